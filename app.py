@@ -1,0 +1,68 @@
+"""Rewind: one route a family, its panels as tabs, and a home page; `python app.py` serves it.
+
+SUITE_PANELS names the panels to show (slugs with commas between; all by default), SUITE_PROFILE is
+cpu or gpu, RUNNER says where jobs run. Nothing here or in `pages` imports torch: the page is served
+first, the heavy imports follow in a thread.
+"""
+
+import os
+import threading
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from engine.core.catalog import Catalog, Family, discover
+from engine.runners import Runner, runner
+from pages import _family, _parts, _warm, home
+
+
+def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
+    """The whole app over a catalogue; `panels` is the package with one module a method."""
+    shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
+    with gr.Blocks(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
+        gr.Navbar(main_page_name="Rewind")
+        home.build(shown)
+    for family in Family:
+        entries, broken = _family.of(shown, family)
+        if entries or broken:
+            with demo.route(family.title, family.route.strip("/")):
+                _family.build(demo, family, entries, broken, run, panels)
+    return demo.queue(max_size=32, default_concurrency_limit=8)
+
+
+def only(catalog: Catalog, panels: str) -> Catalog:
+    """The catalogue without the methods that SUITE_PANELS leaves out."""
+    if panels.strip() in ("", "all"):
+        return catalog
+    wanted = {slug.strip().replace("-", "_") for slug in panels.split(",")}
+    return Catalog(
+        {slug: entry for slug, entry in catalog.entries.items() if slug in wanted},
+        {slug: broken for slug, broken in catalog.broken.items() if slug in wanted},
+    )
+
+
+LAUNCH = {
+    "theme": _parts.theme(),
+    "head": _parts.head(),
+    "max_file_size": "1gb",
+    "show_error": False,
+    "enable_monitoring": False,
+    "footer_links": ["api", "settings"],
+    "state_session_capacity": 500,
+    "max_threads": 40,
+    "strict_cors": True,
+    "pwa": False,
+}
+
+STATIC = ("fonts", "living", "theme.css", "rewind.js")
+gr.set_static_paths([_parts.ASSETS / name for name in STATIC])
+
+if __name__ == "__main__":
+    os.chdir(_parts.ASSETS.parent)  # pages name style sheet, script and fonts from here
+    run = runner()
+    demo = build(discover(), run)
+    demo.launch(**LAUNCH, prevent_thread_lock=True)
+    threading.Thread(target=_warm.warm_up, args=[run], name="warm-up", daemon=True).start()
+    demo.block_thread()

@@ -1,0 +1,107 @@
+// Small behaviours of the pictures: nothing here computes, it only shows what is in the page.
+(() => {
+  // A film is a row of square frames in one picture; the scrubber of its group picks the frame.
+  const show = (group, position) => {
+    group.querySelectorAll("[data-frames]").forEach((film) => {
+      const last = Number(film.dataset.frames) - 1;
+      const frame = Math.round(position * last);
+      film.style.setProperty("--at", last > 0 ? frame / last : 0);
+    });
+    // At the end of the film the exact picture below it shows again.
+    group.toggleAttribute("data-scrubbing", position < 1 || "living" in group.dataset);
+  };
+  const scrub = (input) => show(input.closest("[data-films]"), input.value / input.max);
+  const cut = (input) => input.closest("[data-cut]").style.setProperty("--cut", input.value + "%");
+
+  document.addEventListener("input", (event) => {
+    const input = event.target;
+    if (!input.matches) return;
+    if (input.matches("[data-scrub]")) { stop(input.closest("[data-films]")); scrub(input); }
+    if (input.matches("[data-cutter]")) cut(input);
+  });
+
+  // Play: forwards or backwards through the frames, about two seconds for the whole film.
+  const playing = new WeakMap();
+  const stop = (group) => { clearInterval(playing.get(group)); playing.delete(group); };
+  const play = (group, direction, forever) => {
+    stop(group);
+    const input = group.querySelector("[data-scrub]");
+    const step = Number(input.max) / 48;
+    let way = direction, wait = 0;
+    playing.set(group, setInterval(() => {
+      if (!group.isConnected) return stop(group);
+      if (wait-- > 0) return;
+      input.value = Number(input.value) + way * step;
+      scrub(input);
+      const ended = way > 0 ? input.value === input.max : Number(input.value) === 0;
+      if (!ended) return;
+      if (!forever) return stop(group);
+      wait = way > 0 ? 75 : 12;  // the picture stays, the noise does not
+      way = -way;
+    }, 42));
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest && event.target.closest("[data-play],[data-copy],[data-fill]");
+    if (!button) return;
+    if (button.dataset.play) {
+      const group = button.closest("[data-films]"), input = group.querySelector("[data-scrub]");
+      const way = Number(button.dataset.play);
+      if (playing.has(group)) return stop(group);
+      input.value = way > 0 ? 0 : input.max;
+      play(group, way, false);
+    } else if (button.dataset.fill) {
+      const field = document.querySelector(`#${button.dataset.fill} :is(textarea, input)`);
+      field.value = button.innerText;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+      field.focus();
+    } else {
+      const source = document.getElementById(button.dataset.copy);
+      const text = source.href || source.innerText;
+      const said = button.innerText;
+      const done = (word) => { button.innerText = word; setTimeout(() => (button.innerText = said), 1500); };
+      navigator.clipboard ? navigator.clipboard.writeText(text).then(() => done("Copied"), () => done("Select and copy")) : done("Select and copy");
+    }
+  });
+
+  // Worksheets: the answer opens after a prediction; all answers leave as one text file.
+  document.addEventListener("click", (event) => {
+    const summary = event.target.closest && event.target.closest("[data-task] summary");
+    const save = event.target.closest && event.target.closest("[data-export]");
+    if (summary) {
+      const field = summary.closest("[data-task]").querySelector("textarea");
+      if (field.value.trim()) return;
+      event.preventDefault();
+      field.placeholder = "Write your prediction first";
+      field.focus();
+    }
+    if (save) {
+      const sheet = save.closest("[data-sheet]");
+      const lines = [...sheet.querySelectorAll("[data-task]")].map((task, i) =>
+        `${i + 1}. ${task.querySelector("label").firstChild.textContent}\n${task.querySelector("textarea").value}\n`);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([lines.join("\n")], { type: "text/plain" }));
+      link.download = `${sheet.dataset.sheet}-answers.txt`;
+      link.click();
+    }
+  });
+
+  // Pictures marked as living play by themselves, unless the visitor asked for less motion.
+  const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  let lesson = new URLSearchParams(location.search).get("lesson");
+  const wake = () => {
+    document.querySelectorAll("[data-living]:not([data-awake])").forEach((group) => {
+      group.dataset.awake = "";
+      scrub(group.querySelector("[data-scrub]"));
+      if (!calm.matches) play(group, 1, true);
+    });
+    if (lesson) {
+      const fold = [...document.querySelectorAll("button.label-wrap")].find((b) => b.innerText.trim().startsWith("Worksheet"));
+      if (fold) { lesson = null; if (!fold.classList.contains("open")) fold.click(); }
+    }
+    // Gradio names an empty figure without saying what it is: a name needs a role.
+    document.querySelectorAll(".empty[aria-label]:not([role])").forEach((place) =>
+      place.setAttribute("role", "img"));
+    if (!document.documentElement.lang) document.documentElement.lang = "en";
+  };
+  new MutationObserver(wake).observe(document.documentElement, { childList: true, subtree: true });
+})();

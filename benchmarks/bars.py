@@ -1,0 +1,141 @@
+"""Measure the bars of the product here: `python -m benchmarks.bars [--write] [NAME ...]`.
+
+Each bar starts the real app in a fresh process, as a visitor would meet it. The table goes to the
+terminal and, with --write, between the marks in README.md; build/bars.json keeps every figure.
+A bar that fails its limit is printed as FAIL and makes the exit status 1. Timings mean something
+on an idle machine only: the load at the start stands under the table.
+
+    --runs N     runs of the soak (default 60; the product's bar speaks of 500)
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.harness import ROOT
+
+HEAD, FOOT = "<!-- bars -->", "<!-- /bars -->"
+JSON = ROOT / "build" / "bars.json"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One measured bar: what, the limit in words, what was measured, and whether it holds."""
+
+    what: str
+    limit: str
+    measured: str
+    holds: bool
+    figures: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def at_most(cls, what: str, value: float, limit: float, unit: str, **figures: object) -> "Bar":
+        """A bar on a figure where less is better."""
+        return cls(
+            what,
+            f"≤ {limit:g} {unit}".strip(),
+            f"{value:.3g} {unit}".strip(),
+            value <= limit,
+            {"value": value, **figures},
+        )
+
+    @classmethod
+    def none(cls, what: str, found: Sequence[str], **figures: object) -> "Bar":
+        """A bar on a list that must be empty; what was found is kept."""
+        return cls(what, "0", str(len(found)), not found, {"found": list(found), **figures})
+
+
+Measure = Callable[[], Iterator[Bar]]
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load at the start": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "gradio", "diffusers")},
+    }
+
+
+def table(bars: Sequence[Bar], where: dict[str, object]) -> str:
+    """The Markdown table, one row a bar, with the machine below."""
+    rows = [
+        f"| {bar.what} | {bar.limit} | {bar.measured} | {'pass' if bar.holds else 'FAIL'} |"
+        for bar in bars
+    ]
+    lines = ["| bar | limit | measured | |", "|---|---|---|---|", *rows, ""]
+    return "\n".join([*lines, "; ".join(f"{key} {value}" for key, value in where.items()) + "."])
+
+
+def write_readme(text: str, path: Path = ROOT / "README.md") -> None:
+    """Put the table between its marks in the README. Raises ValueError where they are missing."""
+    readme = path.read_text(encoding="utf-8")
+    before, found, rest = readme.partition(HEAD)
+    _, closed, after = rest.partition(FOOT)
+    if not (found and closed):
+        raise ValueError(f"{path.name} lacks the marks {HEAD} and {FOOT}.")
+    path.write_text(f"{before}{HEAD}\n{text}\n{FOOT}{after}", encoding="utf-8")
+
+
+def measures(runs: int) -> dict[str, Measure]:
+    """All bars by the name that picks them on the command line."""
+    from benchmarks import seen, served
+
+    return {
+        "start": served.start,
+        "pages": served.pages,
+        "visitors": served.visitors,
+        "queue": served.queue,
+        "undo": served.exact_undo,
+        "assets": served.assets,
+        "sight": seen.first_sight,
+        "looks": seen.looks,
+        "run": seen.run,
+        "stop": seen.stop,
+        "links": seen.links,
+        "soak": lambda: served.soak(runs),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bars")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these bars")
+    parser.add_argument("--runs", type=int, default=60, help="runs of the soak")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    options = parser.parse_args(arguments)
+    known = measures(options.runs)
+    if set(options.names) - set(known):
+        parser.error(f"the bars are: {', '.join(known)}")
+    if options.write and options.names:
+        parser.error("--write needs all bars, or the table in README.md would lose some")
+    where = machine()
+    bars = []
+    for name in options.names or known:
+        for bar in known[name]():
+            bars.append(bar)
+            sign = "pass" if bar.holds else "FAIL"
+            print(f"{sign}  {bar.what}: {bar.measured} ({bar.limit})", flush=True)
+    JSON.parent.mkdir(exist_ok=True)
+    document = {"machine": where, "bars": [asdict(bar) for bar in bars]}
+    JSON.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    print("\n" + table(bars, where))
+    if options.write:
+        write_readme(table(bars, where))
+    return 0 if all(bar.holds for bar in bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

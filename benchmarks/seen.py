@@ -1,0 +1,265 @@
+"""Bars as a visitor sees them: a real Chromium on the real app."""
+
+import base64
+import hashlib
+import io
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from benchmarks.bars import Bar
+from benchmarks.harness import Server, axe_findings, chromium, serve, sideways_scroll, visit
+from engine.core.catalog import Entry, discover
+
+LONGEST_RUN = 300_000  # milliseconds to the end of a run, on a machine busy with other work
+
+# Click, then look at every frame of the browser: the first word from the server in the status line,
+# the finished pictures (they come with a scrubber; curves may still grow), and the end.
+WATCH_RUN = """async ([button, line]) => {
+    const begin = performance.now();
+    document.querySelector(button).click();
+    const panel = document.querySelector(button).closest('[role=tabpanel]') ?? document;
+    let first = null, cleared = false, pictures = null;
+    return await new Promise((resolve) => {
+        const look = () => {
+            const status = document.querySelector(`${line} .status`);
+            const now = (performance.now() - begin) / 1000;
+            const told = status.matches('.running') && !status.hasAttribute('data-waiting');
+            if (first === null && told) first = now;
+            const whole = panel.querySelector('[data-scrub]') !== null;
+            if (told && !whole) cleared = true;
+            if (cleared && whole && pictures === null) pictures = now;
+            const over = status.matches('.done, .failed') && first !== null;
+            const refused = status.matches('.failed') && now > 0.3;
+            if (over || refused)
+                return resolve({first: first ?? now, pictures: pictures ?? now, end: now,
+                                failed: status.matches('.failed'), said: status.innerText});
+            requestAnimationFrame(look);
+        };
+        look();
+    });
+}"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One run as the page showed it: seconds from the click to its first word, the finished
+    pictures and the end."""
+
+    first: float
+    pictures: float
+    end: float
+    failed: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Where a panel's main action is found in the page."""
+
+    entry: Entry
+
+    @property
+    def route(self) -> str:
+        return f"{self.entry.card.family.route}?method={self.entry.name}"
+
+    @property
+    def action(self) -> str:
+        return self.entry.card.actions[0].name
+
+    @property
+    def button(self) -> str:
+        return f"#{self.entry.slug}-{self.action}"
+
+    @property
+    def line(self) -> str:
+        return f"{self.button}-status"
+
+    def open(self, page: Page, address: str | None = None) -> None:
+        """Go to the panel, or to a link of it, and wait until it can be run."""
+        page.goto(address or self.route, wait_until="domcontentloaded")
+        page.locator(self.button).wait_for(state="visible")
+        page.locator(self.line).wait_for(state="attached")
+
+    def run(self, page: Page) -> Seen:
+        """Click, and wait for the end."""
+        return Seen(**page.evaluate(WATCH_RUN, [self.button, self.line]))
+
+
+def panels() -> list[Panel]:
+    """All panels of the catalogue."""
+    return [Panel(entry) for entry in discover().values()]
+
+
+def first_sight() -> Iterator[Bar]:
+    """Seconds from typing the address to a Run button one can press, median of five visitors."""
+    with serve() as server, chromium() as browser:
+        for panel in panels():
+            seconds = []
+            for _ in range(5):
+                with visit(browser, server.url) as seen:
+                    begin = time.perf_counter()
+                    panel.open(seen.page)
+                    seconds.append(time.perf_counter() - begin)
+            median = statistics.median(seconds)
+            what = f"{panel.entry.card.title}: Run button visible, median of 5"
+            yield Bar.at_most(what, median, 1.5, "s", all=seconds)
+
+
+def looks() -> Iterator[Bar]:
+    """Accessibility, narrow screens, outside requests and script errors of every page."""
+    findings, wide, outside, errors = [], [], [], []
+    with serve() as server, chromium() as browser:
+        for route in server.routes():
+            for scheme in ("light", "dark"):
+                with visit(browser, server.url, scheme=scheme) as seen:
+                    _settle(seen.page, route)
+                    findings += [f"{route} {scheme}: {f}" for f in axe_findings(seen.page)]
+                    outside += seen.outside
+                    errors += seen.errors
+            with visit(browser, server.url, width=390, height=844) as seen:
+                _settle(seen.page, route)
+                if excess := sideways_scroll(seen.page):
+                    wide.append(f"{route}: {excess} px")
+        for panel in panels():
+            with visit(browser, server.url, width=390, height=844) as seen:
+                panel.open(seen.page)
+                panel.run(seen.page)
+                if excess := sideways_scroll(seen.page):
+                    wide.append(f"{panel.entry.name} after a run: {excess} px")
+                findings += [
+                    f"{panel.entry.name} after a run: {f}" for f in axe_findings(seen.page)
+                ]
+                outside += seen.outside
+                errors += seen.errors
+        yield Bar.none("axe-core findings, serious or critical", findings)
+        yield Bar.none("pages that scroll sideways at 390 px", wide)
+        yield Bar.none("outside requests of the pages", outside)
+        yield Bar.none("script errors of the pages", errors)
+        yield Bar.none("panels that the keyboard alone cannot run", _unreachable(server, browser))
+        yield Bar.none("outside requests of the server", server.noted("outside"))
+
+
+def _settle(page: Page, route: str) -> None:
+    page.goto(route, wait_until="load")
+    page.locator("h1, h2").first.wait_for(state="visible")
+    page.wait_for_timeout(500)  # figures and living pictures draw themselves after the first paint
+
+
+def _unreachable(server: Server, browser: Browser) -> list[str]:
+    """Panels whose Run button Tab does not reach, or where Enter on it brings no result."""
+    found = []
+    for panel in panels():
+        with visit(browser, server.url) as seen:
+            panel.open(seen.page)
+            button = seen.page.locator(panel.button)
+            for _ in range(150):
+                seen.page.keyboard.press("Tab")
+                if button.evaluate("element => element === document.activeElement"):
+                    break
+            else:
+                found.append(f"{panel.entry.name}: Tab does not reach Run")
+                continue
+            seen.page.keyboard.press("Enter")
+            done = seen.page.locator(f"{panel.line} .status.done")
+            try:
+                done.wait_for(state="visible", timeout=LONGEST_RUN)
+            except Exception:
+                found.append(f"{panel.entry.name}: Enter brings no result")
+    return found
+
+
+def run() -> Iterator[Bar]:
+    """Click to first progress and to the first result, cold and warm, at the defaults."""
+    with chromium() as browser:
+        for panel in panels():
+            title = panel.entry.card.title
+            with serve() as server, visit(browser, server.url) as seen:
+                panel.open(seen.page)
+                cold, *warm = [panel.run(seen.page) for _ in range(4)]
+            if failed := [one.said for one in (cold, *warm) if one.failed]:
+                yield Bar(f"{title}: a run", "succeeds", failed[0][:60], False, {"said": failed})
+                continue
+            first = max(one.first for one in (cold, *warm))
+            yield Bar.at_most(f"{title}: click to first progress, worst of 4", first, 0.5, "s")
+            whole = {"to the end of the curves": [one.end for one in (cold, *warm)]}
+            yield Bar.at_most(f"{title}: first result, cold", cold.pictures, 12, "s", **whole)
+            median = statistics.median(one.pictures for one in warm)
+            yield Bar.at_most(f"{title}: result, warm, median of 3", median, 3, "s", **whole)
+
+
+def stop() -> Iterator[Bar]:
+    """One visitor stops a run that another waits for: seconds until the other's run starts."""
+    with serve() as server, chromium() as browser:
+        for panel in panels():
+            with visit(browser, server.url) as first, visit(browser, server.url) as second:
+                panel.open(first.page)
+                panel.open(second.page)
+                warm = panel.run(first.page)
+                step = warm.end / max(_steps(first.page, panel), 1)
+                seconds = _stop_and_start(panel, first.page, second.page)
+            title = panel.entry.card.title
+            yield Bar.at_most(
+                f"{title}: stop to the next visitor's start (one step + 0.3 s)",
+                seconds,
+                round(step + 0.3, 2),
+                "s",
+                step=step,
+            )
+
+
+def _steps(page: Page, panel: Panel) -> int:
+    """Total of steps that a run announces, read off its progress line."""
+    page.locator(panel.button).click()
+    line = page.locator(f"{panel.line} .status.running", has_text=" of ")
+    total = int(line.inner_text().split(" of ")[1].split()[0])
+    page.locator(f"{panel.line} .status.done").wait_for(timeout=LONGEST_RUN)
+    return total
+
+
+def _stop_and_start(panel: Panel, running: Page, waiting: Page) -> float:
+    running.locator(panel.button).click()
+    running.locator(f"{panel.line} .status.running", has_text=" of ").wait_for()
+    waiting.locator(panel.button).click()
+    waiting.locator(f"{panel.line} [data-waiting]").wait_for()
+    begin = time.perf_counter()
+    running.locator(f"{panel.button}-stop").click()
+    waiting.locator(f"{panel.line} .status.running:not([data-waiting])").wait_for()
+    seconds = time.perf_counter() - begin
+    waiting.locator(f"{panel.line} .status.done").wait_for(timeout=LONGEST_RUN)
+    return seconds
+
+
+def links() -> Iterator[Bar]:
+    """A run's link, opened by another visitor of another server process, gives equal pixels."""
+    unequal, pictures = [], 0
+    with serve() as first, serve() as second, chromium() as browser:
+        for panel in panels():
+            with visit(browser, first.url) as seen:
+                panel.open(seen.page)
+                panel.run(seen.page)
+                wanted = _pixels(seen.page)
+                link = seen.page.locator(f"{panel.line} a[data-link]").evaluate("a => a.href")
+            with visit(browser, second.url) as seen:
+                panel.open(seen.page, f"/{link.removeprefix(first.url)}")
+                seen.page.locator(panel.line, has_text="Restored").wait_for()
+                panel.run(seen.page)
+                found = _pixels(seen.page)
+            pictures += len(wanted)
+            if not wanted or found != wanted:
+                unequal.append(panel.entry.name)
+    yield Bar.none("panels whose link gives other pixels", unequal, pictures=pictures)
+
+
+def _pixels(page: Page) -> list[str]:
+    """Hashes of the pictures offered for saving, pixels only."""
+    hrefs = page.locator("a[download$='.png']").evaluate_all("links => links.map(a => a.href)")
+    hashes = []
+    for href in hrefs:
+        image = Image.open(io.BytesIO(base64.b64decode(href.partition(",")[2])))
+        hashes.append(hashlib.sha256(image.convert("RGB").tobytes()).hexdigest())
+    return hashes

@@ -1,0 +1,218 @@
+"""Bars that need no browser: start, weight, load, refusal, memory, undo, files."""
+
+import json
+import statistics
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
+
+from gradio_client import Client
+
+from benchmarks.bars import Bar
+from benchmarks.harness import ROOT, Server, serve
+from engine.core.catalog import discover
+from engine.core.recipe import ModelRef, Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+VISITORS = 50
+
+
+def recipes() -> list[Recipe]:
+    """A quick run of every action of every method, as its card gives it."""
+    found = []
+    for entry in discover().values():
+        model = ModelRef(entry.card.models[0]) if entry.card.models else None
+        for action in entry.card.actions:
+            found.append(Recipe(entry.slug, action.name, model, action.quick))
+    return found
+
+
+def client_of(server: Server) -> Client:
+    """A client of the app's API that prints nothing."""
+    return Client(server.url, verbose=False)
+
+
+def call(client: Client, recipe: Recipe) -> object:
+    """Run a recipe over the API to its end."""
+    return client.predict(recipe.json(), api_name=recipe.endpoint)
+
+
+def start() -> Iterator[Bar]:
+    """Three fresh processes: seconds to the first page, and what was imported by then."""
+    seconds, imported = [], set()
+    for _ in range(3):
+        with serve() as server:
+            seconds.append(server.served)
+            imported |= set(server.noted("import", until=server.served_at))
+    yield Bar.at_most("process start to served page, worst of 3", max(seconds), 5, "s", all=seconds)
+    yield Bar.none("model libraries imported before the page is served", sorted(imported))
+
+
+def pages() -> Iterator[Bar]:
+    """Weight of the HTML of the heaviest page."""
+    with serve() as server:
+        weights = {route: len(server.get(route)) / 1000 for route in server.routes()}
+    heaviest = max(weights, key=lambda route: weights[route])
+    yield Bar.at_most(f"HTML of the heaviest page ({heaviest})", weights[heaviest], 120, "KB")
+
+
+def visitors() -> Iterator[Bar]:
+    """Fifty visitors at once: each opens every page, its settings, and the list of endpoints."""
+    with serve() as server:
+        paths = [*server.routes(), "/config", "/gradio_api/info"]
+
+        def visit(_: int) -> list[float]:
+            seconds = []
+            for path in paths:
+                begin = time.perf_counter()
+                server.get(path)
+                seconds.append(time.perf_counter() - begin)
+            return seconds
+
+        with ThreadPoolExecutor(VISITORS) as pool:
+            visits = [pool.submit(visit, number) for number in range(VISITORS)]
+        errors = [str(error) for visit in visits if (error := visit.exception())]
+        times = [t for visit in visits if not visit.exception() for t in visit.result()]
+    yield Bar.none(
+        f"errors with {VISITORS} visitors at once on light endpoints",
+        errors,
+        requests=len(times),
+        median_seconds=statistics.median(times),
+        slowest_seconds=max(times),
+    )
+
+
+def queue() -> Iterator[Bar]:
+    """Fill the queue with runs; the first one too many must be told so quickly."""
+    with serve() as server:
+        config = json.loads(server.get("/config"))
+        recipe = recipes()[0]
+        call(client_of(server), recipe)  # imports and the model are no part of this
+        index = endpoint_index(config, recipe.endpoint)
+        refusals, seconds = [], []
+        for number in range(80):
+            begin = time.perf_counter()
+            status, reply = join(server, index, recipe, session=f"visitor{number}")
+            if status != 200:
+                seconds.append(time.perf_counter() - begin)
+                refusals.append(reply)
+            if len(refusals) == 3:
+                break
+    if not refusals:
+        yield Bar("queue overflow", "refused in < 1 s", f"{number + 1} accepted", False)
+        return
+    clear = all("full" in reply.lower() for reply in refusals)
+    yield Bar.at_most(
+        "queue overflow is refused within", max(seconds), 1, "s", accepted=number + 1 - 3
+    )
+    yield Bar("the refusal says why", "yes", refusals[0][:60].strip(), clear, {"all": refusals})
+
+
+def endpoint_index(config: dict, endpoint: str) -> int:
+    """Number of the event behind a named endpoint."""
+    for dependency in config["dependencies"]:
+        if dependency["api_name"] == endpoint.strip("/"):
+            return dependency["id"]
+    raise LookupError(f"The app has no endpoint {endpoint}.")
+
+
+def join(server: Server, index: int, recipe: Recipe, *, session: str) -> tuple[int, str]:
+    """Ask for a place in the queue; gives the status and the text of the answer."""
+    body = {"data": [recipe.json()], "fn_index": index, "session_hash": session}
+    request = urllib.request.Request(
+        f"{server.url}gradio_api/queue/join",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+def soak(runs: int) -> Iterator[Bar]:
+    """Many runs over all panels: slope of the memory after warming up, and files left behind."""
+    with serve() as server:
+        client = client_of(server)
+        memory, temporary, errors = [], [], []
+        for number, recipe in enumerate(islice(cycle(recipes()), runs)):
+            try:
+                call(client, seeded(recipe, number))
+            except Exception as error:  # any failure of a run is a finding of the soak
+                errors.append(f"{recipe.endpoint}: {error}")
+            memory.append(server.megabytes())
+            temporary.append(server.temporary_megabytes())
+        outside = server.noted("outside")
+    settled = memory[len(memory) // 3 :]  # imports, models and caches come first
+    numbers = range(len(settled))
+    slope = statistics.linear_regression(numbers, settled).slope
+    yield Bar.at_most(f"memory slope over {runs} runs", slope, 0.1, "MB a run", memory=memory)
+    yield Bar.at_most("temporary files after them", temporary[-1], 200, "MB")
+    yield Bar.none("runs that failed", errors)
+    yield Bar.none("outside requests of the server over them", outside)
+
+
+def seeded(recipe: Recipe, seed: int) -> Recipe:
+    """The same recipe with another seed."""
+    return Recipe(recipe.method, recipe.action, recipe.model, recipe.params, seed)
+
+
+def exact_undo(sequences: int = 200) -> Iterator[Bar]:
+    """Random stacks of edits in three number formats, taken off in any order that is allowed."""
+    import torch
+
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        failures = [f"seed {seed}" for seed in range(sequences) if not _comes_back(seed, dtype)]
+        yield Bar.none(f"of {sequences} random edit sequences in {name}, not undone", failures)
+
+
+def _comes_back(seed: int, dtype: "torch.dtype") -> bool:
+    """Whether a random sequence of edits, undone in a random allowed order, leaves every bit."""
+    import torch
+
+    from engine.core.patch import Patch, State
+    from engine.core.stack import PatchStack
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator))
+
+    base = {f"t{n}": torch.randn(8, 5, generator=generator).to(dtype) for n in range(4)}
+    state: State = base
+    stack, edits = PatchStack(), []
+    for number in range(1 + pick(5)):
+        new = dict(state)
+        for name in {f"t{pick(4)}" for _ in range(2)}:
+            step = torch.randn(8, 5, generator=generator).to(dtype)
+            new[name] = state[name] * 1.01 + step * 1e-3
+        edits.append(Patch.between(state, new, Recipe("bench", label=f"edit {number}")))
+        state, stack = edits[-1].apply(state), stack.push(edits[-1])
+    while edits:
+        free = [edit for edit in edits if not stack.blockers(edit)]
+        edit = free[pick(len(free))]
+        state, stack = edit.undo(state), stack.undo(edit)
+        edits.remove(edit)
+    return all(_bits(state[name]) == _bits(base[name]) for name in base)
+
+
+def _bits(tensor: "Tensor") -> bytes:
+    import torch
+
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def assets() -> Iterator[Bar]:
+    """Weight of everything that ships in assets/."""
+    files = [path for path in (ROOT / "assets").rglob("*") if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in files) / 2**20
+    yield Bar.at_most("assets in the repository", megabytes, 120, "MB", files=len(files))

@@ -1,0 +1,1 @@
+"""The algorithms: they compute, know nothing of a browser, and run from a notebook as well."""

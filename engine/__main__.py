@@ -1,0 +1,356 @@
+"""Every panel without a browser.
+
+    python -m engine list                           methods and models
+    python -m engine run nfe-lab --prompt 'a cat' --out made   run one; save pictures and curves
+    python -m engine run nfe-lab --help             its settings and their defaults
+    python -m engine run --recipe made/recipe.json  run a recipe, or the one inside a picture
+    python -m engine bench nfe-lab                  measure its claim
+    python -m engine verify                         check what is shipped
+
+Settings are those of the method's function; a value is JSON or plain text, and a list may be
+written with commas. --runner local|process|ray says where it runs.
+
+Exit codes: 0 done; 1 a fault of ours, with an error id; 2 something to mend, with advice; 130
+interrupted.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine.core.catalog import Entry, Measured, discover
+from engine.core.errors import AssetMissing, BadInput, EngineError
+from engine.core.job import Done, Failed, Job, Progress
+from engine.core.recipe import RESERVED, ModelRef, Recipe
+from engine.models import library
+from engine.pictures import as_text, unpacked
+from engine.results import files_of
+from engine.runners import runner
+
+OURS = ("out", "runner", "recipe")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FAULT, TO_MEND, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("--help", "-h", "help"):
+        print(inspect.cleandoc(__doc__))
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise BadInput(
+                f'There is no command "{command[:40]}".', f"The commands are {', '.join(COMMANDS)}."
+            )
+        return COMMANDS[command](rest)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return TO_MEND
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def list_all(arguments: Sequence[str]) -> int:
+    """Print methods and models, one a line."""
+    _no_more(arguments)
+    catalog = discover()
+    print("methods")
+    for entry in catalog.values():
+        print(f"  {entry.name:24} {entry.card.undoes}")
+    for broken in catalog.broken.values():
+        print(f"  {broken.slug:24} does not import; `python -m engine verify` says why")
+    print("models")
+    for card in library.MODELS.values():
+        print(f"  {card.key:24} {card.title} ({card.licence})")
+    return 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a method and save what it gives."""
+    ours, rest = _split(arguments)
+    if "recipe" in ours:
+        recipe = _recipe_in(Path(ours["recipe"]))
+        rest = [recipe.slug, *_overriding(recipe, rest)]
+    if not rest or rest[0].startswith("-"):
+        raise BadInput("Name a method to run.", "See `python -m engine list`.")
+    entry = discover().find(rest[0])
+    flags = _typed(entry, rest[1:])
+    if flags is None:
+        return 0
+    recipe = Recipe.from_arguments(["run", entry.name, *flags])
+    target = entry.target(recipe.action)
+    recipe = replace(recipe, model=_model(entry, recipe)).here()
+    job = recipe.job(target)
+    result = _finish(replace(job, params=unpacked(job.params)), ours.get("runner"))
+    if isinstance(result, Failed):
+        return _report(result)
+    _save(result.result, recipe, Path(ours["out"]) if "out" in ours else None)
+    return 0
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """Measure the claim of a method and write the figures to assets/claims."""
+    ours, rest = _split(arguments)
+    seed = 0
+    if len(rest) == 3 and rest[1] == "--seed" and rest[2].isdecimal():
+        seed, rest = int(rest[2]), rest[:1]
+    if len(rest) != 1:
+        raise BadInput("Name one method to measure.", "Write: bench nfe-lab --seed 0")
+    entry = discover().find(rest[0])
+    if importlib.util.find_spec(f"{entry.module}.bench") is None:
+        raise AssetMissing(f"{entry.card.title} has no bench.py yet.", "Measure another one.")
+    result = _finish(Job(f"{entry.module}.bench:run", {}, seed), ours.get("runner"))
+    if isinstance(result, Failed):
+        return _report(result)
+    measured: Measured = result.result
+    path = measured.save(entry.slug)
+    claim = entry.card.claim
+    holds = claim.holds(measured.measured, measured.versus)
+    low, high = measured.interval
+    print(f"{claim.sentence}\n  {claim.measure}: {measured.measured:.4g} ({low:.4g} to {high:.4g})")
+    print(f"  {claim.versus}: {measured.versus:.4g}\n  {'holds' if holds else 'DOES NOT HOLD'}")
+    print(f"  written to {path}")
+    return 0 if holds else FAULT
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Check every shipped file against its checksum, and that every method imports."""
+    _no_more(arguments)
+    catalog = discover()
+    faults = 0
+    for card in library.MODELS.values():
+        try:
+            library.verify(card, library.ASSETS / card.key)
+            print(f"ok    model {card.key}: {len(card.sha256)} files")
+        except EngineError as error:
+            faults += 1
+            print(f"FAULT model {card.key}: {error}")
+    for entry in catalog.values():
+        print(f"ok    method {entry.name}")
+    for broken in catalog.broken.values():
+        faults += 1
+        print(f"FAULT method {broken.slug}:\n{broken.traceback}")
+    return FAULT if faults else 0
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "list": list_all,
+    "run": run,
+    "bench": bench,
+    "verify": verify,
+}
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def _no_more(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise BadInput(f'"{arguments[0][:40]}" is one word too many.', "Leave it out.")
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Name and value of each `--name value` or `--name=value`; other words have no value."""
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not word.startswith("--") or word == "--help":
+            yield word, None
+        elif equals:
+            yield name, value
+        else:
+            yield name, next(rest, None)
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Our own options, and what is left for the method."""
+    ours: dict[str, str] = {}
+    rest: list[str] = []
+    for name, value in _pairs(arguments):
+        if name.removeprefix("--") in OURS and name.startswith("--"):
+            if value is None:
+                raise BadInput(f"{name} has no value.", f"Write {name} VALUE.")
+            ours[name.removeprefix("--")] = value
+        else:
+            rest += [name] if value is None else [name, value]
+    return ours, rest
+
+
+def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
+    """The arguments as a recipe reads them.
+
+    Texts for text settings are quoted ("7" is a text there), lists may be written with commas, and
+    a picture is read from its file into the recipe. None when only help was wanted, which is
+    printed.
+    """
+    pairs = list(_pairs(arguments))
+    action = dict(pairs).get("--action") or "run"
+    function = _function(entry, action.replace("-", "_"))
+    if any(name in ("--help", "-h") for name, _ in pairs):
+        _print_settings(entry, action, function)
+        return None
+    kinds = _kinds(function)
+    flags: list[str] = []
+    for name, value in pairs:
+        setting = name.removeprefix("--").replace("-", "_")
+        kind = kinds.get(setting)
+        if value is None or setting in RESERVED or kind is None:
+            flags += [name] if value is None else [name, value]
+        elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
+            flags += [name, json.dumps(as_text(_picture(Path(value))))]
+        else:
+            flags += [name, _as_json(value, kind)]
+    return flags
+
+
+def _function(entry: Entry, action: str) -> Callable[..., object]:
+    module, _, name = entry.target(action).partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _kinds(function: Callable[..., object]) -> dict[str, object]:
+    """The type of each setting, as far as it is known outside type checking."""
+    names = inspect.signature(function).parameters
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:
+        hints = {}
+    return {name: hints.get(name, object) for name in names}
+
+
+def _as_json(value: str, kind: object) -> str:
+    if kind is str and not (value.startswith('"') and value.endswith('"')):
+        return json.dumps(value)
+    if kind is float and value.lstrip("+-").isdecimal():
+        return f"{int(value)}.0"
+    is_list = typing.get_origin(kind) in (tuple, list, Sequence)
+    if is_list and not value.startswith("["):
+        inner = typing.get_args(kind)[0] if typing.get_args(kind) else str
+        words = [word.strip() for word in value.split(",")]
+        return f"[{', '.join(json.dumps(w) if inner is str else w for w in words)}]"
+    return value
+
+
+def _print_settings(entry: Entry, action: str, function: Callable[..., object]) -> None:
+    print(f"{entry.card.title}: {entry.card.undoes}\n\nsettings of {entry.name} --action {action}")
+    for name, setting in inspect.signature(function).parameters.items():
+        default = 0 if name == "seed" else setting.default
+        known = "needed" if default is setting.empty else f"default {default!r}"
+        kind = re.sub(r"\b[a-z_.]+\.", "", inspect.formatannotation(setting.annotation))
+        print(f"  --{name.replace('_', '-'):20} {kind:20} {known}")
+    print(f"actions: {', '.join(known.name for known in entry.card.actions)}")
+    print(f"models: {', '.join(entry.card.models) or 'none'}")
+
+
+def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
+    """The model asked for, or the card's first one where the method wants one."""
+    wants = "model" in inspect.signature(_function(entry, recipe.action)).parameters
+    if recipe.model is None and wants and entry.card.models:
+        return ModelRef(entry.card.models[0])
+    return recipe.model
+
+
+def _recipe_in(path: Path) -> Recipe:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AssetMissing(
+            f"{path} cannot be read ({error.strerror}).", "Check the path."
+        ) from None
+    if content.startswith(b"\x89PNG"):
+        return Recipe.from_png(content)
+    recipe = Recipe.from_json(content.decode("utf-8", errors="replace"))
+    if difference := recipe.mismatch():
+        print(difference, file=sys.stderr)
+    return recipe
+
+
+def _overriding(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
+    """The recipe's own arguments, with those given on the command line in their place."""
+    given = dict(_pairs(arguments))
+    own = dict(_pairs(replace(recipe, versions={}).arguments()[2:]))
+    merged = {**own, **given}
+    return [part for pair in merged.items() for part in pair if part is not None]
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadInput(
+            f"{path.name} is not a readable picture ({type(error).__name__}).", "Use a PNG."
+        ) from None
+
+
+# ---------------------------------------------------------------------- running
+
+
+def _finish(job: Job, name: str | None) -> Done | Failed:
+    """Run a job to its end, with one line of progress where a person is watching."""
+    steps = runner(name)(job)
+    try:
+        for event in steps:
+            if isinstance(event, Done | Failed):
+                _show(None)
+                return event
+            _show(event)
+    finally:
+        steps.close()
+    raise RuntimeError("a runner ended without Done or Failed")
+
+
+def _show(progress: Progress | None) -> None:
+    if not sys.stderr.isatty():
+        return
+    line = ""
+    if progress is not None:
+        filled = 24 * progress.done // max(progress.total, 1)
+        bar = f"{'=' * filled:24}"
+        line = f"[{bar}] {progress.done}/{progress.total} {progress.note}"[:79]
+    sys.stderr.write(f"\r{line}\x1b[K")
+    sys.stderr.flush()
+
+
+def _report(failed: Failed) -> int:
+    print(f"{failed.message} {failed.advice}".strip(), file=sys.stderr)
+    return FAULT if failed.error_id else TO_MEND
+
+
+def _save(result: object, recipe: Recipe, folder: Path | None) -> None:
+    """Write what a method gave into a folder; without one, print its plain part."""
+    files = files_of(result, recipe)
+    if folder is None:
+        print(files["result.json"].decode())
+        if len(files) > 2:
+            print(f"{len(files) - 2} pictures and tables were not saved: add --out FOLDER.")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise AssetMissing(
+            f"{folder} cannot be written ({error.strerror}).", "Choose another --out."
+        ) from None
+    print(f"{folder}: {', '.join(sorted(files))}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

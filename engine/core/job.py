@@ -1,0 +1,146 @@
+"""A computation as a value: a job names a function, carries plain parameters and a seed.
+
+    for event in events(Job("engine.sampling.nfe_lab.algorithm:run", {"prompt": "a cat"}, seed=7)):
+        match event:
+            case Progress(): ...      # any number of them
+            case Done(): ...          # exactly one end: Done or Failed
+            case Failed(): ...
+
+A method writes a generator that yields `Progress` and returns its result. Closing the iterator of
+events closes that generator at its last yield, and this is the one way in which a job is cancelled.
+"""
+
+import importlib
+import inspect
+import logging
+import secrets
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
+
+from engine.core.errors import BadInput, EngineError
+
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` steps are made. `preview` is a frozen dataclass of the method, or None."""
+
+    done: int
+    total: int
+    note: str = ""
+    preview: object | None = None
+
+
+@dataclass(frozen=True)
+class Done(Generic[R]):
+    """The job ended well."""
+
+    result: R
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended badly. `detail` is the traceback, `error_id` finds it in the server's log."""
+
+    message: str
+    advice: str = ""
+    detail: str = ""
+    error_id: str = ""
+
+
+Event: TypeAlias = Progress | Done | Failed
+Steps: TypeAlias = Generator[Progress, None, R]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function `module:name` with its keyword arguments and a seed; it pickles."""
+
+    target: str
+    params: Mapping[str, object] = field(default_factory=dict)
+    seed: int = 0
+
+    def start(self) -> Steps:
+        """The generator of the target, not yet advanced.
+
+        Raises `BadInput` when the target cannot take these parameters.
+        """
+        function = _resolve(self.target)
+        _check_arguments(function, self.params)
+        steps: Steps = function(seed=self.seed, **self.params)
+        if not isinstance(steps, Generator):
+            raise TypeError(f"{self.target} must be a generator function that yields Progress.")
+        return steps
+
+
+def events(job: Job) -> Generator[Event, None, None]:
+    """The progress of a job and its end: exactly one `Done` or `Failed`, which comes last.
+
+    Returned values and exceptions become events because both get lost between processes.
+    """
+    try:
+        # `yield from` hands close() on to the method, so it is stopped at its last yield.
+        result = yield from job.start()
+    except Exception as error:
+        yield _failure(job, error)
+    else:
+        yield Done(result)
+
+
+def finish(steps: Steps[R]) -> R:
+    """The result of a method, without its progress; for tests, scripts and notebooks."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value
+
+
+def _resolve(target: str) -> Callable[..., Steps]:
+    module, _, name = target.partition(":")
+    if not (module and name):
+        raise ValueError(f'A job\'s target reads "package.module:function", not "{target}".')
+    return getattr(importlib.import_module(module), name)
+
+
+def _check_arguments(function: Callable[..., Steps], params: Mapping[str, object]) -> None:
+    accepted = {
+        name: argument
+        for name, argument in inspect.signature(function).parameters.items()
+        if name != "seed"
+    }
+    takes_any = any(a.kind is a.VAR_KEYWORD for a in accepted.values())
+    unknown = [] if takes_any else [name for name in params if name not in accepted]
+    if unknown:
+        raise BadInput(
+            f'There is no setting called "{unknown[0][:60]}".',
+            f"The settings are {', '.join(accepted)}." if accepted else "There are no settings.",
+        )
+    missing = [
+        name
+        for name, a in accepted.items()
+        if a.default is a.empty and a.kind in (a.KEYWORD_ONLY, a.POSITIONAL_OR_KEYWORD)
+        if name not in params
+    ]
+    if missing:
+        raise BadInput(f"A value for {missing[0]} is missing.", f"Give a value for {missing[0]}.")
+
+
+def _failure(job: Job, error: Exception) -> Failed:
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, EngineError):
+        return Failed(error.message, error.advice, detail)
+    error_id = secrets.token_hex(4)
+    log.error("job %s failed, error id %s\n%s", job.target, error_id, detail)
+    # torch's out-of-memory error is told by its name, as this file does not import torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        message, advice = "This run needs more memory than there is.", "Try a smaller setting."
+    else:
+        message = f"This is a fault of ours, number {error_id}."
+        advice = "Try the defaults, and report the number with the recipe of this run."
+    return Failed(message, advice, detail, error_id)

@@ -1,0 +1,259 @@
+"""The file of a patch: plain safetensors, whose header says what it is and whose digest guards it.
+
+    8 bytes   length of the header
+    header    JSON: "flips/NAME" and "rows/NAME" with dtype, shape and offsets, and `__metadata__`
+              with the recipe, the fingerprints before and after, the ties and the digest
+    tensors   one after the other, without gaps
+
+The digest is the SHA-256 of the whole file with the digest's own 64 characters set to 0. So one
+altered bit anywhere is noticed, and the digest of a patch and of its file are one thing. Nothing
+here needs torch: a page may read what a patch is without loading it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from engine.core.errors import AssetMissing, BadInput
+from engine.core.recipe import Recipe
+
+Bytes: TypeAlias = bytes | memoryview
+
+NO_DIGEST = "0" * 64
+LARGEST_HEADER = 32 << 20
+MOST_TENSORS = 100_000
+
+# safetensors' names of number formats, with bytes per number.
+_NAMES = {
+    1: "BOOL U8 I8 F8_E4M3 F8_E5M2",
+    2: "I16 U16 F16 BF16",
+    4: "I32 U32 F32",
+    8: "I64 U64 F64 C64",
+}
+ITEM_BYTES = {name: size for size, names in _NAMES.items() for name in names.split()}
+
+# "float32 64x32 1f0c...": number format, shape ("-" for a single number), half a SHA-256.
+FINGERPRINT = re.compile(r"[a-z0-9_]{1,20} (-|[0-9]{1,15}(x[0-9]{1,15}){0,15}) [0-9a-f]{32}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class PatchHeader:
+    """What a patch is, without its numbers: enough for a shelf, a stack and a recipe."""
+
+    digest: str
+    recipe: Recipe
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    ties: Mapping[str, str]
+    tensors: Mapping[str, Mapping[str, object]]
+    file_bytes: int
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the edit: the recipe's label, or else its method."""
+        return self.recipe.label or self.recipe.slug
+
+
+def metadata_of(
+    recipe: Recipe, before: Mapping[str, str], after: Mapping[str, str], ties: Mapping[str, str]
+) -> dict[str, str]:
+    """The texts of `__metadata__`, still without a digest."""
+    return {
+        "format": "pt",
+        "rewind_patch": "1",
+        "recipe": recipe.json(),
+        "before": _canonical(before),
+        "after": _canonical(after),
+        "ties": _canonical(ties),
+        "digest": NO_DIGEST,
+    }
+
+
+def head(metadata: Mapping[str, str], layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """Length and JSON header for tensors of these dtypes and shapes, stored in this order."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, (dtype, shape) in layout.items():
+        end = at + ITEM_BYTES[dtype] * _product(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    # Padded to a multiple of eight, so that every number of the file lies aligned in memory.
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def digest_of(pieces: Iterable[Bytes]) -> str:
+    """The digest of a file given as its pieces, the digest in its header being `NO_DIGEST`."""
+    total = hashlib.sha256()
+    for piece in pieces:
+        total.update(piece)
+    return total.hexdigest()
+
+
+def with_digest(header: bytes, digest: str) -> bytes:
+    """The header with another digest in the place of the present one."""
+    return re.sub(rb'"digest":"[0-9a-f]{64}"', f'"digest":"{digest}"'.encode(), header, count=1)
+
+
+def read_header(path: Path) -> PatchHeader:
+    """The header of a patch file, checked for sense; the content is left to `check_content`.
+
+    Raises `AssetMissing` when there is no such file and `BadInput` when it is no sound patch.
+    """
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return _header(_header_bytes(file, size), size)
+
+
+def check_content(path: Path) -> PatchHeader:
+    """The header of a patch file whose every bit has been checked against its digest."""
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        text = _header_bytes(file, size)
+        header = _header(text, size)
+        blank = struct.pack("<Q", len(text)) + with_digest(text, NO_DIGEST)
+        if digest_of([blank, *_blocks(file)]) != header.digest:
+            raise BadInput(
+                "This patch file was altered: its content does not match its digest.",
+                "Export the patch again.",
+            )
+    return header
+
+
+def write_atomically(path: Path, pieces: Iterable[Bytes]) -> None:
+    """Writes a file all or nothing: a reader sees the old one or the new one, whole.
+
+    Raises `AssetMissing` when the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AssetMissing(
+            f"{path.name} could not be written: {error.strerror or error}.",
+            "Free some disk space, or set REWIND_HOME to a folder that can be written.",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _canonical(texts: Mapping[str, str]) -> str:
+    return json.dumps(dict(sorted(texts.items())), separators=(",", ":"))
+
+
+def _product(shape: Iterable[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; only opening may be re-worded
+    except OSError as error:
+        raise AssetMissing(
+            f"The patch file {path.name} cannot be opened: {error.strerror or error}.",
+            "Check the path, or export the patch again.",
+        ) from error
+    with file:
+        yield file
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(1 << 20):
+        yield block
+
+
+def _header_bytes(file: IO[bytes], size: int) -> bytes:
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+        raise _unsound("it is truncated or no safetensors file")
+    return file.read(length)
+
+
+def _header(text: bytes, size: int) -> PatchHeader:
+    try:
+        document = json.loads(text)
+        metadata = document.pop("__metadata__")
+        digest, version = metadata["digest"], metadata["rewind_patch"]
+        before, after, ties = (json.loads(metadata[key]) for key in ("before", "after", "ties"))
+        recipe_text = metadata["recipe"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _unsound("its header does not describe a patch") from error
+    if version != "1":
+        raise _unsound(f"it is written in form {version!s:.20}, and this program reads form 1")
+    if not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+        raise _unsound("it has no digest")
+    _check_names(document, before, after, ties)
+    _check_layout(document, size - 8 - len(text))
+    if not isinstance(recipe_text, str):
+        raise _unsound("it has no recipe")
+    try:
+        recipe = Recipe.from_json(recipe_text)
+    except BadInput as error:
+        raise _unsound("its recipe is not readable") from error
+    return PatchHeader(digest, recipe, before, after, ties, document, size)
+
+
+def _check_names(tensors: Mapping[str, Any], before: Any, after: Any, ties: Any) -> None:
+    """Every tensor of the file belongs to a touched name, and every touched name is whole."""
+    for texts in (before, after, ties):
+        if not isinstance(texts, dict) or not all(isinstance(v, str) for v in texts.values()):
+            raise _unsound("its fingerprints are not readable")
+    fingerprints = [*before.values(), *after.values()]
+    if before.keys() != after.keys() or not all(map(FINGERPRINT.fullmatch, fingerprints)):
+        raise _unsound("its fingerprints are not readable")
+    if len(tensors) > MOST_TENSORS:
+        raise _unsound(f"it lists more than {MOST_TENSORS} tensors")
+    for key in tensors:
+        kind, _, name = key.partition("/")
+        if kind not in ("flips", "rows") or name not in before:
+            raise _unsound(f'it holds "{key[:60]}", which is no part of a patch')
+    if not set(ties.values()) <= before.keys():
+        raise _unsound("it ties a tensor that it does not touch")
+
+
+def _check_layout(tensors: Mapping[str, Any], data_bytes: int) -> None:
+    """Tensors follow one another without gap or overlap and end where the file ends."""
+    at = 0
+    for key, entry in tensors.items():
+        try:
+            item, shape, (start, end) = (
+                ITEM_BYTES[entry["dtype"]],
+                entry["shape"],
+                entry["data_offsets"],
+            )
+            sizes_fit = all(type(n) is int and 0 <= n < 2**48 for n in [*shape, start, end])
+            fits = sizes_fit and start == at and end - start == item * _product(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _unsound(f'"{key[:60]}" has no readable layout') from error
+        if not fits:
+            raise _unsound(f'the layout of "{key[:60]}" contradicts itself')
+        at = end
+    if at != data_bytes:
+        raise _unsound(f"it should hold {at} bytes of tensors and holds {data_bytes}")
+
+
+def _unsound(reason: str) -> BadInput:
+    return BadInput(f"This patch file is damaged: {reason}.", "Export the patch again.")

@@ -1,0 +1,229 @@
+"""What a network says about a noisy sample, in every coordinate, and the one counter of its calls.
+
+Networks are trained to predict the clean sample, the noise, the score, v, or the velocity of the
+path. With z = a x0 + s eps these are five linear readings of one pair (x0, eps):
+
+    x0    clean sample                        eps   noise
+    score = -eps / s                          v     = a p eps - (s / p) x0   (p = prior_std)
+    u     = a' x0 + s' eps
+
+`Pred` turns any of them into all. `Model` wraps a network so that solvers see only `Pred`, and it
+alone counts evaluations, casts number formats, moves devices, guides and clips.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property, reduce
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from engine.core.errors import SamplerError
+from engine.core.shapes import Num, Shaped, Tensor
+from engine.diffusion.schedules import Level, Path
+
+Kind = Literal["x0", "eps", "score", "v", "u"]
+TimeLabel = Literal["t", "999t", "sigma", "log_t", "index"]
+Condition = Mapping[str, Tensor]
+
+
+def spread(level: Level, like: Num[Tensor, "b *d"]) -> float | Tensor:
+    """A float64 number as it is; one number a sample as a tensor that broadcasts over `like`."""
+    if np.ndim(level) == 0:
+        return float(level)
+    real = like.real.dtype if like.is_complex() else like.dtype
+    return torch.as_tensor(level, dtype=real, device=like.device).reshape(
+        -1, *[1] * (like.ndim - 1)
+    )
+
+
+def combine(*terms: tuple[Level, Num[Tensor, "b *d"]]) -> Num[Tensor, "b *d"]:
+    """Sum of coefficient times tensor; each coefficient is a number or one number a sample."""
+    weighted = [spread(level, tensor) * tensor for level, tensor in terms]
+    return reduce(torch.add, weighted)
+
+
+class Pred:
+    """A prediction at (z, t), readable as `.x0`, `.eps`, `.score`, `.v` and `.u`.
+
+    z is centred on the anchor, and so is x0. Readings are computed when asked for, by solving
+
+        z = a x0 + s eps,    value = p x0 + q eps    (p, q of the predicted kind).
+    """
+
+    def __init__(
+        self, path: Path, z: Num[Tensor, "b *d"], t: Level, kind: str, value: Num[Tensor, "b *d"]
+    ) -> None:
+        if kind not in ("x0", "eps", "score", "v", "u"):
+            raise SamplerError(f'Unknown kind of prediction "{kind}".', "Use x0, eps, score, v, u.")
+        self.path, self.z, self.t, self.kind, self.value = path, z, t, kind, value
+
+    @cached_property
+    def x0(self) -> Num[Tensor, "b *d"]:
+        if self.kind == "x0":
+            return self.value
+        _, s, _, q, det = self._system
+        return combine((q / det, self.z), (-s / det, self.value))
+
+    @cached_property
+    def eps(self) -> Num[Tensor, "b *d"]:
+        if self.kind == "eps":
+            return self.value
+        a, _, p, _, det = self._system
+        return combine((a / det, self.value), (-p / det, self.z))
+
+    @property
+    def score(self) -> Num[Tensor, "b *d"]:
+        return self._read("score")
+
+    @property
+    def v(self) -> Num[Tensor, "b *d"]:
+        return self._read("v")
+
+    @property
+    def u(self) -> Num[Tensor, "b *d"]:
+        return self._read("u")
+
+    def _read(self, kind: str) -> Num[Tensor, "b *d"]:
+        if kind == self.kind:
+            return self.value
+        p, q = _weights(self.path, self.t, kind)
+        # the score has no share of x0, which may be without bound where a is 0
+        terms = [(p, self.x0)] if np.any(p) else []
+        return combine(*terms, (q, self.eps))
+
+    @property
+    def _system(self) -> tuple[Level, Level, Level, Level, Level]:
+        a, s = self.path.a(self.t), self.path.s(self.t)
+        p, q = _weights(self.path, self.t, self.kind)
+        det = a * q - s * p
+        if np.any(det == 0):
+            raise SamplerError(
+                f'A prediction of kind "{self.kind}" says nothing about the rest at t = '
+                f"{np.ravel(self.t)[0]:g}, where only noise or only signal is left.",
+                "Begin a little later, or stop a little earlier.",
+            )
+        return a, s, p, q, det
+
+
+def _weights(path: Path, t: Level, kind: str) -> tuple[Level, Level]:
+    """Shares (p, q) of x0 and eps in a prediction of this kind."""
+    match kind:
+        case "x0":
+            return 1.0, 0.0
+        case "eps":
+            return 0.0, 1.0
+        case "score":
+            return 0.0, -1 / path.s(t)
+        case "v":
+            return -path.s(t) / path.prior_std, path.a(t) * path.prior_std
+        case _:
+            return path.a_slope(t), path.s_slope(t)
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Takes noisy samples, one label a row, and the tensors of a condition by name."""
+
+    def __call__(
+        self, x: Num[Tensor, "b *d"], label: Shaped[Tensor, " b"], **condition: Tensor
+    ) -> Num[Tensor, "b *d"]: ...
+
+
+class Model:
+    """A network on a path; `model(z, t)` gives a `Pred` and counts one evaluation.
+
+    `nfe` counts evaluations a sample, `rows` the rows the network has seen. Guidance
+
+        value = uncond + guidance (cond - uncond)
+
+    is one call on a doubled batch: 1 evaluation and 2 rows a sample. `anchor` is y, added before
+    the network is asked. `clip` bounds the clean estimate (with the anchor added). `dtype` and
+    `device` are the network's; states keep their own. Gradients are off unless `grad` is set.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        path: Path,
+        kind: Kind = "eps",
+        time: TimeLabel = "t",
+        *,
+        anchor: Num[Tensor, "b *d"] | None = None,
+        guidance: float = 1.0,
+        cond: Condition | None = None,
+        uncond: Condition | None = None,
+        clip: tuple[float, float] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        grad: bool = False,
+    ) -> None:
+        if guidance != 1 and (cond is None or uncond is None):
+            raise SamplerError(
+                f"guidance {guidance:g} needs a conditional and an unconditional text.",
+                "Give both, or set guidance to 1.",
+            )
+        self.net, self.path, self.kind, self.time = net, path, kind, time
+        self.anchor, self.guidance, self.clip = anchor, guidance, clip
+        self.dtype, self.device, self.grad = dtype, device, grad
+        self.nfe = self.rows = 0
+        self._joined: tuple[int, dict[str, Tensor]] | None = None
+        self._conditions = [c or {} for c in ([uncond, cond] if guidance != 1 else [cond])]
+
+    def __call__(self, z: Num[Tensor, "b *d"], t: Level) -> Pred:
+        x = z if self.anchor is None else z + self.anchor
+        with torch.set_grad_enabled(self.grad and torch.is_grad_enabled()):
+            value = self._guided(x, t).to(device=z.device, dtype=z.dtype)
+        if self.kind == "x0" and self.anchor is not None:
+            value = value - self.anchor
+        pred = Pred(self.path, z, t, self.kind, value)
+        return pred if self.clip is None else self._clipped(pred, *self.clip)
+
+    def place(self, x0: Num[Tensor, "b *d"]) -> Num[Tensor, "b *d"]:
+        """A centred sample as the network sees it, with the anchor added."""
+        return x0 if self.anchor is None else x0 + self.anchor
+
+    def _guided(self, x: Num[Tensor, "b *d"], t: Level) -> Num[Tensor, "b *d"]:
+        copies = len(self._conditions)
+        batch = torch.cat([x] * copies).to(device=self.device, dtype=self.dtype)
+        label = self._label(t, x).repeat(copies).to(batch.device)
+        out = self.net(batch, label, **self._condition(len(x)))
+        self.nfe += 1
+        self.rows += len(batch)
+        if copies == 1:
+            return out
+        uncond, cond = out.chunk(2)
+        return uncond + self.guidance * (cond - uncond)
+
+    def _condition(self, rows: int) -> dict[str, Tensor]:
+        """Conditions side by side, a single row repeated for every sample; kept between calls."""
+        if self._joined is None or self._joined[0] != rows:
+            sides = self._conditions
+            joined = {
+                name: torch.cat([side[name].expand(rows, *side[name].shape[1:]) for side in sides])
+                for name in sides[0]
+            }
+            self._joined = rows, joined
+        return self._joined[1]
+
+    def _label(self, t: Level, x: Num[Tensor, "b *d"]) -> Shaped[Tensor, " b"]:
+        match self.time:
+            case "t" | "index":
+                label = t
+            case "999t":
+                label = 999 * np.asarray(t)
+            case "sigma":
+                label = self.path.s(t)
+            case "log_t":
+                label = np.log(t)
+            case _:
+                raise SamplerError(f'Unknown kind of time label "{self.time}".')
+        # float64 states stay float64 for exact worlds; networks get the float32 they were made for
+        wide = x.dtype in (torch.float64, torch.complex128) and self.dtype is None
+        dtype = torch.float64 if wide else torch.float32
+        return torch.as_tensor(np.broadcast_to(label, (len(x),)).copy(), dtype=dtype)
+
+    def _clipped(self, pred: Pred, low: float, high: float) -> Pred:
+        x0 = self.place(pred.x0).clamp(low, high)
+        x0 = x0 if self.anchor is None else x0 - self.anchor
+        return Pred(self.path, pred.z, pred.t, "x0", x0)

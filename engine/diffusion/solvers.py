@@ -1,0 +1,463 @@
+"""Solvers: from noise to data in few network evaluations.
+
+All are written in centred coordinates z = a x0 + s eps, for any process. From time s to time t,
+with h = lambda_t - lambda_s, the probability-flow equation has the exact solution
+
+    z_t = (s_t / s_s) z_s + a_t * integral of e^(lambda - lambda_t) x0^(lambda) d lambda
+
+and the solvers differ in how they guess the clean estimate x0^ within a step: held constant (DDIM),
+on a line through the last two (DPM-Solver++ 2M), corrected afterwards (UniPC), averaged (Heun).
+
+    model = Model(net, path, "eps", "index")
+    for step in solve("dpmpp_2m", model, z, trailing(path, 10), Noise(seed=3)):
+        show(step.x0, step.nfe)
+
+A solver is a generator: memory of earlier steps is local to it, stopping means to stop iterating.
+Every name of the literature that means the same formula is an alias in `SOLVERS`.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from engine.core.errors import SamplerError
+from engine.core.shapes import Num, Tensor
+from engine.diffusion.denoiser import Model, combine
+from engine.diffusion.grids import Grid
+from engine.diffusion.noise import NoiseSource, no_noise
+from engine.diffusion.schedules import Level, Path
+
+State: TypeAlias = Num[Tensor, "b *d"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """After step `i` (from 0): the state `z` at time `t`, and `mean`, z without this step's noise.
+
+    `x0` is the clean estimate, centred, that the step was made with; `nfe` counts evaluations since
+    the solve began.
+    """
+
+    i: int
+    t: Level
+    z: State
+    mean: State
+    x0: State
+    nfe: int
+
+
+class Move(NamedTuple):
+    """What a solver yields; it is sent back the state to go on from, which a hook may change."""
+
+    z: State
+    mean: State
+    x0: State
+
+
+Moves: TypeAlias = Generator[Move, State, None]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver with what a reader and an NFE budget need to know about it."""
+
+    name: str
+    title: str
+    moves: Callable[..., Moves]
+    order: int
+    cite: str
+    evals_per_step: int = 1
+    stochastic: bool = False
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+    def evals(self, steps: int, *, to_zero: bool) -> int:
+        """Evaluations of `steps` steps; a step that ends without noise takes a single one."""
+        return self.evals_per_step * steps - (self.evals_per_step - 1) * to_zero
+
+    def steps_for(self, nfe: int, *, to_zero: bool) -> int:
+        """The most steps within `nfe` evaluations."""
+        least = self.evals(1, to_zero=to_zero)
+        if nfe < least:
+            raise SamplerError(
+                f"{self.title} needs at least {least} network evaluations, got {nfe}.",
+                "Raise the NFE, or choose a solver with one evaluation a step.",
+            )
+        return (nfe + (self.evals_per_step - 1) * to_zero) // self.evals_per_step
+
+
+def solve(
+    solver: str,
+    model: Model,
+    z: State,
+    grid: Grid,
+    noise: NoiseSource = no_noise,
+    *,
+    hook: Callable[[Step], State] | None = None,
+    **options: float | str,
+) -> Iterator[Step]:
+    """Walk from z, at the first time of the grid, to its last time, yielding every step.
+
+    `hook` sees each step and gives the state to go on from. Raises `SamplerError` for an unknown
+    solver, a grid that does not fall, missing noise, or a state that is no longer finite.
+    """
+    entry = find(solver)
+    grid.check(model.path)
+    begun = model.nfe
+    moves = entry.moves(model, z, grid, noise, **options)
+    for i, t in enumerate(grid.times[1:]):
+        move = moves.send(z) if i else next(moves)
+        if i == grid.steps - 1 and grid.final == "mean":
+            move = move._replace(z=move.mean)
+        step = Step(i, t, *move, model.nfe - begun)
+        _check_finite(step, entry)
+        z = hook(step) if hook else step.z
+        yield step
+    if grid.final == "x0":
+        x0 = model(z, grid.times[-1]).x0
+        yield Step(grid.steps, grid.times[-1], x0, x0, x0, model.nfe - begun)
+
+
+def run(
+    solver: str,
+    model: Model,
+    z: State,
+    grid: Grid,
+    noise: NoiseSource = no_noise,
+    **options: float | str,
+) -> State:
+    """The state that `solve` ends with."""
+    for step in solve(solver, model, z, grid, noise, hook=None, **options):
+        z = step.z
+    return z
+
+
+class Hop:
+    """The levels of one step, from time t0 to time t1."""
+
+    def __init__(self, path: Path, t0: Level, t1: Level) -> None:
+        self.a0, self.s0, self.a1, self.s1 = path.a(t0), path.s(t0), path.a(t1), path.s(t1)
+        self.ends_clean = path.is_clean(t1)
+        if self.ends_clean:
+            self.s1 = 0 * self.s1
+        self.h = np.inf if self.ends_clean else path.lam(t1) - path.lam(t0)
+        self.ratio = self.s1 / self.s0
+
+    def ode(self, z: State, x0: State) -> State:
+        """The first-order step of the probability flow, to exactly x0 where no noise is left."""
+        if self.ends_clean:
+            return combine((self.a1, x0))
+        return combine((self.ratio, z), (self.a1 - self.ratio * self.a0, x0))
+
+
+def _hops(path: Path, grid: Grid) -> Iterator[tuple[int, Level, Hop]]:
+    for i, (t0, t1) in enumerate(grid.hops()):
+        yield i, t0, Hop(path, t0, t1)
+
+
+def ddim(
+    model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise, *, eta: float = 0.0
+) -> Moves:
+    """Hold x0^ over the step; `eta` swaps a share of the old noise for new.
+
+        z' = a_t x0 + sqrt(s_t^2 - w^2) eps + w xi,    w = eta s_t sqrt(1 - e^(-2h))
+
+    eta = 0 is the Euler step in (z / a, kappa); eta = 1 is ancestral sampling.
+    """
+    if not 0 <= eta <= 1:
+        raise SamplerError(f"eta must lie between 0 and 1, got {eta:g}.")
+    for i, t0, hop in _hops(model.path, grid):
+        x0 = model(z, t0).x0
+        mean = hop.ode(z, x0)
+        moved = mean
+        if eta and not hop.ends_clean:
+            fresh = eta * hop.s1 * np.sqrt(-np.expm1(-2 * hop.h))
+            kept = np.sqrt(hop.s1**2 - fresh**2) / hop.s0
+            mean = combine((kept, z), (hop.a1 - kept * hop.a0, x0))
+            moved = mean + combine((fresh, noise(z, i)))
+        z = yield Move(moved, mean, x0)
+
+
+def euler_t(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
+    """Plain Euler in t, z' = z + dt u: the naive baseline."""
+    for _, t0, hop, dt in _with_dt(model.path, grid):
+        pred = model(z, t0)
+        moved = combine((hop.a1, pred.x0)) if hop.ends_clean else z + combine((dt, pred.u))
+        z = yield Move(moved, moved, pred.x0)
+
+
+def rk4(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
+    """The classical fourth-order Runge-Kutta step in t; a step to no noise is first order."""
+    for _, t0, hop, dt in _with_dt(model.path, grid):
+        pred = model(z, t0)
+        if hop.ends_clean:
+            moved = combine((hop.a1, pred.x0))
+        else:
+            u1 = pred.u
+            u2 = model(z + combine((dt / 2, u1)), t0 + dt / 2).u
+            u3 = model(z + combine((dt / 2, u2)), t0 + dt / 2).u
+            u4 = model(z + combine((dt, u3)), t0 + dt).u
+            moved = z + combine((dt / 6, u1 + 2 * u2 + 2 * u3 + u4))
+        z = yield Move(moved, moved, pred.x0)
+
+
+def euler_maruyama(model: Model, z: State, grid: Grid, noise: NoiseSource) -> Moves:
+    """Euler's step of the reverse-time equation, mean = z + (f z - g^2 score) dt."""
+    path = model.path
+    for i, t0, _, dt in _with_dt(path, grid):
+        pred = model(z, t0)
+        f, g2 = path.drift(t0), path.diffusion_squared(t0)
+        mean = z + combine((f * dt, z), (-g2 * dt, pred.score))
+        z = yield Move(mean + combine((np.sqrt(-g2 * dt), noise(z, i))), mean, pred.x0)
+
+
+def heun(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
+    """Trapezoid in (z / a, kappa): the slope is eps^, averaged over both ends (EDM, alg. 1).
+
+    The second evaluation is left out where no signal was, or no noise is left.
+    """
+    for t0, t1 in grid.hops():
+        hop = Hop(model.path, t0, t1)
+        pred = model(z, t0)
+        moved = hop.ode(z, pred.x0)
+        if not hop.ends_clean and np.all(hop.a0 != 0):
+            slopes = pred.eps + model(moved, t1).eps
+            span = hop.s1 - hop.s0 * hop.a1 / hop.a0
+            moved = combine((hop.a1 / hop.a0, z), (span / 2, slopes))
+        z = yield Move(moved, moved, pred.x0)
+
+
+class Weights(NamedTuple):
+    """Coefficients of z, of the model's value m, of its slope D1 and of fresh noise."""
+
+    z: Level
+    m: Level
+    slope: Level
+    noise: Level = 0.0
+
+
+def _ode_data(hop: Hop, *, midpoint: bool) -> Weights:
+    p = -np.expm1(-hop.h)
+    return Weights(hop.ratio, hop.a1 * p, hop.a1 * (p / 2 if midpoint else 1 - p / hop.h))
+
+
+def _ode_noise(hop: Hop, *, midpoint: bool) -> Weights:
+    p = np.expm1(hop.h)
+    return Weights(hop.a1 / hop.a0, -hop.s1 * p, -hop.s1 * (p / 2 if midpoint else p / hop.h - 1))
+
+
+def _sde_data(hop: Hop, *, midpoint: bool) -> Weights:
+    p = -np.expm1(-2 * hop.h)
+    slope = p / 2 if midpoint else 1 - p / (2 * hop.h)
+    return Weights(hop.ratio * np.exp(-hop.h), hop.a1 * p, hop.a1 * slope, hop.s1 * np.sqrt(p))
+
+
+def _sde_noise(hop: Hop, *, midpoint: bool) -> Weights:
+    p = np.expm1(hop.h)
+    slope = p / 2 if midpoint else p / hop.h - 1
+    fresh = hop.s1 * np.sqrt(np.expm1(2 * hop.h))
+    return Weights(hop.a1 / hop.a0, -2 * hop.s1 * p, -2 * hop.s1 * slope, fresh)
+
+
+def multistep(
+    reading: str, weights: Callable[..., Weights], order: int, *, stochastic: bool = False
+) -> Callable[..., Moves]:
+    """A solver that extends the model's last values along a line.
+
+        z' = c_z z + c_m m + c_d D1 + c_n xi,    D1 = (m - m') / r,    r = h' / h
+
+    `reading` is the value m, "x0" or "eps". `flavour` is "exact" (the line is integrated
+    exactly) or "midpoint" (its value in the middle is taken; the default of diffusers).
+    """
+
+    def moves(
+        model: Model,
+        z: State,
+        grid: Grid,
+        noise: NoiseSource = no_noise,
+        *,
+        flavour: str = "exact",
+    ) -> Moves:
+        if flavour not in ("exact", "midpoint"):
+            raise SamplerError(f'Unknown flavour "{flavour}".', "Use exact or midpoint.")
+        before: tuple[State, Level] | None = None
+        for i, t0, hop in _hops(model.path, grid):
+            pred = model(z, t0)
+            m = getattr(pred, reading)
+            c = None if hop.ends_clean else weights(hop, midpoint=flavour == "midpoint")
+            mean = hop.ode(z, pred.x0) if c is None else combine((c.z, z), (c.m, m))
+            if c is not None and before is not None and order == 2:
+                earlier, h = before
+                mean = mean + combine((c.slope * hop.h / h, m - earlier))
+            moved = mean
+            if stochastic:
+                # drawn on a last step without noise too, as published samplers do
+                drawn = noise(z, i)
+                moved = mean if c is None else mean + combine((c.noise, drawn))
+            before = m, hop.h
+            z = yield Move(moved, mean, pred.x0)
+
+    return moves
+
+
+def unipc2(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
+    """UniPC of order 2, B(h) = e^(-h) - 1: each evaluation also corrects the step before it.
+
+    The yielded state is the prediction that the next evaluation is made at. The last step has no
+    evaluation after it and stays uncorrected.
+    """
+    correct: Callable[[State], State] | None = None
+    before: tuple[State, Level] | None = None
+    for _, t0, hop in _hops(model.path, grid):
+        x0 = model(z, t0).x0
+        if correct is not None:
+            z = z + correct(x0)
+        moved, slope = hop.ode(z, x0), None
+        r: Level = 0.0
+        if before is not None and not hop.ends_clean:
+            r = -before[1] / hop.h
+            slope = combine((1 / r, before[0] - x0))
+            moved = moved + combine((-hop.a1 * np.expm1(-hop.h) / 2, slope))
+        correct, before = partial(_unipc_correction, hop, x0, slope, r), (x0, hop.h)
+        z = yield Move(moved, moved, x0)
+
+
+def _unipc_correction(hop: Hop, x0: State, slope: State | None, r: Level, x0_after: State) -> State:
+    """What the prediction lacked, now that the clean estimate at its end is known."""
+    b = np.expm1(-hop.h)
+    if slope is None:
+        return combine((-hop.a1 * b / 2, x0_after - x0))
+    p2 = -b / hop.h - 1
+    p3 = -p2 / hop.h - 0.5
+    # rho solves [1 1; r 1] rho = [p2, 2 p3] / b
+    rho1 = (p2 - 2 * p3) / b / (1 - r)
+    rho2 = p2 / b - rho1
+    return combine((-hop.a1 * b * (rho1 - 0.5), slope), (-hop.a1 * b * rho2, x0_after - x0))
+
+
+def _with_dt(path: Path, grid: Grid) -> Iterator[tuple[int, Level, Hop, Level]]:
+    for i, (t0, t1) in enumerate(grid.hops()):
+        yield i, t0, Hop(path, t0, t1), t1 - t0
+
+
+def _check_finite(step: Step, entry: Solver) -> None:
+    if not bool(torch.isfinite(step.z).all()):
+        raise SamplerError(
+            f"{entry.title} left the range of numbers at step {step.i + 1}, "
+            f"t = {np.ravel(step.t)[0]:g}.",
+            "Take more steps, a lower guidance, or a solver of first order.",
+        )
+
+
+_DPM = "Lu et al. 2022, arXiv:2211.01095"
+
+_ALL = (
+    Solver(
+        "ddim",
+        "DDIM",
+        ddim,
+        1,
+        "Song et al. 2021, arXiv:2010.02502",
+        aliases=("euler", "dpmpp_1", "mrs_ode_d_1", "mrs_ode_n_1"),
+        note="Euler's step in (z / a, kappa); eta > 0 adds noise.",
+    ),
+    Solver("heun", "Heun", heun, 2, "Karras et al. 2022, arXiv:2206.00364", evals_per_step=2),
+    Solver(
+        "dpmpp_2m",
+        "DPM-Solver++ 2M",
+        partial(multistep("x0", _ode_data, 2), flavour="midpoint"),
+        2,
+        _DPM,
+        note="The slope's middle value; the default of diffusers.",
+    ),
+    Solver(
+        "dpmpp_2m_exact",
+        "DPM-Solver++ 2M exact",
+        multistep("x0", _ode_data, 2),
+        2,
+        _DPM,
+        aliases=("mrs_ode_d_2",),
+        note='The slope integrated exactly; "heun" in diffusers.',
+    ),
+    Solver(
+        "dpm_2m_eps",
+        "DPM-Solver 2M",
+        multistep("eps", _ode_noise, 2),
+        2,
+        "Lu et al. 2022, arXiv:2206.00927",
+        aliases=("mrs_ode_n_2",),
+        note="On the noise estimate instead of the clean one.",
+    ),
+    Solver(
+        "unipc2",
+        "UniPC 2",
+        unipc2,
+        3,
+        "Zhao et al. 2023, arXiv:2302.04867",
+        note="Order 2, raised to 3 by the corrector.",
+    ),
+    Solver(
+        "ancestral",
+        "Ancestral",
+        multistep("x0", _sde_data, 1, stochastic=True),
+        1,
+        "Ho et al. 2020, arXiv:2006.11239",
+        stochastic=True,
+        aliases=("sde_dpmpp_1", "euler_ancestral", "mrs_sde_d_1"),
+        note="Posterior sampling with a stride; DDIM with eta = 1.",
+    ),
+    Solver(
+        "sde_dpmpp_2m",
+        "SDE-DPM-Solver++ 2M",
+        partial(multistep("x0", _sde_data, 2, stochastic=True), flavour="midpoint"),
+        2,
+        _DPM,
+        stochastic=True,
+        note='The flavour of diffusers; flavour="exact" is MR sampler\'s SDE-d-2.',
+    ),
+    Solver(
+        "sde_dpm_1",
+        "SDE-DPM-Solver 1",
+        multistep("eps", _sde_noise, 1, stochastic=True),
+        1,
+        _DPM,
+        stochastic=True,
+        aliases=("mrs_sde_n_1",),
+        note="Unstable below 10 steps.",
+    ),
+    Solver(
+        "sde_dpm_2",
+        "SDE-DPM-Solver 2M",
+        multistep("eps", _sde_noise, 2, stochastic=True),
+        2,
+        _DPM,
+        stochastic=True,
+        aliases=("mrs_sde_n_2",),
+        note="Unstable below 10 steps.",
+    ),
+    Solver("euler_t", "Euler in t", euler_t, 1, "the naive baseline"),
+    Solver("rk4", "Runge-Kutta 4 in t", rk4, 4, "Kutta 1901", evals_per_step=4),
+    Solver(
+        "euler_maruyama",
+        "Euler-Maruyama",
+        euler_maruyama,
+        1,
+        "Song et al. 2021, arXiv:2011.13456",
+        stochastic=True,
+    ),
+)
+
+SOLVERS: dict[str, Solver] = {entry.name: entry for entry in _ALL}
+_BY_ALIAS = {alias: entry for entry in _ALL for alias in entry.aliases}
+
+
+def find(name: str) -> Solver:
+    """The solver of this name or alias; raises `SamplerError` with the names there are."""
+    entry = SOLVERS.get(name) or _BY_ALIAS.get(name)
+    if entry is None:
+        raise SamplerError(f'There is no solver "{name[:40]}".', f"Choose {', '.join(SOLVERS)}.")
+    return entry

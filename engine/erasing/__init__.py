@@ -1,0 +1,1 @@
+"""Taking a concept out of a text-to-image model."""

@@ -1,0 +1,459 @@
+"""The settings of an erasure, checked; and the erasure of one model that they lead to.
+
+An `Edit` is a value: maps, and what was derived on the way. It runs as a side-car (the map acts on
+the embedding of the prompt, the model is not touched) or gives new weights (baked).
+"""
+
+import functools
+import inspect
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
+
+import torch
+
+from engine.core.errors import BadInput, ModelMismatch
+from engine.core.job import Steps
+from engine.core.shapes import Float, Tensor
+from engine.erasing.rece import closed_form as cf
+from engine.erasing.rece.token_rows import RULES, Encoded, Rule, encode, kept_rows, pair
+from engine.models.diffusion import Conditioning, DiffusionBundle
+
+T = TypeVar("T")
+Technique = Literal["replace", "tensor"]
+Part = Literal["both", "keys", "values"]
+Templates = Literal["none", "art", "object"]
+
+# UCE's optional further texts for each concept; "art" and "object" as in its code.
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "art": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}"),
+    "object": ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "painting of {}"),
+}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "imagenette": (
+        "cassette player", "chain saw", "church", "gas pump", "tench", "garbage truck",
+        "English springer", "golf ball", "parachute", "French horn",
+    ),
+    "i2p": (
+        "hate", "harassment", "violence", "suffering", "humiliation", "harm", "suicide",
+        "sexual", "nudity", "bodily fluids", "blood",
+    ),
+}  # fmt: skip
+MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS = 50, 2000, 5
+LARGEST_SCALE = 1e6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to erase and how. `preserve_scale` None is UCE's rule max(0.1, 1 / number kept).
+
+    `guides` is one text for all concepts or one for each. `epoch_retain` None keeps in the epochs
+    what is kept in the UCE edit. `templates` adds five sentences for each concept; with
+    `template_guides` the guide stands in the same sentence (UCE of 2025), else bare (2023).
+    """
+
+    concepts: tuple[str, ...] = ("cat",)
+    guides: tuple[str, ...] = ("animal",)
+    retain: tuple[str, ...] = ()
+    rule: Rule = "classic"
+    technique: Technique = "replace"
+    part: Part = "both"
+    templates: Templates = "none"
+    template_guides: bool = True
+    erase_scale: float = 1.0
+    preserve_scale: float | None = None
+    ridge: float = 0.5
+    epochs: int = 0
+    reg: float = 0.1
+    regulariser: cf.Regulariser = "zero"
+    epoch_retain: tuple[str, ...] | None = None
+    epoch_preserve_scale: float = 0.1
+    epoch_ridge: float = 0.1
+
+    @classmethod
+    def of(cls, **values: object) -> "Settings":
+        """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
+        given = {field.name: field.default for field in fields(cls)} | values
+        for name in ("concepts", "guides", "retain", "epoch_retain"):
+            if name != "epoch_retain" or given[name] is not None:
+                given[name] = _texts(given[name], name)
+        concepts: tuple[str, ...] = tuple(word.strip() for word in given["concepts"])  # type: ignore[union-attr]
+        if len(concepts) == 1:
+            concepts = GROUPS.get(concepts[0], concepts)
+        given["concepts"] = concepts
+        _check(given)
+        for name in _LEAST:
+            given[name] = None if given[name] is None else float(given[name])  # type: ignore[arg-type]
+        return cls(**given)  # type: ignore[arg-type]
+
+    @property
+    def is_side_car(self) -> bool:
+        """Whether one map on the embedding is the whole edit."""
+        return self.technique == "replace" and self.part == "both"
+
+    @property
+    def name(self) -> str:
+        """The name of the edit on the shelf."""
+        listed = ", ".join(self.concepts)
+        return f"erase {listed[:60]}"
+
+    def plain(self) -> dict[str, object]:
+        """As a recipe keeps them: lists instead of tuples, and nothing that is unset."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+
+    def guide_of(self, index: int) -> str:
+        guide = self.guides[index if len(self.guides) > 1 else 0]
+        # An empty guide is one space: the tokenizer makes the same rows of both, the codes agree.
+        return guide if guide.strip() else " "
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Text to erase and text to take its place, templates included."""
+        found = []
+        for index, concept in enumerate(self.concepts):
+            guide = self.guide_of(index)
+            found.append((concept, guide))
+            for form in TEMPLATES[self.templates]:
+                framed = form.format(guide) if self.template_guides and guide.strip() else guide
+                found.append((form.format(concept), framed))
+        return found
+
+    def kept(self) -> tuple[str, ...]:
+        """Texts to keep: the empty prompt goes with them, except in the last-token rule."""
+        erased = set(self.concepts)
+        listed = [text for text in self.retain if text.strip() not in erased]
+        implicit = [] if self.rule == "last" else [""]
+        return tuple(dict.fromkeys([*implicit, *listed]))
+
+    def kept_in_epochs(self) -> tuple[str, ...]:
+        return self.kept() if self.epoch_retain is None else self.epoch_retain
+
+    def scales(self) -> cf.Scales:
+        kept = max(len(self.kept()), 1)
+        preserve = max(0.1, 1 / kept) if self.preserve_scale is None else self.preserve_scale
+        return cf.Scales(self.erase_scale, preserve, self.ridge)
+
+    def epoch_scales(self) -> cf.Scales:
+        return cf.Scales(1.0, self.epoch_preserve_scale, self.epoch_ridge)
+
+
+def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
+    """The job with every field of `Settings` as a setting of its own, checked before it starts."""
+    own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
+    ours = {
+        field.name: inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default
+        )
+        for field in fields(Settings)
+    }
+    kinds = get_type_hints(Settings)
+
+    @functools.wraps(job)
+    def start(**values: object) -> Steps:
+        rest = {name: value for name, value in values.items() if name not in ours}
+        chosen = {name: value for name, value in values.items() if name in ours}
+        return job(settings=Settings.of(**chosen), **rest)
+
+    start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
+    start.__annotations__ = {**job.__annotations__, **kinds}
+    start.__annotations__.pop("settings")
+    return start
+
+
+# ---------------------------------------------------------------------- checks
+
+
+# Smallest values; ridge and reg of 0 leave the equations without a single solution.
+_LEAST = {
+    "erase_scale": 0.0,
+    "preserve_scale": 0.0,
+    "epoch_preserve_scale": 0.0,
+    "ridge": 1e-6,
+    "epoch_ridge": 1e-6,
+    "reg": 1e-6,
+}
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "rule": RULES,
+    "technique": get_args(Technique),
+    "part": get_args(Part),
+    "templates": get_args(Templates),
+    "template_guides": (True, False),
+    "regulariser": cf.REGULARISERS,
+}
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    concepts, guides = given["concepts"], given["guides"]
+    if not concepts or not all(concepts):
+        raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+    _check_count("concepts", len(concepts), 1, MOST_CONCEPTS)
+    _check_count("retain", len(given["retain"]), 0, MOST_RETAINED)
+    _check_count("epochs", given["epochs"], 0, MOST_EPOCHS)
+    if len(guides) not in (1, len(concepts)):
+        raise BadInput(
+            f"There are {len(guides)} guides for {len(concepts)} concepts.",
+            "Give one guide for all, or one for each.",
+        )
+    for name, least in _LEAST.items():
+        value = given[name]
+        if value is None and name == "preserve_scale":
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not least <= value <= LARGEST_SCALE:
+            raise BadInput(
+                f"{name} must be from {least:g} to {LARGEST_SCALE:g}, got {value!s:.40}.",
+                "The papers use 0.1 to 1.",
+            )
+    for name, choices in _CHOICES.items():
+        if given[name] not in choices:
+            raise BadInput(
+                f'{name} cannot be "{str(given[name])[:40]}".',
+                f"Choose {', '.join(map(str, choices))}.",
+            )
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    """A list of texts; one text is split at its commas, as RECE reads a list of concepts."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise BadInput(f"{name} must be a list of texts.", 'Write for example ["cat", "dog"].')
+    if any(len(text) > 300 for text in listed):
+        raise BadInput(f"A text in {name} has more than 300 characters.", "Use a word or two.")
+    return tuple(listed)
+
+
+def _check_count(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadInput(f"{name}: from {least} to {most} are taken, got {value!s:.40}.", "Try 1.")
+
+
+# ---------------------------------------------------------------------- the edit of a model
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The model after UCE or after one epoch: its map so far, and what reopened it before that.
+
+    `derived` holds, for each concept, the embedding that the epoch erased; empty for UCE.
+    """
+
+    name: str
+    map: Float[Tensor, "d d"]
+    derived: tuple[Float[Tensor, "n d"], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An erasure of one model.
+
+    `stages` are cumulative. Where projections differ (technique "tensor") `own` has the UCE map of
+    each, and the maps of the stages come after it; elsewhere `first` is the UCE map as a factor.
+    `names` are the projections that are edited.
+    """
+
+    settings: Settings
+    names: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    first: cf.Factor | None
+    own: Mapping[str, Float[Tensor, "d d"]]
+    gram: Float[Tensor, "d d"]
+    layers: cf.Layers
+    condition: float
+    seconds: Mapping[str, float]
+
+    @property
+    def map(self) -> Float[Tensor, "d d"]:
+        return self.stages[-1].map
+
+    @cached_property
+    def singular_values(self) -> tuple[Float[Tensor, " d"], ...]:
+        """Of the map after each stage, falling. A small one is a direction pressed flat."""
+        return tuple(torch.linalg.svdvals(stage.map) for stage in self.stages)
+
+    @property
+    def change(self) -> float:
+        """Frobenius norm of M - I."""
+        return float((self.map - torch.eye(len(self.map), dtype=self.map.dtype)).norm())
+
+    def layer_map(self, name: str, strength: float = 1.0) -> Float[Tensor, "d d"]:
+        """The map of one projection, W' = W M."""
+        m = self.own[name] @ self.map if name in self.own else self.map
+        return cf.at_strength(m, strength)
+
+    def on_context(
+        self, conditioning: Conditioning, strength: float = 1.0, stage: int = -1
+    ) -> Conditioning:
+        """The side-car: each row c of the embedding becomes M c. At strength 0 it is left out."""
+        if strength == 0:
+            return conditioning
+        m = cf.at_strength(self.stages[stage].map, strength)
+        tokens = conditioning.tokens
+        # float64 on the CPU and one rounding at the end, so that every device has the same rows
+        mapped = (tokens.double().cpu() @ m.T).to(tokens)
+        return Conditioning(mapped, conditioning.pooled)
+
+    def bake(self, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
+        """New weights of the edited projections; the old ones stay as they are."""
+        if strength == 0:
+            return {name: state[name] for name in self.names}
+        return {name: self._baked(name, state[name], strength) for name in self.names}
+
+    def _baked(self, name: str, weight: Tensor, strength: float) -> Tensor:
+        """One projection; the change is of low rank after UCE and of full rank after more."""
+        if self.first is not None and len(self.stages) == 1:
+            return cf.applied(weight, self.first, strength)
+        return cf.mapped(weight, self.layer_map(name), strength)
+
+
+def erase(bundle: DiffusionBundle, settings: Settings) -> Edit:
+    """The erasure of a model, from a small cache where it was asked for before."""
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, settings)
+    return _EDITS.get(key, lambda: _solve(bundle, settings))
+
+
+def projections(bundle: DiffusionBundle, part: Part = "both") -> dict[str, Tensor]:
+    """Weights of the text cross-attention by their name in the model: all values, then all keys."""
+    leaves = {"values": ("to_v",), "keys": ("to_k",), "both": ("to_v", "to_k")}[part]
+    width = bundle.unet.config.cross_attention_dim
+    found = {}
+    for leaf in leaves:
+        for name, weight in bundle.unet.named_parameters():
+            if name.endswith(f".attn2.{leaf}.weight") and weight.shape[-1] == width:
+                found[f"unet.{name}"] = weight
+    if not found:
+        raise ModelMismatch(
+            "This model has no cross-attention called attn2.to_k or attn2.to_v, so RECE cannot "
+            "edit it.",
+            "Pick a Stable Diffusion model of the 1.x, 2.x or XL layout.",
+        )
+    return found
+
+
+def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
+    weights = projections(bundle, settings.part)
+    texts = encode(
+        bundle,
+        [
+            *(text for both in settings.pairs() for text in both),
+            *settings.kept(),
+            *settings.kept_in_epochs(),
+        ],
+    )
+    start = time.perf_counter()
+    gram = _weight_gram(bundle, settings.part, weights)
+    counted = time.perf_counter()
+    pairs = [pair(texts[old], texts[new], settings.rule) for old, new in settings.pairs()]
+    keep = _keep(texts, settings.kept(), settings.rule, len(gram))
+    first, own, layers = _uce(settings, pairs, keep, weights, gram)
+    identity = torch.eye(len(gram), dtype=torch.float64)
+    stages = [Stage("UCE", identity if first is None else first.map)]
+    solved = time.perf_counter()
+    found = cf.epochs(
+        [texts[concept].rows for concept in settings.concepts],
+        [texts[settings.guide_of(index)].rows for index in range(len(settings.concepts))],
+        _keep(texts, settings.kept_in_epochs(), "all", len(gram)),
+        layers,
+        settings.epoch_scales(),
+        count=settings.epochs,
+        reg=settings.reg,
+        regulariser=settings.regulariser,
+    )
+    for number, (derived, factor) in enumerate(found, start=1):
+        m = stages[-1].map
+        mapped = m + (m @ factor.left) @ factor.right
+        stages.append(Stage(f"RECE epoch {number}", mapped, tuple(derived)))
+    ended = time.perf_counter()
+    seconds = {
+        "weight Gram": counted - start,
+        "UCE": solved - counted,
+        "RECE epochs": ended - solved,
+    }
+    return Edit(
+        settings,
+        tuple(weights),
+        tuple(stages),
+        first,
+        own,
+        gram,
+        layers,
+        cf.condition_number(pairs, keep, settings.scales()),
+        seconds,
+    )
+
+
+def _uce(
+    settings: Settings,
+    pairs: Sequence[cf.Pair],
+    keep: Float[Tensor, "d d"],
+    weights: Mapping[str, Tensor],
+    gram: Float[Tensor, "d d"],
+) -> tuple[cf.Factor | None, dict[str, Tensor], cf.Layers]:
+    """The UCE edit as one factor, or a map for each projection; and what epochs start from."""
+    scales = settings.scales()
+    if settings.technique == "replace":
+        factor = cf.redirect(pairs, keep, scales)
+        return factor, {}, cf.Layers(gram, gram).mapped(factor.map)
+    wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
+    own = {name: cf.redirect_orthogonal(w, pairs, keep, scales) for name, w in wide.items()}
+    now = [w @ own[name] for name, w in wide.items()]
+    cross = [edited.T @ w for edited, w in zip(now, wide.values(), strict=True)]
+    return None, own, cf.Layers(cf.weight_gram(now), torch.stack(cross).sum(0))
+
+
+def _keep(
+    texts: Mapping[str, Encoded], kept: Sequence[str], rule: Rule, width: int
+) -> Float[Tensor, "d d"]:
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for text in kept:
+        total += cf.gram(kept_rows(texts[text], rule))
+    return total
+
+
+def _weight_gram(
+    bundle: DiffusionBundle, part: Part, weights: Mapping[str, Tensor]
+) -> Float[Tensor, "d d"]:
+    """sum W^T W of a checkpoint, kept for the next edit of it."""
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, part)
+    return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
+
+
+class Recent(Generic[T]):
+    """The values last asked for, by key."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of a key, made where it is not there."""
+        kept = self.peek(key)
+        if kept is None:
+            kept = make()
+            self.put(key, kept)
+        return kept
+
+    def peek(self, key: Hashable) -> T | None:
+        """The value of a key, or None."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, value: T) -> None:
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
+
+
+_EDITS: Recent[Edit] = Recent(12)
+_GRAMS: Recent[Tensor] = Recent(4)

@@ -1,0 +1,1 @@
+"""Measures of results, one small file a kind."""

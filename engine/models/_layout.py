@@ -1,0 +1,314 @@
+"""The parts of a checkpoint in diffusers layout, read from its folder.
+
+The networks are built on the `meta` device from their config, so that nothing is allocated before
+the headers of the weights agree with them, and nothing is drawn at random only to be overwritten.
+No function here asks the Hub for anything.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
+from engine.models._checks import TensorInfo, is_text_map, read_json, refuse, weight_files
+
+if TYPE_CHECKING:
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+STEMS = ("diffusion_pytorch_model", "model")
+LARGEST_SETTING = 1_000_000
+MOST_LAYERS = 100
+
+# The autoencoders of Stable Diffusion 1.x still carry the attention names of diffusers 0.17.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+# Buffers that are counted out, not stored: their value follows from their size.
+COUNTED = ("position_ids",)
+
+Found = dict[Path, dict[str, TensorInfo]]
+
+
+# ---------------------------------------------------------------------- networks
+
+
+def networks(
+    folder: Path, index: Mapping[str, Any], title: str, device: str, dtype: str
+) -> dict[str, nn.Module]:
+    """The networks of a checkpoint with their weights, by the name of their folder.
+
+    Raises `ModelMismatch`, `BadInput`, `AssetMissing` or `OutOfBudget`, all of them before anything
+    is allocated, except for weights that are not finite.
+    """
+    parts = _empty_networks(folder, index)
+    headers = {name: _matched(folder / name, network) for name, network in parts.items()}
+    _check_memory(title, parts, device, dtype)
+    for name, network in parts.items():
+        kind = torch.float32 if _keeps_float32(network) else getattr(torch, dtype)
+        _fill(folder / name, network, headers[name], device, kind)
+    return parts
+
+
+def _empty_networks(folder: Path, index: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The networks of a checkpoint without weights, on the meta device."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+    classes: dict[str, type[nn.Module]] = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    parts = {}
+    for name, kind in classes.items():
+        declared = index.get(name)
+        if declared in (None, [None, None]):
+            if name == "text_encoder_2":
+                continue
+            raise ModelMismatch(
+                f"This model has no {name}, so it is not a Stable Diffusion checkpoint.",
+                "Pick one with unet, vae, text_encoder, tokenizer and scheduler.",
+            )
+        if not isinstance(declared, list) or declared[-1:] != [kind.__name__]:
+            raise ModelMismatch(
+                f"The {name} of this model is of another class than {kind.__name__}.",
+                "Stable Diffusion 1.x, 2.x and XL can be loaded.",
+            )
+        parts[name] = _build(kind, read_json(folder / name / "config.json"), name)
+    return parts
+
+
+def _build(kind: type[nn.Module], config: Mapping[str, Any], name: str) -> nn.Module:
+    """A network of this class from the settings it knows; unknown ones are left out silently."""
+    _check_config(config, name)
+    known = set(signature(kind.__init__).parameters)
+    try:
+        if name.startswith("text_encoder"):
+            settings = {"config": _text_config(config)}
+        else:
+            settings = {key: config[key] for key in config if key in known}
+        with torch.device("meta"):
+            return kind(**settings)
+    except Exception as error:
+        # The classes answer odd settings with any exception there is.
+        raise BadInput(
+            f"The settings in {name}/config.json do not make a network ({type(error).__name__}).",
+            "Export or download the model again.",
+        ) from error
+
+
+def _text_config(config: Mapping[str, Any]) -> "CLIPTextConfig":
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+
+    known = {entry.name for entry in fields(CLIPTextConfig) if entry.init} - {"dtype"}
+    return CLIPTextConfig(**{key: config[key] for key in config if key in known})
+
+
+def _check_config(value: object, name: str, key: str = "") -> None:
+    """Numbers that would make building alone endless are refused."""
+    if isinstance(value, Mapping):
+        for inner, entry in value.items():
+            _check_config(entry, name, inner)
+    elif isinstance(value, list):
+        if len(value) > MOST_LAYERS:
+            raise BadInput(f"{key[:40]} in {name}/config.json lists {len(value)} entries.")
+        for entry in value:
+            _check_config(entry, name, key)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        most = MOST_LAYERS if "layers" in key else LARGEST_SETTING
+        if not -most <= value <= most:
+            raise BadInput(
+                f"{key[:40]} in {name}/config.json is {value}; at most {most} is allowed.",
+                "Export or download the model again.",
+            )
+
+
+def _matched(folder: Path, network: nn.Module) -> Found:
+    """The headers of a network's weight files, after comparing every name and shape with it."""
+    found = weight_files(folder, _stem(folder))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    held = {}
+    for header in found.values():
+        for raw, info in header.items():
+            held[_renamed(raw, shapes)] = info.shape
+    ignored = {name for name in held if name.endswith(COUNTED)}
+    missing = sorted(shapes.keys() - held.keys())
+    surplus = sorted(held.keys() - shapes.keys() - ignored)
+    if missing or surplus:
+        lacks = f"lacks {missing[0]}" if missing else f"holds {surplus[0][:80]}, which is not in it"
+        raise ModelMismatch(
+            f"The weights of {folder.name} do not fit its config.json: the file {lacks} "
+            f"({len(missing)} missing, {len(surplus)} too many).",
+            "Take weights and config from the same export.",
+        )
+    for name, shape in shapes.items():
+        if held[name] != shape:
+            raise ModelMismatch(
+                f"{folder.name}.{name} is {list(held[name])} in the file, "
+                f"but config.json makes it {list(shape)}.",
+                "Take weights and config from the same export.",
+            )
+    return found
+
+
+def _stem(folder: Path) -> str:
+    for variant in ("", ".fp16"):
+        for stem in STEMS:
+            for ending in (".safetensors", ".safetensors.index.json"):
+                if (folder / f"{stem}{variant}{ending}").is_file():
+                    return f"{stem}{variant}"
+    others = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt")]
+    there = f" There is {others[0][:60]}, which is not read because it can run code." * bool(others)
+    raise AssetMissing(
+        f"The model has no safetensors weights in {folder.name}.{there}",
+        "Save it with `save_pretrained(..., safe_serialization=True)`.",
+    )
+
+
+def _renamed(name: str, shapes: Mapping[str, object]) -> str:
+    """The name this version of the libraries gives a tensor that an older one saved."""
+    if name in shapes:
+        return name
+    head, dot, leaf = name.rpartition(".")
+    owner, _, old = head.rpartition(".")
+    if dot and old in OLD_ATTENTION and (new := f"{owner}.{OLD_ATTENTION[old]}.{leaf}") in shapes:
+        return new
+    for other in (name.removeprefix("text_model."), f"text_model.{name}"):
+        if other in shapes:
+            return other
+    return name
+
+
+def _check_memory(title: str, parts: Mapping[str, nn.Module], device: str, dtype: str) -> None:
+    size = getattr(torch, dtype).itemsize
+    needed = sum(
+        p.numel() * (4 if _keeps_float32(part) else size)
+        for part in parts.values()
+        for p in part.parameters()
+    )
+    free = _free_bytes(device)
+    if free is not None and needed > free:
+        raise OutOfBudget(
+            f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "
+            f"{free / 1e9:.1f} GB are free.",
+            "Pick a smaller model, or load it as float16.",
+        )
+
+
+def _free_bytes(device: str) -> int | None:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    available = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(available[1]) * 1024 if available else None
+
+
+def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
+    """Give a network on the meta device its weights, one tensor at a time.
+
+    Raises `BadInput` when a weight is not a finite number.
+    """
+    names = set(network.state_dict())
+    state = {}
+    for path in found:
+        for raw, tensor in _tensors(path):
+            name = _renamed(raw, dict.fromkeys(names))
+            if name not in names:
+                continue
+            # A copy, because the file may change or vanish while its pages are mapped.
+            tensor = tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+            if tensor.is_floating_point() and not _is_finite(tensor):
+                raise BadInput(
+                    f"The weight {folder.name}.{name} holds values that are not numbers.",
+                    "The checkpoint is damaged, or too large for float16: try float32.",
+                )
+            state[name] = tensor.to(device)
+    network.load_state_dict(state, assign=True)
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta:
+            _count_out(network, name, device)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - the file is no mapping
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError):
+        raise BadInput(f"{path.name} cannot be read.", "Export or download it again.") from None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """One pass without a copy: a value that is not a number is smallest and largest."""
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+
+
+def _count_out(network: nn.Module, name: str, device: str) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    if leaf not in COUNTED:
+        raise ModelMismatch(f"{name} of this model is not stored and cannot be derived.")
+    owner = network.get_submodule(owner_name)
+    shape = getattr(owner, leaf).shape
+    owner.register_buffer(leaf, torch.arange(shape[-1], device=device).expand(shape), False)
+
+
+def _keeps_float32(network: nn.Module) -> bool:
+    """XL's autoencoder overflows in half precision and says so in its config."""
+    return bool(getattr(network.config, "force_upcast", False)) and _is_xl_autoencoder(network)
+
+
+def _is_xl_autoencoder(network: nn.Module) -> bool:
+    # `force_upcast` is True by default, also in the configs of SD 1.x that do not need it; the
+    # scaling factor is what tells them apart.
+    return getattr(network.config, "scaling_factor", 0.18215) < 0.15
+
+
+# ---------------------------------------------------------------------- words
+
+
+def tokenizer(folder: Path) -> "CLIPTokenizer":
+    """A CLIP tokenizer, from vocab.json and merges.txt or from tokenizer.json."""
+    from transformers.models.clip.tokenization_clip import CLIPTokenizer
+
+    path = folder / "tokenizer_config.json"
+    config = read_json(path)
+    vocab, merges = _vocab_and_merges(folder)
+    special = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+        if (token := config.get(name)) is not None
+    }
+    length = config.get("model_max_length", 77)
+    if not is_text_map(special) or type(length) is not int or not 2 < length <= 1000:
+        refuse(path, "has settings that no CLIP tokenizer has")
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **special)
+
+
+def _vocab_and_merges(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    path = folder / "tokenizer.json"
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        path = folder / "merges.txt"
+        vocab: object = read_json(folder / "vocab.json")
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+        merges = [line.split() for line in lines if line and not line.startswith("#version")]
+    else:
+        model = read_json(path).get("model")
+        vocab, listed = (model.get("vocab"), model.get("merges")) if model else (None, None)
+        merges = [m.split(" ") if isinstance(m, str) else m for m in listed or ()]
+    if not isinstance(vocab, dict) or any(type(index) is not int for index in vocab.values()):
+        refuse(path, "holds no vocabulary")
+    if any(len(m) != 2 or m[0] not in vocab or m[1] not in vocab for m in merges):
+        refuse(path, "merges pieces that are not in the vocabulary")
+    return vocab, [(first, second) for first, second in merges]

@@ -1,0 +1,144 @@
+"""A model with its edits as a folder or a zip that other tools read, with the files that undo it.
+
+    for event in runner()(Job("engine.models.export:run", {"model": ref, "folder": "out"})):
+        ...
+
+The folder is in diffusers layout, so `StableDiffusionPipeline.from_pretrained(folder)` opens it and
+so do we. Beside the weights lie a README with licence and edits, and `undo/` with one patch an
+edit: taken off in the order last to first they give back every bit of the base.
+"""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from engine.core.errors import AssetMissing, BadInput
+from engine.core.job import Progress, Steps, finish
+from engine.core.recipe import ModelRef
+from engine.core.store import default_store
+from engine.models.diffusion import DiffusionBundle
+from engine.models.library import load
+
+# Text settings that are copied as they are; weights are written anew.
+COPIED = (".json", ".txt")
+
+
+def run(*, seed: int, model: ModelRef, folder: str, as_zip: bool = False) -> Steps[str]:
+    """Write the model into `folder`, which must be new or empty; gives the path of what was made.
+
+    All or nothing: it is written beside its place and then moved there. With `as_zip` the result is
+    `folder` with the ending .zip. The seed is not used.
+    """
+    target = Path(folder)
+    if as_zip:
+        target = target.with_name(f"{target.name}.zip")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise BadInput(f"{target} is there already.", "Choose a new or empty folder.")
+    bundle = load(model, dtype="auto")
+    if not isinstance(bundle, DiffusionBundle):
+        raise BadInput(f"{bundle.card.title} cannot be exported.", "Choose a diffusion model.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            made = Path(scratch, "model")
+            yield from _write(bundle, made)
+            if as_zip:
+                made = _zipped(made, Path(scratch, "model.zip"))
+            if target.is_dir():
+                target.rmdir()
+            made.replace(target)
+    except OSError as error:
+        raise AssetMissing(
+            f"{target} cannot be written ({error.strerror}).", "Choose another folder."
+        ) from error
+    return str(target)
+
+
+def _write(bundle: DiffusionBundle, folder: Path) -> Steps[None]:
+    steps = len(bundle.model) + 2
+    _copy_texts(bundle.folder, folder)
+    yield Progress(1, steps, "settings")
+    for done, (name, network) in enumerate(bundle.model.items()):
+        _save_weights(folder / name, name, network)
+        yield Progress(done + 2, steps, name)
+    edits = _save_edits(bundle.ref, folder / "undo")
+    (folder / "README.md").write_text(_readme(bundle, edits), encoding="utf-8")
+    yield Progress(steps, steps, "edits")
+
+
+def _copy_texts(source: Path, folder: Path) -> None:
+    for path in source.rglob("*"):
+        name = path.relative_to(source)
+        is_index = path.name.endswith(".safetensors.index.json")
+        if not path.is_file() or path.suffix not in COPIED or is_index or name.name == "card.json":
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+
+
+def _save_weights(folder: Path, part: str, network: nn.Module) -> None:
+    """One safetensors file. Text encoders get the names that all versions of transformers read."""
+    is_text = part.startswith("text_encoder")
+    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    if is_text and not any(name.startswith("text_model.") for name in state):
+        state = {f"text_model.{name}": tensor for name, tensor in state.items()}
+    stem = "model" if is_text else "diffusion_pytorch_model"
+    save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    _note_growth(folder / "config.json", network)
+
+
+def _note_growth(config: Path, network: nn.Module) -> None:
+    """New tokens are new rows of the embedding, and the config counts them."""
+    rows = getattr(network, "get_input_embeddings", lambda: None)()
+    entries = json.loads(config.read_text("utf-8"))
+    if rows is not None and entries.get("vocab_size", rows.num_embeddings) != rows.num_embeddings:
+        entries["vocab_size"] = rows.num_embeddings
+        config.write_text(json.dumps(entries, indent=2), encoding="utf-8")
+
+
+def _save_edits(ref: ModelRef, folder: Path) -> list[str]:
+    """The patches by number in the order of application; gives a line for each."""
+    store = default_store()
+    lines = []
+    for number, digest in enumerate(ref.edits, start=1):
+        patch = store.get(digest)
+        name = f"{number:02d}-{digest[:12]}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        patch.save(folder / name)
+        lines.append(f"{number}. {patch.name}: `undo/{name}`, recipe `{patch.recipe.json()}`")
+    return lines
+
+
+def _readme(bundle: DiffusionBundle, edits: list[str]) -> str:
+    card = bundle.card
+    front = {"license": "other", "library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    head = "\n".join(f"{key}: {value}" for key, value in front.items())
+    listed = "\n".join(edits) or "none"
+    return (
+        f"---\n{head}\n---\n\n# {card.title}, as edited in Rewind\n\n"
+        f"Base: {bundle.ref.source}, revision {bundle.ref.revision or 'not stated'}, "
+        f"as {bundle.dtype}.\nLicence of the base: {card.licence}.\nSource: {card.source}\n\n"
+        f"Edits, in order:\n\n{listed}\n\n"
+        "Undo them, last to first, with `engine.core.patch.Patch.load(path).undo(state)`, where\n"
+        "`state` is that of the model as `engine.models.library.load` gives it: every bit comes\n"
+        "back.\n"
+    )
+
+
+def _zipped(folder: Path, target: Path) -> Path:
+    # Stored, not squeezed: weights hardly shrink.
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                packed.write(path, path.relative_to(folder))
+    return target
+
+
+def export(model: ModelRef, folder: Path, *, as_zip: bool = False) -> Path:
+    """The same without progress, for scripts and notebooks."""
+    return Path(finish(run(seed=0, model=model, folder=str(folder), as_zip=as_zip)))

@@ -1,0 +1,467 @@
+"""Which models there are, and how one is fetched, checked, loaded once, shared and edited.
+
+    bundle = load(ModelRef("world"))                              shipped in assets/models
+    bundle = load(ModelRef("CompVis/stable-diffusion-v1-4", "133a221b8aa7..."))       from the Hub
+    bundle = load(ModelRef("/home/me/my-checkpoint"))             a folder of the user
+    bundle = load(ModelRef("world", edits=(digest,)))             with a patch from the store
+
+A loaded bundle is read-only and shared by everyone who asks for it. `fork` gives a new structure
+over the same tensors, `edited` one in which some tensors are replaced; the base never changes, so
+visitors with different edits share one base. Training starts from a fork whose trained parameters
+are cloned.
+
+A new shipped checkpoint is a folder in assets/models with a `card.json`:
+
+    {"key": "world", "title": "...", "kind": "diffusion", "licence": "...", "source": "...",
+     "sha256": {"unet/config.json": "...", ...}}
+
+A card with "hub" and "revision" in place of "sha256" gives a short key to a pinned model of the
+Hub. Further keys are kept in `notes`. This module imports no torch until something is loaded.
+"""
+
+import copy
+import hashlib
+import importlib
+import json
+import logging
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
+from engine.core.recipe import ModelRef, Plain
+from engine.models._checks import check_folder, read_json
+from engine.models.words import Vocabulary
+
+if TYPE_CHECKING:
+    # Written out in full below, so that shape checkers can find them at run time too.
+    import torch
+
+    import engine.core.patch
+
+__all__ = [
+    "MODELS",
+    "Bundle",
+    "ModelCard",
+    "ModelRef",
+    "edited",
+    "fork",
+    "load",
+    "preload",
+    "prompt_note",
+    "resolve",
+]
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
+LOADERS = {"diffusion": "engine.models.diffusion"}
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound="torch.nn.Module")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known about a model without loading it."""
+
+    key: str
+    title: str
+    kind: str
+    licence: str
+    source: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    hub: str = ""
+    revision: str = ""
+    notes: Mapping[str, Plain] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelCard":
+        """The card in a `card.json`. Raises `BadInput` or `AssetMissing` when it is not one."""
+        entries = read_json(path)
+        texts = {name: entries.pop(name, "") for name in _CARD_TEXTS}
+        sha256 = entries.pop("sha256", {})
+        absent = [name for name in _CARD_TEXTS[:5] if not texts[name]]
+        if absent or not isinstance(sha256, dict) or not (sha256 or texts["hub"]):
+            wanted = absent[0] if absent else "sha256"
+            raise BadInput(f"The card of the model {path.parent.name} has no {wanted}.")
+        digest = hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()[:16]
+        texts["revision"] = texts["revision"] or digest
+        return cls(**texts, sha256=sha256, notes=entries)
+
+
+_CARD_TEXTS = ("key", "title", "kind", "licence", "source", "hub", "revision")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded model with what belongs to it; read-only and shared.
+
+    `model` holds all weights. Where a model has several networks it is a ModuleDict, so that the
+    names in its state ("unet.conv_in.weight") and hence in a patch are unique.
+    """
+
+    ref: ModelRef
+    card: ModelCard
+    folder: Path
+    model: "torch.nn.Module"
+    device: str
+    dtype: str
+
+
+def read_cards(folder: Path = ASSETS) -> dict[str, ModelCard]:
+    """The cards of all checkpoints in a folder by key; an unreadable one is logged and left out."""
+    cards = {}
+    for path in sorted(folder.glob("*/card.json")):
+        try:
+            card = ModelCard.read(path)
+        except EngineError as error:
+            log.error("%s: %s", path, error)
+            continue
+        if card.key == path.parent.name:
+            cards[card.key] = card
+        else:
+            log.error("%s is the card of %s; folder and key must be equal", path, card.key)
+    return cards
+
+
+MODELS: Mapping[str, ModelCard] = read_cards()
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
+    """The model of a reference, from the cache or else loaded, checked and kept there.
+
+    "auto" means CUDA with float16 where there is one, otherwise the CPU with float32.
+    Raises `AssetMissing` (not here and not to be had), `BadInput` (unsound files), `ModelMismatch`
+    (another kind of model, or a patch made for another one), `OutOfBudget` (too large).
+    """
+    device, dtype = policy(device, dtype)
+    card, folder, ref = _locate(ref, dtype)
+    base_ref = replace(ref, edits=())
+    key = (base_ref, _stamp(folder), device, dtype)
+    base = CACHE.get(key, lambda: _read(card, folder, base_ref, device, dtype), _bytes)
+    if not ref.edits:
+        return base
+    return CACHE.get((*key, ref.edits), lambda: _edit(base, ref), lambda new: _bytes(new, base))
+
+
+def resolve(ref: ModelRef) -> ModelRef:
+    """The same reference with its revision filled in, as a recipe should name it."""
+    return _locate(ref, "float32")[2]
+
+
+def preload(*keys: str, device: str = "auto") -> None:
+    """Load shipped models ahead of the first visitor: in a thread after launch, or on ZeroGPU
+    while the entry file is imported. Says in the log what could not be loaded."""
+    for key in keys:
+        try:
+            load(ModelRef(key), device)
+        except EngineError as error:
+            log.warning("%s was not loaded ahead: %s", key, error)
+
+
+def policy(device: str, dtype: str) -> tuple[str, str]:
+    """Device and number format to use; half precision on the CPU only when asked for by name."""
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
+        raise BadInput(f"There is no device {device[:40]}.", "Use auto, cpu or cuda.")
+    if dtype not in ("auto", *DTYPES):
+        raise BadInput(f"There is no number format {dtype[:40]}.", f"Use {', '.join(DTYPES)}.")
+    has_cuda = torch.cuda.is_available()
+    if kind == "cuda" and not has_cuda:
+        raise OutOfBudget("This machine has no CUDA device.", "Use auto or cpu.")
+    if kind == "auto":
+        device = "cuda" if has_cuda else "cpu"
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "float16"
+    return device, dtype
+
+
+def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
+    """Card, folder and the reference with its revision, for any of the three sources."""
+    card = MODELS.get(ref.source)
+    if card is not None and card.sha256:
+        folder = ASSETS / card.key
+        if ref.revision not in (None, card.revision):
+            raise ModelMismatch(
+                f"This asks for revision {ref.revision[:40]} of {card.key}, "
+                f"but {card.revision} is installed.",
+                "Leave the revision out to run on the installed one; pictures will differ.",
+            )
+        verify(card, folder)
+        return card, folder, replace(ref, revision=card.revision)
+    from engine.models import _sources
+
+    if card is not None:
+        folder, commit = _sources.from_hub(card.hub, ref.revision or card.revision, dtype, True)
+        return card, folder, replace(ref, revision=commit)
+    if HUB_ID.fullmatch(ref.source) and not Path(ref.source).exists():
+        folder, commit = _sources.from_hub(ref.source, ref.revision, dtype, False)
+        ref = replace(ref, revision=commit)
+    else:
+        folder = _sources.from_user(ref.source)
+    title = ref.source.rpartition("/")[2]
+    card = ModelCard(ref.source, title, _kind(folder), "as stated by its author", ref.source)
+    return card, folder, ref
+
+
+def _kind(folder: Path) -> str:
+    if (folder / "model_index.json").is_file():
+        return "diffusion"
+    raise ModelMismatch(
+        "This folder has no model_index.json, so it is not a diffusers checkpoint.",
+        "Point at the folder that `pipeline.save_pretrained` wrote, not at a file inside it.",
+    )
+
+
+def _read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) -> Bundle:
+    if card.kind not in LOADERS:
+        raise ModelMismatch(
+            f"{card.title} is a {card.kind} model, which cannot be loaded here.",
+            f"Pick one of the kind {' or '.join(LOADERS)}.",
+        )
+    # One at a time: the look at the free memory holds, and two threads that import transformers
+    # at once see each other's half of it.
+    with _READING, _named_memory_errors(card.title):
+        loader = importlib.import_module(LOADERS[card.kind])
+        return loader.read(card, folder, ref, device, dtype)
+
+
+_READING = threading.Lock()
+
+
+def verify(card: ModelCard, folder: Path) -> None:
+    """Compare the files of a shipped model with the checksums of its card.
+
+    Each file is read once a process, and again when its size or time changes.
+    Raises `AssetMissing` that names the first file that is absent or differs.
+    """
+    for name, expected in card.sha256.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BadInput(f"The card of {card.key} names a file outside its folder.")
+        if not path.is_file():
+            raise AssetMissing(
+                f"The shipped model {card.key} lacks the file {name}.",
+                f"Check the repository out again, or run: python -m engine.zoo build {card.key}",
+            )
+        if _sha256(path, *_signature(path)) != expected:
+            raise AssetMissing(
+                f"The file {name} of the shipped model {card.key} is not the published one.",
+                f"Check the repository out again, or run: python -m engine.zoo build {card.key}",
+            )
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+_HASHES: dict[tuple[Path, int, int], str] = {}
+
+
+def _sha256(path: Path, size: int, changed: int) -> str:
+    key = (path, size, changed)
+    if key not in _HASHES:
+        with path.open("rb") as file:
+            _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _HASHES[key]
+
+
+def _stamp(folder: Path) -> str:
+    """Changes when a file of the folder changes, so that the cache does not serve the old one."""
+    hub_cache = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    files = check_folder(folder, inside=hub_cache)
+    text = repr([(str(path.relative_to(folder)), *_signature(path)) for path in files])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _named_memory_errors(title: str) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # CUDA's error is a RuntimeError of its own kind, the CPU's is told by its text alone.
+        is_full = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        if not (is_full or "allocate memory" in str(error)):
+            raise
+        raise OutOfBudget(
+            f"{title} does not fit into memory.",
+            "Close other models, pick a smaller one, or load it as float16.",
+        ) from None
+
+
+def prompt_note(source: str, prompt: str) -> str:
+    """What a shipped model does not know in a prompt, as a sentence; empty if nothing. No torch."""
+    vocabulary = _vocabulary(ASSETS / source) if source in MODELS else None
+    return vocabulary.note(prompt) if vocabulary else ""
+
+
+@cache
+def _vocabulary(folder: Path) -> Vocabulary | None:
+    return Vocabulary.read(folder)
+
+
+# ---------------------------------------------------------------------- edits
+
+
+def fork(model: M) -> M:
+    """A new structure over the same tensors; tied weights stay tied.
+
+    Parameters are new objects that share storage, so that freezing, hooks and gradients of the
+    fork leave the original alone. Writing into a tensor in place does not: clone it first.
+    """
+    from torch import nn
+
+    memo: dict[int, object] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        shared = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+        memo[id(parameter)] = shared
+    return copy.deepcopy(model, memo)
+
+
+def edited(model: M, patches: Sequence["engine.core.patch.Patch"]) -> M:
+    """A fork with the patches applied in order; every tensor they do not touch is shared.
+
+    Raises `PatchConflict` or `ModelMismatch` when a patch does not fit, and then nothing happened.
+    """
+    before = model.state_dict()
+    after: Mapping[str, torch.Tensor] = before
+    for patch in patches:
+        after = patch.apply(after)
+    changed = {name: tensor for name, tensor in after.items() if tensor is not before.get(name)}
+    return with_tensors(model, changed)
+
+
+def with_tensors(model: M, tensors: Mapping[str, "torch.Tensor"]) -> M:
+    """A fork in which the named tensors are replaced, wherever a tied one is used.
+
+    An embedding may get more rows than it had (new tokens).
+    """
+    from torch import nn
+
+    forked = fork(model)
+    tied = _names_by_tensor(forked)
+    for name, tensor in tensors.items():
+        old = forked.get_parameter(name) if name in tied else forked.get_buffer(name)
+        new = nn.Parameter(tensor, requires_grad=False) if name in tied else tensor
+        for other in tied.get(name, [name]):
+            owner_name, _, leaf = other.rpartition(".")
+            owner = forked.get_submodule(owner_name)
+            setattr(owner, leaf, new)
+            if isinstance(owner, nn.Embedding) and leaf == "weight" and len(new) != len(old):
+                owner.num_embeddings = len(new)
+    return forked
+
+
+def _names_by_tensor(model: "torch.nn.Module") -> dict[str, list[str]]:
+    """For each parameter's name all names that are the same parameter."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {name: names for names in groups.values() for name in names}
+
+
+def _edit(base: Bundle, ref: ModelRef) -> Bundle:
+    from engine.core.store import default_store
+
+    store = default_store()
+    patches = [store.get(digest) for digest in ref.edits]
+    with _named_memory_errors(base.card.title):
+        return replace(base, ref=ref, model=edited(base.model, patches))
+
+
+# ---------------------------------------------------------------------- cache
+
+
+class Cache:
+    """Values by key, made once each however many ask at once, bounded in bytes.
+
+    The least recently used are dropped; memory is freed when their last user lets go. One value
+    that alone is over the limit is kept until another takes its place.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._futures: OrderedDict[Hashable, Future] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T], weigh: Callable[[T], int]) -> T:
+        """The value of a key. An exception of `make` reaches all who wait, and is not kept."""
+        with self._lock:
+            future = self._futures.get(key)
+            if mine := future is None:
+                future = self._futures[key] = Future()
+            self._futures.move_to_end(key)
+        if mine:
+            self._fill(key, future, make, weigh)
+        return future.result()
+
+    def clear(self) -> None:
+        """Drop everything that is not being made at the moment."""
+        with self._lock:
+            for key in list(self._sizes):
+                del self._sizes[key], self._futures[key]
+
+    @property
+    def bytes(self) -> int:
+        """What the kept values weigh together."""
+        with self._lock:
+            return sum(self._sizes.values())
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def _fill(self, key: Hashable, future: Future, make: Callable, weigh: Callable) -> None:
+        try:
+            value = make()
+            size = weigh(value)
+        except BaseException as error:
+            with self._lock:
+                self._futures.pop(key, None)
+            future.set_exception(error)
+            return
+        with self._lock:
+            self._sizes[key] = size
+            self._evict(keep=key)
+        future.set_result(value)
+
+    def _evict(self, keep: Hashable) -> None:
+        for key in list(self._futures):
+            if sum(self._sizes.values()) <= self.limit_bytes:
+                return
+            if key in self._sizes and key != keep:
+                del self._sizes[key], self._futures[key]
+
+
+CACHE = Cache(int(float(os.environ.get("REWIND_CACHE_GB", "4")) * 1e9))
+
+
+def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:
+    """Bytes of all tensors of a bundle, without those that another one holds already."""
+    held = set() if shared_with is None else {t.data_ptr() for t in _tensors(shared_with)}
+    sizes = {t.data_ptr(): t.nbytes for t in _tensors(bundle) if t.data_ptr() not in held}
+    return sum(sizes.values())
+
+
+def _tensors(bundle: Bundle) -> Iterator["torch.Tensor"]:
+    yield from bundle.model.parameters()
+    yield from bundle.model.buffers()

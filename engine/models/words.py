@@ -1,0 +1,53 @@
+"""Which words of a prompt a small model has never seen.
+
+A model of a few hundred words draws something at random for any other word, in silence. Its folder
+lists the words it was trained on (`vocabulary.json`), so that a panel can say so beforehand. This
+module is light: no torch.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.models._checks import is_text_map, read_json, refuse
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words that a small model saw in training, and others that mean the same to a reader."""
+
+    words: frozenset[str]
+    synonyms: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Vocabulary | None":
+        """The list in a checkpoint's folder; None where there is none, as for large models."""
+        path = folder / "vocabulary.json"
+        if not path.is_file():
+            return None
+        entries = read_json(path)
+        words, synonyms = entries.get("words"), entries.get("synonyms", {})
+        if not isinstance(words, list) or not is_text_map(synonyms):
+            refuse(path, "does not list words")
+        return cls(frozenset(map(str, words)), synonyms)
+
+    def unknown(self, text: str) -> tuple[str, ...]:
+        """Words of a text that were never seen, in order, each once."""
+        words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower())
+        return tuple(dict.fromkeys(word for word in words if word not in self.words))
+
+    def nearest(self, text: str) -> dict[str, str]:
+        """For each unknown word a trained one that means the same, where one is listed."""
+        return {w: self.synonyms[w] for w in self.unknown(text) if w in self.synonyms}
+
+    def note(self, text: str) -> str:
+        """A sentence about the unknown words of a prompt; empty when all are known."""
+        unknown = self.unknown(text)
+        if not unknown:
+            return ""
+        shown = ", ".join(f'"{word[:30]}"' for word in unknown[:5])
+        verb = "was" if len(unknown) == 1 else "were"
+        advice = [f'"{new}" for "{old}"' for old, new in self.nearest(text).items()]
+        instead = f" Try {', '.join(advice)}." if advice else ""
+        return f"{shown} {verb} not in the training: expect anything in that place.{instead}"

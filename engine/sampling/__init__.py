@@ -1,0 +1,1 @@
+"""Un-noise: running the noising of data backwards."""

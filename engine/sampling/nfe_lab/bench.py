@@ -1,0 +1,267 @@
+"""Measures the lab's claim on a checkpoint, and what stands beside it.
+
+    python -m engine bench nfe-lab          writes assets/claims/nfe_lab.json
+
+1. Error at 10 NFE of every solver to the reference, over prompts and seeds, with intervals.
+2. How near candidates for the reference come to a much finer solve.
+3. Convergence slopes on a world whose truth is known.
+4. Time of our loop and of diffusers' beside the bare calls of the network, in turns.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from engine.core.catalog import Measured
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef, versions_here
+from engine.core.shapes import Array, Float, Tensor
+from engine.diffusion import adapters, grids, schedules
+from engine.diffusion.mixture import three_modes
+from engine.diffusion.solvers import SOLVERS
+from engine.diffusion.solvers import run as run_solver
+from engine.models.diffusion import Conditioning, predict
+from engine.sampling.nfe_lab.algorithm import REFERENCE_GRID, REFERENCE_SOLVER
+from engine.sampling.nfe_lab.scene import Scene
+
+PROMPTS = (
+    "a cat",
+    "a dog in neon style",
+    "a sketch of a house",
+    "a rose on a blue background",
+    "a car in pixel art style",
+    "a watercolor picture of a fish",
+    "a mushroom",
+    "a blueprint of a rocket",
+)
+NFE, REFERENCE_NFE, FINE_NFE, GUIDANCE = 10, 200, 600, 4.0
+GRID = "trailing"  # of the claim
+SPACINGS = ("trailing", "karras")
+COMPARED = ("ddim", "dpmpp_2m", "dpmpp_2m_exact", "dpm_2m_eps", "heun", "unipc2")
+CANDIDATES = (("dpmpp_2m", "trailing"), ("heun", "trailing"), ("unipc2", "trailing"),
+              ("dpmpp_2m", "karras"), ("unipc2", "karras"), ("dpmpp_2m", "lambda"))  # fmt: skip
+ROUNDS, RESAMPLES = 9, 10_000
+
+
+Errors: TypeAlias = dict[str, dict[str, list[float]]]
+"""Relative errors of all samples, by spacing of the steps and by solver."""
+
+
+def run(*, seed: int, model: ModelRef | str = "world", batches: int = 2) -> Steps[Measured]:
+    """All four measurements; `batches` of one sample a prompt, each from another seed."""
+    begun, total = time.perf_counter(), batches + 3
+    scene = Scene.open(model, "", "", 1.0).told_each(PROMPTS, "", GUIDANCE)
+    errors: Errors = {spacing: {name: [] for name in COMPARED} for spacing in SPACINGS}
+    for batch in range(batches):
+        yield Progress(batch, total, "Errors to the reference")
+        yield from _errors(scene, errors, seed + batch, batch, total)
+    yield Progress(batches, total, "Candidates for the reference")
+    candidates = yield from _candidates(scene, seed, batches, total)
+    yield Progress(batches + 1, total, "Slopes on the exact world")
+    slopes = measured_slopes(seed)
+    yield Progress(batches + 2, total, "Overhead of the loop")
+    overhead = yield from _overhead(scene.told("a cat", "", GUIDANCE), seed, batches + 2, total)
+    headline = errors[GRID]
+    low, high = _interval(np.asarray(headline["dpmpp_2m"]), seed)
+    return Measured(
+        measured=statistics.fmean(headline["dpmpp_2m"]),
+        versus=statistics.fmean(headline["ddim"]),
+        interval=(low, high),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=_machine(scene),
+        figures={
+            "nfe": NFE,
+            "spacing": GRID,
+            "samples": len(headline["ddim"]),
+            "prompts": len(PROMPTS),
+            "guidance": GUIDANCE,
+            "reference": f"{REFERENCE_SOLVER}, {REFERENCE_GRID}, {REFERENCE_NFE} NFE",
+            "mean error": {
+                spacing: {name: statistics.fmean(found) for name, found in row.items()}
+                for spacing, row in errors.items()
+            },
+            "times nearer than ddim": {
+                spacing: {
+                    name: _factor(row["ddim"], found, seed)
+                    for name, found in row.items()
+                    if name != "ddim"
+                }
+                for spacing, row in errors.items()
+            },
+            f"error of a reference to {FINE_NFE} NFE": candidates,
+            "slopes on the exact world": slopes,
+            "overhead over bare network calls": overhead,
+        },
+    )
+
+
+def _errors(
+    scene: Scene, errors: Errors, seed: int, done: int, total: int
+) -> Generator[Progress, None, None]:
+    """Add the errors of one batch to the table."""
+    truth = yield from _end(
+        scene, REFERENCE_SOLVER, REFERENCE_GRID, REFERENCE_NFE, seed, done, total
+    )
+    for spacing in SPACINGS:
+        for name in COMPARED:
+            end = yield from _end(scene, name, spacing, NFE, seed, done, total)
+            errors[spacing][name].extend(_distances(end, truth))
+
+
+def _candidates(
+    scene: Scene, seed: int, done: int, total: int
+) -> Generator[Progress, None, dict[str, float]]:
+    """Distance of solves at the reference's price to a three times finer one."""
+    few = scene.told_each(PROMPTS[:2], "", GUIDANCE)
+    fine = yield from _end(few, "dpmpp_2m", "trailing", FINE_NFE, seed, done, total)
+    found = {}
+    for name, grid in CANDIDATES:
+        end = yield from _end(few, name, grid, REFERENCE_NFE, seed, done, total)
+        found[f"{name}, {grid}"] = statistics.fmean(_distances(end, fine))
+    return found
+
+
+def _end(
+    scene: Scene, solver: str, grid: str, nfe: int, seed: int, done: int, total: int
+) -> Generator[Progress, None, Float[Tensor, "b c h w"]]:
+    """Final latents of a batch; yields as it goes, so that the bench can be stopped."""
+    z = scene.noise(seed, len(scene.cond["tokens"]))
+    for step in scene.walk(solver, scene.model(), z, nfe, seed=seed, grid=grid):
+        z = step.z
+        if step.i % 5 == 0:
+            yield Progress(done, total, f"{solver}, {grid}: {step.nfe} of {nfe} NFE")
+    return z
+
+
+def measured_slopes(seed: int = 0) -> dict[str, float]:
+    """Order of every deterministic solver: log2 of the error ratio from 128 to 256 evaluations.
+
+    Three-mode mixture, uniform lambda steps, 64 particles, against 500 Runge-Kutta steps.
+    """
+    path = schedules.vp()
+    model = three_modes().model(path)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(64, 2, dtype=torch.float64, generator=generator)
+    truth = run_solver("rk4", model, start, grids.uniform_lam(path, 500))
+
+    def error(name: str, nfe: int) -> float:
+        grid = grids.uniform_lam(path, SOLVERS[name].steps_for(nfe, to_zero=False))
+        return float((run_solver(name, model, start, grid) - truth).norm(dim=1).mean())
+
+    names = [name for name, entry in SOLVERS.items() if not entry.stochastic]
+    return {name: float(np.log2(error(name, 128) / error(name, 256))) for name in names}
+
+
+# ---------------------------------------------------------------------- overhead
+
+
+def _overhead(
+    scene: Scene, seed: int, done: int, total: int, nfe: int = 20
+) -> Generator[Progress, None, dict[str, float]]:
+    """Share of time beyond the bare network calls, median over rounds in turns.
+
+    On the CPU the processor time of this process counts, which other programs do not disturb.
+    """
+    loops: dict[str, Callable[[], object]] = {
+        "bare": lambda: _bare(scene, seed, nfe),
+        "ours": lambda: run_to_end(scene, seed, nfe),
+        "diffusers": lambda: _diffusers_loop(scene, seed, nfe),
+    }
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for round_ in range(ROUNDS + 1):
+        for name, loop in loops.items():
+            seconds = _timed(scene, loop)
+            if round_:  # the first round warms up
+                times[name].append(seconds)
+        yield Progress(done, total, f"Overhead: round {round_} of {ROUNDS}")
+    ratios = {
+        name: [taken / bare - 1 for taken, bare in zip(times[name], times["bare"], strict=True)]
+        for name in ("ours", "diffusers")
+    }
+    return {
+        **{name: statistics.median(found) for name, found in ratios.items()},
+        "milliseconds per bare call": 1e3 * statistics.median(times["bare"]) / nfe,
+    }
+
+
+def _timed(scene: Scene, loop: Callable[[], object]) -> float:
+    on_gpu = scene.bundle.device.startswith("cuda")
+    clock = time.perf_counter if on_gpu else time.process_time
+    if on_gpu:
+        torch.cuda.synchronize()
+    begun = clock()
+    loop()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return clock() - begun
+
+
+@torch.no_grad()
+def _bare(scene: Scene, seed: int, nfe: int) -> None:
+    x = torch.cat([scene.noise(seed)] * 2)
+    told = _both(scene)
+    for t in np.linspace(999, 0, nfe):
+        predict(scene.bundle, x, float(t), told)
+
+
+def run_to_end(scene: Scene, seed: int, nfe: int) -> Float[Tensor, "b c h w"]:
+    """Our loop, drained."""
+    z = scene.noise(seed)
+    for step in scene.walk("dpmpp_2m", scene.model(), z, nfe, seed=seed):
+        z = step.z
+    return z
+
+
+@torch.no_grad()
+def _diffusers_loop(scene: Scene, seed: int, nfe: int) -> None:
+    """The loop of StableDiffusionPipeline around the same calls."""
+    config = {**scene.bundle.scheduler, "prediction_type": scene.bundle.prediction_type}
+    scheduler = adapters.scheduler_like(config, "DPMSolverMultistep", timestep_spacing="trailing")
+    scheduler.set_timesteps(nfe)
+    x, told = scene.noise(seed), _both(scene)
+    for t in scheduler.timesteps:
+        both = scheduler.scale_model_input(torch.cat([x] * 2), t)
+        uncond, cond = predict(scene.bundle, both, t, told).chunk(2)
+        x = scheduler.step(uncond + scene.guidance * (cond - uncond), t, x, return_dict=False)[0]
+
+
+def _both(scene: Scene) -> Conditioning:
+    parts = [Conditioning(c["tokens"], c.get("pooled")) for c in (scene.uncond, scene.cond) if c]
+    return Conditioning.cat(parts)
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def _distances(z: Float[Tensor, "b c h w"], truth: Float[Tensor, "b c h w"]) -> list[float]:
+    """Relative root mean square difference of each sample."""
+    difference = (z - truth).flatten(1).double().norm(dim=1)
+    return (difference / truth.flatten(1).double().norm(dim=1)).tolist()
+
+
+def _factor(worse: Sequence[float], better: Sequence[float], seed: int) -> dict[str, float]:
+    """Geometric mean of how many times nearer, sample by sample, with its interval."""
+    logs = np.log(np.asarray(worse) / np.asarray(better))
+    low, high = np.exp(_interval(logs, seed))
+    return {"factor": float(np.exp(logs.mean())), "low": float(low), "high": float(high)}
+
+
+def _interval(values: Float[Array, " n"], seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean."""
+    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _machine(scene: Scene) -> str:
+    if scene.bundle.device.startswith("cuda"):
+        return torch.cuda.get_device_name(scene.bundle.device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

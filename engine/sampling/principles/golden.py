@@ -1,0 +1,105 @@
+"""The golden arrays of the exact world: densities, readings, true curves and six solvers.
+
+`tests/golden/diffusion-principles_gmm.npz` was derived apart from this code, in float64; there is
+no published code for it. Tolerance 1e-9, and 1e-8 for the integrated curves.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.core.catalog import ROOT
+from engine.core.job import Progress, Steps
+from engine.diffusion import grids, schedules
+from engine.diffusion.mixture import Mixture
+from engine.diffusion.solvers import run as run_solver
+from engine.sampling.principles.algorithm import reference
+from engine.sampling.principles.world import VP
+
+FILE = ROOT / "tests" / "golden" / "diffusion-principles_gmm.npz"
+NAMES = {
+    "ddim": "ddim",
+    "heun": "heun",
+    "dpmpp2m": "dpmpp_2m",
+    "dpmpp2m_exact": "dpmpp_2m_exact",
+    "unipc2": "unipc2",
+    "euler_t": "euler_t",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: the largest error, what is allowed, and the seconds it took."""
+
+    name: str
+    error: float
+    tolerance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All comparisons."""
+
+    cases: tuple[Case, ...]
+
+
+def run(*, seed: int = 0) -> Steps[Golden]:
+    """Compare what runs here with the arrays; there is nothing random in it."""
+    with np.load(FILE, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    cases: list[Case] = []
+    started = time.monotonic()
+    for name, found, wanted, tolerance in comparisons(arrays):
+        error = float(np.max(np.abs(np.asarray(found) - wanted) / np.maximum(np.abs(wanted), 1)))
+        cases.append(Case(name, error, tolerance, time.monotonic() - started))
+        started = time.monotonic()
+        yield Progress(len(cases), 13, name)
+    return Golden(tuple(cases))
+
+
+def comparisons(
+    arrays: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
+    """Name, what is found here, what it should be, and the tolerance."""
+    world = Mixture(*(torch.from_numpy(arrays[name]) for name in ("w", "m", "v")))
+    yield from _readings(world, arrays)
+    model, noise = world.model(VP), torch.from_numpy(arrays["xT"])
+    grid = grids.uniform_lam(VP, 10)
+    for key, solver in NAMES.items():
+        ended = run_solver(solver, model, noise, grid)
+        yield f"{solver}, 10 steps", ended.numpy(), arrays[f"out_{key}"], 1e-9
+    for name, end in (("pf_mid_t0.4", 0.4), ("pf_end_t1e-3", 1e-3)):
+        curve = _end_of(reference(world, VP, noise, np.array([1.0, end])))
+        yield f"true curves to t = {end:g}", curve[-1].numpy(), arrays[name], 1e-8
+
+
+def _readings(
+    world: Mixture, arrays: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
+    x, flow = torch.from_numpy(arrays["x"]), schedules.flow()
+    for i, t in enumerate(arrays["t"]):
+        pred, a, s = world.model(VP)(x, t), VP.a(t), VP.s(t)
+        found = {
+            "score": pred.score,
+            "x0": pred.x0,
+            "eps": pred.eps,
+            "v": pred.v,
+            "logp": world.log_density(x, a, s)[:, None],
+            "pf_velocity": pred.u,
+            "rf_velocity": world.model(flow)(x, t).u,
+        }
+        wanted = [arrays[f"{i}_{name}"].reshape(len(x), -1) for name in found]
+        here = np.concatenate([np.asarray(value) for value in found.values()], axis=1)
+        yield f"seven readings at t = {t:.3g}", here, np.concatenate(wanted, axis=1), 1e-9
+
+
+def _end_of(steps: Generator[float, None, torch.Tensor]) -> torch.Tensor:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,71 @@
+"""The words of the embedded world and what they mean.
+
+One table for the renderer, the captions, the judge and the panels, so that a word cannot mean two
+things.
+"""
+
+OBJECTS = (
+    "cat", "dog", "bear", "frog", "horse", "penguin", "fish", "octopus", "elephant", "turtle",
+    "rose", "sunflower", "cactus", "mushroom",
+    "banana", "strawberry", "pineapple", "burger", "donut",
+    "car", "bus", "bicycle", "plane", "rocket", "boat",
+    "house", "church",
+    "guitar", "umbrella", "crown", "bomb", "box", "bathtub", "ghost", "star", "heart",
+)  # fmt: skip
+CONTAINERS = ("box", "bathtub")
+STYLES = ("plain", "pixel art", "sketch", "neon", "blueprint", "watercolor")
+RELATIONS = ("left of", "on top of", "inside")
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "pink": (255, 205, 215),
+    "blue": (190, 220, 255),
+    "green": (200, 240, 200),
+    "yellow": (255, 243, 180),
+    "gray": (205, 205, 210),
+}
+# Styles that show the background colour; the others bring their own paper.
+COLOURED_STYLES = ("plain", "pixel art", "watercolor")
+
+CATEGORIES = {
+    "animal": OBJECTS[:10],
+    "plant": ("rose", "sunflower", "cactus", "mushroom"),
+    "flower": ("rose", "sunflower"),
+    "fruit": ("banana", "strawberry", "pineapple"),
+    "food": ("banana", "strawberry", "pineapple", "burger", "donut"),
+    "vehicle": ("car", "bus", "bicycle", "plane", "rocket", "boat"),
+    "building": ("house", "church"),
+    "thing": ("guitar", "umbrella", "crown", "bomb", "box", "bathtub", "star", "heart", "ghost"),
+}  # fmt: skip
+SYNONYMS = {
+    "kitten": "cat",
+    "puppy": "dog",
+    "automobile": "car",
+    "airplane": "plane",
+    "sailboat": "boat",
+    "bike": "bicycle",
+    "hamburger": "burger",
+    "doughnut": "donut",
+}
+CATEGORY_OF = {
+    name: tuple(category for category, members in CATEGORIES.items() if name in members)
+    for name in OBJECTS
+}
+SYNONYM_OF = {name: word for word, name in SYNONYMS.items()}
+
+# Words of the caption grammar that name no content, and everyday words a visitor may try.
+GRAMMAR = (
+    "a an the of in on to with and no picture style background something blank drawing art "
+    "left right top next inside under photo painting big small red black orange purple brown"
+).split()
+
+
+def article(noun: str) -> str:
+    """The noun with its article: "a cat", "an umbrella"."""
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def trained_words() -> list[str]:
+    """Every word that occurs in training captions, sorted."""
+    phrases = (*OBJECTS, *STYLES, *RELATIONS, *BACKGROUNDS, *CATEGORIES, *SYNONYMS)
+    caption_words = "a an of in on picture style background something blank to the".split()
+    return sorted({word for phrase in phrases for word in phrase.split()} | set(caption_words))

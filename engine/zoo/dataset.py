@@ -1,0 +1,67 @@
+"""Pictures to train on: scenes of the embedded world, rendered once and kept as plain arrays."""
+
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from engine.world.scenes import Scene, draw, random_scene
+from engine.world.sprites import load_sprites
+
+SHARD = 500
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`pixels` uint8 n x 64 x 64 x 3, memory-mapped; `labels` int8 n x 5 as in Scene.labels."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def scene(self, index: int) -> Scene:
+        return Scene.from_labels(self.labels[index].tolist())
+
+
+def pictures(
+    folder: Path,
+    count: int,
+    *,
+    seed: int,
+    artists: tuple[str, ...] | None = None,
+    pairs: float = 0.3,
+    workers: int = 2,
+) -> Pictures:
+    """`count` random scenes, read from `folder` or rendered into it first.
+
+    Equal seed, equal pictures, and a longer set begins with those of a shorter one. Drawings are by
+    `artists` (by default all of them); a share of `pairs` shows two objects.
+    """
+    pixel_file, label_file = folder / "pixels.npy", folder / "labels.npy"
+    if not label_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (count, 64, 64, 3)
+        pixels = np.lib.format.open_memmap(pixel_file, "w+", np.uint8, shape)
+        labels = np.zeros((count, 5), np.int8)
+        shards = [
+            (seed, start, min(SHARD, count - start), artists, pairs)
+            for start in range(0, count, SHARD)
+        ]
+        with get_context("spawn").Pool(workers) as pool:
+            for start, drawn, named in pool.imap_unordered(_render, shards):
+                pixels[start : start + len(drawn)] = drawn
+                labels[start : start + len(named)] = named
+        pixels.flush()
+        np.save(label_file, labels)  # written last: its presence says that the set is whole
+    return Pictures(np.load(pixel_file, mmap_mode="r")[:count], np.load(label_file)[:count])
+
+
+def _render(shard: tuple) -> tuple[int, np.ndarray, np.ndarray]:
+    seed, start, count, artists, pairs = shard
+    sprites = load_sprites()
+    if artists is not None:
+        sprites = sprites.only(artists)
+    generator = np.random.default_rng([seed, start])
+    scenes = [random_scene(generator, sprites, pairs) for _ in range(count)]
+    drawn = np.stack([draw(scene, sprites, generator) for scene in scenes])
+    return start, drawn, np.array([scene.labels for scene in scenes], np.int8)

@@ -1,0 +1,1 @@
+"""What a visitor sees: one route a family, one panel a method."""

@@ -1,0 +1,78 @@
+"""One route: the panels of a family as tabs, and the visitor's shelf below them."""
+
+import importlib
+import logging
+import traceback
+from collections.abc import Sequence
+
+import gradio as gr
+
+from engine.core.catalog import Broken, Catalog, Entry, Family
+from pages import _shelf
+from pages._frame import Frame, Runner
+from pages._handlers import named
+from pages._parts import escape
+
+log = logging.getLogger(__name__)
+
+
+def of(catalog: Catalog, family: Family) -> tuple[list[Entry], list[Broken]]:
+    """The methods of a family, and those that did not import."""
+    return list(catalog.of(family)), [b for b in catalog.broken.values() if b.family is family]
+
+
+def build(
+    demo: gr.Blocks,
+    family: Family,
+    entries: Sequence[Entry],
+    broken: Sequence[Broken],
+    runner: Runner,
+    panels: str,
+) -> None:
+    """Draws the route; called inside `with demo.route(...)`."""
+    gr.Navbar(main_page_name="Rewind")
+    shelf = _shelf.Shelf()
+    gr.HTML(
+        f'<header class="route-head"><h1>{escape(family.title)}</h1>'
+        f"<p>{escape(family.sentence)}</p></header>"
+    )
+    with gr.Tabs(elem_classes="panels") as tabs:
+        for entry in entries:
+            with gr.Tab(entry.card.title, id=entry.slug):
+                build_panel(Frame(entry, shelf, runner, demo), f"{panels}.{entry.slug}")
+        for method in broken:
+            with gr.Tab(method.slug, id=method.slug):
+                gr.HTML(broken_panel(method.slug, method.traceback))
+    shelf.draw(demo, family.package)
+
+    def select_tab(request: gr.Request) -> object:
+        """Opens the tab that the link names."""
+        wanted = str(request.query_params.get("method", "")).replace("-", "_")
+        known = {e.slug for e in entries} | {b.slug for b in broken}
+        return gr.Tabs(selected=wanted) if wanted in known else gr.skip()
+
+    demo.load(
+        named(select_tab, f"{family.package}_select_tab"),
+        None,
+        tabs,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+
+
+def build_panel(frame: Frame, module: str) -> None:
+    """Draws a panel; one that fails shows why, and the others go on."""
+    try:
+        importlib.import_module(module).build(frame)
+        frame.close()
+    except Exception:
+        log.exception("the panel %s failed to build", module)
+        gr.HTML(broken_panel(frame.entry.slug, traceback.format_exc()))
+
+
+def broken_panel(slug: str, trace: str) -> str:
+    """What stands in the place of a panel that did not load."""
+    return (
+        f'<div class="status failed"><h2>{escape(slug)} did not load</h2>'
+        f'<pre tabindex="0">{escape(trace)}</pre></div>'
+    )

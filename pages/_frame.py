@@ -1,0 +1,693 @@
+"""The frame around every panel: what a page adds is its controls and how an event is drawn.
+
+    def build(frame: Frame) -> None:
+        prompt = gr.Textbox(label="Prompt", value="a cat")
+        action = frame.action("run", "Run")
+        picture = gr.HTML()
+        action.wire(inputs={"prompt": prompt}, draw=draw, outputs=[picture])
+
+    def draw(event: Progress | Done, recipe: Recipe) -> tuple[str, ...]: ...
+
+The names in `inputs` are the settings of the job function and of the recipe, so one click, one
+link, one command line and one API call say the same thing. The frame adds model, seed, Run, Stop,
+progress, failures, the recipe in all its forms, the claim, the lesson and the code that ran.
+"""
+
+import base64
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import gradio as gr
+from gradio.components.base import Component
+
+from engine.core.catalog import Entry
+from engine.core.errors import AssetMissing, BadInput
+from engine.core.job import Done, Event, Failed, Job, Progress
+from engine.core.recipe import Recipe
+from engine.pictures import HEAD, from_text, unpacked
+from engine.results import files_of
+from pages import _parts as parts
+from pages._handlers import error_of, friendly, guarded, named
+from pages._parts import ASSETS, escape
+from pages._shelf import Shelf, model_ref, model_text
+
+Runner = Callable[[Job], Iterator[Event]]
+Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
+Values = Mapping[str, object]
+
+# Everything that computes waits in one lane, so that two cores serve one job at a time.
+LANE = {"concurrency_id": "cpu", "concurrency_limit": 1}
+SECONDS_BETWEEN_DRAWINGS = 0.12
+LARGEST_SEED = 2**31 - 1
+LONGEST_SHOWN = 5000
+
+
+@dataclass
+class Frame:
+    """One panel under construction: its method, the visitor's shelf and who runs its jobs."""
+
+    entry: Entry
+    shelf: Shelf
+    runner: Runner
+    demo: gr.Blocks
+    controls: dict[str, dict[str, Component]] = field(default_factory=dict)
+    back: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    _model: gr.Dropdown | None = None
+    _seed: gr.Number | None = None
+    _status: gr.HTML | None = None
+    _breaks: tuple[Recipe, str] | None = None
+
+    def __post_init__(self) -> None:
+        self._recipe_view = gr.HTML(
+            '<p class="note">Stands here after a run; so does the link under the button.</p>',
+            render=False,
+        )
+        self._head()
+
+    @property
+    def route(self) -> str:
+        """The route of the panel's family, without a slash."""
+        return self.entry.card.family.route.strip("/")
+
+    # ------------------------------------------------------------------ for the page
+
+    def model(self) -> gr.Dropdown:
+        """The choice of a model, the visitor's edited ones included."""
+        titles = {key: model_title(key) for key in self.entry.card.models}
+        self._model = parts.model_picker(titles, elem_id=f"{self.entry.slug}-model")
+        self.shelf.offer(self._model, titles)
+        return self._model
+
+    def seed(self, value: int = 0) -> gr.Number:
+        """The seed, with a button that draws another one."""
+        with gr.Row(elem_classes="seed"):
+            self._seed = gr.Number(
+                value,
+                label="Seed",
+                precision=0,
+                minimum=0,
+                maximum=LARGEST_SEED,
+                elem_id=f"{self.entry.slug}-seed",
+            )
+            another = gr.Button("Another", size="sm", elem_classes="quiet", min_width=60)
+        another.click(
+            None, None, self._seed, js=f"() => Math.floor(Math.random() * {LARGEST_SEED})"
+        )
+        return self._seed
+
+    def breaks(self, why: str, params: dict[str, Any], seed: int = 7) -> None:
+        """A setting in which the method fails, offered beside the claim."""
+        self._breaks = Recipe(self.entry.slug, params=params, seed=seed), why
+
+    def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> "Action":
+        """The buttons and the progress line of one job function, drawn here and wired later."""
+        return Action(self, name, label, backward)
+
+    # ------------------------------------------------------------------ parts of every panel
+
+    def _head(self) -> None:
+        card = self.entry.card
+        paper = card.paper
+        code = f' · <a href="{escape(paper.code)}">code</a>' if paper.code else ""
+        gr.HTML(
+            f'<header class="panel-head"><h2 class="unseen">{escape(card.title)}</h2>'
+            f'<p class="undoes"><span class="mark backward" aria-hidden="true">◀</span> '
+            f"{escape(card.undoes)}</p>"
+            f'<p class="note">Takes back {escape(card.exactness.value)}. After '
+            f'<a href="{escape(paper.link)}">{escape(paper.title)}</a>, '
+            f"{escape(paper.authors)} {paper.year}{code}.</p></header>"
+        )
+
+    def close(self) -> None:
+        """What stands below every panel, once its controls are known."""
+        self._claim()
+        with gr.Accordion("How it works", open=False) as fold:
+            lesson = gr.Markdown(latex_delimiters=LATEX, elem_classes="lesson")
+        self._on_open(fold, lesson, self._lesson, "lesson")
+        with gr.Accordion("The code that ran", open=False) as fold:
+            code = gr.HTML()
+        self._on_open(fold, code, self._code, "code")
+        with gr.Accordion("Recipe: link, file, command line, API", open=False):
+            self._recipe_view.render()
+            opened = gr.UploadButton(
+                "Open a recipe (JSON or PNG)", file_types=[".json", ".png"], size="sm"
+            )
+        self._restores(opened)
+        if self.entry.card.golden and find_spec(f"{self.entry.module}.golden"):
+            with gr.Accordion("Faithfulness: the golden cases", open=False):
+                self._golden()
+        sheet = ASSETS / "worksheets" / f"{self.entry.slug}.json"
+        if sheet.exists():
+            with gr.Accordion("Worksheet", open=False):
+                gr.HTML(worksheet(self.entry, json.loads(sheet.read_text("utf-8"))))
+        self._api()
+
+    def _claim(self) -> None:
+        claim = self.entry.card.claim
+        bench = f"python -m engine bench {self.entry.name}"
+        try:
+            found = self.entry.measured()
+        except AssetMissing:
+            figures = f"<p>Not measured here yet. <code>{escape(bench)}</code> does it.</p>"
+        else:
+            low, high = found.interval
+            holds = claim.holds(found.measured, found.versus)
+            versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+            figures = (
+                '<dl class="figures">'
+                f"<div><dt>{escape(claim.measure)}</dt><dd>{found.measured:.3g}</dd></div>"
+                f"<div><dt>{escape(claim.versus)}</dt><dd>{found.versus:.3g}</dd></div>"
+                f"<div><dt>95 % interval</dt><dd>{low:.3g} – {high:.3g}</dd></div>"
+                f"<div><dt>verdict</dt><dd>{'✓ holds' if holds else '✗ does not hold'}</dd></div>"
+                "</dl>"
+                f"<p class='note'>Measured by <code>{escape(bench)}</code> in {found.seconds:.0f} "
+                f"s, seed {found.seed}, on {escape(found.machine)}; {escape(versions)}. "
+                "Run the command to measure it again.</p>"
+            )
+        gr.HTML(
+            f'<section class="claim"><h3>The claim</h3><blockquote>{escape(claim.sentence)}'
+            f"</blockquote>{figures}{self._where_it_breaks()}</section>"
+        )
+
+    def _where_it_breaks(self) -> str:
+        if self._breaks is None:
+            return ""
+        recipe, why = self._breaks
+        link = escape(recipe_path(recipe, self.route))
+        return (
+            f'<p class="breaks"><b>Where it breaks.</b> {escape(why)} '
+            f'<a href="{link}">Set it up</a></p>'
+        )
+
+    def _on_open(
+        self, fold: gr.Accordion, place: Component, read: Callable[[], str], name: str
+    ) -> None:
+        """What a fold holds comes when it is opened, so that the page itself stays light."""
+        handler = named(read, f"{self.entry.slug}_{name}")
+        fold.expand(
+            handler, None, place, api_visibility="private", show_progress="hidden", queue=False
+        )
+
+    def _lesson(self) -> str:
+        """The lesson of the method."""
+        return self.entry.lesson
+
+    def _code(self) -> str:
+        """The functions that ran, with the files they stand in."""
+        pieces = []
+        for source in self.entry.sources():
+            path = source.path.name
+            for parent in source.path.parents:
+                if parent.name == "engine":
+                    path = f"engine/{source.path.relative_to(parent).as_posix()}"
+                    break
+            pieces.append(
+                f'<h4><code>{escape(source.name)}</code> <span class="note">{escape(path)}, '
+                f"line {source.line}</span></h4>"
+                f'<pre tabindex="0" class="code"><code>{escape(source.code)}</code></pre>'
+            )
+        return "".join(pieces)
+
+    def _golden(self) -> None:
+        button = gr.Button("Run the golden cases here", size="sm", elem_classes="forward-line")
+        table = gr.HTML(
+            '<p class="note">Arrays made by published code, compared with what runs here.</p>'
+        )
+        button.click(
+            named(self._check_golden, f"{self.entry.slug}_golden"),
+            None,
+            table,
+            api_name=f"{self.entry.slug}_golden",
+            show_progress="minimal",
+            **LANE,
+        )
+
+    def _check_golden(self) -> Iterator[str]:
+        """Runs the golden cases of this method and reports error, tolerance and seconds."""
+        for event in guarded(self.runner(Job(f"{self.entry.module}.golden:run"))):
+            if isinstance(event, Progress):
+                yield f'<p class="note" role="status">{event.done} of {event.total}</p>'
+            elif isinstance(event, Done):
+                yield golden_table(event.result)
+
+    # ------------------------------------------------------------------ recipe
+
+    def _restores(self, opened: gr.UploadButton) -> None:
+        every = self._every_control()
+        outputs = [*every.values(), self._status]
+        restore = named(self._from_link, f"{self.entry.slug}_from_link")
+        self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
+        opened.upload(
+            named(self._from_file, f"{self.entry.slug}_from_file"),
+            opened,
+            outputs,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def _every_control(self) -> dict[str, Component]:
+        found: dict[str, Component] = {}
+        for controls in self.controls.values():
+            found |= controls
+        return found
+
+    def _from_link(self, request: gr.Request) -> list[object]:
+        """Sets the controls from the address of the page, if it holds a recipe of this method."""
+        query = urlencode(dict(request.query_params)) if request else ""
+        recipe = Recipe.from_query(query, known=self._every_control()) if query else None
+        if recipe is None or recipe.method != self.entry.slug:
+            return [gr.skip() for _ in range(len(self._every_control()) + 1)]
+        return self._apply(recipe, "Restored from the link.")
+
+    def _from_file(self, path: str) -> list[object]:
+        """Sets the controls from a recipe file, or from a picture that carries one."""
+        with friendly():
+            data = Path(path).read_bytes()
+            png = data[:8] == b"\x89PNG\r\n\x1a\n"
+            recipe = (
+                Recipe.from_png(data) if png else Recipe.from_json(data.decode("utf-8", "replace"))
+            )
+            if recipe.method != self.entry.slug:
+                raise BadInput(
+                    f"This recipe belongs to {recipe.slug}, not to {self.entry.name}.",
+                    "Open it in the panel of that method.",
+                )
+            return self._apply(recipe, "Restored from the file.")
+
+    def _apply(self, recipe: Recipe, said: str) -> list[object]:
+        back = self.back.get(recipe.action, dict)
+        given: dict[str, object] = {**back(dict(recipe.params)), "seed": recipe.seed}
+        if recipe.model is not None:
+            given["model"] = model_text(recipe.model)
+        controls = self._every_control()
+        updates = [
+            filled(control, given[name])
+            if name in given and fits(control, given[name])
+            else gr.skip()
+            for name, control in controls.items()
+        ]
+        left_out = [
+            name for name in given if name not in controls or not fits(controls[name], given[name])
+        ]
+        if left_out:
+            said += f" Left as it was: {', '.join(left_out)}."
+        if mismatch := recipe.mismatch():
+            said += f" {mismatch}"
+        return [*updates, note(f"{said} Press the button to run it.")]
+
+    # ------------------------------------------------------------------ API
+
+    def _api(self) -> None:
+        for action in self.controls:
+            name = f"{self.entry.slug}_{action}"
+            gr.api(named(self._endpoint(action), name), api_name=name, **LANE)
+
+    def _endpoint(self, action: str) -> Callable[[str], Iterator[dict]]:
+        def endpoint(recipe: str) -> Iterator[dict]:
+            """Runs a recipe (JSON text) and gives its progress, then its result as plain values."""
+            with friendly():
+                told = Recipe.from_json(recipe if isinstance(recipe, str) else json.dumps(recipe))
+                if (told.method, told.action) != (self.entry.slug, action):
+                    raise BadInput(
+                        f"This endpoint runs {self.entry.name} {action}, the recipe says "
+                        f"{told.slug} {told.action}.",
+                        f"Call {told.endpoint}.",
+                    )
+                job = job_of(told, self.entry)
+            for event in guarded(self.runner(job)):
+                if isinstance(event, Progress):
+                    yield {"done": event.done, "total": event.total, "note": event.note}
+                elif isinstance(event, Done):
+                    yield api_result(event.result, told.here())
+
+        return endpoint
+
+
+class Action:
+    """Run (or Rewind) and Stop, the line that says how far it is, and what they do."""
+
+    def __init__(self, frame: Frame, name: str, label: str, backward: bool) -> None:
+        self.frame, self.name, self.backward = frame, name, backward
+        slug = frame.entry.slug
+        sign = "◀" if backward else "▶"
+        with gr.Row(elem_classes="actions"):
+            self.start = gr.Button(
+                f"{sign}  {label}",
+                elem_id=f"{slug}-{name}",
+                elem_classes="backward" if backward else "forward",
+                min_width=120,
+            )
+            self.stop = gr.Button(
+                "Stop", elem_id=f"{slug}-{name}-stop", elem_classes="stop", min_width=80
+            )
+        self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
+        frame._status = frame._status or self.status
+
+    def wire(
+        self,
+        inputs: Mapping[str, Component],
+        draw: Draw,
+        outputs: Sequence[Component],
+        *,
+        params: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        back: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        also: Sequence[Callable] = (),
+        live: Sequence[Callable] = (),
+    ) -> None:
+        """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
+
+        `params` turns the values of the controls into settings where they differ, and `back`
+        turns settings into values of controls. `live` triggers run again for the last of several
+        changes that came in while a run was under way.
+        """
+        frame = self.frame
+        seed = frame.seed() if frame._seed is None else frame._seed
+        controls: dict[str, Component] = {**inputs, "seed": seed}
+        if frame.entry.card.models:
+            controls["model"] = frame.model() if frame._model is None else frame._model
+        frame.controls[self.name] = controls
+        frame.back[self.name] = back or dict
+        self.draw, self.params = draw, params or dict
+        self.outputs = [*outputs, self.status, frame._recipe_view]
+        panel = f"{frame.entry.slug}_{self.name}_panel"
+        triggers = [self.start.click, *also, *live]
+        gr.on(triggers, None, None, self.status, js=WAITING, show_progress="hidden")
+        event = gr.on(
+            triggers,
+            named(self._run, panel),
+            None,
+            self.outputs,
+            inputs_kwargs=controls,
+            api_name=panel,
+            trigger_mode="always_last" if live else "once",
+            show_progress="hidden",
+            **LANE,
+        )
+        event.success(None, None, None, js=SET_ADDRESS % f"{frame.entry.slug}-{self.name}-status")
+        event.failure(None, self.status, self.status, js=REFUSED, show_progress="hidden")
+        self.stop.click(None, None, None, cancels=[event])
+        self.stop.click(None, self.status, self.status, js=STOPPED, show_progress="hidden")
+
+    def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
+        """Runs the method with the settings of the panel and draws what happens."""
+        frame = self.frame
+        with friendly():
+            recipe = self._recipe(values)
+            job = job_of(recipe, frame.entry)
+        waiting = [gr.skip()] * (len(self.outputs) - 2)
+        yield [
+            *waiting,
+            progress(Progress(0, 1, "Loading the model"), 0.0, self.backward),
+            gr.skip(),
+        ]
+        started, drawn, shown = time.monotonic(), -math.inf, list(waiting)
+        for event in frame.runner(job):
+            seconds = time.monotonic() - started
+            if isinstance(event, Failed):
+                yield [*waiting, failure(event), gr.skip()]
+                raise error_of(event)
+            if isinstance(event, Progress):
+                if seconds - drawn < SECONDS_BETWEEN_DRAWINGS:
+                    continue
+                before, shown = shown, list(self.draw(event, recipe))
+                yield [
+                    *changed(before, shown),
+                    progress(event, seconds, self.backward),
+                    gr.skip(),
+                ]
+                drawn = time.monotonic() - started
+            else:
+                yield [
+                    *self.draw(event, recipe),
+                    finished(recipe, seconds, f"{frame.entry.slug}-{self.name}", frame.route),
+                    recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
+                ]
+
+    def _recipe(self, values: Values) -> Recipe:
+        """The recipe of a click. Raises `BadInput` when a value cannot be used."""
+        rest = dict(values)
+        check_texts(self.frame.controls[self.name], rest)
+        model = model_ref(rest.pop("model")) if "model" in rest else None
+        seed = whole_number(rest.pop("seed", 0), "Seed")
+        return Recipe(self.frame.entry.slug, self.name, model, self.params(rest), seed).here()
+
+
+# ---------------------------------------------------------------------- behaviour in the page
+
+LATEX = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "$", "right": "$", "display": False},
+]
+WAITING = """() => {
+ window.rewindStopped = null;
+ return '<div class="status running" role="status" data-waiting>' +
+  '<div class="bar"><i></i></div><p>Waiting for a free place</p></div>';
+}"""
+# A cancelled run ends as a failure too, so both say the same, whichever comes last.
+STOPPED = """(said) => {
+ if (!String(said).includes('running')) return said;
+ window.rewindStopped = '<div class="status" role="status">' +
+  '<p>Stopped. What is shown is as far as it came.</p></div>';
+ return window.rewindStopped;
+}"""
+REFUSED = """(said) => window.rewindStopped || (String(said).includes('data-waiting')
+ ? '<div class="status failed" role="alert"><h3>This did not start.</h3>' +
+   '<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>'
+ : said)"""
+SET_ADDRESS = """() => {
+ const link = document.querySelector('#%s a[data-link]');
+ if (link) history.replaceState(null, '', link.href);
+}"""
+
+
+# ---------------------------------------------------------------------- lines of text
+
+
+def changed(before: Sequence[object], after: Sequence[object]) -> list[object]:
+    """What must be sent: outputs that are as they were are skipped."""
+    return [gr.skip() if old == new else new for old, new in zip(before, after, strict=True)]
+
+
+def note(text: str) -> str:
+    """A calm line of text in the place of the progress."""
+    return f'<div class="status" role="status"><p>{escape(text)}</p></div>'
+
+
+def progress(event: Progress, seconds: float, backward: bool = False) -> str:
+    """A bar and a sentence: how far, how long, doing what."""
+    share = 100 * event.done / max(event.total, 1)
+    tone = "backward" if backward else "forward"
+    steps = f"{event.done} of {event.total}" if event.done else ""
+    words = " · ".join(part for part in (steps, f"{seconds:.1f} s", event.note) if part)
+    return (
+        f'<div class="status running {tone}" role="status">'
+        f'<div class="bar" style="--done:{share:.1f}%"><i></i></div><p>{escape(words)}</p></div>'
+    )
+
+
+def failure(event: Failed) -> str:
+    """What was wrong, what to try, and the number under which the log knows it."""
+    number = f'<p class="note">Error id {escape(event.error_id)}</p>' if event.error_id else ""
+    return (
+        f'<div class="status failed" role="alert"><h3>{escape(event.message)}</h3>'
+        f"<p>{escape(event.advice)}</p>{number}</div>"
+    )
+
+
+def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
+    """Time, seed and model of a run, with the link that repeats it."""
+    model = f" · {model_title(recipe.model.source)}" if recipe.model else ""
+    edits = f" with {len(recipe.model.edits)} edits" if recipe.model and recipe.model.edits else ""
+    said = f"{seconds:.1f} s · seed {recipe.seed}{model}{edits}"
+    try:
+        address = escape(recipe_path(recipe, route))
+        link = (
+            f'<a data-link id="{place}-link" href="{address}">Link to this run</a> '
+            f'<button type="button" class="copy" data-copy="{place}-link">Copy link</button>'
+        )
+    except BadInput as error:
+        link = f'<span class="note">{escape(error)}</span>'
+    return f'<div class="status done" role="status"><p>{escape(said)}</p><p>{link}</p></div>'
+
+
+def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
+    """The recipe as link, JSON, command line and API call, each with a button that copies it."""
+    try:
+        link = f"{url}/{recipe_path(recipe, route)}"
+    except BadInput as error:
+        link = str(error)
+    pieces = {
+        "Link": link,
+        "JSON": recipe.json(),
+        "Command line": recipe.command(),
+        "Python": recipe.api_call(url or "http://127.0.0.1:7860"),
+    }
+    rows = []
+    for title, text in pieces.items():
+        if len(text) > LONGEST_SHOWN:
+            text = f"{len(text)} characters, with a picture inside: save it as a file."
+        place = f"{slug}-{title.lower().replace(' ', '-')}"
+        rows.append(
+            f'<div class="form"><div><h4>{title}</h4>'
+            f'<button type="button" class="copy" data-copy="{place}">Copy</button></div>'
+            f'<pre tabindex="0" id="{place}">{escape(text)}</pre></div>'
+        )
+    save = (
+        f'<a class="quiet" download="{escape(recipe.slug)}.json" href="data:application/json,'
+        f'{quote(recipe.json())}">Save as JSON file</a>'
+    )
+    pictures = '<p class="note">Pictures saved as PNG carry their recipe inside.</p>'
+    return f'<div class="recipe">{"".join(rows)}{save}{pictures}</div>'
+
+
+def recipe_path(recipe: Recipe, route: str) -> str:
+    """The address of a recipe on this server, relative to the base of the pages."""
+    return f"{route}?{recipe.query()}"
+
+
+def api_result(result: object, recipe: Recipe) -> dict:
+    """A result for clients: its plain values, its files as data URLs, and the recipe."""
+    files = files_of(result, recipe)
+    kinds = {".png": "image/png", ".csv": "text/csv"}
+    return {
+        "recipe": json.loads(files.pop("recipe.json")),
+        "result": json.loads(files.pop("result.json")),
+        "files": {
+            name: f"data:{kinds.get(Path(name).suffix, 'application/octet-stream')};base64,"
+            + base64.b64encode(content).decode("ascii")
+            for name, content in files.items()
+        },
+    }
+
+
+def golden_table(result: Any) -> str:
+    """Golden cases with their error, tolerance and seconds, and a tick or a cross."""
+    rows = "".join(
+        f"<tr><td>{'✓' if case.error <= case.tolerance else '✗'}</td><td>{escape(case.name)}</td>"
+        f"<td>{case.error:.2g}</td><td>{case.tolerance:.2g}</td><td>{case.seconds:.2f}</td></tr>"
+        for case in result.cases
+    )
+    head = "<tr><th></th><th>case</th><th>largest error</th><th>tolerance</th><th>seconds</th></tr>"
+    return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
+
+
+def worksheet(entry: Entry, sheet: Mapping[str, Any]) -> str:
+    """Tasks, each with a place for a prediction, the answer in a fold, and a link to set it up."""
+    tasks = []
+    for number, task in enumerate(sheet["tasks"], start=1):
+        route = entry.card.family.route.strip("/")
+        action, params = task.get("action", "run"), task.get("params", {})
+        recipe = Recipe(entry.slug, action, params=params, seed=task.get("seed", 0))
+        address = escape(recipe_path(recipe, route))
+        tasks.append(
+            f"<li data-task><p>{escape(task['do'])} "
+            f'<a class="quiet" href="{address}&amp;lesson={number}">Set it up</a></p>'
+            f"<label>{escape(task['predict'])}"
+            f'<textarea rows="2" data-answer="{number}"></textarea></label>'
+            f"<details><summary>Compare with what to expect</summary>"
+            f"<p>{escape(task['reveal'])}</p></details></li>"
+        )
+    return (
+        f'<div class="worksheet" data-sheet="{escape(entry.name)}">'
+        f"<p>{escape(sheet['intro'])}</p><ol>{''.join(tasks)}</ol>"
+        '<button type="button" class="copy" data-export>Save my answers</button></div>'
+    )
+
+
+def model_title(source: str) -> str:
+    """The name of a model as visitors read it."""
+    from engine.models.library import MODELS
+
+    return MODELS[source].title.partition(":")[0] if source in MODELS else source
+
+
+def origin(request: gr.Request | None) -> str:
+    """Scheme and host under which the visitor sees this server."""
+    headers = getattr(request, "headers", None) or {}
+    host = headers.get("x-forwarded-host") or headers.get("host")
+    scheme = headers.get("x-forwarded-proto", "http").split(",")[0]
+    return f"{scheme}://{host}" if host else ""
+
+
+# ---------------------------------------------------------------------- values and failures
+
+
+def whole_number(value: object, name: str) -> int:
+    """The value as a whole number. Raises `BadInput` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise BadInput(f"{name} must be a whole number.", "Try 7.")
+    if math.isinf(value) or value != int(value):
+        raise BadInput(f"{name} must be a whole number, got {value}.", "Try 7.")
+    return int(value)
+
+
+def job_of(recipe: Recipe, entry: Entry) -> Job:
+    """The job of a recipe, its pictures unpacked. Raises `BadInput` for an unknown action."""
+    job = recipe.job(entry.target(recipe.action))
+    return replace(job, params=unpacked(job.params))
+
+
+def filled(control: Component, value: object) -> object:
+    """The update that puts a value which fits into a control."""
+    if isinstance(control, gr.Image):
+        return gr.Image(value=from_text(str(value)))
+    return type(control)(value=value)
+
+
+def check_texts(controls: Mapping[str, Component], values: Values) -> None:
+    """Raises `BadInput` for a text that is longer than its field says; Gradio itself lets it in."""
+    for name, control in controls.items():
+        longest = getattr(control, "max_length", None) or 10_000
+        value = values.get(name)
+        if isinstance(value, str) and len(value) > longest:
+            raise BadInput(
+                f"{control.label} has {len(value)} characters; at most {longest} are taken.",
+                "Make it shorter.",
+            )
+
+
+def real_number(value: object, name: str) -> float:
+    """The value as a number. Raises `BadInput` for anything else, NaN and infinities included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInput(f"{name} must be a number.", "Put the slider where you want it.")
+    return value
+
+
+def fits(control: Component, value: object) -> bool:
+    """Whether a value from outside may be put into a control."""
+    if isinstance(control, gr.Slider | gr.Number):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
+            return False
+        low = -math.inf if control.minimum is None else control.minimum
+        high = math.inf if control.maximum is None else control.maximum
+        return low <= value <= high
+    if isinstance(control, gr.CheckboxGroup):
+        known = [choice for _, choice in control.choices]
+        return isinstance(value, list) and all(item in known for item in value)
+    if isinstance(control, gr.Dropdown | gr.Radio):
+        known = [choice for _, choice in control.choices]
+        typed = getattr(control, "allow_custom_value", False)
+        if getattr(control, "multiselect", False):
+            return isinstance(value, list) and all(
+                item in known or (typed and isinstance(item, str) and len(item) < 500)
+                for item in value
+            )
+        return value in known or (typed and isinstance(value, str) and len(value) < 500)
+    if isinstance(control, gr.Checkbox):
+        return isinstance(value, bool)
+    if isinstance(control, gr.Image):
+        return isinstance(value, str) and value.startswith(HEAD)
+    if isinstance(control, gr.Textbox):
+        return isinstance(value, str) and len(value) <= (control.max_length or 10_000)
+    return False

@@ -1,0 +1,303 @@
+"""The visitor's shelf: models with their stacks of edits, kept in the visitor's own browser.
+
+What is kept is small and plain: for each model its source, revision and the digests of its edits
+in order. The edits themselves lie in the server's content-addressed store. So the shelf survives
+a reload and a change of route, and two visitors never see each other's models.
+
+    {"models": [{"name": "cat erased", "source": "world", "revision": null, "edits": ["3f2a..."]}],
+     "labels": {"3f2a...": "erase cat"}}
+"""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from engine.core.errors import BadInput, EngineError
+from engine.core.recipe import ModelRef, Plain
+from engine.core.stack import PatchStack
+from engine.core.store import default_store
+from pages._handlers import friendly, named
+from pages._parts import escape
+
+STORAGE_KEY = "rewind-shelf"
+# Local storage holds no secrets; a fixed word keeps it readable after a restart of the server.
+STORAGE_WORD = "rewind"
+MOST_MODELS = 20
+EMPTY: dict[str, Plain] = {"models": [], "labels": {}}
+
+_EDITS = re.compile(r"(.+?)((?:\+[0-9a-f]{8,128})+)")
+
+
+def model_text(ref: ModelRef) -> str:
+    """A reference as one text for a field: "world", "owner/name@revision", "world+3f2a..."."""
+    revision = f"@{ref.revision}" if ref.revision else ""
+    return ref.source + revision + "".join(f"+{digest}" for digest in ref.edits)
+
+
+def model_ref(text: object) -> ModelRef:
+    """The reference in such a text; what it names is checked when it is loaded."""
+    text = str(text or "").strip()
+    edits: tuple[str, ...] = ()
+    if found := _EDITS.fullmatch(text):
+        text, edits = found[1], tuple(found[2].split("+")[1:])
+    source, mark, revision = text.rpartition("@")
+    if mark and re.fullmatch(r"[\w.-]{1,100}", revision) and source:
+        return ModelRef(source, revision, edits)
+    return ModelRef(text, None, edits)
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """One model on the shelf."""
+
+    name: str
+    ref: ModelRef
+    labels: tuple[str, ...]
+
+
+def read(kept: object) -> list[Shelved]:
+    """The models in what a browser sent; anything that is not well formed is left out."""
+    document = kept if isinstance(kept, Mapping) else {}
+    models = document.get("models")
+    labels = document.get("labels")
+    labels = labels if isinstance(labels, Mapping) else {}
+    found = []
+    for model in models if isinstance(models, list) else []:
+        if not isinstance(model, Mapping) or not isinstance(model.get("source"), str):
+            continue
+        edits = model.get("edits")
+        digests = tuple(d for d in edits if isinstance(d, str)) if isinstance(edits, list) else ()
+        if not all(re.fullmatch("[0-9a-f]{8,128}", digest) for digest in digests):
+            continue
+        revision = model.get("revision")
+        ref = ModelRef(model["source"], revision if isinstance(revision, str) else None, digests)
+        said = tuple(str(labels.get(digest, "an edit"))[:80] for digest in digests)
+        found.append(Shelved(str(model.get("name", ""))[:80] or model["source"], ref, said))
+    return found[:MOST_MODELS]
+
+
+def written(models: list[Shelved]) -> dict[str, Plain]:
+    """The shelf as the browser keeps it."""
+    labels = {d: label for m in models for d, label in zip(m.ref.edits, m.labels, strict=True)}
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "source": model.ref.source,
+                "revision": model.ref.revision,
+                "edits": list(model.ref.edits),
+            }
+            for model in models[:MOST_MODELS]
+        ],
+        "labels": labels,
+    }
+
+
+def add(kept: object, name: str, ref: ModelRef, labels: tuple[str, ...]) -> dict[str, Plain]:
+    """The shelf with one more model in front; the same reference is kept once."""
+    rest = [model for model in read(kept) if model.ref != ref]
+    return written([Shelved(name[:80], ref, labels), *rest])
+
+
+def without(kept: object, ref: ModelRef, digest: str) -> tuple[dict[str, Plain], ModelRef]:
+    """The shelf with one edit taken off one of its models, and the model that this gives.
+
+    Raises `PatchConflict` when a later edit lies on the same tensors, `AssetMissing` when the
+    store has forgotten an edit of the stack.
+    """
+    store = default_store()
+    stack = PatchStack(tuple(store.header(edit) for edit in ref.edits)).undo(digest)
+    models = read(kept)
+    for place, model in enumerate(models):
+        if model.ref != ref:
+            continue
+        labels = dict(zip(ref.edits, model.labels, strict=True))
+        left = replace(ref, edits=stack.digests)
+        models[place] = Shelved(model.name, left, tuple(labels[d] for d in stack.digests))
+        return written([m for m in models if m.ref.edits]), left
+    raise BadInput("This model is not on the shelf any more.", "Reload the page.")
+
+
+def imported(kept: object, path: Path) -> dict[str, Plain]:
+    """The shelf with the model that a patch file makes, on top of the model it was made for.
+
+    Raises `BadInput` when the file is no sound patch or does not say what it was made for.
+    """
+    digest = default_store().put_file(path)
+    header = default_store().header(digest)
+    base = header.recipe.model
+    if base is None:
+        raise BadInput("This patch does not name the model it was made for.", "Export it again.")
+    labels = tuple(label_of(edit) for edit in (*base.edits, digest))
+    return add(kept, header.name, replace(base, edits=(*base.edits, digest)), labels)
+
+
+def label_of(digest: str) -> str:
+    """The name of an edit, as far as the store still knows it."""
+    try:
+        return default_store().header(digest).name
+    except EngineError:
+        return f"edit {digest[:8]}"
+
+
+def choices(kept: object, titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Shipped models first, then those of the shelf."""
+    shelved = [(f"{model.name} (shelf)", model_text(model.ref)) for model in read(kept)]
+    return [(title, key) for key, title in titles.items()] + shelved
+
+
+def edits_on(kept: object) -> list[tuple[str, str]]:
+    """Every edit on the shelf as title and value; the value names its model too."""
+    return [
+        (f"{model.name} › {label}", f"{model_text(model.ref)}|{digest}")
+        for model in read(kept)
+        for digest, label in zip(model.ref.edits, model.labels, strict=True)
+    ]
+
+
+def drawn(kept: object, said: str = "") -> str:
+    """The shelf as a list of models, each with its stack of edits and their fingerprints."""
+    models = "".join(_drawn_model(model) for model in read(kept))
+    empty = (
+        '<p class="note">Nothing here yet. A model that you edit in a panel lands here, and a '
+        "patch file can be opened. Edits stay with this browser.</p>"
+    )
+    message = f'<p role="status" class="said">{said}</p>' if said else ""
+    return f'<div class="shelf">{message}{f"<ul>{models}</ul>" if models else empty}</div>'
+
+
+def _drawn_model(model: Shelved) -> str:
+    rows = "".join(
+        _drawn_edit(digest, label)
+        for digest, label in zip(model.ref.edits, model.labels, strict=True)
+    )
+    return (
+        f"<li><h4>{escape(model.name)}</h4>"
+        f'<p class="note">on {escape(model.ref.source)}, first edit at the bottom</p>'
+        f"<ol reversed>{rows}</ol></li>"
+    )
+
+
+def _drawn_edit(digest: str, label: str) -> str:
+    try:
+        header = default_store().header(digest)
+    except EngineError:
+        return f"<li><b>{escape(label)}</b> <span class='note'>forgotten by this server</span></li>"
+    megabytes = header.file_bytes / 1e6
+    return (
+        f"<li><b>{escape(label)}</b> <span class='note'>{len(header.before)} tensors, "
+        f"{megabytes:.1f} MB</span><br><code>{combined(header.before)}</code> "
+        f'<span class="mark forward" aria-label="becomes">▶</span> '
+        f"<code>{combined(header.after)}</code></li>"
+    )
+
+
+def combined(fingerprints: Mapping[str, str]) -> str:
+    """Twelve digits that stand for the fingerprints of all touched tensors together."""
+    lines = "".join(f"{name} {print_}\n" for name, print_ in sorted(fingerprints.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------- on the page
+
+
+class Shelf:
+    """The shelf of one route: what the browser keeps, and the fields that offer its models."""
+
+    def __init__(self) -> None:
+        self.kept = gr.BrowserState(EMPTY, storage_key=STORAGE_KEY, secret=STORAGE_WORD)
+        self.pickers: list[tuple[gr.Dropdown, Mapping[str, str]]] = []
+
+    def offer(self, picker: gr.Dropdown, titles: Mapping[str, str]) -> None:
+        """Adds the shelf's models to this choice when the page opens and when the shelf changes."""
+        self.pickers.append((picker, titles))
+
+    def draw(self, demo: gr.Blocks, family: str) -> None:
+        """The fold-out below the panels."""
+        with gr.Accordion("Your shelf: edited models", open=False, elem_id="shelf"):
+            self.view = gr.HTML(drawn(EMPTY))
+            self.edit = gr.Dropdown([], label="Edit", info="What the buttons below act on")
+            with gr.Row():
+                undo = gr.Button("◀  Undo this edit", elem_classes="backward", size="sm")
+                save = gr.Button("Save as patch file", size="sm")
+                forget = gr.Button("Take the model off the shelf", size="sm")
+                opened = gr.UploadButton(
+                    "Open a patch file", file_types=[".safetensors"], size="sm"
+                )
+        shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
+        quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        wire = {
+            "undo": (undo.click, self._undo, self.edit),
+            "forget": (forget.click, self._forget, self.edit),
+            "open": (opened.upload, self._open, opened),
+        }
+        for name, (trigger, handler, given) in wire.items():
+            outputs = [self.kept, *shown]
+            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, given], outputs, **quiet)
+        given = [self.kept, self.edit]
+        save.click(named(self._save, f"{family}_shelf_save"), given, self.view, **quiet)
+        show = named(self._show, f"{family}_shelf_show")
+        gr.on([demo.load, self.kept.change], show, self.kept, shown, **quiet)
+
+    def _show(self, kept: object) -> list[object]:
+        """Draws the shelf that the browser keeps and offers its models."""
+        return self._updates(kept, "")
+
+    def _updates(self, kept: object, said: str) -> list[object]:
+        options = edits_on(kept)
+        pickers = [gr.Dropdown(choices=choices(kept, titles)) for _, titles in self.pickers]
+        first = options[0][1] if options else None
+        return [drawn(kept, said), gr.Dropdown(choices=options, value=first), *pickers]
+
+    def _undo(self, kept: object, edit: str) -> list[object]:
+        """Takes one edit off its model, if nothing later lies on it."""
+        with friendly():
+            ref, digest = _chosen(edit)
+            header = default_store().header(digest)
+            shelf, _ = without(kept, ref, digest)
+            said = (
+                f"Undone: {escape(header.name)}. Fingerprint <code>{combined(header.after)}</code> "
+                f'<span class="mark backward" aria-label="goes back to">◀</span> '
+                f"<code>{combined(header.before)}</code>"
+            )
+            return [shelf, *self._updates(shelf, said)]
+
+    def _forget(self, kept: object, edit: str) -> list[object]:
+        """Takes a whole model off the shelf; the store forgets its edits in time."""
+        with friendly():
+            ref, _ = _chosen(edit)
+            shelf = written([model for model in read(kept) if model.ref != ref])
+            return [shelf, *self._updates(shelf, "Taken off the shelf.")]
+
+    def _open(self, kept: object, path: str) -> list[object]:
+        """Puts the model that a patch file makes on the shelf."""
+        with friendly():
+            shelf = imported(kept, Path(path))
+            return [shelf, *self._updates(shelf, "Opened. Its model can be picked in the panels.")]
+
+    def _save(self, kept: object, edit: str) -> str:
+        """Gives the chosen edit as a patch file to download."""
+        with friendly():
+            _, digest = _chosen(edit)
+            header = default_store().header(digest)
+            name = re.sub(r"[^a-z0-9]+", "-", header.name.lower()).strip("-")[:60] or "edit"
+            # Only files in Gradio's cache are served; it is emptied in time.
+            folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
+            copy = shutil.copy(default_store().path(digest), folder / f"{name}.safetensors")
+            address = f"gradio_api/file={escape(copy)}"
+            link = f'<a download="{name}.safetensors" href="{address}">{name}.safetensors</a>'
+            return drawn(kept, f"{link}, {header.file_bytes / 1e6:.1f} MB")
+
+
+def _chosen(edit: object) -> tuple[ModelRef, str]:
+    text, mark, digest = str(edit or "").rpartition("|")
+    if not mark:
+        raise BadInput("No edit is chosen.", "Pick one from the list above the buttons.")
+    return model_ref(text), digest

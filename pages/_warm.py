@@ -1,0 +1,15 @@
+"""The warm start: what the first visitor would have to wait for, done once the page is served."""
+
+import logging
+
+from engine.core.job import Failed, Job
+from engine.runners import Runner
+
+log = logging.getLogger(__name__)
+
+
+def warm_up(run: Runner) -> None:
+    """Imports the libraries and loads the shipped model, in turns with the jobs of visitors."""
+    for event in run(Job("engine.models.warm:run", {"models": ["world"]})):
+        if isinstance(event, Failed):
+            log.warning("warming up failed: %s %s", event.message, event.detail)

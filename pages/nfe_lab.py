@@ -1,0 +1,391 @@
+"""The NFE lab: solvers side by side from one noise, their cost curve, and the way back to noise."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
+from engine.core.recipe import Recipe
+from engine.models.library import prompt_note
+from engine.pictures import as_text
+from pages import _parts as parts
+from pages._frame import Frame, real_number, whole_number
+from pages._parts import Line, Shot, escape
+
+# As the engine names them; a test compares the two lists, as this page may not import torch.
+SOLVERS = {
+    "ddim": "DDIM",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM-Solver++ 2M",
+    "dpmpp_2m_exact": "DPM-Solver++ 2M exact",
+    "unipc2": "UniPC 2",
+    "ancestral": "Ancestral",
+    "sde_dpmpp_2m": "SDE-DPM-Solver++ 2M",
+    "euler_t": "Euler in t",
+    "diffusers:DDIM": "DDIM (diffusers)",
+    "diffusers:DPMSolverMultistep": "DPMSolverMultistep (diffusers)",
+    "diffusers:UniPCMultistep": "UniPCMultistep (diffusers)",
+    "diffusers:HeunDiscrete": "HeunDiscrete (diffusers)",
+    "diffusers:EulerDiscrete": "EulerDiscrete (diffusers)",
+    "diffusers:EulerAncestralDiscrete": "EulerAncestralDiscrete (diffusers)",
+}
+GRIDS = ("trailing", "leading", "linspace", "lambda", "karras")
+CURVE = [4, 6, 8, 10, 14, 20, 28, 40]
+PROMPTS = (
+    "a cat in neon style",
+    "a sketch of a house",
+    "a penguin on a pink background",
+    "a watercolor rose",
+    "a pixel art rocket",
+)
+WAYS = ("DDIM inversion", "Reversible Heun")
+FIRST = ("ddim", "dpmpp_2m")
+EQUAL = 1e-4
+
+
+def build(frame: Frame) -> None:
+    """The controls, what they mean as settings, and where the events are drawn."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            prompt = gr.Textbox(
+                "a cat in neon style",
+                label="Prompt",
+                lines=2,
+                max_lines=4,
+                max_length=1000,
+                elem_id="nfe_lab-prompt",
+                elem_classes="headline",
+                submit_btn=False,
+            )
+            parts.suggestions("nfe_lab-prompt", PROMPTS)
+            run = frame.action("run", "Run")
+        with gr.Column(elem_classes="settings"):
+            nfe = gr.Slider(1, 50, 10, step=1, label="NFE", info="Network evaluations a picture")
+            solvers = gr.Dropdown(
+                [(title, name) for name, title in SOLVERS.items()],
+                value=list(FIRST),
+                multiselect=True,
+                max_choices=4,
+                label="Solvers",
+                info="Up to four, from the same noise",
+            )
+            guidance = gr.Slider(1, 15, 4, step=0.5, label="Guidance", info="1 is none")
+            frame.seed(7)
+            frame.model()
+            with gr.Accordion("More settings", open=False):
+                negative = gr.Textbox("", label="Negative prompt", max_length=1000)
+                grid = gr.Dropdown(list(GRIDS), value="trailing", label="Spacing of the steps")
+                eta = gr.Slider(
+                    0, 1, 0, step=0.1, label="Eta of DDIM", info="1 draws as much noise as goes"
+                )
+                curve = gr.Checkbox(True, label="Measure the error curve")
+        with gr.Column(elem_classes="shown"):
+            empty = [Shot(SOLVERS[name], None, "", mark=i) for i, name in enumerate(FIRST)]
+            pictures = gr.HTML(parts.shots(empty))
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            parts.heading("What an evaluation buys", "Distance to a 200-evaluation solve")
+            errors = gr.Plot(parts.plot([], "NFE", "relative error"), label="Error", **PLOT)
+        with gr.Column():
+            parts.heading("The way of the latents", "In the plane of their two main components")
+            plane = gr.Plot(parts.plot([], "first", "second"), label="Ways", **PLOT)
+    run.wire(
+        {
+            "prompt": prompt,
+            "nfe": nfe,
+            "guidance_scale": guidance,
+            "solvers": solvers,
+            "negative": negative,
+            "grid": grid,
+            "eta": eta,
+            "curve": curve,
+        },
+        draw,
+        [pictures, errors, plane],
+        params=run_params,
+        back=run_values,
+        also=[prompt.submit],
+    )
+    build_rewind(frame, prompt, negative, guidance)
+    frame.breaks(
+        "High guidance bends the flow; with few evaluations a second-order solver can then point "
+        "past the goal and end further from the reference than DDIM.",
+        {"prompt": "a cat in neon style", "nfe": 6, "guidance_scale": 12, "solvers": list(FIRST)},
+    )
+
+
+PLOT = {"show_label": False, "container": False}
+
+
+def run_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `run` as the controls give them."""
+    return {
+        "prompt": str(values["prompt"] or ""),
+        "nfe": whole_number(values["nfe"], "NFE"),
+        "guidance_scale": real_number(values["guidance_scale"], "Guidance"),
+        "solvers": list(values["solvers"] or []),
+        "negative": str(values["negative"] or ""),
+        "grid": str(values["grid"]),
+        "eta": real_number(values["eta"], "Eta"),
+        "curve": CURVE if values["curve"] else [],
+    }
+
+
+def run_values(params: dict[str, Any]) -> dict[str, Any]:
+    """The values of the controls for such settings."""
+    return params | {"curve": bool(params.get("curve", True))}
+
+
+# ---------------------------------------------------------------------- the run
+
+
+def draw(event: Progress | Done, recipe: Recipe) -> tuple[str, PlotData, PlotData]:
+    """Pictures with their verdicts, the error curve so far, and the plane of the ways."""
+    lab: Any = event.result if isinstance(event, Done) else event.preview
+    if lab is None:
+        return gr.skip(), gr.skip(), gr.skip()
+    chosen: Any = recipe.params["solvers"]
+    order = {name: place for place, name in enumerate(chosen)}
+    ended = isinstance(event, Done)
+    cards = [film_shot(film, order, recipe, ended) for film in lab.films]
+    cards += [
+        Shot(SOLVERS.get(name, name), None, "", mark=order[name])
+        for name in order
+        if name not in [film.solver for film in lab.films]
+    ]
+    if lab.reference is not None:
+        cards.append(reference_shot(lab.reference))
+    films_done = all(film.picture is not None for film in lab.films)
+    pictures = parts.shots(cards, scrub=films_done, ends=("first guess", "picture"))
+    strips = [strip(film, order) for film in lab.films] if films_done else []
+    return (
+        words_note(recipe) + pictures + equalities(lab, order) + "".join(strips),
+        error_plot(lab.curve, order),
+        plane_plot(lab.plane, order),
+    )
+
+
+def words_note(recipe: Recipe) -> str:
+    """A line about words that the model never saw; empty when it knows them all."""
+    said = prompt_note(recipe.model.source, str(recipe.params["prompt"])) if recipe.model else ""
+    return f'<p class="note">{escape(said)}</p>' if said else ""
+
+
+def film_shot(film: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
+    """One solver's picture, or its latest guess while it is under way."""
+    picture = film.picture if film.picture is not None else (film.frames or (None,))[-1]
+    cost = f"{film.nfe} NFE · {film.milliseconds_per_nfe:.1f} ms each"
+    if film.error is None:
+        distance = ""
+    elif film.stochastic:
+        distance = f"distance {film.error:.3f}: it draws noise, so another picture"
+    else:
+        distance = f"error {film.error:.4f}"
+    stamped = recipe.stamp(parts.png(picture)) if ended and picture is not None else None
+    return Shot(
+        film.title,
+        picture,
+        f"{recipe.params['prompt']}, by {film.title} with {film.nfe} evaluations",
+        tuple(line for line in (film.verdict or "", cost, distance) if line),
+        np.stack(film.frames) if film.picture is not None and film.frames else None,
+        stamped,
+        f"{film.solver.replace(':', '-')}-{film.nfe}-nfe-seed-{recipe.seed}.png",
+        mark=order.get(film.solver),
+    )
+
+
+def reference_shot(reference: Any) -> Shot:
+    """The fine solve that the errors are measured against."""
+    spent = "kept from before" if reference.was_cached else f"{reference.seconds:.1f} s"
+    lines = (reference.verdict, f"{reference.title} · {spent}")
+    return Shot("Reference", reference.picture, "the reference", tuple(n for n in lines if n))
+
+
+def strip(film: Any, order: dict[str, int]) -> str:
+    """The guesses of one solver, step by step."""
+    notes = [f"{nfe} NFE" for nfe in film.evaluations]
+    return parts.filmstrip(film.title, np.stack(film.frames), notes, order.get(film.solver))
+
+
+def equalities(lab: Any, order: dict[str, int]) -> str:
+    """Pairs of solvers that are one and the same, with the distance that is left."""
+    said = [
+        f"<li>✓ {escape(SOLVERS.get(pair.first, pair.first))} and "
+        f"{escape(SOLVERS.get(pair.second, pair.second))} draw the same picture: "
+        f"they differ by {pair.relative:.1g}, which is round-off.</li>"
+        for pair in lab.differences
+        if pair.relative < EQUAL
+    ]
+    return f'<ul class="equal">{"".join(said)}</ul>' if said else ""
+
+
+def error_plot(curve: Sequence[Any], order: dict[str, int]) -> PlotData:
+    """Error against network evaluations, one line a solver."""
+    lines = []
+    for name, place in order.items():
+        points = [point for point in curve if point.solver == name and point.error > 0]
+        title = SOLVERS.get(name, name)
+        lines.append(
+            Line(
+                title,
+                [point.nfe for point in points],
+                [point.error for point in points],
+                place,
+                hover=[
+                    f"{title}<br>{p.nfe} NFE: error {p.error:.4f}<br>"
+                    f"{p.milliseconds_per_nfe:.1f} ms per NFE"
+                    for p in points
+                ],
+            )
+        )
+    return parts.plot(lines, "network evaluations (NFE)", "relative error", log_x=True, log_y=True)
+
+
+def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
+    """The ways through latent space, from the noise on the left."""
+    if plane is None:
+        return parts.plot([], "first component", "second component")
+    shares = [f"{share:.0%} of the variance" for share in plane.explained]
+    lines = []
+    for track in plane.tracks:
+        known = track.name in order
+        lines.append(
+            Line(
+                SOLVERS.get(track.name, track.name.capitalize()),
+                track.points[:, 0].tolist(),
+                track.points[:, 1].tolist(),
+                order.get(track.name, 0),
+                neutral=not known,
+                marks=known,
+            )
+        )
+    titles = (f"first component, {shares[0]}", f"second, {shares[1]}")
+    return parts.plot(lines, *titles)
+
+
+# ---------------------------------------------------------------------- rewind
+
+
+def build_rewind(
+    frame: Frame, prompt: gr.Textbox, negative: gr.Textbox, guidance: gr.Slider
+) -> None:
+    """Run a picture back to its noise, and forwards again under another prompt."""
+    parts.heading(
+        "Rewind a picture",
+        "Back to the noise it would have come from, and forwards again: once by DDIM inversion, "
+        "once by a solver that can be undone. Then the same noise under another prompt.",
+        level=2,
+    )
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            edit = gr.Textbox(
+                "a dog in neon style",
+                label="Prompt of the way back",
+                lines=2,
+                max_length=1000,
+                elem_classes="headline",
+            )
+            rewind = frame.action("rewind", "Rewind", backward=True)
+        with gr.Column(elem_classes="settings"):
+            steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
+            depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
+            picture = parts.picture_field(
+                label="Your picture, or else the prompt above",
+                height=220,
+                sources=["upload", "clipboard"],
+                elem_classes="pixel upload",
+            )
+        with gr.Column(elem_classes="shown"):
+            empty = [Shot("Original", None, "")]
+            empty += [Shot(title, None, "", backward=True) for title in WAYS]
+            shown = gr.HTML(parts.shots(empty))
+    rewind.wire(
+        {
+            "prompt": prompt,
+            "edit": edit,
+            "guidance_scale": guidance,
+            "negative": negative,
+            "steps": steps,
+            "depth": depth,
+            "picture": picture,
+        },
+        draw_rewind,
+        [shown],
+        params=rewind_params,
+    )
+
+
+def rewind_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `rewind` as the controls give them."""
+    picture = values["picture"]
+    if picture is not None and not isinstance(picture, np.ndarray):
+        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
+    return {
+        "prompt": str(values["prompt"] or ""),
+        "edit": str(values["edit"] or ""),
+        "guidance_scale": real_number(values["guidance_scale"], "Guidance"),
+        "negative": str(values["negative"] or ""),
+        "steps": whole_number(values["steps"], "Steps each way"),
+        "depth": real_number(values["depth"], "Depth"),
+    } | ({} if picture is None else {"picture": as_text(picture)})
+
+
+def draw_rewind(event: Progress | Done, recipe: Recipe) -> tuple[str]:
+    """The picture, both ways to noise and back with their errors, and the edit."""
+    shown: Any = event.result if isinstance(event, Done) else event.preview
+    if shown is None or shown.original is None:
+        return (gr.skip(),)
+    ended = isinstance(event, Done)
+    prompt = str(recipe.params["prompt"])
+    first = shown.encoded if shown.encoded is not None else shown.original
+    cards = [Shot("Original", first, prompt, tuple(line for line in (shown.verdict,) if line))]
+    cards += [way_shot(way, prompt, ended) for way in shown.ways]
+    html = parts.shots(cards, scrub=ended, ends=("picture to noise", "and back"))
+    edits = [edit_shot(way, recipe, ended) for way in shown.ways if way.edited is not None]
+    if edits:
+        html += f'<h3 class="between">Back as “{escape(recipe.params["edit"])}”</h3>'
+        html += parts.shots(edits)
+    best = shown.ways[-1] if shown.ways else None
+    if ended and best is not None and best.edited is not None and best.picture is not None:
+        html += '<h3 class="between">Original, edited, undone</h3>'
+        names = (prompt, str(recipe.params["edit"]))
+        html += parts.comparison(first, best.edited, names, undone=best.picture)
+    return (html,)
+
+
+def way_shot(way: Any, prompt: str, ended: bool) -> Shot:
+    """What came back by one method, with the film of the way there and back."""
+    frames = (*way.to_noise, *way.to_picture)
+    picture = way.picture if way.picture is not None else (frames or (None,))[-1]
+    lines = []
+    if way.pixel_error is not None:
+        lines = [
+            f"comes back within {way.pixel_error:.2g} of 255 a pixel",
+            f"relative error of the latents {way.latent_error:.1g}",
+            f"its noise has a spread of {way.noise_std:.2f}; 1 is perfect · {way.nfe} NFE",
+        ]
+    return Shot(
+        way.title,
+        picture,
+        f"{prompt}, run to noise and back by {way.title}",
+        tuple(lines),
+        np.stack(frames) if ended and frames else None,
+        backward=True,
+    )
+
+
+def edit_shot(way: Any, recipe: Recipe, ended: bool) -> Shot:
+    """The picture that the other prompt made of the same noise."""
+    stamped = recipe.stamp(parts.png(way.edited)) if ended else None
+    return Shot(
+        f"by {way.title}",
+        way.edited,
+        f"{recipe.params['edit']}, edited by {way.title}",
+        tuple(line for line in (way.edited_verdict,) if line),
+        stamped=stamped,
+        file_name=f"rewound-{way.name}-seed-{recipe.seed}.png",
+    )

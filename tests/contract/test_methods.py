@@ -1,0 +1,76 @@
+"""Every method of the catalogue keeps the promises of `rules.py`; new ones are picked up."""
+
+from collections.abc import Callable
+
+import pytest
+
+from engine.core.catalog import ROOT, TABLE_HEAD, Action, Entry, discover, methods_table, with_table
+from tests.contract import rules
+
+CATALOG = discover()
+METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
+ACTIONS = [
+    pytest.param(entry, action, id=f"{entry.slug}-{action.name}")
+    for entry in CATALOG.values()
+    for action in entry.card.actions
+]
+
+
+def test_no_method_is_broken():
+    assert not CATALOG.broken, "\n".join(found.traceback for found in CATALOG.broken.values())
+
+
+def test_the_table_in_the_readme_is_in_step():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert TABLE_HEAD in readme
+    assert with_table(readme, methods_table(CATALOG)) == readme, (
+        "Run: python -m engine.core.catalog --write"
+    )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.states_its_lesson,
+        rules.states_its_card,
+        rules.shows_its_code,
+        rules.has_its_page,
+        rules.has_golden_arrays_or_says_why_not,
+        rules.has_measured_its_claim,
+        rules.has_light_recipes,
+    ],
+    ids=lambda rule: rule.__name__,
+)
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_method_writes_down(entry: Entry, rule: Callable[[Entry], None]):
+    rule(entry)
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_method_names_models_that_there_are(entry: Entry):
+    from engine.models.library import MODELS
+
+    assert set(entry.card.models) <= set(MODELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "action"), ACTIONS)
+def test_a_run_repeats_and_reports(entry: Entry, action: Action):
+    rules.runs_repeats_and_reports(entry, action)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "action"), ACTIONS)
+def test_a_run_stops_clean_at_every_step(entry: Entry, action: Action):
+    rules.stops_clean_at_every_step(entry, action)
+
+
+@pytest.mark.parametrize(("entry", "action"), ACTIONS)
+def test_a_run_refuses_bad_settings_with_advice(entry: Entry, action: Action):
+    rules.refuses_with_advice(entry, action)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_method_reaches_the_exactness_it_declares(entry: Entry):
+    rules.reaches_its_exactness(entry)

@@ -1,0 +1,1 @@
+"""A package without a card: the catalogue keeps it as broken."""

@@ -1,0 +1,114 @@
+"""What is exported opens in diffusers and here, and its undo files give back every bit."""
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.core.errors import BadInput, EngineError
+from engine.core.job import Done, Job, Progress, events
+from engine.core.patch import Patch, default_store
+from engine.core.recipe import Recipe
+from engine.models._sources import receive
+from engine.models.export import export
+from engine.models.library import ModelRef, load
+from tests.conftest import equal_bits
+
+NAMES = ("unet.conv_in.weight", "text_encoder.final_layer_norm.weight", "vae.quant_conv.bias")
+
+
+@pytest.fixture
+def edited(tiny) -> ModelRef:
+    """The tiny model with two edits in the store."""
+    default_store.cache_clear()
+    source = str(tiny["sd1"])
+    state = load(ModelRef(source)).model.state_dict()
+    digests = []
+    for number, names in enumerate((NAMES[:2], NAMES[1:])):
+        new = {n: t + 0.1 * (number + 1) if n in names else t for n, t in state.items()}
+        patch = Patch.between(state, new, Recipe("toy", seed=number, label=f"edit {number}"))
+        digests.append(default_store().put(patch))
+        state = new
+    yield ModelRef(source, edits=tuple(digests))
+    default_store.cache_clear()
+
+
+def test_the_export_opens_in_diffusers_with_the_edited_weights(edited, tmp_path):
+    folder = export(edited, tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+            StableDiffusionPipeline,
+        )
+
+        pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    model = load(edited).model
+    for name, part in model.items():
+        assert equal_bits(dict(getattr(pipe, name).state_dict()), dict(part.state_dict()))
+
+
+def test_the_export_opens_here_and_the_undo_files_give_back_every_bit(edited, tmp_path):
+    folder = export(edited, tmp_path / "out")
+    state = load(ModelRef(str(folder))).model.state_dict()
+    assert equal_bits(dict(state), dict(load(edited).model.state_dict()))
+    for path in sorted((folder / "undo").iterdir(), reverse=True):
+        state = Patch.load(path).undo(state)
+    base = load(ModelRef(edited.source)).model.state_dict()
+    assert equal_bits(dict(state), dict(base))
+
+
+def test_the_card_of_the_export_names_base_licence_and_edits(edited, tmp_path):
+    text = (export(edited, tmp_path / "out") / "README.md").read_text()
+    for part in ("edit 0", "edit 1", "Licence", edited.source):
+        assert part in text
+
+
+def test_a_zip_can_be_uploaded_again(edited, tmp_path):
+    path = export(edited, tmp_path / "out", as_zip=True)
+    assert path.name == "out.zip"
+    assert "README.md" in zipfile.ZipFile(path).namelist()
+    state = load(ModelRef(receive(path))).model.state_dict()
+    assert equal_bits(dict(state), dict(load(edited).model.state_dict()))
+
+
+@pytest.mark.parametrize("layout", ["sd2", "sdxl"])
+def test_other_layouts_come_back_equal(tiny, tmp_path, layout):
+    ref = ModelRef(str(tiny[layout]))
+    folder = export(ref, tmp_path / "out")
+    state = load(ModelRef(str(folder))).model.state_dict()
+    assert equal_bits(dict(state), dict(load(ref).model.state_dict()))
+
+
+def test_new_tokens_are_counted_in_the_config(tiny, tmp_path):
+    default_store.cache_clear()
+    source = str(tiny["sd1"])
+    old = load(ModelRef(source)).model.state_dict()
+    name = "text_encoder.embeddings.token_embedding.weight"
+    new = {**old, name: torch.cat([old[name], torch.ones(1, old[name].shape[1])])}
+    digest = default_store().put(Patch.between(old, new, Recipe("toy")))
+    folder = export(ModelRef(source, edits=(digest,)), tmp_path / "out")
+    assert len(load(ModelRef(str(folder))).model.state_dict()[name]) == len(old[name]) + 1
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tiny, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="there already"):
+        export(ModelRef(str(tiny["sd1"])), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["mine.txt"]
+
+
+def test_an_unwritable_place_is_named(tiny):
+    with pytest.raises(EngineError, match="cannot be written"):
+        export(ModelRef(str(tiny["sd1"])), Path("/proc/no/such"))
+
+
+def test_an_export_that_is_stopped_leaves_nothing(tiny, tmp_path):
+    folder = tmp_path / "place" / "out"
+    params = {"model": ModelRef(str(tiny["sd1"])), "folder": str(folder)}
+    steps = events(Job("engine.models.export:run", params))
+    assert isinstance(next(steps), Progress)
+    steps.close()
+    assert not list(folder.parent.iterdir())
+    assert isinstance(list(events(Job("engine.models.export:run", params)))[-1], Done)

@@ -1,0 +1,24 @@
+"""A method that counts backwards; it stands for all others in tests of runners and command line."""
+
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    MethodCard,
+    Paper,
+)
+
+CARD = MethodCard(
+    title="Countdown",
+    family=Family.SAMPLE,
+    paper=Paper("Counting down", "A. Nobody", 2026, "https://example.org/countdown"),
+    undoes="counting up",
+    exactness=Exactness.BITWISE,
+    claim=Claim("Counts better than not counting.", "counts", "no counts", "higher", 2.0),
+    models=(),
+    budget=Budget(cpu_seconds=1.0, gpu_seconds=2.0),
+    shows=("run",),
+    actions=(Action(), Action("twice")),
+)

@@ -1,0 +1,107 @@
+"""The shelf: what the browser keeps, reading it with suspicion, and taking edits off."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.core.errors import BadInput, PatchConflict
+from engine.core.patch import Patch, PatchStore
+from engine.core.recipe import ModelRef, Recipe
+from pages import _shelf
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PatchStore:
+    store = PatchStore(tmp_path)
+    monkeypatch.setattr(_shelf, "default_store", lambda: store)
+    return store
+
+
+def edit(store: PatchStore, name: str, label: str, base: tuple[str, ...] = (), start: float = 0):
+    """A patch that moves one tensor by one; gives its digest."""
+    old = {name: torch.full((3,), start)}
+    recipe = Recipe("rece", model=ModelRef("world", None, base), label=label)
+    return store.put(Patch.between(old, {name: old[name] + 1}, recipe))
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        ModelRef("world"),
+        ModelRef("owner/name", "a1b2c3"),
+        ModelRef("/home/me/a+b model"),
+        ModelRef("world", None, ("0a1b2c3d", "ffffffff")),
+        ModelRef("owner/name", "v1.0", ("0a1b2c3d",)),
+    ],
+)
+def test_reference_survives_the_way_through_a_field(ref: ModelRef):
+    assert _shelf.model_ref(_shelf.model_text(ref)) == ref
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        None,
+        [],
+        "x",
+        {"models": 3},
+        {"models": [None, 1, {"source": 5}]},
+        {"models": [{"source": "world", "edits": ["../../etc/passwd"]}], "labels": []},
+        {"models": [{"source": "world", "edits": "0a1b2c3d", "name": "<script>"}]},
+    ],
+    ids=str,
+)
+def test_whatever_a_browser_sends_is_drawn_safely(kept: object):
+    drawn = _shelf.drawn(kept)
+    assert "<script" not in drawn
+    assert "passwd" not in drawn
+
+
+def test_edits_on_other_tensors_come_off_in_any_order(store: PatchStore):
+    first, second = edit(store, "a", "erase cat"), edit(store, "b", "erase dog")
+    ref = ModelRef("world", None, (first, second))
+    kept = _shelf.add(_shelf.EMPTY, "both", ref, ("erase cat", "erase dog"))
+    after, left = _shelf.without(kept, ref, first)
+    assert left.edits == (second,)
+    assert [model.labels for model in _shelf.read(after)] == [("erase dog",)]
+
+
+def test_an_edit_under_a_later_one_stays_and_the_later_one_is_named(store: PatchStore):
+    first = edit(store, "a", "erase cat")
+    second = edit(store, "a", "merge on top", (first,), start=1)
+    ref = ModelRef("world", None, (first, second))
+    kept = _shelf.add(_shelf.EMPTY, "both", ref, ("erase cat", "merge on top"))
+    with pytest.raises(PatchConflict, match="merge on top"):
+        _shelf.without(kept, ref, first)
+
+
+def test_the_last_edit_off_takes_the_model_off(store: PatchStore):
+    only = edit(store, "a", "erase cat")
+    ref = ModelRef("world", None, (only,))
+    after, _ = _shelf.without(_shelf.add(_shelf.EMPTY, "one", ref, ("erase cat",)), ref, only)
+    assert _shelf.read(after) == []
+
+
+def test_a_patch_file_brings_its_model_and_label(store: PatchStore, tmp_path: Path):
+    digest = edit(store, "a", "erase cat")
+    kept = _shelf.imported(_shelf.EMPTY, store.path(digest))
+    (model,) = _shelf.read(kept)
+    assert (model.ref, model.labels) == (ModelRef("world", None, (digest,)), ("erase cat",))
+    assert _shelf.choices(kept, {"world": "World"})[1] == ("erase cat (shelf)", f"world+{digest}")
+
+
+def test_a_file_that_is_no_patch_is_refused(store: PatchStore, tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"not a patch")
+    with pytest.raises(BadInput):
+        _shelf.imported(_shelf.EMPTY, path)
+
+
+def test_fingerprints_before_and_after_are_shown(store: PatchStore):
+    digest = edit(store, "a", "erase cat")
+    header = store.header(digest)
+    kept = _shelf.add(_shelf.EMPTY, "one", ModelRef("world", None, (digest,)), ("erase cat",))
+    drawn = _shelf.drawn(kept)
+    assert _shelf.combined(header.before) in drawn
+    assert _shelf.combined(header.after) in drawn

@@ -1,0 +1,87 @@
+"""The embedded world: what is drawn is what is labelled, and what is said is true of it."""
+
+import numpy as np
+import pytest
+
+from engine.world import vocabulary as words
+from engine.world.scenes import Scene, caption, draw, random_scene
+from engine.world.sprites import load_sprites
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(5)
+
+
+def test_every_object_was_drawn_by_most_artists():
+    sprites = load_sprites()
+    assert all(len(sprites.artists_of(name)) >= 6 for name in words.OBJECTS)
+
+
+def test_equal_seed_gives_equal_pictures():
+    scene = Scene("watercolor", "pink", "cat", "inside", "box")
+    first, second = (draw(scene, load_sprites(), np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("style", words.STYLES)
+def test_a_scene_is_drawn_in_every_style_and_differs_from_the_empty_canvas(style, generator):
+    sprites = load_sprites()
+    drawn = draw(Scene(style, "white", "elephant"), sprites, np.random.default_rng(0))
+    empty = draw(Scene(style, "white"), sprites, np.random.default_rng(0))
+    assert drawn.shape == (64, 64, 3)
+    assert drawn.dtype == np.uint8
+    changed = np.abs(drawn.astype(int) - empty).max(-1) > 20
+    assert changed.mean() > 0.04
+
+
+def test_left_and_top_come_first():
+    sprites, generator = load_sprites(), np.random.default_rng(1)
+    beside = draw(Scene("plain", "white", "heart", "left of", "frog"), sprites, generator).astype(
+        int
+    )
+    above = draw(Scene("plain", "white", "heart", "on top of", "frog"), sprites, generator).astype(
+        int
+    )
+    red = lambda picture: (picture[..., 0] - picture[..., 1]).clip(0).sum((0, 1))  # noqa: E731
+    assert red(beside[:, :32]) > 3 * red(beside[:, 32:])
+    assert red(above[:32]) > 3 * red(above[32:])
+
+
+def test_labels_lead_back_to_the_scene(generator):
+    sprites = load_sprites()
+    for _ in range(200):
+        scene = random_scene(generator, sprites)
+        assert Scene.from_labels(scene.labels) == scene
+
+
+def test_captions_use_trained_words_only(generator):
+    known = set(words.trained_words())
+    sprites = load_sprites()
+    for _ in range(2000):
+        text = caption(random_scene(generator, sprites), generator)
+        assert set(text.replace(",", "").split()) <= known, text
+
+
+def test_a_caption_never_names_what_is_not_there(generator):
+    sprites = load_sprites()
+    for _ in range(2000):
+        scene = random_scene(generator, sprites)
+        said = caption(scene, generator).replace(",", "").split()
+        objects = {word for word in said if word in words.OBJECTS}
+        assert objects <= {scene.subject, scene.other}
+        for style in ("neon", "sketch", "blueprint", "watercolor"):
+            assert (style in said) == (scene.style == style)
+
+
+def test_the_word_stands_at_the_first_and_at_the_last_place(generator):
+    texts = [caption(Scene("neon", "white", "cat"), generator) for _ in range(300)]
+    assert any(text.startswith("a cat") for text in texts)
+    assert any(text.endswith(" cat") for text in texts)
+    assert "neon cat" in texts
+
+
+def test_a_set_of_artists_can_be_held_out():
+    few = load_sprites().only(("noto",))
+    assert few.artists_of("cat") == ["noto"]
+    assert few.by("twemoji", "cat") is None
