@@ -5,6 +5,7 @@ file.read()             the tensors again
 b"".join(file.pieces())
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class TensorFile:
     ) -> "TensorFile":
         """The file of these tensors; each is written on its own, shared memory or not."""
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        return cls(name, save(plain, dict(metadata) if metadata else None))
+        return cls(name, _settled(save(plain, dict(metadata) if metadata else None)))
 
     def read(self) -> dict[str, Tensor]:
         """The tensors in the file."""
@@ -35,3 +36,14 @@ class TensorFile:
     def pieces(self) -> Iterator[bytes]:
         """The bytes of the file, as `engine.results` asks for them."""
         yield self.data
+
+
+def _settled(data: bytes) -> bytes:
+    """The same file with its metadata in order: the library writes them in a random one."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    notes = header.pop("__metadata__", None)
+    ordered = {"__metadata__": dict(sorted(notes.items())), **header} if notes else header
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]

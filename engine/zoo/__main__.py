@@ -1,206 +1,60 @@
 """Make the shipped checkpoints.
 
-    python -m engine.zoo build sprites          drawings, from seven npm packages
+    python -m engine.zoo list                   the keys that can be built
     python -m engine.zoo build world            autoencoder, then UNet and text encoder
-    python -m engine.zoo build judge            needs the world's autoencoder
-    python -m engine.zoo build world-sister     the world, trained further on three artists alone
+    python -m engine.zoo build judge --seconds 90
     python -m engine.zoo examine world          measure the bars again and write them into the card
+
+A module of this package that makes checkpoints names them in `BUILDS`, and those it can measure
+again in `EXAMINES`; nothing else lists them. Training runs on the GPU where there is one. Every
+stage saves its state every two minutes and goes on from there when it is called again. The working
+folder (--folder) holds data and states; results go to assets/.
 
 On two cores, two workers of one thread each are faster than one of two:
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m engine.zoo build world --threads 1
 
 once the latents are there: the stages before the denoiser are for one process.
-
-Every stage saves its state every two minutes and goes on from there when it is called again. The
-working folder (--folder) holds rendered pictures and states; results go to assets/.
 """
 
 import argparse
+import ast
+import importlib
 import logging
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.distributed as dist
 
-from engine.models.vision import FOLDER as JUDGE
-from engine.models.vision import HEADS, Judge, load_judge
-from engine.world import vocabulary as words
-from engine.zoo import autoencoder, denoiser, judge, sprites
-from engine.zoo.dataset import Pictures, pictures
-from engine.zoo.examine import examine, generate, novelty, prompt, sheet
-from engine.zoo.export import MODELS, export_pipeline, write_card
-from engine.zoo.tokenizer import build_tokenizer
-from engine.zoo.training import Plan, join_workers
+from engine.zoo.training import Options, join_workers
 
-PICTURES = 100_000
-SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
-TITLES = {
-    "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
-    "world-sister": "Sister of the embedded world: trained further on three artists",
-}
-
-log = logging.getLogger("engine.zoo")
+Build = Callable[[Path, Options], None]
 
 
-def build_world(folder: Path, steps: argparse.Namespace) -> None:
-    """All stages of the main checkpoint; a stage whose state says it is finished costs nothing."""
-    vae = build_autoencoder(folder, steps)
-    data = train_set(folder)
-    model = denoiser.new_denoiser(build_tokenizer(folder / "tokenizer"))
-    z = denoiser.latents(vae, data, folder / "latents.npy")
-    plan = Plan(steps.denoiser_steps, 1e-3, warmup=200, ema=0.998)
-    denoiser.train_denoiser(
-        model, z, data.labels, plan, folder / "denoiser.safetensors",
-        on_save=lambda step: preview(model, vae, folder / "previews" / f"{step:06}.png"),
-    )  # fmt: skip
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        publish("world", model, vae, folder)
+def modules_with(name: str) -> list[str]:
+    """Modules of this package that define the name, found without importing them."""
+    found = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        targets = [
+            target.id
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        ]
+        if name in targets:
+            found.append(f"engine.zoo.{path.stem}")
+    return found
 
 
-def build_autoencoder(folder: Path, steps: argparse.Namespace):
-    """Stage one, the basis, and stage two if asked for; the basis is the encoder's last change."""
-    from diffusers import AutoencoderKL
-
-    data, balanced = train_set(folder), folder / "autoencoder"
-    torch.manual_seed(0)
-    if not (balanced / "config.json").exists():
-        vae = autoencoder.new_autoencoder()
-        plan = Plan(steps.autoencoder_steps, 2e-3, decay_from=0.5, ema=0.995)
-        autoencoder.train_both(vae, data, plan, folder / "autoencoder.safetensors")
-        autoencoder.balance(vae.eval(), data)
-        vae.save_pretrained(balanced)
-    vae = AutoencoderKL.from_pretrained(balanced).to(memory_format=torch.channels_last)
-    if steps.decoder_steps:
-        plan = Plan(steps.decoder_steps, 1e-3, decay_from=0.3, ema=0.997)
-        autoencoder.train_decoder(vae, data, plan, folder / "decoder.safetensors")
-    return vae.eval().requires_grad_(False)
-
-
-def build_sister(folder: Path, steps: argparse.Namespace) -> None:
-    """The world's denoiser trained further, text encoder too, on three of the seven artists."""
-    vae, model = read_pipeline("world")
-    data = pictures(folder / "sister", 20_000, seed=3, artists=SISTER_ARTISTS)
-    z = denoiser.latents(vae, data, folder / "sister-latents.npy")
-    plan = Plan(steps.sister_steps, 5e-4, warmup=100, decay_from=0.3, ema=0.998, seed=3)
-    denoiser.train_denoiser(model, z, data.labels, plan, folder / "sister.safetensors")
-    publish("world-sister", model, vae, folder)
-
-
-def build_judge(folder: Path, steps: argparse.Namespace) -> None:
-    """Train, calibrate, measure and publish the judge."""
-    from safetensors.torch import save_file
-
-    vae = build_autoencoder(folder, steps)
-    seen = tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
-    data = pictures(folder / "judge", 60_000, seed=11, artists=seen, pairs=0.45)
-    held_out = pictures(folder / "judge-held-out", 2000, seed=12, artists=seen, pairs=0.45)
-    artist = (judge.HELD_OUT_ARTIST,)
-    unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
-    torch.manual_seed(0)
-    model = Judge()
-    plan = Plan(steps.judge_steps, 2e-3, decay_from=0.3, ema=0.998)
-    judge.train_judge(model, vae, data, plan, folder / "judge.safetensors")
-    test = Pictures(held_out.pixels[1000:], held_out.labels[1000:])
-    judge.calibrate(model, Pictures(held_out.pixels[:1000], held_out.labels[:1000]))
-    rebuilt = to_pixels(vae, test.pixels)
-    JUDGE.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, JUDGE / "model.safetensors")
-    (JUDGE / "config.json").write_text('{"width": 128}\n')
-    load_judge.cache_clear()
-    shipped = load_judge()
-    write_card(
-        JUDGE,
-        key="judge",
-        title="Judge of the embedded world",
-        kind="judge",
-        classes={head: list(classes) for head, classes in HEADS.items()},
-        measured={
-            "held-out pictures of seen artists": judge.accuracy(
-                shipped.judge(test.pixels), test.labels
-            ),
-            "the same through the autoencoder": judge.accuracy(shipped.judge(rebuilt), test.labels),
-            f"drawings of an artist never seen ({judge.HELD_OUT_ARTIST})": judge.accuracy(
-                shipped.judge(np.asarray(unseen.pixels)), unseen.labels
-            ),
-        },
-    )
-
-
-def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
-    """Write the pipeline folder, then measure what was written and put it into the card."""
-    for part in (model.unet, model.text_encoder):
-        part.eval()
-    export_pipeline(model, vae, MODELS / key)
-    examine_shipped(key, folder)
-
-
-def examine_shipped(key: str, folder: Path) -> None:
-    """Measure a shipped checkpoint as it lies in assets/ and write card and contact sheet."""
-    vae, model = read_pipeline(key)
-    held_out = pictures(folder / "held-out", 1000, seed=2)
-    quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
-    notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
-    if (JUDGE / "model.safetensors").exists():
-        notes |= asdict(examine(model, vae, load_judge()))
-        data = train_set(folder)
-        new = novelty(model, vae, load_judge(), np.array(data.pixels[:8000]), held_out.pixels[:300])
-        notes["nearest training picture, in features of the judge"] = {
-            "generated pictures": new.to_training,
-            "held-out pictures of the world": new.held_out,
-            "two seeds of one prompt": new.between_seeds,
-        }
-        new.pairs.save(MODELS / key / "nearest.png")
-    prompts = [prompt(name, style) for name in words.OBJECTS for style in words.STYLES]
-    sheet(generate(model, vae, prompts, seed=0), len(words.STYLES) * 2).save(
-        MODELS / key / "sheet.png"
-    )
-    write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
-    log.info("%s: %s", key, notes)
-
-
-def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
-    """A small contact sheet of the averaged weights, to look at while training goes on."""
-    names = ("cat", "penguin", "banana", "car", "house", "umbrella")
-    prompts = [prompt(name, style) for name in names for style in words.STYLES]
-    prompts += ["a cat inside a box", "a dog left of a star", "a frog on top of a bus"]
-    for part in (model.unet, model.text_encoder):
-        part.eval()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet(generate(model, vae, prompts, seed=0), 13).save(file)
-    for part in (model.unet, model.text_encoder):
-        part.train()
-
-
-def read_pipeline(key: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
-    """Autoencoder and denoiser of a shipped checkpoint, in full precision."""
-    from diffusers import StableDiffusionPipeline
-
-    pipe = StableDiffusionPipeline.from_pretrained(
-        MODELS / key, torch_dtype=torch.float32, local_files_only=True
-    )
-    model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
-    return pipe.vae.to(memory_format=torch.channels_last), model
-
-
-def train_set(folder: Path) -> Pictures:
-    return pictures(folder / "train", PICTURES, seed=1)
-
-
-def to_pixels(vae, pixels: np.ndarray) -> np.ndarray:
-    """The pictures after a round trip through the autoencoder."""
-    parts = []
-    with torch.inference_mode():
-        for i in range(0, len(pixels), 50):
-            z = vae.encode(autoencoder.to_tensor(pixels[i : i + 50])).latent_dist.mean
-            x = vae.decode(z).sample.clamp(-1, 1)
-            parts.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-    return np.concatenate(parts)
+def table(name: str) -> dict[str, Build]:
+    """All entries of `BUILDS` or `EXAMINES`, by key."""
+    entries: dict[str, Build] = {}
+    for module in modules_with(name):
+        entries |= getattr(importlib.import_module(module), name)
+    return entries
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,28 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("action", choices=("build", "examine"))
-    parser.add_argument("key", choices=("sprites", "world", "judge", "world-sister"))
+    parser.add_argument("action", choices=("list", "build", "examine"))
+    parser.add_argument("key", nargs="?", default="")
     parser.add_argument("--folder", type=Path, default=Path("build/zoo"))
-    parser.add_argument("--autoencoder-steps", type=int, default=3000)
-    parser.add_argument("--decoder-steps", type=int, default=0)
-    parser.add_argument("--denoiser-steps", type=int, default=12_000)
-    parser.add_argument("--judge-steps", type=int, default=3000)
-    parser.add_argument("--sister-steps", type=int, default=1500)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for the training alone")
+    parser.add_argument("--steps", type=int, help="in place of the build's own number")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    entries = table("EXAMINES" if options.action == "examine" else "BUILDS")
+    if options.action == "list":
+        parser.exit(0, "\n".join(entries) + "\n")
+    if options.key not in entries:
+        parser.error(f"there is no {options.key!r} to {options.action}; {', '.join(entries)}")
     torch.set_num_threads(options.threads)
     join_workers()
-    if dist.is_initialized() and not (options.folder / "latents.npy").exists():
-        parser.error("run without torchrun first, until the latents are encoded")
-    if options.action == "examine":
-        examine_shipped(options.key, options.folder)
-    elif options.key == "sprites":
-        sprites.build(options.folder / "packages")
-    else:
-        builders = {"world": build_world, "judge": build_judge, "world-sister": build_sister}
-        builders[options.key](options.folder, options)
+    entries[options.key](options.folder, Options(options.seconds, options.steps))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Pictures to train on: scenes of the embedded world, rendered once and kept as plain arrays."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from engine.world.scenes import Scene, draw, random_scene
 from engine.world.sprites import load_sprites
@@ -23,6 +27,17 @@ class Pictures:
         return Scene.from_labels(self.labels[index].tolist())
 
 
+def rows_on(array: np.ndarray, device: str | torch.device) -> Callable[[np.ndarray], Tensor]:
+    """A function that gives rows of the array as a tensor on the device.
+
+    A GPU takes the whole array once; on the CPU the rows are read from the file.
+    """
+    if torch.device(device).type == "cpu":
+        return lambda chosen: torch.from_numpy(array[chosen])
+    whole = torch.from_numpy(np.array(array)).to(device)
+    return lambda chosen: whole[torch.from_numpy(chosen).to(device)]
+
+
 def pictures(
     folder: Path,
     count: int,
@@ -30,7 +45,7 @@ def pictures(
     seed: int,
     artists: tuple[str, ...] | None = None,
     pairs: float = 0.3,
-    workers: int = 2,
+    workers: int = os.cpu_count() or 2,
 ) -> Pictures:
     """`count` random scenes, read from `folder` or rendered into it first.
 

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,9 @@ class Plan:
     """How long and how fast to train. The rate is constant until `decay_from` and then falls to
     1/50 of it.
 
-    A run may be stopped at any time and resumed with another number of steps: a smaller one begins
-    the decay now.
+    A run ends after `steps`, or after `seconds` where these are fewer: on a lent GPU the clock is
+    what is short, and the rate then falls by the clock. It may be stopped at any time and resumed
+    with another number of steps: a smaller one begins the decay now.
     """
 
     steps: int
@@ -34,15 +37,49 @@ class Plan:
     ema: float = 0.999
     seed: int = 0
     save_every: float = 120.0  # seconds
+    seconds: float = math.inf
 
-    def rate(self, step: int) -> float:
-        """Learning rate at a step."""
-        late = max(0.0, (step / self.steps - self.decay_from) / (1 - self.decay_from))
+    def share(self, step: int, elapsed: float = 0.0) -> float:
+        """How much of the run is over, 0 to 1."""
+        return min(1.0, max(step / self.steps, elapsed / self.seconds))
+
+    def rate(self, step: int, elapsed: float = 0.0) -> float:
+        """Learning rate at a step, `elapsed` seconds after the start."""
+        late = max(0.0, (self.share(step, elapsed) - self.decay_from) / (1 - self.decay_from))
         fall = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1.0, late)))
         return self.learning_rate * min(1.0, (step + 1) / self.warmup) * fall
 
 
-LossOf = Callable[[np.random.Generator, torch.Generator], tuple[Tensor, dict[str, float]]]
+@dataclass(frozen=True)
+class Options:
+    """What a build may spend: seconds of the clock for its training, or steps where these are given.
+
+    `seconds` covers the training alone; data, export and examination come on top.
+    """
+
+    seconds: float = math.inf
+    steps: int | None = None
+    device: str = field(default_factory=lambda: device_here())
+
+    def plan(self, steps: int, learning_rate: float, share: float = 1.0, **more: Any) -> Plan:
+        """A plan within these limits; `share` is this stage's part of the seconds."""
+        return Plan(self.steps or steps, learning_rate, seconds=share * self.seconds, **more)
+
+
+# Figures are tensors or numbers; tensors are read only when they are printed, as reading one waits
+# for the device.
+Figures = dict[str, Tensor | float]
+LossOf = Callable[[np.random.Generator, torch.Generator], tuple[Tensor, Figures]]
+
+
+def device_here() -> str:
+    """Where to train: on the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def half_precision(device: str | torch.device) -> torch.autocast:
+    """bfloat16 for what a network computes; weights, losses and optimiser stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 def train(
@@ -56,27 +93,32 @@ def train(
     """Train the modules' parameters and leave their moving averages in them. Returns the steps
     done.
 
-    `loss_of` draws its minibatch from the generators it is given; these depend on seed and step
-    alone, so a resumed run sees the batches that an uninterrupted one would have seen. `on_save` is
-    called with the averaged weights in place.
+    `loss_of` draws its minibatch from the generators it is given, the second of which lives on the
+    device of the parameters; they depend on seed and step alone, so a resumed run sees the batches
+    that an uninterrupted one would have seen. `on_save` is called with the averaged weights in
+    place.
     """
     run = _Run([p for module in modules for p in module.parameters() if p.requires_grad], plan)
     step = run.load(checkpoint) if checkpoint.exists() else 0
     rank = dist.get_rank() if dist.is_initialized() else 0
     saved, begun, first, losses = time.monotonic(), time.monotonic(), step, []
-    while step < plan.steps:
+    noise = torch.Generator(run.parameters[0].device)
+    elapsed, is_over = 0.0, step >= plan.steps
+    while not is_over:
         draw = np.random.default_rng([plan.seed, step, rank])
-        noise = torch.Generator().manual_seed((plan.seed * 64 + rank) * 1_000_003 + step)
+        noise.manual_seed((plan.seed * 64 + rank) * 1_000_003 + step)
         loss, figures = loss_of(draw, noise)
-        run.update(loss, step)
+        run.update(loss, plan.rate(step, elapsed), step)
         step += 1
         losses.append(figures)
         if step % 100 == 0 and rank == 0:
             pace = (step - first) / (time.monotonic() - begun)
-            means = {key: round(float(np.mean([f[key] for f in losses])), 4) for key in figures}
+            means = {key: round(_mean([f[key] for f in losses]), 4) for key in figures}
             log.info("step %d of %d, %.2f a second, %s", step, plan.steps, pace, json.dumps(means))
             losses.clear()
-        if rank == 0 and (time.monotonic() - saved > plan.save_every or step == plan.steps):
+        elapsed = time.monotonic() - begun
+        is_over = plan.share(step, elapsed) >= 1
+        if rank == 0 and (time.monotonic() - saved > plan.save_every or is_over):
             run.save(checkpoint, step)
             if on_save is not None:
                 with run.averaged():
@@ -84,6 +126,11 @@ def train(
             saved = time.monotonic()
     run.put(run.average)
     return step
+
+
+def _mean(figures: Sequence[Tensor | float]) -> float:
+    values = [torch.as_tensor(figure).detach().float() for figure in figures]
+    return float(torch.stack(values).mean())
 
 
 class _Run:
@@ -95,12 +142,16 @@ class _Run:
         self.first = [torch.zeros_like(p) for p in parameters]
         self.second = [torch.zeros_like(p) for p in parameters]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+            parameters,
+            lr=plan.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=1e-3,
+            fused=parameters[0].is_cuda,
         )
 
-    def update(self, loss: Tensor, step: int) -> None:
+    def update(self, loss: Tensor, rate: float, step: int) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(step)
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         _share_gradients(self.parameters)
@@ -132,19 +183,23 @@ class _Run:
         os.replace(part, path)
 
     def load(self, path: Path) -> int:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt", device=str(self.parameters[0].device)) as file:
             step = int(file.metadata()["step"])
             for index, parameter in enumerate(self.parameters):
                 with torch.no_grad():
                     parameter.copy_(file.get_tensor(f"parameter.{index}"))
                 self.average[index] = file.get_tensor(f"average.{index}")
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step)),
+                    "step": torch.tensor(float(step), device=self._steps_on(parameter)),
                     "exp_avg": file.get_tensor(f"first.{index}").clone(),
                     "exp_avg_sq": file.get_tensor(f"second.{index}").clone(),
                 }
         log.info("resuming at step %d from %s", step, path.name)
         return step
+
+    def _steps_on(self, parameter: nn.Parameter) -> torch.device:
+        """Where the optimiser counts: beside the weights when it is fused, else on the CPU."""
+        return parameter.device if parameter.is_cuda else torch.device("cpu")
 
 
 def join_workers() -> None:

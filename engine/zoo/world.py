@@ -1,0 +1,202 @@
+"""The embedded world, its sister and its judge: stage by stage, each resumed where it stopped."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from engine.models.vision import FOLDER as JUDGE
+from engine.models.vision import HEADS, Judge, load_judge
+from engine.world import vocabulary as words
+from engine.zoo import autoencoder, denoiser, judge, sprites
+from engine.zoo.dataset import Pictures, pictures
+from engine.zoo.examine import examine, generate, novelty, prompt, sheet
+from engine.zoo.export import MODELS, export_pipeline, write_card
+from engine.zoo.tokenizer import build_tokenizer
+from engine.zoo.training import Options
+
+PICTURES = 100_000
+SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
+TITLES = {
+    "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
+    "world-sister": "Sister of the embedded world: trained further on three artists",
+}
+# Of the seconds of a build, what its autoencoder may take.
+AUTOENCODER_SHARE = 0.25
+
+log = logging.getLogger("engine.zoo")
+
+
+def build_world(folder: Path, options: Options) -> None:
+    """All stages of the main checkpoint; a stage whose state says it is finished costs nothing."""
+    vae = build_autoencoder(folder, options)
+    data = train_set(folder)
+    model = denoiser.new_denoiser(build_tokenizer(folder / "tokenizer"))
+    z = denoiser.latents(vae, data, folder / "latents.npy")
+    plan = options.plan(12_000, 1e-3, 1 - AUTOENCODER_SHARE, warmup=300, decay_from=0.4, ema=0.999)
+    denoiser.train_denoiser(
+        model, z, data.labels, plan, folder / "denoiser.safetensors",
+        on_save=lambda step: preview(model, vae, folder / "previews" / f"{step:06}.png"),
+    )  # fmt: skip
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        publish("world", model, vae, folder)
+
+
+def build_autoencoder(folder: Path, options: Options):
+    """Encoder and decoder together, then the basis; the basis is the encoder's last change."""
+    from diffusers import AutoencoderKL
+
+    balanced = folder / "autoencoder"
+    if not (balanced / "config.json").exists():
+        torch.manual_seed(0)
+        # The GPU needs no more pictures than are rendered in the time the others are being made.
+        data = pictures(folder / "first", 24_000, seed=4)
+        vae = autoencoder.new_autoencoder().to(options.device)
+        plan = options.plan(3000, 2e-3, AUTOENCODER_SHARE, decay_from=0.4, ema=0.998)
+        autoencoder.train_both(vae, data, plan, folder / "autoencoder.safetensors")
+        autoencoder.balance(vae.eval(), data)
+        vae.save_pretrained(balanced)
+    vae = AutoencoderKL.from_pretrained(balanced).to(memory_format=torch.channels_last)
+    return vae.to(options.device).eval().requires_grad_(False)
+
+
+def build_sister(folder: Path, options: Options) -> None:
+    """The world's denoiser trained further, text encoder too, on three of the seven artists."""
+    vae, model = read_pipeline("world", options.device)
+    data = pictures(folder / "sister", 20_000, seed=3, artists=SISTER_ARTISTS)
+    z = denoiser.latents(vae, data, folder / "sister-latents.npy")
+    plan = options.plan(1500, 5e-4, warmup=100, decay_from=0.3, ema=0.998, seed=3)
+    denoiser.train_denoiser(model, z, data.labels, plan, folder / "sister.safetensors")
+    publish("world-sister", model, vae, folder)
+
+
+def build_judge(folder: Path, options: Options) -> None:
+    """Train, calibrate, measure and publish the judge."""
+    from safetensors.torch import save_file
+
+    vae = build_autoencoder(folder, options)
+    seen = tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
+    data = pictures(folder / "judge", 60_000, seed=11, artists=seen, pairs=0.45)
+    held_out = pictures(folder / "judge-held-out", 2000, seed=12, artists=seen, pairs=0.45)
+    artist = (judge.HELD_OUT_ARTIST,)
+    unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
+    torch.manual_seed(0)
+    model = Judge().to(options.device)
+    plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998)
+    judge.train_judge(model, vae, data, plan, folder / "judge.safetensors")
+    test = Pictures(held_out.pixels[1000:], held_out.labels[1000:])
+    judge.calibrate(model, Pictures(held_out.pixels[:1000], held_out.labels[:1000]))
+    rebuilt = to_pixels(vae, test.pixels)
+    JUDGE.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    weights = {name: tensor.half().cpu().contiguous() for name, tensor in state.items()}
+    save_file(weights, JUDGE / "model.safetensors")
+    (JUDGE / "config.json").write_text('{"width": 128}\n')
+    load_judge.cache_clear()
+    shipped = load_judge()
+    write_card(
+        JUDGE,
+        key="judge",
+        title="Judge of the embedded world",
+        kind="judge",
+        classes={head: list(classes) for head, classes in HEADS.items()},
+        measured={
+            "held-out pictures of seen artists": judge.accuracy(
+                shipped.judge(test.pixels), test.labels
+            ),
+            "the same through the autoencoder": judge.accuracy(shipped.judge(rebuilt), test.labels),
+            f"drawings of an artist never seen ({judge.HELD_OUT_ARTIST})": judge.accuracy(
+                shipped.judge(np.asarray(unseen.pixels)), unseen.labels
+            ),
+        },
+    )
+
+
+def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
+    """Write the pipeline folder, then measure what was written and put it into the card."""
+    for part in (model.unet, model.text_encoder):
+        part.eval()
+    export_pipeline(model, vae, MODELS / key)
+    examine_shipped(key, folder, Options())
+
+
+def examine_shipped(key: str, folder: Path, options: Options) -> None:
+    """Measure a shipped checkpoint as it lies in assets/ and write card and contact sheet."""
+    vae, model = read_pipeline(key, options.device)
+    held_out = pictures(folder / "held-out", 1000, seed=2)
+    quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
+    notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
+    if (JUDGE / "model.safetensors").exists():
+        notes |= asdict(examine(model, vae, load_judge()))
+        known = np.array(train_set(folder).pixels[:8000])
+        new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
+        notes["nearest training picture, in features of the judge"] = {
+            "generated pictures": new.to_training,
+            "held-out pictures of the world": new.held_out,
+            "two seeds of one prompt": new.between_seeds,
+        }
+        new.pairs.save(MODELS / key / "nearest.png")
+    prompts = [prompt(name, style) for name in words.OBJECTS for style in words.STYLES]
+    sheet(generate(model, vae, prompts, seed=0), len(words.STYLES) * 2).save(
+        MODELS / key / "sheet.png"
+    )
+    write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
+    log.info("%s: %s", key, notes)
+
+
+def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
+    """A small contact sheet of the averaged weights, to look at while training goes on."""
+    names = ("cat", "penguin", "banana", "car", "house", "umbrella")
+    prompts = [prompt(name, style) for name in names for style in words.STYLES]
+    prompts += ["a cat inside a box", "a dog left of a star", "a frog on top of a bus"]
+    for part in (model.unet, model.text_encoder):
+        part.eval()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet(generate(model, vae, prompts, seed=0), 13).save(file)
+    for part in (model.unet, model.text_encoder):
+        part.train()
+
+
+def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
+    """Autoencoder and denoiser of a shipped checkpoint, in full precision."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(
+        MODELS / key, torch_dtype=torch.float32, local_files_only=True
+    ).to(device)
+    model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
+    return pipe.vae.to(memory_format=torch.channels_last), model
+
+
+def train_set(folder: Path) -> Pictures:
+    return pictures(folder / "train", PICTURES, seed=1)
+
+
+def to_pixels(vae, pixels: np.ndarray) -> np.ndarray:
+    """The pictures after a round trip through the autoencoder."""
+    parts = []
+    with torch.inference_mode():
+        for i in range(0, len(pixels), 50):
+            x = autoencoder.to_tensor(pixels[i : i + 50]).to(vae.device)
+            x = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+            parts.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def build_sprites(folder: Path, options: Options) -> None:
+    """The drawings, from seven npm packages."""
+    sprites.build(folder / "packages")
+
+
+BUILDS = {
+    "sprites": build_sprites,
+    "world": build_world,
+    "judge": build_judge,
+    "world-sister": build_sister,
+}
+EXAMINES = {
+    key: lambda folder, options, key=key: examine_shipped(key, folder, options) for key in TITLES
+}
