@@ -1,10 +1,8 @@
 """The picture autoencoder of the embedded world: 64 x 64 pixels to 16 x 16 latents and back.
 
-Stage one trains both halves. Then the latents get a balanced basis: uncorrelated channels, scaled
-so that equal noise in any of them disturbs the pixels equally. The change of basis is folded into
-the two 1 x 1 convolutions at the bottleneck and costs nothing. Stage two freezes the encoder, so
-that latents stay what they are, and goes on with the decoder on slightly noisy latents, since a
-sampler's are never quite those of an encoder.
+Both halves are trained together. Then the latents get a balanced basis: uncorrelated channels,
+scaled so that equal noise in any of them disturbs the pixels equally. The change of basis is folded
+into the two 1 x 1 convolutions at the bottleneck and costs nothing.
 """
 
 import logging
@@ -16,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.zoo.dataset import Pictures
-from engine.zoo.training import Plan, train
+from engine.zoo.dataset import Pictures, rows_on
+from engine.zoo.training import Figures, Plan, half_precision, train
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 log = logging.getLogger(__name__)
 
-BATCH = 16
+BATCH = {"cpu": 16, "cuda": 96}
 LATENT_CHANNELS = 6
 DECODER_NOISE = 0.05
 LEAST_SEEN = 3e-3  # share of the best seen direction below which directions are not shrunk further
@@ -50,11 +48,12 @@ def new_autoencoder() -> "AutoencoderKL":
 
 
 def train_both(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Path) -> None:
-    """Stage one: encoder and decoder together, on all pictures."""
+    """Encoder and decoder together, on all pictures."""
+    rows, batch = rows_on(data.pixels, vae.device), BATCH[vae.device.type]
 
-    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        x = _batch(data, draw)
-        with torch.autocast("cpu", torch.bfloat16):
+    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
+        x = as_signal(rows(np.sort(draw.integers(len(data.pixels), size=batch))))
+        with half_precision(x.device):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample(noise)).sample
         loss, figures = _distance(y.float(), x)
@@ -115,53 +114,38 @@ def _change_basis(vae: "AutoencoderKL", forth: Tensor, mean: Tensor) -> None:
         out.weight.copy_(torch.einsum("ijhw,jk->ikhw", old, back))
 
 
-def train_decoder(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Path) -> None:
-    """Stage two: the decoder alone, on slightly noisy latents; the encoder stays bit for bit."""
-    vae.encoder.requires_grad_(False)
-    vae.quant_conv.requires_grad_(False)
-
-    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        x = _batch(data, draw)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            z = vae.encode(x).latent_dist.mean.float()
-        z = z + DECODER_NOISE * torch.randn(z.shape, generator=noise)
-        with torch.autocast("cpu", torch.bfloat16):
-            y = vae.decode(z).sample
-        return _distance(y.float(), x)
-
-    train([vae.decoder, vae.post_quant_conv], loss_of, plan, checkpoint)
-
-
 def encode(vae: "AutoencoderKL", pixels: np.ndarray) -> Tensor:
     """Latent means of uint8 pictures n x 64 x 64 x 3, as float32 n x c x 16 x 16."""
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    size = 50 if vae.device.type == "cpu" else 1000
+    with torch.inference_mode(), half_precision(vae.device):
         parts = [
-            vae.encode(to_tensor(pixels[i : i + 50])).latent_dist.mean.float()
-            for i in range(0, len(pixels), 50)
+            vae.encode(to_tensor(pixels[i : i + size]).to(vae.device)).latent_dist.mean.float()
+            for i in range(0, len(pixels), size)
         ]
     return torch.cat(parts)
 
 
 def psnr(vae: "AutoencoderKL", pixels: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio in dB of each reconstructed picture, at the shipped precision."""
-    x = to_tensor(pixels)
+    x = to_tensor(pixels).to(vae.device)
     with torch.inference_mode():
         y = [vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(50)]
     error = ((torch.cat(y).clamp(-1, 1) - x) / 2).square().mean((1, 2, 3))
-    return (-10 * torch.log10(error.clamp(min=1e-10))).numpy()
+    return (-10 * torch.log10(error.clamp(min=1e-10))).cpu().numpy()
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 n h w 3 to float32 n 3 h w in [-1, 1]."""
-    x = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return as_signal(torch.from_numpy(np.array(pixels)))
+
+
+def as_signal(pixels: Tensor) -> Tensor:
+    """uint8 n h w 3 to float32 n 3 h w in [-1, 1], on the same device."""
+    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _batch(data: Pictures, draw: np.random.Generator) -> Tensor:
-    return to_tensor(data.pixels[np.sort(draw.integers(len(data.pixels), size=BATCH))])
-
-
-def _distance(y: Tensor, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _distance(y: Tensor, x: Tensor) -> tuple[Tensor, Figures]:
     """Absolute error, plus terms for edges, for large areas and for colour.
 
     Without the last two, small decoders learn sharp edges first and keep a colour cast for very
@@ -173,4 +157,4 @@ def _distance(y: Tensor, x: Tensor) -> tuple[Tensor, dict[str, float]]:
     areas = F.avg_pool2d(error, 8).abs().mean()
     chroma = (error - error.mean(1, keepdim=True)).abs().mean()
     loss = error.abs().mean() + 0.3 * edges + 2 * square + 2 * areas + 2 * chroma
-    return loss, {"psnr": float(-10 * torch.log10(square.detach() / 4))}
+    return loss, {"psnr": -10 * torch.log10(square.detach() / 4)}

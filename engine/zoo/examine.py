@@ -40,21 +40,21 @@ def generate(
     unet, scheduler = model.unet, model.scheduler
     size = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     noise = torch.randn((len(prompts), *size), generator=torch.Generator().manual_seed(seed))
-    pictures = []
+    device, pictures = next(unet.parameters()).device, []
     with torch.inference_mode():
-        uncond = model.text_encoder(token_ids(model.tokenizer, [""]))[0]
+        uncond = model.text_encoder(token_ids(model.tokenizer, [""]).to(device))[0]
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
-            cond = model.text_encoder(token_ids(model.tokenizer, part))[0]
+            cond = model.text_encoder(token_ids(model.tokenizer, part).to(device))[0]
             both = torch.cat([uncond.expand_as(cond), cond])
-            z = noise[start : start + batch]
+            z = noise[start : start + batch].to(device)
             scheduler.set_timesteps(steps)
             for t in scheduler.timesteps:
                 without, with_prompt = unet(torch.cat([z, z]), t, both).sample.chunk(2)
                 v_pred = without + guidance * (with_prompt - without)
                 z = scheduler.step(v_pred, t, z).prev_sample
             x = vae.decode(z / vae.config.scaling_factor).sample.clamp(-1, 1)
-            pictures.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+            pictures.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(pictures)
 
 

@@ -20,7 +20,7 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
 
     # Copies, since half() converts in place and the caller goes on with full precision.
     half = {
-        name: copy.deepcopy(part).half()
+        name: copy.deepcopy(part).half().cpu()
         for name, part in {
             "vae": vae,
             "unet": model.unet,

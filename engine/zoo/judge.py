@@ -13,12 +13,12 @@ from torch import Tensor
 
 from engine.models.vision import HEADS, Judge, Verdicts
 from engine.world import vocabulary as words
-from engine.zoo.autoencoder import to_tensor
-from engine.zoo.dataset import Pictures
-from engine.zoo.training import Plan, train
+from engine.zoo.autoencoder import as_signal, to_tensor
+from engine.zoo.dataset import Pictures, rows_on
+from engine.zoo.training import Figures, Plan, half_precision, train
 
 HELD_OUT_ARTIST = "fluent-emoji"
-BATCH = 64
+BATCH = {"cpu": 64, "cuda": 256}
 SPOILT = 0.06
 DECODED = 0.3
 IGNORE = -100  # PyTorch's label for "no loss here"
@@ -26,28 +26,26 @@ IGNORE = -100  # PyTorch's label for "no loss here"
 
 def train_judge(judge: Judge, vae, data: Pictures, plan: Plan, checkpoint) -> None:
     """Train all heads at once; the background counts only in styles that show it."""
+    device = judge.place.device
+    rows, batch = rows_on(data.pixels, device), BATCH[device.type]
 
-    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        chosen = np.sort(draw.integers(len(data.pixels), size=BATCH))
-        x, targets = to_tensor(data.pixels[chosen]), head_targets(data.labels[chosen])
-        order = torch.from_numpy(draw.permutation(BATCH))
-        x, targets = x[order], {name: target[order] for name, target in targets.items()}
-        decoded = int(DECODED * BATCH)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
+        chosen = draw.permutation(np.sort(draw.integers(len(data.pixels), size=batch)))
+        x, targets = as_signal(rows(chosen)), head_targets(data.labels[chosen])
+        decoded = int(DECODED * batch)
+        with torch.inference_mode(), half_precision(device):
             z = vae.encode(x[:decoded]).latent_dist.mean
             level = torch.from_numpy(draw.uniform(0, 0.35, (decoded, 1, 1, 1))).to(z)
-            y = vae.decode(z + level * torch.randn(z.shape, generator=noise)).sample
+            y = vae.decode(z + level * _noise(z, noise).to(z)).sample
         x = torch.cat([y.float().clone(), x[decoded:]])
         _spoil(x, targets, draw, noise)
         x = _vary(x, draw, noise)
-        with torch.autocast("cpu", torch.bfloat16):
+        targets = {name: target.to(device) for name, target in targets.items()}
+        with half_precision(device):
             logits, _ = judge(x)
         losses = [F.cross_entropy(logits[name].float(), targets[name]) for name in HEADS]
         right = logits["subject"].argmax(-1) == targets["subject"]
-        return sum(losses), {
-            "loss": float(sum(losses).detach()),
-            "subject": float(right.float().mean()),
-        }
+        return sum(losses), {"loss": sum(losses), "subject": right.float().mean()}
 
     judge.train()
     train([judge], loss_of, plan, checkpoint)
@@ -72,9 +70,12 @@ def head_targets(labels: np.ndarray) -> dict[str, Tensor]:
 def calibrate(judge: Judge, data: Pictures) -> None:
     """Fit each head's temperature to pictures it has not trained on (Guo et al., 2017)."""
     targets = head_targets(data.labels)
+    device = judge.place.device
+    targets = {name: target.to(device) for name, target in targets.items()}
     with torch.inference_mode():
         parts = [
-            judge(to_tensor(data.pixels[i : i + 64]))[0] for i in range(0, len(data.pixels), 64)
+            judge(to_tensor(data.pixels[i : i + 64]).to(device))[0]
+            for i in range(0, len(data.pixels), 64)
         ]
     candidates = torch.linspace(0.5, 4, 71)
     for index, name in enumerate(HEADS):
@@ -104,13 +105,17 @@ def accuracy(verdicts: Verdicts, labels: np.ndarray) -> dict[str, float]:
     return right
 
 
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)
+
+
 def _spoil(x: Tensor, targets: dict[str, Tensor], draw, noise) -> None:
     """Turn the last few pictures of a batch, in place, into pictures of nothing whole."""
     count = int(np.ceil(SPOILT * len(x)))
     for index in range(len(x) - count, len(x)):
         kind = draw.integers(4)
         if kind == 0:
-            x[index] = torch.randn(x.shape[1:], generator=noise).clamp(-1, 1)
+            x[index] = _noise(x[index], noise).clamp(-1, 1)
         elif kind == 1:
             blur = int(draw.choice([16, 32]))
             coarse = F.avg_pool2d(x[index : index + 1], blur)
@@ -119,7 +124,9 @@ def _spoil(x: Tensor, targets: dict[str, Tensor], draw, noise) -> None:
             x[index] = (x[index] + x[index - count]) / 2
         else:
             blocks = x[index].reshape(3, 4, 16, 4, 16).permute(1, 3, 0, 2, 4).reshape(16, 3, 16, 16)
-            blocks = blocks[torch.from_numpy(draw.permutation(16))].reshape(4, 4, 3, 16, 16)
+            blocks = blocks[torch.from_numpy(draw.permutation(16)).to(x.device)].reshape(
+                4, 4, 3, 16, 16
+            )
             x[index] = blocks.permute(2, 0, 3, 1, 4).reshape(3, 64, 64)
         for name in ("subject", "other", "relation"):
             targets[name][index] = len(HEADS[name]) - 1
@@ -129,9 +136,9 @@ def _spoil(x: Tensor, targets: dict[str, Tensor], draw, noise) -> None:
 def _vary(x: Tensor, draw, noise) -> Tensor:
     """Small shifts, brightness, contrast and noise, different for each picture."""
     size = (len(x), 1, 1, 1)
-    uniform = lambda low, high: torch.from_numpy(draw.uniform(low, high, size)).float()  # noqa: E731 (three draws)
+    uniform = lambda low, high: torch.from_numpy(draw.uniform(low, high, size)).to(x)  # noqa: E731 (three draws)
     x = x * uniform(0.85, 1.1) + uniform(-0.08, 0.08)
-    x = x + uniform(0, 0.12) * torch.randn(x.shape, generator=noise)
+    x = x + uniform(0, 0.12) * _noise(x, noise)
     down, right = draw.integers(-3, 4, 2)
     return F.pad(x, (3, 3, 3, 3), mode="replicate")[
         ..., 3 + down : 67 + down, 3 + right : 67 + right

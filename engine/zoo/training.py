@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Options:
-    """What a build may spend: seconds of the clock for its training, or steps where these are given.
+    """What a build may spend: seconds of the clock, or steps where these are given.
 
     `seconds` covers the training alone; data, export and examination come on top.
     """
@@ -110,7 +110,7 @@ def train(
         loss, figures = loss_of(draw, noise)
         run.update(loss, plan.rate(step, elapsed), step)
         step += 1
-        losses.append(figures)
+        losses.append({name: torch.as_tensor(value).detach() for name, value in figures.items()})
         if step % 100 == 0 and rank == 0:
             pace = (step - first) / (time.monotonic() - begun)
             means = {key: round(_mean([f[key] for f in losses]), 4) for key in figures}
@@ -128,9 +128,8 @@ def train(
     return step
 
 
-def _mean(figures: Sequence[Tensor | float]) -> float:
-    values = [torch.as_tensor(figure).detach().float() for figure in figures]
-    return float(torch.stack(values).mean())
+def _mean(figures: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(figures)).float().mean())
 
 
 class _Run:

@@ -19,6 +19,7 @@ from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options
 
 PICTURES = 100_000
+FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
 TITLES = {
     "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
@@ -52,8 +53,7 @@ def build_autoencoder(folder: Path, options: Options):
     balanced = folder / "autoencoder"
     if not (balanced / "config.json").exists():
         torch.manual_seed(0)
-        # The GPU needs no more pictures than are rendered in the time the others are being made.
-        data = pictures(folder / "first", 24_000, seed=4)
+        data = pictures(folder / "first", FIRST_PICTURES, seed=4)
         vae = autoencoder.new_autoencoder().to(options.device)
         plan = options.plan(3000, 2e-3, AUTOENCODER_SHARE, decay_from=0.4, ema=0.998)
         autoencoder.train_both(vae, data, plan, folder / "autoencoder.safetensors")
