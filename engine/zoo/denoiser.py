@@ -44,7 +44,7 @@ class Denoiser:
     scheduler: "DDIMScheduler"
 
 
-def new_denoiser(tokenizer: "CLIPTokenizer") -> Denoiser:
+def new_denoiser(tokenizer: "CLIPTokenizer", device: str) -> Denoiser:
     """Untrained networks: 10.9 M weights in the UNet, 0.5 M in the text encoder."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -85,7 +85,7 @@ def new_denoiser(tokenizer: "CLIPTokenizer") -> Denoiser:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return Denoiser(unet, text_encoder, tokenizer, scheduler)
+    return Denoiser(unet.to(device), text_encoder.to(device), tokenizer, scheduler)
 
 
 def latents(vae: "AutoencoderKL", data: Pictures, file: Path) -> np.ndarray:

@@ -36,8 +36,17 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    _forget_where_it_was(folder)
     known = {"words": words.trained_words(), "synonyms": words.SYNONYMS}
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+def _forget_where_it_was(folder: Path) -> None:
+    """The libraries write into a config from which folder its weights were read; nobody needs it."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def write_card(folder: Path, *, key: str, title: str, kind: str, **notes: object) -> None:

@@ -21,6 +21,7 @@ from engine.zoo.training import Options
 PICTURES = 100_000
 FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
+KNOWN = 6000  # training pictures among which the nearest is looked for
 TITLES = {
     "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
     "world-sister": "Sister of the embedded world: trained further on three artists",
@@ -35,7 +36,7 @@ def build_world(folder: Path, options: Options) -> None:
     """All stages of the main checkpoint; a stage whose state says it is finished costs nothing."""
     vae = build_autoencoder(folder, options)
     data = train_set(folder)
-    model = denoiser.new_denoiser(build_tokenizer(folder / "tokenizer"))
+    model = denoiser.new_denoiser(build_tokenizer(folder / "tokenizer"), options.device)
     z = denoiser.latents(vae, data, folder / "latents.npy")
     plan = options.plan(12_000, 1e-3, 1 - AUTOENCODER_SHARE, warmup=300, decay_from=0.4, ema=0.999)
     denoiser.train_denoiser(
@@ -131,7 +132,8 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
     notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
     if (JUDGE / "model.safetensors").exists():
         notes |= asdict(examine(model, vae, load_judge()))
-        known = np.array(train_set(folder).pixels[:8000])
+        # The first ones of the training set: a shorter set of a seed begins a longer one.
+        known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
         notes["nearest training picture, in features of the judge"] = {
             "generated pictures": new.to_training,
