@@ -42,7 +42,7 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
 
 
 def _forget_where_it_was(folder: Path) -> None:
-    """The libraries write into a config from which folder its weights were read; nobody needs it."""
+    """Drop the folder that weights were read from, which the libraries write into configs."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None) is not None:
