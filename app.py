@@ -15,7 +15,7 @@ import gradio as gr
 
 from engine.core.catalog import Catalog, Family, discover
 from engine.runners import Runner, runner
-from pages import _family, _parts, _warm, home
+from pages import _family, _parts, _warm, evidence, home
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
@@ -24,11 +24,14 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     with gr.Blocks(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
+    frames = []
     for family in Family:
         entries, broken = _family.of(shown, family)
         if entries or broken:
             with demo.route(family.title, family.route.strip("/")):
-                _family.build(demo, family, entries, broken, run, panels)
+                frames += _family.build(demo, family, entries, broken, run, panels)
+    with demo.route(evidence.TITLE, evidence.ROUTE):
+        evidence.build(shown, frames, run)
     return demo.queue(max_size=32, default_concurrency_limit=8)
 
 

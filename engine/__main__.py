@@ -5,7 +5,7 @@
     python -m engine run nfe-lab --help             its settings and their defaults
     python -m engine run --recipe made/recipe.json  run a recipe, or the one inside a picture
     python -m engine bench nfe-lab                  measure its claim
-    python -m engine verify                         check what is shipped
+    python -m engine verify [METHOD ...]            check files, golden cases and claims
 
 Settings are those of the method's function; a value is JSON or plain text, and a list may be
 written with commas. --runner local|process|ray says where it runs.
@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.core.catalog import Entry, Measured, discover
+from engine import faithfulness
+from engine.core.catalog import Catalog, Entry, Measured, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, ModelRef, Recipe
@@ -130,23 +131,49 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def verify(arguments: Sequence[str]) -> int:
-    """Check every shipped file against its checksum, and that every method imports."""
-    _no_more(arguments)
+    """Check shipped files, that methods import, their golden cases and their measured claims.
+
+    With names of methods, golden cases and claims of these alone.
+    """
     catalog = discover()
+    wanted = [catalog.find(name) for name in arguments] or list(catalog.values())
+    faults = 0 if arguments else _verify_files(catalog)
+    compared = [entry.name for entry in wanted if faithfulness.has_golden_cases(entry)]
+    if compared:
+        result = _finish(Job("engine.faithfulness:golden_cases", {"methods": compared}), None)
+        if isinstance(result, Failed):
+            return _report(result)
+        for case in result.result:
+            error = f"error {case.error:.2g} of {case.tolerance:.2g} allowed, {case.seconds:.2f} s"
+            faults += _line(case.holds, f"golden {case.method}: {case.case}: {error}")
+    for claim in faithfulness.claims(Catalog({entry.slug: entry for entry in wanted})):
+        figures = "not measured yet"
+        if claim.measured is not None:
+            figures = f"{claim.measure} {claim.measured:.4g}, {claim.versus} {claim.against:.4g}"
+        faults += _line(claim.holds is True, f"claim {claim.method}: {figures}")
+    return FAULT if faults else 0
+
+
+def _verify_files(catalog: Catalog) -> int:
+    """Check every shipped file against its checksum, and that every method imports."""
     faults = 0
     for card in library.MODELS.values():
         try:
             library.verify(card, library.ASSETS / card.key)
-            print(f"ok    model {card.key}: {len(card.sha256)} files")
+            _line(True, f"model {card.key}: {len(card.sha256)} files")
         except EngineError as error:
-            faults += 1
-            print(f"FAULT model {card.key}: {error}")
+            faults += _line(False, f"model {card.key}: {error}")
     for entry in catalog.values():
-        print(f"ok    method {entry.name}")
+        _line(True, f"method {entry.name}")
     for broken in catalog.broken.values():
-        faults += 1
-        print(f"FAULT method {broken.slug}:\n{broken.traceback}")
-    return FAULT if faults else 0
+        faults += _line(False, f"method {broken.slug}:\n{broken.traceback}")
+    return faults
+
+
+def _line(holds: bool, text: str) -> int:
+    """Print a verdict; 1 for a fault."""
+    print(f"{'ok   ' if holds else 'FAULT'} {text}")
+    return int(not holds)
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {

@@ -28,18 +28,20 @@ def build(
     broken: Sequence[Broken],
     runner: Runner,
     panels: str,
-) -> None:
-    """Draws the route; called inside `with demo.route(...)`."""
+) -> list[Frame]:
+    """Draws the route and gives its panels; called inside `with demo.route(...)`."""
     gr.Navbar(main_page_name="Rewind")
     shelf = _shelf.Shelf()
     gr.HTML(
         f'<header class="route-head"><h1>{escape(family.title)}</h1>'
         f"<p>{escape(family.sentence)}</p></header>"
     )
+    frames = []
     with gr.Tabs(elem_classes="panels") as tabs:
         for entry in entries:
             with gr.Tab(entry.card.title, id=entry.slug):
-                build_panel(Frame(entry, shelf, runner, demo), f"{panels}.{entry.slug}")
+                frames.append(Frame(entry, shelf, runner, demo))
+                build_panel(frames[-1], f"{panels}.{entry.slug}")
         for method in broken:
             with gr.Tab(method.slug, id=method.slug):
                 gr.HTML(broken_panel(method.slug, method.traceback))
@@ -58,6 +60,7 @@ def build(
         api_visibility="private",
         show_progress="hidden",
     )
+    return frames
 
 
 def build_panel(frame: Frame, module: str) -> None:

@@ -76,6 +76,11 @@ class Frame:
         """The route of the panel's family, without a slash."""
         return self.entry.card.family.route.strip("/")
 
+    @property
+    def failure(self) -> tuple[Recipe | None, str]:
+        """The setting in which the method fails, and why; None where the page names none."""
+        return self._breaks or (None, "")
+
     # ------------------------------------------------------------------ for the page
 
     def model(self) -> gr.Dropdown:

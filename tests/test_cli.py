@@ -195,7 +195,12 @@ def test_bench_writes_the_figures_and_judges_the_claim(
 
 
 def test_verify_passes_on_what_is_shipped_and_fails_on_a_broken_method(monkeypatch, capsys):
+    assert cli.main(["verify"]) == cli.FAULT
+    assert "FAULT claim toy-method: not measured yet" in capsys.readouterr().out
+    found = Measured(3.0, 1.0, (3.0, 3.0), 0, 0.1, {}, "here")
+    monkeypatch.setattr(Measured, "load", lambda slug: found)
     assert cli.main(["verify"]) == 0
+    assert "ok    claim toy-method: counts 3" in capsys.readouterr().out
     family = toy_method.CARD.family
     broken = Catalog({}, {"bad": catalog.Broken("engine.sampling.bad", family, "Traceback: no")})
     monkeypatch.setattr(cli, "discover", lambda: broken)

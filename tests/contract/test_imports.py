@@ -90,7 +90,7 @@ def layer_of(path: Path) -> Layer:
         )
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}
-        ours |= {"engine.results", "engine.runners"}
+        ours |= {"engine.results", "engine.runners", "engine.faithfulness"}
         # The package of the page's own method announces it and is light; what lies in it is not.
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
@@ -127,7 +127,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":
         ours = {"engine.core", "engine.models.library", "engine.pictures"}
-        ours |= {"engine.results", "engine.runners"}
+        ours |= {"engine.results", "engine.runners", "engine.faithfulness"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
     return Layer({"engine.core"}, {"numpy", "PIL"})
 

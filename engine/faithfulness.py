@@ -1,0 +1,100 @@
+"""What the catalogue promises, checked here: golden cases run, measured claims read.
+
+    for event in events(Job("engine.faithfulness:golden_cases", {"methods": ["rece"]})): ...
+
+A golden case compares what runs here with arrays that published code made. A claim was measured by
+the method's benchmark; reading it again costs nothing, measuring it again is
+`python -m engine bench METHOD`.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.core.catalog import Catalog, Entry, discover
+from engine.core.errors import AssetMissing
+from engine.core.job import Progress, Steps
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One golden case of one method: its largest error, the error allowed, and its seconds."""
+
+    method: str
+    title: str
+    case: str
+    error: float
+    tolerance: float
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """An error that is not a number never holds."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The claim of one method with its last measured figures; None where there are none."""
+
+    method: str
+    title: str
+    sentence: str
+    measure: str
+    versus: str
+    measured: float | None = None
+    against: float | None = None
+    interval: tuple[float, float] | None = None
+    seconds: float | None = None
+    holds: bool | None = None
+
+
+def golden_cases(*, seed: int = 0, methods: Sequence[str] = ()) -> Steps[tuple[Checked, ...]]:
+    """Runs the golden cases of these methods, or of all; the preview holds what is checked so far.
+
+    The cases are fixed arrays, so `seed` changes nothing.
+    """
+    catalog = discover()
+    entries = [catalog.find(name) for name in methods] or list(catalog.values())
+    entries = [entry for entry in entries if has_golden_cases(entry)]
+    found: tuple[Checked, ...] = ()
+    for place, entry in enumerate(entries):
+        yield Progress(place, len(entries), entry.card.title, found)
+        steps = importlib.import_module(f"{entry.module}.golden").run(seed=seed)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found += tuple(_checked(entry, case) for case in end.value.cases)
+                break
+            yield Progress(place, len(entries), entry.card.title, found)
+    yield Progress(len(entries), len(entries), "", found)
+    return found
+
+
+def has_golden_cases(entry: Entry) -> bool:
+    """Whether the method has arrays of published code to be compared with."""
+    named = bool(entry.card.golden)
+    return named and importlib.util.find_spec(f"{entry.module}.golden") is not None
+
+
+def claims(catalog: Catalog) -> tuple[Claimed, ...]:
+    """The claims of all methods with what was measured of them."""
+    return tuple(_claimed(entry) for entry in catalog.values())
+
+
+def _claimed(entry: Entry) -> Claimed:
+    claim = entry.card.claim
+    told = (entry.name, entry.card.title, claim.sentence, claim.measure, claim.versus)
+    try:
+        found = entry.measured()
+    except AssetMissing:
+        return Claimed(*told)
+    holds = claim.holds(found.measured, found.versus)
+    return Claimed(*told, found.measured, found.versus, found.interval, found.seconds, holds)
+
+
+def _checked(entry: Entry, case: object) -> Checked:
+    numbers = (float(getattr(case, name)) for name in ("error", "tolerance", "seconds"))
+    return Checked(entry.name, entry.card.title, str(getattr(case, "name", "")), *numbers)
