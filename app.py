@@ -15,7 +15,7 @@ import gradio as gr
 
 from engine.core.catalog import Catalog, Family, discover
 from engine.runners import Runner, runner
-from pages import _family, _parts, _warm, evidence, home
+from pages import _family, _parts, _warm, evidence, home, workshop
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
@@ -30,6 +30,8 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
         if entries or broken:
             with demo.route(family.title, family.route.strip("/")):
                 frames += _family.build(demo, family, entries, broken, run, panels)
+    with demo.route(workshop.TITLE, workshop.ROUTE):
+        workshop.build(shown)
     with demo.route(evidence.TITLE, evidence.ROUTE):
         evidence.build(shown, frames, run)
     return demo.queue(max_size=32, default_concurrency_limit=8)

@@ -85,19 +85,56 @@
     }
   });
 
+  // What was written stays in this browser while a sheet's links open other settings.
+  const kept = (field) => `rewind-answer-${field.closest("[data-sheet]").dataset.sheet}-${field.dataset.answer}`;
+  document.addEventListener("input", (event) => {
+    const field = event.target;
+    if (field.matches && field.matches("[data-answer]")) localStorage.setItem(kept(field), field.value);
+  });
+  const recall = () => document.querySelectorAll("[data-answer]:not([data-recalled])").forEach((field) => {
+    field.dataset.recalled = "";
+    field.value = localStorage.getItem(kept(field)) || "";
+  });
+
   // Pictures marked as living play by themselves, unless the visitor asked for less motion.
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  let lesson = new URLSearchParams(location.search).get("lesson");
+
+  // A lesson: its sheet stands beside the panel, and settings that its task does not need are away.
+  const lesson = new URLSearchParams(location.search).get("lesson");
+  let clicked = 0, open = false, widened = false;
+  const openLesson = () => {
+    if (!lesson || widened) return;
+    const fold = [...document.querySelectorAll(".lesson-fold button.label-wrap")].find((b) => b.offsetParent);
+    // A page that is still waking up does not hear a click: try again until the sheet is there.
+    if (fold && !open && !fold.classList.contains("open") && Date.now() - clicked > 700) {
+      clicked = Date.now();
+      fold.click();
+    }
+    const sheet = [...document.querySelectorAll(".lesson-fold .worksheet")].find((s) => s.offsetParent);
+    if (!sheet) return;
+    open = true;
+    document.body.classList.add("in-lesson");
+    const task = sheet.querySelector(`[data-number="${CSS.escape(lesson)}"]`);
+    if (!task) return;
+    task.classList.add("current");
+    const kept = task.dataset.controls.split(" ").map((name) => `set-${name}`);
+    document.querySelectorAll(".setting").forEach((setting) =>
+      setting.classList.toggle("put-away", !kept.some((name) => setting.classList.contains(name))));
+  };
+  if (lesson) setInterval(openLesson, 500);
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest || !event.target.closest("[data-widen]")) return;
+    widened = true;
+    document.querySelectorAll(".put-away").forEach((setting) => setting.classList.remove("put-away"));
+  });
+
   const wake = () => {
+    recall();
     document.querySelectorAll("[data-living]:not([data-awake])").forEach((group) => {
       group.dataset.awake = "";
       scrub(group.querySelector("[data-scrub]"));
       if (!calm.matches) play(group, 1, true);
     });
-    if (lesson) {
-      const fold = [...document.querySelectorAll("button.label-wrap")].find((b) => b.innerText.trim().startsWith("Worksheet"));
-      if (fold) { lesson = null; if (!fold.classList.contains("open")) fold.click(); }
-    }
     // Gradio names an empty figure without saying what it is: a name needs a role.
     document.querySelectorAll(".empty[aria-label]:not([role])").forEach((place) =>
       place.setAttribute("role", "img"));

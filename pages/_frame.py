@@ -35,7 +35,8 @@ from engine.pictures import HEAD, from_text, unpacked
 from engine.results import files_of
 from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
-from pages._parts import ASSETS, escape
+from pages._lessons import lesson_of, sheet
+from pages._parts import escape
 from pages._shelf import Shelf, model_ref, model_text
 
 Runner = Callable[[Job], Iterator[Event]]
@@ -148,10 +149,9 @@ class Frame:
         if self.entry.card.golden and find_spec(f"{self.entry.module}.golden"):
             with gr.Accordion("Faithfulness: the golden cases", open=False):
                 self._golden()
-        sheet = ASSETS / "worksheets" / f"{self.entry.slug}.json"
-        if sheet.exists():
-            with gr.Accordion("Worksheet", open=False):
-                gr.HTML(worksheet(self.entry, json.loads(sheet.read_text("utf-8"))))
+        if (lesson := lesson_of(self.entry)) is not None:
+            with gr.Accordion("Worksheet", open=False, elem_classes="lesson-fold"):
+                gr.HTML(sheet(self.entry, lesson))
         self._api()
 
     def _claim(self) -> None:
@@ -378,6 +378,9 @@ class Action:
         if frame.entry.card.models:
             controls["model"] = frame.model() if frame._model is None else frame._model
         frame.controls[self.name] = controls
+        for setting, control in controls.items():
+            # A lesson puts away what its task does not need; see rewind.js.
+            control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
         frame.back[self.name] = back or dict
         self.draw, self.params = draw, params or dict
         self.outputs = [*outputs, self.status, frame._recipe_view]
@@ -581,29 +584,6 @@ def golden_table(result: Any) -> str:
     )
     head = "<tr><th></th><th>case</th><th>largest error</th><th>tolerance</th><th>seconds</th></tr>"
     return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
-
-
-def worksheet(entry: Entry, sheet: Mapping[str, Any]) -> str:
-    """Tasks, each with a place for a prediction, the answer in a fold, and a link to set it up."""
-    tasks = []
-    for number, task in enumerate(sheet["tasks"], start=1):
-        route = entry.card.family.route.strip("/")
-        action, params = task.get("action", "run"), task.get("params", {})
-        recipe = Recipe(entry.slug, action, params=params, seed=task.get("seed", 0))
-        address = escape(recipe_path(recipe, route))
-        tasks.append(
-            f"<li data-task><p>{escape(task['do'])} "
-            f'<a class="quiet" href="{address}&amp;lesson={number}">Set it up</a></p>'
-            f"<label>{escape(task['predict'])}"
-            f'<textarea rows="2" data-answer="{number}"></textarea></label>'
-            f"<details><summary>Compare with what to expect</summary>"
-            f"<p>{escape(task['reveal'])}</p></details></li>"
-        )
-    return (
-        f'<div class="worksheet" data-sheet="{escape(entry.name)}">'
-        f"<p>{escape(sheet['intro'])}</p><ol>{''.join(tasks)}</ol>"
-        '<button type="button" class="copy" data-export>Save my answers</button></div>'
-    )
 
 
 def model_title(source: str) -> str:

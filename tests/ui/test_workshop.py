@@ -1,0 +1,94 @@
+"""Lessons: sheets that are whole, links that set a task up, and the sheet beside the panel."""
+
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.core.catalog import Entry, discover
+from engine.core.recipe import Recipe
+from engine.faithfulness import has_golden_cases
+from pages import workshop
+from pages._lessons import Lesson, address, lesson_of, sheet
+from pages.workshop import Offered
+
+CATALOG = discover()
+METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_every_method_has_a_whole_lesson(entry: Entry):
+    lesson = lesson_of(entry)
+    assert lesson is not None, f"assets/worksheets/{entry.slug}.json is missing."
+    assert len(lesson.tasks) >= 3
+    assert 5 <= lesson.minutes <= 30
+    assert all((lesson.goal, lesson.intro, lesson.look_for, lesson.take_home))
+    assert set(lesson.needs) <= {one.name for one in CATALOG.values()}
+    actions = {action.name for action in entry.card.actions}
+    for task in lesson.tasks:
+        assert task.action in actions
+        assert all((task.do, task.predict, task.reveal, task.narrowed))
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_a_task_is_a_link_that_holds_its_settings(entry: Entry):
+    lesson = lesson_of(entry)
+    for number, task in enumerate(lesson.tasks, start=1):
+        query = urlsplit(address(entry, number)).query
+        assert parse_qs(query)["lesson"] == [str(number)]
+        recipe = Recipe.from_query(query, known=task.params)
+        assert (recipe.method, recipe.action, recipe.seed) == (entry.slug, task.action, task.seed)
+        assert dict(recipe.params) == json.loads(json.dumps(dict(task.params)))
+
+
+def test_a_sheet_cannot_bring_markup():
+    entry = CATALOG["nfe_lab"]
+    text = sheet(entry, Lesson("<i>goal</i>", 5, "", [], "", "<script>"))
+    assert "<script>" not in text
+    assert "<i>" not in text
+
+
+def test_the_course_leaves_out_what_is_not_here_and_counts_minutes():
+    entry = CATALOG["nfe_lab"]
+    text = workshop.course([Offered(entry, lesson_of(entry))])
+    assert "1 stations" in text
+    assert "0–15 min" in text
+    assert "15–" not in text
+
+
+def test_golden_cases_are_told_from_methods_without_any():
+    assert has_golden_cases(CATALOG["rece"])
+
+
+@pytest.mark.browser
+def test_a_lesson_stands_beside_the_panel_and_keeps_answers(new_visitor):
+    page: Page = new_visitor(width=1440).page
+    page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
+    worksheet = page.locator(".worksheet:visible")
+    expect(worksheet).to_be_visible(timeout=60_000)
+    box = page.locator(".lesson-fold:visible").bounding_box()
+    assert box["x"] > 900
+    expect(page.get_by_label("NFE").first).to_be_visible()
+    expect(page.locator(".set-guidance_scale").first).to_be_hidden()
+    task = worksheet.locator("[data-task]").first
+    task.locator("summary").click()
+    expect(task.locator("details p")).to_be_hidden()
+    task.locator("textarea").fill("the second order one")
+    task.locator("summary").click()
+    expect(task.locator("details p")).to_be_visible()
+    page.reload()
+    expect(worksheet.locator("textarea").first).to_have_value(
+        "the second order one", timeout=60_000
+    )
+    worksheet.locator("[data-widen]").click()
+    expect(page.locator(".set-guidance_scale").first).not_to_have_class("put-away")
+
+
+@pytest.mark.browser
+def test_a_lesson_on_a_phone_stays_below_the_panel(new_visitor):
+    page: Page = new_visitor(width=390, height=800).page
+    page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
+    expect(page.locator(".worksheet:visible")).to_be_visible(timeout=60_000)
+    assert page.locator(".lesson-fold:visible").bounding_box()["x"] < 60
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
