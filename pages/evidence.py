@@ -1,6 +1,7 @@
 """Evidence: every golden case, every measured claim, and where each method breaks."""
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import gradio as gr
 
@@ -43,7 +44,8 @@ def _golden(runner: Runner) -> None:
         """Runs the golden cases of every method: error, tolerance, seconds and verdict."""
         for event in guarded(runner(Job("engine.faithfulness:golden_cases"))):
             if isinstance(event, Progress):
-                yield progress_line(event) + cases_table(event.preview or ())
+                found = cast("tuple[Checked, ...]", event.preview or ())
+                yield progress_line(event) + cases_table(found)
             elif isinstance(event, Done):
                 yield cases_table(event.result, done=True)
 

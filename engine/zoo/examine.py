@@ -18,12 +18,21 @@ STEPS = 20
 
 @dataclass(frozen=True)
 class Examination:
-    """Shares of right pictures, each with the number of pictures, and seconds a picture."""
+    """Shares of right pictures, each with the number of pictures, and seconds a picture.
+
+    `first` are the pictures of the first seed, one for each object and style.
+    """
 
     rates: dict[str, tuple[float, int]]
     by_object: dict[str, float]
     by_style: dict[str, float]
     seconds: float
+    first: np.ndarray
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """Everything but the pictures, for a card."""
+        return {k: value for k, value in vars(self).items() if k != "first"}
 
 
 def generate(
@@ -91,7 +100,8 @@ def examine(model: Denoiser, vae, judge: Judge, *, seeds: int = 4, pairs: int = 
         },
         by_object=_mean_by(wanted, share[:, 0], 0),
         by_style=_mean_by(wanted, share[:, 1], 1),
-        seconds=seconds,
+        seconds=round(seconds, 3),
+        first=drawn[0],
     )
 
 

@@ -1,7 +1,6 @@
 """The embedded world, its sister and its judge: stage by stage, each resumed where it stopped."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ from engine.zoo.training import Options
 PICTURES = 100_000
 FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
+SISTER_PICTURES = 6000
+SEEDS = {"world": 4, "world-sister": 1}  # pictures of each prompt to be judged
 KNOWN = 6000  # training pictures among which the nearest is looked for
 TITLES = {
     "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
@@ -67,7 +68,7 @@ def build_autoencoder(folder: Path, options: Options):
 def build_sister(folder: Path, options: Options) -> None:
     """The world's denoiser trained further, text encoder too, on three of the seven artists."""
     vae, model = read_pipeline("world", options.device)
-    data = pictures(folder / "sister", 20_000, seed=3, artists=SISTER_ARTISTS)
+    data = pictures(folder / "sister", SISTER_PICTURES, seed=3, artists=SISTER_ARTISTS)
     z = denoiser.latents(vae, data, folder / "sister-latents.npy")
     plan = options.plan(1500, 5e-4, warmup=100, decay_from=0.3, ema=0.998, seed=3)
     denoiser.train_denoiser(model, z, data.labels, plan, folder / "sister.safetensors")
@@ -131,7 +132,9 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
     quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
     notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
     if (JUDGE / "model.safetensors").exists():
-        notes |= asdict(examine(model, vae, load_judge()))
+        found = examine(model, vae, load_judge(), seeds=SEEDS[key])
+        notes |= found.figures
+        sheet(found.first, len(words.STYLES) * 2).save(MODELS / key / "sheet.png")
         # The first ones of the training set: a shorter set of a seed begins a longer one.
         known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
@@ -141,10 +144,6 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
             "two seeds of one prompt": new.between_seeds,
         }
         new.pairs.save(MODELS / key / "nearest.png")
-    prompts = [prompt(name, style) for name in words.OBJECTS for style in words.STYLES]
-    sheet(generate(model, vae, prompts, seed=0), len(words.STYLES) * 2).save(
-        MODELS / key / "sheet.png"
-    )
     write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
     log.info("%s: %s", key, notes)
 
