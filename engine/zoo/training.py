@@ -80,7 +80,7 @@ def device_here() -> str:
 def half_precision(device: str | torch.device) -> torch.autocast:
     """bfloat16 for what a network computes on a GPU; weights, losses and optimiser stay float32.
 
-    Processors without units for bfloat16 are several times slower with it, so the CPU keeps float32.
+    Processors without units for bfloat16 are several times slower with it: the CPU keeps float32.
     """
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
