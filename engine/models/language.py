@@ -246,6 +246,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
     _check_memory(card.title, headers, device, dtype)
     before = their_logging.get_verbosity()
     their_logging.set_verbosity_error()
+    their_logging.disable_progress_bar()
     try:
         if _is_original_llava(kind):
             model, tokenizer, eyes = _llava_layout.read(folder, config, getattr(torch, dtype))

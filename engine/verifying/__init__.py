@@ -1,0 +1,1 @@
+"""Methods that go back over what was said: a hallucinated phrase, or a chain of reasoning."""
