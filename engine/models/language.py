@@ -6,6 +6,7 @@
     logits = cursor.read(prompt.ids)                    of the next token, float32
     logits = cursor.read([token])                       one more token, from the cache
     cursor.back_to(length)                              as if the later tokens had never been read
+    logits = cursor.go_to(other_ids)                    back to where they part, then on from there
 
 Text models are all that transformers builds with `AutoModelForCausalLM`. Models with eyes are LLaVA
 (its own layout and that of the transformers library) and Qwen2.5-VL. Weights are read from
@@ -80,11 +81,18 @@ class LanguageBundle(Bundle):
             raise ModelMismatch(
                 f"{self.card.title} reads text only.", "Pick a model that takes pictures."
             )
-        text = self.conversation(question, has_picture=picture is not None)
+        pixels, count = ({}, 0) if picture is None else self._look(picture)
+        return self._asked(question, pixels, count)
+
+    def ask_again(self, prompt: Prompt, question: str) -> Prompt:
+        """Another question about the same picture, which is not looked at again."""
+        return self._asked(question, prompt.pixels, prompt.ids.count(self._image_id))
+
+    def _asked(self, question: str, pixels: Mapping[str, Tensor], count: int) -> Prompt:
+        text = self.conversation(question, has_picture=count > 0)
         ids = self.tokenizer(text, add_special_tokens=not _begins(self.tokenizer, text)).input_ids
-        if picture is None:
+        if not count:
             return Prompt(tuple(ids))
-        pixels, count = self._look(picture)
         return Prompt(tuple(_with_places(ids, self._image_id, count)), pixels)
 
     def conversation(self, question: str, *, has_picture: bool = False) -> str:
@@ -154,6 +162,7 @@ class Cursor:
         self.bundle, self.pixels = bundle, pixels
         self.ids: list[int] = []
         self.forward_tokens = 0
+        self._marks: dict[int, Tensor] = {}  # logits behind places worth coming back to
         self._cache: Any = None
         self._shift: Tensor | None = None  # of Qwen's positions behind a picture
 
@@ -184,12 +193,32 @@ class Cursor:
         self.forward_tokens += len(new)
         return out.logits[0, -1].float().cpu()
 
+    def mark(self, logits: Float[Tensor, " vocab"]) -> None:
+        """Keep the logits of this place, so that coming back to it needs no forward pass."""
+        self._marks[len(self.ids)] = logits
+
+    def go_to(self, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
+        """Logits after exactly these tokens, from as much of the cache as they share."""
+        pairs = zip(self.ids, ids, strict=False)
+        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self), len(ids)))
+        if shared == len(ids) and shared in self._marks:
+            self.back_to(shared)
+            return self._marks[shared]
+        shared = min(shared, len(ids) - 1)
+        # A picture goes through the network whole, with everything before it.
+        image = self.bundle._image_id if self.pixels else None
+        if image is not None and image in ids[shared:]:
+            shared = 0
+        self.back_to(shared)
+        return self.read(ids[shared:])
+
     def back_to(self, length: int) -> None:
         """Forget every token from this place on."""
         surplus = len(self.ids) - length
         if not 0 <= surplus <= len(self.ids):
             raise ValueError(f"cannot go back to {length} of {len(self.ids)} tokens")
         del self.ids[length:]
+        self._marks = {place: kept for place, kept in self._marks.items() if place <= length}
         if self._cache is None or surplus == 0:
             return
         if length == 0 or not _can_shorten(self._cache):
