@@ -86,14 +86,14 @@ class LanguageBundle(Bundle):
 
     def ask_again(self, prompt: Prompt, question: str) -> Prompt:
         """Another question about the same picture, which is not looked at again."""
-        return self._asked(question, prompt.pixels, prompt.ids.count(self._image_id))
+        return self._asked(question, prompt.pixels, prompt.ids.count(self.image_id))
 
     def _asked(self, question: str, pixels: Mapping[str, Tensor], count: int) -> Prompt:
         text = self.conversation(question, has_picture=count > 0)
         ids = self.tokenizer(text, add_special_tokens=not _begins(self.tokenizer, text)).input_ids
         if not count:
             return Prompt(tuple(ids))
-        return Prompt(tuple(_with_places(ids, self._image_id, count)), pixels)
+        return Prompt(tuple(_with_places(ids, self.image_id, count)), pixels)
 
     def conversation(self, question: str, *, has_picture: bool = False) -> str:
         """The text of one turn; the image token stands where the picture goes."""
@@ -115,7 +115,8 @@ class LanguageBundle(Bundle):
         )
 
     @property
-    def _image_id(self) -> int:
+    def image_id(self) -> int:
+        """The token that stands for a picture among the words."""
         return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
 
     def _look(self, picture: UInt8[Array, "height width 3"]) -> tuple[dict[str, Tensor], int]:
@@ -206,7 +207,7 @@ class Cursor:
             return self._marks[shared]
         shared = min(shared, len(ids) - 1)
         # A picture goes through the network whole, with everything before it.
-        image = self.bundle._image_id if self.pixels else None
+        image = self.bundle.image_id if self.pixels else None
         if image is not None and image in ids[shared:]:
             shared = 0
         self.back_to(shared)
@@ -236,7 +237,7 @@ class Cursor:
         if "image_grid_thw" not in self.pixels:
             return None
         if held == 0:
-            kinds = (inputs == self.bundle._image_id).int()
+            kinds = (inputs == self.bundle.image_id).int()
             places, self._shift = self.bundle.model.model.get_rope_index(
                 inputs, mm_token_type_ids=kinds, image_grid_thw=self.pixels["image_grid_thw"]
             )

@@ -1,1 +1,1 @@
-"""Methods that go back over what was said: a hallucinated phrase, or a chain of reasoning."""
+"""Going back over what a language model said: a phrase, or a chain of reasoning."""

@@ -26,14 +26,7 @@ PLACES = CELLS * CELLS
 NOTHING = -1
 SPRITE = 20  # pixels of a drawing before it is scaled into its cell
 MOST_THINGS = 5
-PAIRS = (
-    ("cat", "dog"), ("bear", "frog"), ("horse", "penguin"), ("fish", "octopus"),
-    ("elephant", "turtle"), ("rose", "sunflower"), ("cactus", "mushroom"),
-    ("banana", "strawberry"), ("pineapple", "umbrella"), ("burger", "donut"), ("car", "bus"),
-    ("bicycle", "guitar"), ("plane", "rocket"), ("boat", "bathtub"), ("house", "church"),
-    ("crown", "ghost"), ("bomb", "box"), ("star", "heart"),
-)  # fmt: skip
-PARTNER = dict(PAIRS) | {b: a for a, b in PAIRS}
+PARTNER = dict(words.PAIRS) | {b: a for a, b in words.PAIRS}
 FOLLOWS = 0.75  # how often the partner of a thing lies beside it
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 HELD_OUT_ARTIST = "fluent-emoji"  # whose drawings no model of trays is trained on

@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -338,7 +339,7 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
         objects = data.objects[rows]
         objects = torch.where(objects < 0, data.objects[rows.roll(1)], objects)
         colours = data.backgrounds[rows]
-        with half_precision(options.device):
+        with _mixed(options.device):
             found = heads(cell_features(model, camera(objects, colours, noise)))
         things, tints = found.float().split([len(words.OBJECTS) + 1, len(palette)], dim=-1)
         wanted = torch.where(objects < 0, len(words.OBJECTS), objects)
@@ -376,13 +377,18 @@ def train_speech(
     def loss_of(draw: np.random.Generator, noise: torch.Generator):
         rows = _rows(draw, len(data), batch, options.device)
         pixels = camera(data.objects[rows], data.backgrounds[rows], noise)
-        with half_precision(options.device):
+        with _mixed(options.device):
             logits = next_logits(model, data.ids[rows], cell_features(model, pixels))
         loss = F.cross_entropy(logits.float().flatten(0, 1), data.labels[rows].flatten())
         return loss, {"loss": loss.detach()}
 
     plan = options.plan(9000, 1e-3, 0.75, warmup=60, decay_from=0.3, ema=0.998, save_every=25)
     train([model], loss_of, plan, folder / "speech.safetensors", on_save=on_save)
+
+
+def _mixed(device: str) -> AbstractContextManager:
+    """bfloat16 on a GPU; on processors without units for it, it is slower than float32."""
+    return half_precision(device) if device != "cpu" else nullcontext()
 
 
 def _batch(options: Options) -> int:

@@ -163,8 +163,16 @@ def hinted(question: str, hints: Sequence[str]) -> str:
     return f"{question} (Hint: potential incorrect phrases -> {', '.join(hints[-HINTS_SHOWN:])})"
 
 
-def pick(logits: Float[Tensor, " vocab"], temperature: float, chance: float) -> int:
-    """The next token: the likeliest at temperature 0, else drawn by a number from 0 to 1."""
+def pick(
+    logits: Float[Tensor, " vocab"], temperature: float, chance: float, never: int = -1
+) -> int:
+    """The next token: the likeliest at temperature 0, else drawn by a number from 0 to 1.
+
+    `never` is a token that no answer may hold: a picture's place among the words.
+    """
+    if never >= 0:
+        logits = logits.clone()
+        logits[never] = -torch.inf
     if temperature <= 0:
         return int(logits.argmax())
     mass = (logits.double() / temperature).softmax(-1).cumsum(-1)

@@ -185,7 +185,8 @@ class FreshSpeaker:
         p_un: list[float] = []
         while True:
             place = len(accepted) + len(ids)
-            token = pick(logits, temperature, chance(self.seed, attempt, place))
+            number = chance(self.seed, attempt, place)
+            token = pick(logits, temperature, number, self.bundle.image_id)
             is_end = token in self.bundle.end_tokens
             ids.append(self.end if is_end else token)
             closes = token in self.tags.closers

@@ -137,7 +137,8 @@ def _attempt(
     tags, new, kept, opened = voice.tags, [], 0, None
     while True:
         place = len(accepted) + len(new)
-        token = pick(logits, temperature, chance(voice.seed, attempt, place))
+        number = chance(voice.seed, attempt, place)
+        token = pick(logits, temperature, number, voice.bundle.image_id)
         voice.generated_tokens += 1
         is_end = token in voice.bundle.end_tokens
         is_last = is_end or len(new) + 1 >= settings.max_new_tokens
