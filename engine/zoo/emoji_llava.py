@@ -35,7 +35,7 @@ TITLE = "Emoji LLaVA: a small model that describes trays and doubts itself"
 DESCRIBE = "describe the picture."
 CONVERSATIONS = 120_000
 LENGTH = 96  # tokens of a conversation, padded
-NOISE = (0.1, 0.7)  # spread of the noise in training, drawn for each picture
+NOISE = (0.1, 0.8)  # spread of the noise in training, drawn for each picture
 NEGATIVE = 0.5  # share of conversations that end in a wrong phrase
 WRONG_PARTNER = 0.6  # how often the wrong thing is the absent partner of one that is there
 HINTED = 0.2  # how often a right answer is asked for with wrong phrases named in a hint
@@ -455,7 +455,7 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
 def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
     """The noise at which the panel starts, and the bars at it, on trays never trained on."""
 
-    count, step = (400, 0.05) if model.device.type == "cuda" else (60, 0.1)
+    count, step = (300, 0.05) if model.device.type == "cuda" else (16, 0.2)
 
     def said(artists: tuple[str, ...], level: float, seed: int) -> Spoken:
         draw = np.random.default_rng([7, seed])
@@ -463,7 +463,7 @@ def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
         return describe(model, tokenizer, trays, level, seed)
 
     model.eval()
-    levels = np.arange(0.2, 0.71, step).round(2).tolist()
+    levels = np.arange(0.2, 0.91, step).round(2).tolist()
     tried = {level: chair(said(seen, level, 1).told).chair_i for level in levels}
     level = min(levels, key=lambda one: abs(tried[one] - TARGET_CHAIR))
     found: dict[str, object] = {
@@ -477,7 +477,7 @@ def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
         found[name] = {
             "CHAIR_i, nothing taken back": round(rates.chair_i, 4),
             "cover": round(rates.cover, 4),
-            "AUROC of P(UN)": round(auroc(made.p_un[made.is_wrong], made.p_un[~made.is_wrong]), 4),
+            "AUROC of P(UN)": _finite(auroc(made.p_un[made.is_wrong], made.p_un[~made.is_wrong])),
             "median P(UN), right": _median(made.p_un[~made.is_wrong]),
             "median P(UN), wrong": _median(made.p_un[made.is_wrong]),
         }
@@ -486,6 +486,10 @@ def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
 
 def _median(values: np.ndarray) -> float | None:
     return float(np.median(values)) if len(values) else None
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 4) if np.isfinite(value) else None
 
 
 # ---------------------------------------------------------------------- building
@@ -497,7 +501,7 @@ def build(folder: Path, options: Options) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     seen = tuple(a for a in load_sprites().artists if a != world.HELD_OUT_ARTIST)
     tokenizer = build_tokenizer(folder / "tokenizer")
-    count = CONVERSATIONS if options.device != "cpu" else 12_000
+    count = CONVERSATIONS if options.device != "cpu" else 6_000
     data = lessons(tokenizer, seen, count, seed=1, device=options.device)
     log.info("%d conversations", len(data))
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ class Story:
     standing: list[int] = field(default_factory=list)  # places in `told`
     phrases: list[Judged] = field(default_factory=list)
     heights: list[int] = field(default_factory=lambda: [0])
+    spelled: dict[int, str] = field(default_factory=dict)
     starts: list[int] = field(default_factory=lambda: [0])  # length of the text at each attempt
 
     @property
@@ -90,7 +91,13 @@ class Story:
         """All words in the order in which they were said, marks left out."""
         marks = (self.tags.span, *self.tags.closers)
         return tuple(
-            Piece(self.words([word.token]), word.phrase, word.born, word.struck)
+            Piece(self._spell(word.token), word.phrase, word.born, word.struck)
             for word in self.told
             if word.token not in marks
         )
+
+    def _spell(self, token: int) -> str:
+        """One token as text, looked up once."""
+        if token not in self.spelled:
+            self.spelled[token] = self.words([token])
+        return self.spelled[token]

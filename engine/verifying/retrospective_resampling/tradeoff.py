@@ -49,7 +49,14 @@ class Tally:
         self.empty += not text
         self.give_ups += outcome is not None and not outcome.success
 
+    def take(self, other: "Tally") -> None:
+        """Add another tally at the same setting."""
+        self.told += other.told
+        for name in ("give_ups", "empty", "words", "generated_tokens", "forward_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def point(self) -> Point:
+        """Rates and costs, an answer on average."""
         rates, count = chair(self.told), max(len(self.told), 1)
         of_i, _, of_cover = bootstrap(self.told)
         return Point(
@@ -102,8 +109,7 @@ def curve(
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
     tallies = [Tally("REVERSE", tau, []) for tau in levels]
-    beside = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in levels]
-    beside += [Tally("sampled", 1.0, []), Tally("contrast", 1.0, [])]
+    others = new_baselines(levels) if baselines else []
     doubts: list[Judged] = []
     for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
         plain = yield from told_once(bundle, sight, base.without_checks(), Tally("", 1.0, []))
@@ -111,11 +117,10 @@ def curve(
         for tally in tallies:
             yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
-        if baselines:
-            yield from _beside(bundle, sight, base, plain, beside)
-        found = _curve(tallies, beside * baselines, doubts, level)
+        yield from beside(bundle, sight, base, plain, others)
+        found = summed(tallies, others, doubts, level)
         yield Progress(done + 1, trays, f"{done + 1} trays", found)
-    return _curve(tallies, beside * baselines, doubts, level)
+    return summed(tallies, others, doubts, level)
 
 
 def told_once(
@@ -140,7 +145,13 @@ def told_once(
     return outcome, [one for one in story.phrases if mentions(one.text)]
 
 
-def _beside(
+def new_baselines(taus: Sequence[float]) -> list[Tally]:
+    """Empty tallies of what stands beside REVERSE; the two that cut do so at every tau."""
+    cutting = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in taus]
+    return [*cutting, Tally("sampled", 1.0, []), Tally("contrast", 1.0, [])]
+
+
+def beside(
     bundle: LanguageBundle,
     sight: Sight,
     base: Settings,
@@ -165,14 +176,15 @@ def _beside(
         yield Progress(0, 1)
 
 
-def _curve(
-    tallies: Sequence[Tally], beside: Sequence[Tally], doubts: Sequence[Judged], noise: float
+def summed(
+    tallies: Sequence[Tally], others: Sequence[Tally], doubts: Sequence[Judged], noise: float
 ) -> Curve:
+    """The rates of all tallies, and the doubts of right and wrong phrases."""
     right = np.array([one.p_un for one in doubts if one.is_true], dtype=np.float64)
     wrong = np.array([one.p_un for one in doubts if one.is_true is False], dtype=np.float64)
     return Curve(
         tuple(tally.point() for tally in tallies if tally.told),
-        tuple(tally.point() for tally in beside if tally.told),
+        tuple(tally.point() for tally in others if tally.told),
         right,
         wrong,
         auroc(wrong, right),
