@@ -184,7 +184,7 @@ def _fill(
             module.register_buffer("position_ids", torch.arange(count).expand(1, -1), False)
         if hasattr(module, "inv_freq") and module.inv_freq.is_meta:
             # The rotary table follows from the config; a new module computes it on the CPU.
-            fresh = type(module)(module.config, device="cpu")
+            fresh = type(module)(module.config)
             for name, buffer in fresh.named_buffers():
                 module.register_buffer(name, buffer, persistent=False)
             if hasattr(module, "original_inv_freq"):

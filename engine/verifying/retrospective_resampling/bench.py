@@ -31,7 +31,6 @@ from engine.verifying.retrospective_resampling.results import Judged
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import (
     DESCRIBE,
-    Artists,
     Sight,
     default_noise,
     open_bundle,
@@ -118,8 +117,7 @@ def _never_seen(
     """The same on drawings of the artist whom the model never saw, at two values of tau."""
     tallies = [Tally("REVERSE", tau, []) for tau in (1.0, CLAIM_TAU)]
     doubts: list[Judged] = []
-    who: Artists = "never seen"
-    for number, sight in enumerate(sights(bundle, trays, noise, seed, who)):
+    for number, sight in enumerate(sights(bundle, trays, noise, seed, "never seen")):
         for tally in tallies:
             said = yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
             doubts += said[1] if tally.tau == 1.0 else []

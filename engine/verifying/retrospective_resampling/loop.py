@@ -8,7 +8,7 @@ An engine is a generator of events; it returns an `Outcome`.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -136,6 +136,7 @@ def remember(hints: list[str], phrase: str) -> None:
         hints.append(phrase)
 
 
+@runtime_checkable
 class Words(Protocol):
     """Whoever can put tokens into words."""
 

@@ -6,7 +6,7 @@ engine must say the same.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.models.language import Cursor, LanguageBundle, Prompt
 from engine.verifying.retrospective_resampling.loop import (
@@ -44,6 +44,7 @@ class Draft:
     p_un: tuple[float, ...]
 
 
+@runtime_checkable
 class Speaker(Protocol):
     """Whoever generates: a model, or a script in the golden cases."""
 

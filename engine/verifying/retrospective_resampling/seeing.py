@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ DESCRIBE = "describe the picture."
 NOISE = 0.4  # where a model's card states none
 MOST_TRAYS = 2000
 
-Artists = Literal["known", "never seen"]
+ARTISTS = ("known", "never seen")
 
 
 def open_bundle(model: ModelRef | str) -> LanguageBundle:
@@ -82,7 +81,7 @@ def sights(
     count: int,
     noise: float,
     seed: int,
-    artists: Artists = "known",
+    artists: str = "known",
 ) -> Iterator[Sight]:
     """Random trays with their pictures, one after the other."""
     known = tuple(a for a in load_sprites().artists if a != HELD_OUT_ARTIST)

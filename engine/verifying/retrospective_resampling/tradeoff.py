@@ -15,8 +15,8 @@ from engine.verifying.retrospective_resampling.loop import Event, Outcome, Setti
 from engine.verifying.retrospective_resampling.results import Curve, Judged, Point
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import (
+    ARTISTS,
     DESCRIBE,
-    Artists,
     Sight,
     check_noise,
     check_trays,
@@ -88,7 +88,7 @@ def curve(
     local: int = 10,
     total: int = 50,
     hints: bool = True,
-    artists: Artists = "known",
+    artists: str = "known",
     baselines: bool = True,
 ) -> Steps[Curve]:
     """CHAIR and coverage over tau, on random trays; the loop never sees what lies on them."""
@@ -104,7 +104,7 @@ def curve(
     check_trays(trays)
     if noise is not None:
         check_noise(noise)
-    if artists not in ("known", "never seen"):
+    if artists not in ARTISTS:
         raise BadInput(f'There are no artists "{str(artists)[:40]}".', "Use known or never seen.")
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
