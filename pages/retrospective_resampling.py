@@ -264,8 +264,9 @@ def tau_of(power: object) -> float:
 
 def power_of(tau: object) -> object:
     """The place of the slider for a tau."""
-    usable = isinstance(tau, int | float) and 0 < tau <= 1
-    return round(4 * math.log10(tau)) / 4 if usable else tau
+    if isinstance(tau, int | float) and 0 < tau <= 1:
+        return round(4 * math.log10(tau)) / 4
+    return tau
 
 
 # ---------------------------------------------------------------------- the story

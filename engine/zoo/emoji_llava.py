@@ -33,7 +33,7 @@ from engine.zoo.training import Options, half_precision, train
 KEY = "emoji-llava"
 TITLE = "Emoji LLaVA: a small model that describes trays and doubts itself"
 DESCRIBE = "describe the picture."
-CONVERSATIONS = 120_000
+CONVERSATIONS = 80_000
 LENGTH = 96  # tokens of a conversation, padded
 NOISE = (0.1, 0.8)  # spread of the noise in training, drawn for each picture
 NEGATIVE = 0.5  # share of conversations that end in a wrong phrase
@@ -376,7 +376,10 @@ def train_speech(
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator):
         rows = _rows(draw, len(data), batch, options.device)
-        pixels = camera(data.objects[rows], data.backgrounds[rows], noise)
+        # What is said does not depend on the cells, so no tray is seen twice.
+        cells = torch.rand(batch, PLACES, generator=noise, device=noise.device).argsort(-1)
+        objects = data.objects[rows].gather(1, cells)
+        pixels = camera(objects, data.backgrounds[rows], noise)
         with _mixed(options.device):
             logits = next_logits(model, data.ids[rows], cell_features(model, pixels))
         loss = F.cross_entropy(logits.float().flatten(0, 1), data.labels[rows].flatten())

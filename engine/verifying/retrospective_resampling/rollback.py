@@ -134,7 +134,8 @@ def _attempt(
     one_phrase: bool,
 ) -> Generator[Event, None, Try]:
     """Tokens up to the first doubted phrase, or the end; up to the first phrase when correcting."""
-    tags, new, kept, opened = voice.tags, [], 0, None
+    tags, new, kept = voice.tags, list[int](), 0
+    opened: int | None = None
     while True:
         place = len(accepted) + len(new)
         number = chance(voice.seed, attempt, place)
