@@ -47,6 +47,7 @@ BASELINES = {
     "contrast": "contrast with a blank picture",
 }
 LONGEST_RUN_SHOWN = 4
+MOST_DOUBTS_SHOWN = 16
 PLOT = {"show_label": False, "container": False}
 
 
@@ -386,18 +387,22 @@ def doubts_html(found: Any) -> str:
     """P(UN) of every phrase as a bar on a logarithmic scale, with the line of tau."""
     if not found.phrases:
         return ""
-    shown = list(found.phrases)[-40:]
+    # A phrase that fails several times in a row is one line.
+    told = [list(group) for _, group in groupby(found.phrases, lambda p: (p.text, p.stands))]
+    shown = told[-MOST_DOUBTS_SHOWN:]
     rows = []
-    for one in shown:
+    for group in shown:
+        one = group[-1]
+        times = f" ×{len(group)}" * (len(group) > 1)
         sign, said = ("✓", "stands") if one.stands else ("↩", "taken back")
         truth = "" if one.is_true is None else " · true" if one.is_true else " · not there"
         rows.append(
             f'<li class="{"stands" if one.stands else "gone"}"><span class="word">{sign} '
-            f'{escape(one.text)}</span><span class="bar" style="--p:{place(one.p_un):.1f}%">'
+            f'{escape(one.text)}{times}</span><span class="bar" style="--p:{place(one.p_un):.1f}%">'
             f'<i></i></span><span class="note">{one.p_un:.2g} · {said}{truth}</span></li>'
         )
-    left = len(found.phrases) - len(shown)
-    more = f'<p class="note">The last 40; {left} came before.</p>' if left else ""
+    left = len(told) - len(shown)
+    more = f'<p class="note">The latest; {left} came before.</p>' if left else ""
     return (
         f'<section class="doubts" style="--tau:{place(found.tau):.1f}%" '
         f'aria-label="Doubt of each phrase"><h3>Its doubt, phrase by phrase</h3>'

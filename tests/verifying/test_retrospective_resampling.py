@@ -396,6 +396,26 @@ def test_a_csv_with_semicolons_and_other_order_is_read():
     assert is_right.tolist() == [True, False]
 
 
+# ---------------------------------------------------------------------- benchmark
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_all_that_it_names(llava, monkeypatch):
+    from engine.verifying.retrospective_resampling import bench
+
+    monkeypatch.setattr(bench, "FEW", 1)
+    monkeypatch.setattr(bench, "LONGEST", 6)
+    monkeypatch.setattr(bench, "TAUS", (1.0, 0.01))
+    found = finish(bench.run(seed=3, model=str(llava), trays=1))
+    assert found.interval[0] <= found.measured <= found.interval[1]
+    saved = found.figures["the published loop against ours"]
+    assert saved["times fewer forward tokens"] >= 1
+    names = {point["name"] for point in found.figures["curve"]}
+    assert names == {"REVERSE", "refuse", "truncate", "sampled", "contrast"}
+    assert len(found.figures["CHAIR_i by seed, with and without going back"]) == 3
+    json.dumps(found.figures)  # it is written as JSON
+
+
 # ---------------------------------------------------------------------- training data
 
 

@@ -29,8 +29,8 @@ def truncated(said: Sequence[Judged], tau: float) -> str:
     return " and ".join(one.text for one in said[: places[0] if places else None])
 
 
-def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> str:
-    """Greedy words by (1 + alpha) log p(picture) - alpha log p(blank).
+def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> tuple[str, int]:
+    """Greedy words by (1 + alpha) log p(picture) - alpha log p(blank), and how many tokens.
 
     Only words with at least beta times the likeliest one's probability take part (VCD, eq. 3).
     """
@@ -52,4 +52,5 @@ def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> s
             break
         answer.append(token)
         logits, other = seeing.read([token]), blind.read([token])
-    return rendered(str(bundle.tokenizer.decode(answer, skip_special_tokens=True)))
+    text = rendered(str(bundle.tokenizer.decode(answer, skip_special_tokens=True)))
+    return text, len(answer)

@@ -112,10 +112,11 @@ def curve(
     others = new_baselines(levels) if baselines else []
     doubts: list[Judged] = []
     for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
-        plain = yield from told_once(bundle, sight, base.without_checks(), Tally("", 1.0, []))
+        plain = yield from told_once(bundle, sight, base.without_checks(), unchecked(tallies))
         doubts += plain[1]
         for tally in tallies:
-            yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+            if tally.tau < 1:
+                yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
         yield from beside(bundle, sight, base, plain, others)
         found = summed(tallies, others, doubts, level)
@@ -145,6 +146,11 @@ def told_once(
     return outcome, [one for one in story.phrases if mentions(one.text)]
 
 
+def unchecked(tallies: Sequence[Tally]) -> Tally:
+    """The tally at tau = 1, where nothing is taken back; a new one where there is none."""
+    return next((tally for tally in tallies if tally.tau == 1), Tally("", 1.0, []))
+
+
 def new_baselines(taus: Sequence[float]) -> list[Tally]:
     """Empty tallies of what stands beside REVERSE; the two that cut do so at every tau."""
     cutting = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in taus]
@@ -171,9 +177,12 @@ def beside(
             )
             continue
         else:
-            tally.add(contrasted(bundle, sight.prompt, base.max_new_tokens), sight.tray)
+            text, tokens = contrasted(bundle, sight.prompt, base.max_new_tokens)
+            tally.add(text, sight.tray)
+            tally.generated_tokens += tokens
+            yield Progress(0, 1)
+            continue
         tally.generated_tokens += len(outcome.ids)
-        yield Progress(0, 1)
 
 
 def summed(
