@@ -65,7 +65,6 @@ def original_layout(folder: Path, out: Path) -> Path:
             continue
         head = next((head for head in names if name.startswith(head)), "")
         speaking[names.get(head, "") + name.removeprefix(head)] = tensor
-    # As published, the vocabulary has no image token: its row goes, if it is the last but three.
     save_file(speaking, out / "model.safetensors")
     save_file(seeing, tower / "model.safetensors")
     (tower / "config.json").write_text(json.dumps({"vision_config": eyes}))
@@ -78,6 +77,7 @@ def original_layout(folder: Path, out: Path) -> Path:
         "mm_vision_select_layer": -1,
         "mm_vision_select_feature": "patch",
         "mm_hidden_size": eyes["hidden_size"],
+        "image_aspect_ratio": "pad",
     }
     (out / "config.json").write_text(json.dumps(flat))
     for name in ("tokenizer.json", "tokenizer_config.json"):

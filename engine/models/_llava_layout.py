@@ -62,7 +62,7 @@ def read(
     """Model, tokenizer and image processor of a folder in the original layout."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig
     from transformers import LlavaForConditionalGeneration as Llava
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
     from engine.models.language import read_tokenizer
 
@@ -99,8 +99,11 @@ def read(
         model = Llava(whole)
     _fill(model, state, rows, dtype)
     size = whole.vision_config.image_size
-    eyes = CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+    eyes = LlavaImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        # LLaVA-1.5 looks at the whole picture, made square by a margin of the mean colour.
+        do_pad=config.get("image_aspect_ratio") == "pad",
     )
     return model, tokenizer, eyes
 

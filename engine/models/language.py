@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 EYES = ("llava", "llava_llama", "llava_mistral", "qwen2_5_vl")
 # The conversation of LLaVA-1.5, for checkpoints that bring no template of their own.
 VICUNA = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-    "helpful, detailed, and polite answers to the human's questions. USER: {question} ASSISTANT:"
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. USER: {question} ASSISTANT:"
 )
 
 

@@ -270,6 +270,13 @@ def test_the_original_llava_layout_gives_the_same_numbers(llava, tmp_path):
     wanted, found = (Cursor(one, pixels).read(ids) for one in (bundle, published))
     torch.testing.assert_close(found[: len(wanted)], wanted, atol=1e-6, rtol=1e-5)
     assert Tags.of(published) == Tags.of(bundle)
+    # A wide picture is seen whole: what is at its ends reaches the model.
+    wide = np.zeros((20, 100, 3), np.uint8)
+    ends = wide.copy()
+    ends[:, :10] = 255
+    seen = [published.prompt(QUESTION, one).pixels["pixel_values"] for one in (wide, ends)]
+    assert seen[0].shape == (1, 3, 64, 64)
+    assert not torch.equal(*seen)
 
 
 def test_an_original_llava_without_its_eyes_says_so(llava, tmp_path, monkeypatch):
