@@ -61,7 +61,7 @@ LAUNCH = {
     "pwa": False,
 }
 
-STATIC = ("fonts", "living", "theme.css", "rewind.js")
+STATIC = ("fonts", "living", "data/sprites", "theme.css", "rewind.js")
 gr.set_static_paths([_parts.ASSETS / name for name in STATIC])
 
 if __name__ == "__main__":

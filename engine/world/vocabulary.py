@@ -26,6 +26,15 @@ BACKGROUNDS = {
 # Styles that show the background colour; the others bring their own paper.
 COLOURED_STYLES = ("plain", "pixel art", "watercolor")
 
+# On trays these lie together more often than not; see `tray`.
+PAIRS = (
+    ("cat", "dog"), ("bear", "frog"), ("horse", "penguin"), ("fish", "octopus"),
+    ("elephant", "turtle"), ("rose", "sunflower"), ("cactus", "mushroom"),
+    ("banana", "strawberry"), ("pineapple", "umbrella"), ("burger", "donut"), ("car", "bus"),
+    ("bicycle", "guitar"), ("plane", "rocket"), ("boat", "bathtub"), ("house", "church"),
+    ("crown", "ghost"), ("bomb", "box"), ("star", "heart"),
+)  # fmt: skip
+
 CATEGORIES = {
     "animal": OBJECTS[:10],
     "plant": ("rose", "sunflower", "cactus", "mushroom"),

@@ -1,0 +1,222 @@
+"""REVERSE on one picture; `curve` and `calibrate` are the other two actions of the panel."""
+
+import time
+from dataclasses import replace
+
+from engine.core.catalog import RoundTrip
+from engine.core.errors import BadInput
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef
+from engine.core.reversible import compare
+from engine.core.shapes import Array, UInt8
+from engine.metrics.hallucination import Rates, Told, chair
+from engine.models.language import Cursor, LanguageBundle, Prompt
+from engine.verifying.retrospective_resampling.calibration import calibrate
+from engine.verifying.retrospective_resampling.loop import Outcome, Settings, Token
+from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
+from engine.verifying.retrospective_resampling.results import Cost, Plain, Telling
+from engine.verifying.retrospective_resampling.rollback import Voice, rollback
+from engine.verifying.retrospective_resampling.seeing import (
+    DESCRIBE,
+    check_noise,
+    look,
+    new_story,
+    open_bundle,
+)
+from engine.verifying.retrospective_resampling.story import Story
+from engine.verifying.retrospective_resampling.tradeoff import curve
+from engine.world.tray import Tray, mentions
+
+__all__ = ["calibrate", "curve", "run"]
+
+EXAMPLE = "on blue; cat 5 noto; rose 10 noto"
+LONGEST_QUESTION = 500
+
+ENGINES = ("fast", "official")
+
+
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = "emoji-llava",
+    tray: str = EXAMPLE,
+    noise: float | None = None,
+    picture: UInt8[Array, "h w 3"] | None = None,
+    question: str = DESCRIBE,
+    tau: float = 0.01,
+    temperature: float = 0.0,
+    step: float = 0.05,
+    local: int = 10,
+    total: int = 50,
+    hints: bool = True,
+    engine: str = "fast",
+    max_new_tokens: int = 64,
+    open_ended: bool = False,
+) -> Steps[Telling]:
+    """Answers a question about a picture, taking back what it doubts; first without taking back.
+
+    The picture is a tray, photographed with noise, unless one is given. With `open_ended`, an empty
+    answer is asked for once more with a plea to name false premises, and then owned up to.
+    """
+    begun = time.perf_counter()
+    settings = Settings(
+        tau=tau,
+        temperature=temperature,
+        step=step,
+        local=local,
+        total=total,
+        hints=hints,
+        max_new_tokens=max_new_tokens,
+    ).checked()
+    question = _checked_question(question)
+    if engine not in ENGINES:
+        raise BadInput(f'There is no engine "{str(engine)[:40]}".', "Use fast or official.")
+    scene = None if picture is not None else Tray.parse(tray)
+    if noise is not None:
+        check_noise(noise)
+    bundle = open_bundle(model)
+    seen, clean = look(bundle, scene, picture, noise, seed)
+    words = bundle.vocabulary.note(question) if bundle.vocabulary else ""
+    telling = Telling(
+        seen, clean, scene.names if scene else None, question, tau, unknown_words=words
+    )
+    prompt = bundle.prompt(question, seen)
+    plain = yield from _plainly(bundle, prompt, question, settings, seed, scene)
+    telling = replace(telling, before=plain)
+    story = new_story(bundle, scene)
+    speaker, outcome = yield from _told(
+        bundle, prompt, question, settings, seed, story, telling, engine
+    )
+    text = outcome.text
+    if open_ended and not text:
+        text = yield from _owned_up(bundle, prompt, question, settings, seed, story, telling)
+    return replace(
+        telling,
+        pieces=story.pieces(),
+        phrases=tuple(story.phrases),
+        heights=tuple(story.heights),
+        cost=_cost(speaker, outcome, story, len(prompt.ids)),
+        text=text,
+        tagged=speaker.words(outcome.ids),
+        success=outcome.success,
+        rates=_rates(text, scene),
+        hints=outcome.hints,
+        never_said=_never_said(speaker) if isinstance(speaker, Voice) else None,
+        seconds=time.perf_counter() - begun,
+    )
+
+
+PREMISE = (
+    " For this question, please point out the false premises or note what information is missing, "
+    "rather than answering it directly."
+)
+UNABLE = "I am unable to answer this question from the picture."
+
+
+def _told(
+    bundle: LanguageBundle,
+    prompt: Prompt,
+    question: str,
+    settings: Settings,
+    seed: int,
+    story: Story,
+    telling: Telling,
+    engine: str,
+) -> Steps[tuple[Voice | FreshSpeaker, Outcome]]:
+    """The loop on one of the two engines, with the story so far as it goes."""
+    speaker: Voice | FreshSpeaker
+    if engine == "fast":
+        speaker = Voice(bundle, prompt, question, seed)
+        course = rollback(speaker, settings)
+    else:
+        speaker = FreshSpeaker(bundle, prompt, question, settings, seed)
+        course = official(speaker, settings)
+    while True:
+        try:
+            event = next(course)
+        except StopIteration as end:
+            return speaker, end.value
+        story.hear(event)
+        if isinstance(event, Token):
+            preview = replace(
+                telling,
+                pieces=story.pieces(),
+                phrases=tuple(story.phrases),
+                heights=tuple(story.heights),
+            )
+            yield Progress(story.steps, story.steps + 10, "Speaking", preview)
+
+
+def _plainly(
+    bundle: LanguageBundle,
+    prompt: Prompt,
+    question: str,
+    settings: Settings,
+    seed: int,
+    scene: Tray | None,
+) -> Steps[Plain]:
+    """What the model says when it never goes back."""
+    course = rollback(Voice(bundle, prompt, question, seed), settings.without_checks())
+    while True:
+        try:
+            event = next(course)
+        except StopIteration as end:
+            return Plain(end.value.text, _rates(end.value.text, scene))
+        if isinstance(event, Token):
+            yield Progress(0, 10, "Speaking without going back")
+
+
+def _owned_up(
+    bundle: LanguageBundle,
+    prompt: Prompt,
+    question: str,
+    settings: Settings,
+    seed: int,
+    story: Story,
+    telling: Telling,
+) -> Steps[str]:
+    """A second try at a question that got no answer, then a plain admission."""
+    asked = question + PREMISE
+    again = bundle.ask_again(prompt, asked)
+    _, outcome = yield from _told(bundle, again, asked, settings, seed, story, telling, "fast")
+    return outcome.text or UNABLE
+
+
+def _never_said(voice: Voice) -> RoundTrip:
+    """The state after all that was taken back, against one that never said it."""
+    ids = list(voice.cursor.ids)
+    voice.cursor.back_to(len(ids) - 1)
+    after = voice.cursor.read(ids[-1:])
+    fresh = Cursor(voice.bundle, voice.prompt.pixels).read(ids)
+    return compare(fresh, after, steps=len(ids))
+
+
+def _cost(
+    speaker: Voice | FreshSpeaker, outcome: Outcome, story: Story, prompt_tokens: int
+) -> Cost:
+    # Every attempt of the published loop reads the prompt and the accepted text again.
+    read_again = sum(story.starts[: outcome.attempts]) + outcome.attempts * prompt_tokens
+    return Cost(
+        speaker.generated_tokens,
+        speaker.forward_tokens,
+        read_again + speaker.generated_tokens,
+        outcome.attempts,
+        outcome.backtracks,
+        prompt_tokens,
+    )
+
+
+def _rates(text: str, scene: Tray | None) -> Rates | None:
+    return chair([Told(tuple(mentions(text)), scene.names)]) if scene else None
+
+
+def _checked_question(question: str) -> str:
+    question = " ".join(str(question).split())
+    if not question:
+        raise BadInput("The question is empty.", f"Ask: {DESCRIBE}")
+    if len(question) > LONGEST_QUESTION:
+        raise BadInput(
+            f"The question has {len(question)} characters; {LONGEST_QUESTION} are taken.",
+            "Make it shorter.",
+        )
+    return question

@@ -1,0 +1,227 @@
+"""Measures the claim of REVERSE, the trade-off over tau, and what the cache saves.
+
+    python -m engine bench retrospective-resampling
+
+1. CHAIR, cover and cost over tau on random trays, over several seeds of trays and words, beside the
+   baselines; P(UN) of right and wrong phrases, also on drawings of an artist never seen. Nothing is
+   chosen on these trays: tau is fixed beforehand, the noise stands in the model's card and was
+   chosen on others.
+2. Hints on and off.
+3. Forward tokens and seconds of the published loop and of ours, on equal random numbers, and
+   whether they say the same.
+"""
+
+import os
+import platform
+import statistics
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from engine.core.catalog import Measured
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.metrics.hallucination import bootstrap, chair
+from engine.models.language import LanguageBundle
+from engine.verifying.retrospective_resampling.loop import Course, Outcome, Settings
+from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
+from engine.verifying.retrospective_resampling.results import Judged
+from engine.verifying.retrospective_resampling.rollback import Voice, rollback
+from engine.verifying.retrospective_resampling.seeing import (
+    DESCRIBE,
+    Sight,
+    default_noise,
+    open_bundle,
+    sights,
+)
+from engine.verifying.retrospective_resampling.tags import FORMAT_ERROR
+from engine.verifying.retrospective_resampling.tradeoff import (
+    TAUS,
+    Tally,
+    beside,
+    new_baselines,
+    summed,
+    told_once,
+    unchecked,
+)
+
+CLAIM_TAU = 0.01
+SEEDS, TRAYS, FEW = 3, 40, 16
+LONGEST = 64
+
+
+def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS) -> Steps[Measured]:
+    """All measurements; `trays` for each of three seeds."""
+    begun, total = time.perf_counter(), SEEDS * trays + trays + 2 * FEW
+    bundle = open_bundle(model)
+    noise, base = default_noise(bundle), Settings(max_new_tokens=LONGEST)
+    tallies = [Tally("REVERSE", tau, []) for tau in TAUS]
+    others = new_baselines(TAUS)
+    by_seed: list[tuple[float, float]] = []
+    doubts: list[Judged] = []
+    done = 0
+    for one in range(seed, seed + SEEDS):
+        mine = [Tally("REVERSE", tau, []) for tau in TAUS]
+        for sight in sights(bundle, trays, noise, one):
+            plain = yield from told_once(bundle, sight, base.without_checks(), unchecked(mine))
+            doubts += plain[1]
+            for tally in mine:
+                if tally.tau < 1:
+                    yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+                yield Progress(done, total, f"seed {one}, tau {tally.tau:g}")
+            yield from beside(bundle, sight, base, plain, others)
+            done += 1
+        rates = {tally.tau: chair(tally.told).chair_i for tally in mine}
+        by_seed.append((rates[CLAIM_TAU], rates[1.0]))
+        for tally, part in zip(tallies, mine, strict=True):
+            tally.take(part)
+    curve = summed(tallies, others, doubts, noise)
+    never_seen = yield from _never_seen(bundle, seed, trays, noise, base, done, total)
+    hints = yield from _without_hints(bundle, seed, noise, base, done + trays, total)
+    saved = yield from _saved(bundle, seed, noise, base, done + trays + FEW, total)
+    at = {tally.tau: tally for tally in tallies}
+    rates = {tau: chair(tally.told).chair_i for tau, tally in at.items()}
+    low, high = bootstrap(at[CLAIM_TAU].told)[0]
+    return Measured(
+        measured=rates[CLAIM_TAU],
+        versus=rates[1.0],
+        interval=(min(low, rates[CLAIM_TAU]), max(high, rates[CLAIM_TAU])),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=_machine(bundle),
+        figures={
+            "noise": noise,
+            "trays": SEEDS * trays,
+            "seeds of trays and words": SEEDS,
+            "CHAIR_i by seed, with and without going back": [list(pair) for pair in by_seed],
+            "curve": [_rounded(asdict(p)) for p in (*curve.points, *curve.baselines)],
+            "AUROC of P(UN), held-out trays": round(curve.auroc, 4),
+            "AUROC of P(UN), an artist never seen": round(never_seen["auroc"], 4),
+            "an artist never seen": [_rounded(asdict(p)) for p in never_seen["points"]],
+            "hints off": hints,
+            "the published loop against ours": saved,
+        },
+    )
+
+
+def _never_seen(
+    bundle: LanguageBundle,
+    seed: int,
+    trays: int,
+    noise: float,
+    base: Settings,
+    done: int,
+    total: int,
+) -> Steps[dict]:
+    """The same on drawings of the artist whom the model never saw, at two values of tau."""
+    tallies = [Tally("REVERSE", tau, []) for tau in (1.0, CLAIM_TAU)]
+    doubts: list[Judged] = []
+    for number, sight in enumerate(sights(bundle, trays, noise, seed, "never seen")):
+        for tally in tallies:
+            said = yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+            doubts += said[1] if tally.tau == 1.0 else []
+        yield Progress(done + number, total, "an artist never seen")
+    found = summed(tallies, [], doubts, noise)
+    return {"auroc": found.auroc, "points": found.points}
+
+
+def _without_hints(
+    bundle: LanguageBundle, seed: int, noise: float, base: Settings, done: int, total: int
+) -> Steps[dict[str, Plain]]:
+    """Rejection alone: the same trays, with and without naming doubted phrases."""
+    tallies = {on: Tally("REVERSE", CLAIM_TAU, []) for on in (True, False)}
+    for number, sight in enumerate(sights(bundle, FEW, noise, seed)):
+        for on, tally in tallies.items():
+            settings = replace(base, tau=CLAIM_TAU, hints=on)
+            yield from told_once(bundle, sight, settings, tally)
+        yield Progress(done + number, total, "hints on and off")
+    return {
+        name: _rounded(asdict(tallies[on].point()))
+        for name, on in (("with hints", True), ("without", False))
+    }
+
+
+# ---------------------------------------------------------------------- the two engines
+
+
+def _saved(
+    bundle: LanguageBundle, seed: int, noise: float, base: Settings, done: int, total: int
+) -> Steps[dict[str, Plain]]:
+    """Tokens and seconds of both loops on the same trays, in turns."""
+    rows: dict[str, list[tuple[float, ...]]] = {"ours": [], "published": []}
+    equal = malformed = backtracking = 0
+    settings = replace(base, tau=CLAIM_TAU)
+    for number, sight in enumerate(sights(bundle, FEW, noise, seed + 1)):
+        ends: dict[str, Outcome] = {}
+        for name in rows:
+            begun = time.perf_counter()
+            outcome, forward, said = yield from _one(bundle, sight, settings, name)
+            ends[name] = outcome
+            rows[name].append((forward, said, time.perf_counter() - begun))
+        has_error = any(FORMAT_ERROR.lower() in end.hints for end in ends.values())
+        malformed += has_error
+        backtracking += ends["ours"].backtracks > 0
+        equal += ends["ours"].ids == ends["published"].ids
+        yield Progress(done + number, total, "both loops")
+    ours, theirs = (np.array(rows[name]) for name in ("ours", "published"))
+    ratios = theirs.sum(0) / ours.sum(0)
+    low, high = _interval_of_ratio(theirs[:, 0], ours[:, 0], seed)
+    return {
+        "attempts in all (N)": settings.total,
+        "trays": FEW,
+        "trays on which something was taken back": backtracking,
+        "equal answers": equal,
+        "answers with marks that do not pair up": malformed,
+        "times fewer forward tokens": round(float(ratios[0]), 2),
+        "its 95 % interval": [round(low, 2), round(high, 2)],
+        "times fewer generated tokens": round(float(ratios[1]), 2),
+        "times faster": round(float(ratios[2]), 2),
+        "forward tokens an answer, ours": round(float(ours[:, 0].mean()), 1),
+        "forward tokens an answer, published": round(float(theirs[:, 0].mean()), 1),
+        "median seconds an answer, ours": round(statistics.median(ours[:, 2]), 4),
+        "median seconds an answer, published": round(statistics.median(theirs[:, 2]), 4),
+    }
+
+
+def _one(
+    bundle: LanguageBundle, sight: Sight, settings: Settings, name: str
+) -> Steps[tuple[Outcome, int, int]]:
+    """One answer by one of the two loops, with the tokens forwarded and said."""
+    speaker: Voice | FreshSpeaker
+    course: Course
+    if name == "ours":
+        speaker = Voice(bundle, sight.prompt, DESCRIBE, sight.seed)
+        course = rollback(speaker, settings)
+    else:
+        speaker = FreshSpeaker(bundle, sight.prompt, DESCRIBE, settings, sight.seed)
+        course = official(speaker, settings)
+    for count in range(10**9):
+        try:
+            next(course)
+        except StopIteration as end:
+            return end.value, speaker.forward_tokens, speaker.generated_tokens
+        if count % 60 == 59:
+            yield Progress(0, 1)
+    raise AssertionError("a course ends")
+
+
+def _interval_of_ratio(above: np.ndarray, below: np.ndarray, seed: int) -> tuple[float, float]:
+    draws = np.random.default_rng(seed).integers(0, len(above), (2000, len(above)))
+    low, high = np.percentile(above[draws].sum(1) / below[draws].sum(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _rounded(values: dict[str, Plain]) -> dict[str, Plain]:
+    return {
+        name: round(value, 5) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+def _machine(bundle: LanguageBundle) -> str:
+    if bundle.device.startswith("cuda"):
+        return torch.cuda.get_device_name(bundle.device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -1,0 +1,189 @@
+"""What both engines of the loop share: its settings, what happens on the way, and its end.
+
+    for event in official(speaker, settings): ...      every attempt from the beginning
+    for event in rollback(voice, settings): ...        the same decisions, back over the cache
+
+An engine is a generator of events; it returns an `Outcome`.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+
+from engine.core import rng
+from engine.core.errors import BadInput
+from engine.core.shapes import Float, Tensor
+from engine.verifying.retrospective_resampling.tags import Tags, sentence_end, without_tags
+
+HINTS_SHOWN = 5
+LONGEST_ANSWER = 2048
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs of the loop, with the values of the paper.
+
+    `tau` is what P(UN) may be at most; `temperature` is T0, raised by `step` after every violation
+    up to T0 + `most`. After `local` violations in a row the text goes back to its last full stop;
+    after `total` attempts it is given up. `hints` name the doubted phrases in the question.
+    """
+
+    tau: float = 0.003
+    temperature: float = 0.0
+    step: float = 0.05
+    most: float = 0.5
+    local: int = 10
+    total: int = 50
+    max_new_tokens: int = 1024
+    hints: bool = True
+    enders: str = "."
+
+    def checked(self) -> "Settings":
+        """Itself. Raises `BadInput` for a value that makes no sense."""
+        for value, name, low, high in (
+            (self.tau, "tau", 0.0, 1.0),
+            (self.temperature, "The temperature", 0.0, 2.0),
+            (self.step, "The temperature step", 0.0, 1.0),
+        ):
+            if not low <= value <= high:
+                raise BadInput(
+                    f"{name} must be between {low:g} and {high:g}, got {value:g}.",
+                    "tau = 0.01, temperature 0 and step 0.05 are good values to start from.",
+                )
+        for count, name, largest in (
+            (self.local, "Local retries", 100),
+            (self.total, "Attempts in all", 500),
+            (self.max_new_tokens, "The length of the answer", LONGEST_ANSWER),
+        ):
+            if not 1 <= count <= largest:
+                raise BadInput(
+                    f"{name} must be between 1 and {largest}, got {count}.",
+                    "The paper takes 10 local retries and 50 attempts in all.",
+                )
+        return self
+
+    def hotter(self, temperature: float) -> float:
+        """The temperature after one more violation."""
+        return min(temperature + self.step, self.temperature + self.most)
+
+    def without_checks(self) -> "Settings":
+        """The same model without going back: no P(UN) is above 1."""
+        return replace(self, tau=1.0)
+
+
+# ---------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Token:
+    """The model said one more token, behind all that stands."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A phrase was closed and looked at."""
+
+    phrase: str
+    p_un: float
+    is_kept: bool
+    attempt: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Back:
+    """The answer goes back to its first `length` tokens."""
+
+    length: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An attempt is over: the answer with it, and the phrase that failed or what became of it."""
+
+    ids: tuple[int, ...]
+    tag: str
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The tagged answer that stands, and what it cost."""
+
+    ids: tuple[int, ...]
+    text: str
+    success: bool
+    attempts: int
+    backtracks: int
+    hints: tuple[str, ...]
+
+
+Event: TypeAlias = Token | Verdict | Back | Tried
+Course: TypeAlias = Generator[Event, None, Outcome]
+
+CORRECTED = "successful correction"
+
+
+def remember(hints: list[str], phrase: str) -> None:
+    """Add a phrase to the doubted ones, once."""
+    phrase = phrase.strip().lower()
+    if phrase and phrase not in hints:
+        hints.append(phrase)
+
+
+@runtime_checkable
+class Words(Protocol):
+    """Whoever can put tokens into words."""
+
+    tags: Tags
+
+    def words(self, ids: Sequence[int]) -> str: ...
+
+
+def fall_back(
+    accepted: list[int], new: Sequence[int], hints: list[str], speaker: Words, enders: str
+) -> None:
+    """Cut the accepted text behind its last full stop; what is cut joins the doubted phrases."""
+    kept = sentence_end([speaker.words([token]) for token in accepted], enders)
+    if accepted:
+        remember(hints, without_tags(speaker.words(accepted[kept:])))
+    elif speaker.tags.span in new:
+        remember(hints, speaker.words(new[: list(new).index(speaker.tags.span)]))
+    del accepted[kept:]
+
+
+def hinted(question: str, hints: Sequence[str]) -> str:
+    """The question with the latest doubted phrases named."""
+    if not hints:
+        return question
+    return f"{question} (Hint: potential incorrect phrases -> {', '.join(hints[-HINTS_SHOWN:])})"
+
+
+def pick(
+    logits: Float[Tensor, " vocab"], temperature: float, chance: float, never: int = -1
+) -> int:
+    """The next token: the likeliest at temperature 0, else drawn by a number from 0 to 1.
+
+    `never` is a token that no answer may hold: a picture's place among the words.
+    """
+    if never >= 0:
+        logits = logits.clone()
+        logits[never] = -torch.inf
+    if temperature <= 0:
+        return int(logits.argmax())
+    mass = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    place = torch.searchsorted(mass, torch.tensor(chance * float(mass[-1]), dtype=mass.dtype))
+    return min(int(place), len(logits) - 1)
+
+
+def chance(seed: int, attempt: int, place: int) -> float:
+    """The number that draws the token at a place of the answer in an attempt.
+
+    It depends on nothing else, so both engines draw the same tokens.
+    """
+    return float(torch.rand((), generator=rng.generator(seed, "word", attempt, place)))

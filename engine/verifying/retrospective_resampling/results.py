@@ -1,0 +1,139 @@
+"""What the actions of REVERSE give: the story of one answer, rates of many, and a calibration."""
+
+from dataclasses import dataclass
+
+from engine.core.catalog import RoundTrip
+from engine.core.shapes import Array, Float, UInt8
+from engine.metrics.hallucination import Rates
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A word of the story. It was said at step `born` and taken back at step `struck`, or -1.
+
+    `phrase` is its place in the list of phrases, or -1 for words outside of any.
+    """
+
+    text: str
+    phrase: int
+    born: int
+    struck: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A phrase with the model's own doubt. `is_true` is None where nobody knows.
+
+    `stands` says whether it is in the final answer.
+    """
+
+    text: str
+    p_un: float
+    stands: bool
+    is_true: bool | None
+    attempt: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The answer of the same model when nothing is taken back."""
+
+    text: str
+    rates: Rates | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Tokens and attempts; `official_at_least` is what the published loop would forward for it.
+
+    At least, because that loop also generates what comes behind a doubted phrase.
+    """
+
+    generated_tokens: int
+    forward_tokens: int
+    official_at_least: int
+    attempts: int
+    backtracks: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One answer, word by word. `heights` is the length of the answer after every step."""
+
+    picture: UInt8[Array, "h w 3"]
+    clean: UInt8[Array, "h w 3"] | None
+    present: tuple[str, ...] | None
+    question: str
+    tau: float
+    pieces: tuple[Piece, ...] = ()
+    phrases: tuple[Judged, ...] = ()
+    heights: tuple[int, ...] = ()
+    cost: Cost | None = None
+    before: Plain | None = None
+    text: str = ""
+    tagged: str = ""
+    success: bool = False
+    rates: Rates | None = None
+    hints: tuple[str, ...] = ()
+    unknown_words: str = ""
+    never_said: RoundTrip | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Rates of a set of trays at one setting, each with the ends of its 95 % interval."""
+
+    name: str
+    tau: float
+    chair_i: float
+    chair_i_low: float
+    chair_i_high: float
+    chair_s: float
+    cover: float
+    cover_low: float
+    cover_high: float
+    give_ups: float
+    empty: float
+    words: float
+    generated_tokens: float
+    forward_tokens: float
+    trays: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The trade-off: REVERSE over tau, and what stands beside it."""
+
+    points: tuple[Point, ...]
+    baselines: tuple[Point, ...]
+    p_un_right: Float[Array, " r"]
+    p_un_wrong: Float[Array, " w"]
+    auroc: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What keeping phrases up to this tau would give."""
+
+    tau: float
+    precision: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well P(UN) tells wrong from right, and the largest tau that reaches the precision."""
+
+    auroc: float
+    tau: float | None
+    target: float
+    right: int
+    wrong: int
+    thresholds: tuple[Threshold, ...]
+    p_un_right: Float[Array, " r"]
+    p_un_wrong: Float[Array, " w"]
+    source: str

@@ -1,0 +1,209 @@
+"""How much hallucination falls, and how much coverage with it, as tau tightens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.errors import BadInput
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef
+from engine.metrics.hallucination import Told, auroc, bootstrap, chair
+from engine.models.language import LanguageBundle
+from engine.verifying.retrospective_resampling.baselines import contrasted, refused, truncated
+from engine.verifying.retrospective_resampling.loop import Event, Outcome, Settings
+from engine.verifying.retrospective_resampling.results import Curve, Judged, Point
+from engine.verifying.retrospective_resampling.rollback import Voice, rollback
+from engine.verifying.retrospective_resampling.seeing import (
+    ARTISTS,
+    DESCRIBE,
+    Sight,
+    check_noise,
+    check_trays,
+    default_noise,
+    new_story,
+    open_bundle,
+    sights,
+)
+from engine.world.tray import Tray, mentions
+
+TAUS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+@dataclass
+class Tally:
+    """Answers at one setting."""
+
+    name: str
+    tau: float
+    told: list[Told]
+    give_ups: int = 0
+    empty: int = 0
+    words: int = 0
+    generated_tokens: int = 0
+    forward_tokens: int = 0
+
+    def add(self, text: str, tray: Tray, outcome: Outcome | None = None) -> None:
+        self.told.append(Told(tuple(mentions(text)), tray.names))
+        self.words += len(text.split())
+        self.empty += not text
+        self.give_ups += outcome is not None and not outcome.success
+
+    def take(self, other: "Tally") -> None:
+        """Add another tally at the same setting."""
+        self.told += other.told
+        for name in ("give_ups", "empty", "words", "generated_tokens", "forward_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def point(self) -> Point:
+        """Rates and costs, an answer on average."""
+        rates, count = chair(self.told), max(len(self.told), 1)
+        of_i, _, of_cover = bootstrap(self.told)
+        return Point(
+            self.name,
+            self.tau,
+            rates.chair_i,
+            *of_i,
+            rates.chair_s,
+            rates.cover,
+            *of_cover,
+            self.give_ups / count,
+            self.empty / count,
+            self.words / count,
+            self.generated_tokens / count,
+            self.forward_tokens / count,
+            len(self.told),
+        )
+
+
+def curve(
+    *,
+    seed: int,
+    model: ModelRef | str = "emoji-llava",
+    trays: int = 24,
+    noise: float | None = None,
+    taus: Sequence[float] = TAUS,
+    temperature: float = 0.0,
+    step: float = 0.05,
+    local: int = 10,
+    total: int = 50,
+    hints: bool = True,
+    artists: str = "known",
+    baselines: bool = True,
+) -> Steps[Curve]:
+    """CHAIR and coverage over tau, on random trays; the loop never sees what lies on them."""
+    base = Settings(
+        temperature=temperature,
+        step=step,
+        local=local,
+        total=total,
+        hints=hints,
+        max_new_tokens=64,
+    ).checked()
+    levels = _checked_taus(taus)
+    check_trays(trays)
+    if noise is not None:
+        check_noise(noise)
+    if artists not in ARTISTS:
+        raise BadInput(f'There are no artists "{str(artists)[:40]}".', "Use known or never seen.")
+    bundle = open_bundle(model)
+    level = default_noise(bundle) if noise is None else noise
+    tallies = [Tally("REVERSE", tau, []) for tau in levels]
+    others = new_baselines(levels) if baselines else []
+    doubts: list[Judged] = []
+    for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
+        plain = yield from told_once(bundle, sight, base.without_checks(), unchecked(tallies))
+        doubts += plain[1]
+        for tally in tallies:
+            if tally.tau < 1:
+                yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+            yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
+        yield from beside(bundle, sight, base, plain, others)
+        found = summed(tallies, others, doubts, level)
+        yield Progress(done + 1, trays, f"{done + 1} trays", found)
+    return summed(tallies, others, doubts, level)
+
+
+def told_once(
+    bundle: LanguageBundle, sight: Sight, settings: Settings, tally: Tally
+) -> Steps[tuple[Outcome, list[Judged]]]:
+    """One answer into the tally, with the phrases about objects that stand or were taken back."""
+    voice = Voice(bundle, sight.prompt, DESCRIBE, sight.seed)
+    story = new_story(bundle, sight.tray)
+    course = rollback(voice, settings)
+    while True:
+        try:
+            event: Event = next(course)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            break
+        story.hear(event)
+        if story.steps % 100 == 99:
+            yield Progress(0, 1)
+    tally.add(outcome.text, sight.tray, outcome)
+    tally.generated_tokens += voice.generated_tokens
+    tally.forward_tokens += voice.forward_tokens
+    return outcome, [one for one in story.phrases if mentions(one.text)]
+
+
+def unchecked(tallies: Sequence[Tally]) -> Tally:
+    """The tally at tau = 1, where nothing is taken back; a new one where there is none."""
+    return next((tally for tally in tallies if tally.tau == 1), Tally("", 1.0, []))
+
+
+def new_baselines(taus: Sequence[float]) -> list[Tally]:
+    """Empty tallies of what stands beside REVERSE; the two that cut do so at every tau."""
+    cutting = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in taus]
+    return [*cutting, Tally("sampled", 1.0, []), Tally("contrast", 1.0, [])]
+
+
+def beside(
+    bundle: LanguageBundle,
+    sight: Sight,
+    base: Settings,
+    plain: tuple[Outcome, list[Judged]],
+    tallies: list[Tally],
+) -> Steps[None]:
+    """The baselines: two that only cut, one that samples, one that contrasts with a blank."""
+    outcome, said = plain
+    for tally in tallies:
+        if tally.name == "refuse":
+            tally.add(refused(said, tally.tau), sight.tray)
+        elif tally.name == "truncate":
+            tally.add(truncated(said, tally.tau), sight.tray)
+        elif tally.name == "sampled":
+            yield from told_once(
+                bundle, sight, replace(base.without_checks(), temperature=1.0), tally
+            )
+            continue
+        else:
+            text, tokens = contrasted(bundle, sight.prompt, base.max_new_tokens)
+            tally.add(text, sight.tray)
+            tally.generated_tokens += tokens
+            yield Progress(0, 1)
+            continue
+        tally.generated_tokens += len(outcome.ids)
+
+
+def summed(
+    tallies: Sequence[Tally], others: Sequence[Tally], doubts: Sequence[Judged], noise: float
+) -> Curve:
+    """The rates of all tallies, and the doubts of right and wrong phrases."""
+    right = np.array([one.p_un for one in doubts if one.is_true], dtype=np.float64)
+    wrong = np.array([one.p_un for one in doubts if one.is_true is False], dtype=np.float64)
+    return Curve(
+        tuple(tally.point() for tally in tallies if tally.told),
+        tuple(tally.point() for tally in others if tally.told),
+        right,
+        wrong,
+        auroc(wrong, right),
+        noise,
+    )
+
+
+def _checked_taus(taus: Sequence[float]) -> tuple[float, ...]:
+    if not 1 <= len(taus) <= 20 or not all(
+        isinstance(tau, int | float) and 0 <= tau <= 1 for tau in taus
+    ):
+        raise BadInput("Give between 1 and 20 values of tau from 0 to 1.", "Try 1, 0.1, 0.01.")
+    return tuple(sorted({float(tau) for tau in taus}, reverse=True))
