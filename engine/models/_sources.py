@@ -31,6 +31,12 @@ TEXT_FILES = re.compile(
     r"(model_index\.json|vocabulary\.json"
     r"|(unet|vae|text_encoder|text_encoder_2|scheduler|tokenizer|tokenizer_2)/[\w.-]+\.(json|txt))"
 )
+# What is opened of a language model, which lies in the root of its repository.
+LANGUAGE_FILES = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
+    r"|vocabulary|chat_template|preprocessor_config|processor_config|model\.safetensors\.index)\.json"
+    r"|merges\.txt|tokenizer\.model|chat_template\.jinja"
+)
 
 
 # ---------------------------------------------------------------------- the Hub
@@ -71,6 +77,8 @@ def _local_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def _is_complete(folder: Path) -> bool:
+    if (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
+        return any(folder.glob("*.safetensors"))
     try:
         index = json.loads((folder / "model_index.json").read_bytes())
     except (OSError, ValueError):
@@ -112,12 +120,21 @@ def _download(repo: str, revision: str | None, dtype: str, trusted: bool) -> tup
 def _wanted(info: "ModelInfo", dtype: str) -> list[str]:
     """The files to fetch: texts, and for each part one set of safetensors weights."""
     sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    names = [name for name in sizes if TEXT_FILES.fullmatch(name)]
-    if "model_index.json" not in sizes:
-        raise BadInput(f"{info.id} is not in diffusers layout.", "It has no model_index.json.")
-    for part in COMPONENTS:
-        names += _weights(part, list(sizes), dtype)
-    if not any(name.startswith("unet/") and name.endswith(".safetensors") for name in names):
+    if "model_index.json" in sizes:
+        names = [name for name in sizes if TEXT_FILES.fullmatch(name)]
+        for part in COMPONENTS:
+            names += _weights(f"{part}/", list(sizes), dtype)
+        has_weights = any(re.fullmatch(r"unet/.+\.safetensors", name) for name in names)
+    elif "config.json" in sizes:
+        names = [name for name in sizes if LANGUAGE_FILES.fullmatch(name)]
+        names += (weights := _weights("", list(sizes), dtype))
+        has_weights = bool(weights)
+    else:
+        raise BadInput(
+            f"{info.id} is not in diffusers layout, nor a language model.",
+            "It has no model_index.json and no config.json.",
+        )
+    if not has_weights:
         raise BadInput(f"{info.id} holds no safetensors weights.", SAFETENSORS_ONLY)
     total = sum(sizes[name] for name in names)
     check_size(total)
@@ -133,15 +150,16 @@ def _wanted(info: "ModelInfo", dtype: str) -> list[str]:
     return names
 
 
-def _weights(part: str, names: Sequence[str], dtype: str) -> list[str]:
+def _weights(place: str, names: Sequence[str], dtype: str) -> list[str]:
+    """One set of weights in a folder of the repository; `place` ends in a slash, or is empty."""
     variants = (".fp16", "") if dtype in ("float16", "bfloat16") else ("", ".fp16")
     for variant in variants:
         for stem in STEMS:
-            single = f"{part}/{stem}{variant}.safetensors"
+            single = f"{place}{stem}{variant}.safetensors"
             if single in names:
                 return [single]
-            shards = re.compile(rf"{part}/{stem}{re.escape(variant)}-\d+-of-\d+\.safetensors")
-            if not variant and f"{part}/{stem}.safetensors.index.json" in names:
+            shards = re.compile(rf"{place}{stem}{re.escape(variant)}-\d+-of-\d+\.safetensors")
+            if not variant and f"{place}{stem}.safetensors.index.json" in names:
                 return [name for name in names if shards.fullmatch(name)]
     return []
 
@@ -248,7 +266,7 @@ def _unpack(packed: zipfile.ZipFile, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for info in members:
             name = PurePosixPath(info.filename).relative_to(top)
-            if name.suffix not in (".safetensors", ".json", ".txt"):
+            if name.suffix not in (".safetensors", ".json", ".txt", ".jinja"):
                 continue
             target = Path(scratch, "unpacked", name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -277,8 +295,11 @@ def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _top_folder(paths: Sequence[PurePosixPath]) -> PurePosixPath:
-    """The folder inside the archive that holds model_index.json."""
+    """The folder inside the archive that holds model_index.json, or else the top config.json."""
     indices = [path.parent for path in paths if path.name == "model_index.json"]
+    if not indices:
+        configs = [path.parent for path in paths if path.name == "config.json"]
+        indices = sorted(configs, key=lambda path: len(path.parts))[:1]
     if len(indices) != 1 or any(not path.is_relative_to(indices[0]) for path in paths):
         raise BadInput(
             "The archive is not one checkpoint folder with a model_index.json.",

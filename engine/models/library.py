@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
-LOADERS = {"diffusion": "engine.models.diffusion"}
+LOADERS = {"diffusion": "engine.models.diffusion", "language": "engine.models.language"}
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -223,9 +223,12 @@ def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
 def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
         return "diffusion"
+    if (folder / "config.json").is_file():
+        return "language"
     raise ModelMismatch(
-        "This folder has no model_index.json, so it is not a diffusers checkpoint.",
-        "Point at the folder that `pipeline.save_pretrained` wrote, not at a file inside it.",
+        "This folder has no model_index.json, so it is not a diffusers checkpoint, and no "
+        "config.json, so it is no language model either.",
+        "Point at the folder that `save_pretrained` wrote, not at a file inside it.",
     )
 
 
