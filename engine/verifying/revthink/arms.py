@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engine.verifying.revthink import months
 from engine.verifying.revthink.months import SURFACES, VARIANTS, Question
 
-START, END, PAD = "<s>", "</s>", "<pad>"
+START, END, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ ARMS: Mapping[str, Arm] = {
         Arm("fq", "Forward reasoning and backward question", ("FR", "BQ")),
         Arm("b", "Backward reasoning alone", ("BR",)),
         Arm("separate", "RevThink, separate instances", ("FR", "BQ", "BR"), joint=False),
-        Arm("noisy", "RevThink, wrong chains kept", ("FR", "BQ", "BR"), corrupt=0.2, filtered=False),
+        Arm(
+            "noisy", "RevThink, wrong chains kept", ("FR", "BQ", "BR"), corrupt=0.2, filtered=False
+        ),
         Arm("filtered", "RevThink, wrong chains filtered", ("FR", "BQ", "BR"), corrupt=0.2),
     )
 }

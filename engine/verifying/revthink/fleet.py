@@ -23,6 +23,7 @@ from engine.verifying.revthink.arms import (
     END,
     PAD,
     START,
+    UNKNOWN,
     Arm,
     Example,
     base_examples,
@@ -33,11 +34,11 @@ from engine.verifying.revthink.objective import is_target, sequence_means, token
 
 State = dict[str, Tensor]
 
-WORDS = (PAD, START, END, *months.words())
+WORDS = (PAD, START, END, UNKNOWN, *months.words())
 INDEX = {word: index for index, word in enumerate(WORDS)}
 EMBEDDING = "model.embed_tokens.weight"
 SEQUENCES_A_STEP = 48
-LONGEST_ANSWER = 16
+LONGEST_ANSWER = 10
 BASE = "base"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -63,9 +64,7 @@ class Shape:
             found |= {f"{at}.self_attn.{name}_proj.weight": (d, d) for name in "qkvo"}
             found |= {f"{at}.mlp.{name}_proj.weight": (inner, d) for name in ("gate", "up")}
             found[f"{at}.mlp.down_proj.weight"] = (d, inner)
-            found |= {
-                f"{at}.{name}_layernorm.weight": (d,) for name in ("input", "post_attention")
-            }
+            found |= {f"{at}.{name}_layernorm.weight": (d,) for name in ("input", "post_attention")}
         return found | {"model.norm.weight": (d,)}
 
 
@@ -103,9 +102,13 @@ class Plan:
 
 def encode(prompt: str, target: str = "") -> tuple[list[int], int]:
     """Tokens of a prompt with its target and the end, and the length of the prompt."""
-    head = [INDEX[START], *(INDEX[word] for word in prompt.split())]
-    tail = [*(INDEX[word] for word in target.split()), INDEX[END]] if target else []
+    head = [INDEX[START], *(index_of(word) for word in prompt.split())]
+    tail = [*(index_of(word) for word in target.split()), INDEX[END]] if target else []
     return head + tail, len(head)
+
+
+def index_of(word: str) -> int:
+    return INDEX.get(word, INDEX[UNKNOWN])
 
 
 def decode(ids: Sequence[int]) -> str:
@@ -159,9 +162,7 @@ def _base_data(plan: Plan, steps: int) -> Data:
     """Everything about days and colours, both ways, and of the months only their order."""
     draw = generator(plan.seed, "batches", BASE)
     flat = base_examples(plan.seed)
-    return Data(
-        *table(flat), _passes(len(flat), steps * SEQUENCES_A_STEP, draw).view(steps, -1)
-    )
+    return Data(*table(flat), _passes(len(flat), steps * SEQUENCES_A_STEP, draw).view(steps, -1))
 
 
 def _passes(size: int, count: int, draw: torch.Generator) -> Int[Tensor, "count"]:

@@ -1,15 +1,16 @@
 """A small invertible world: months on a cycle of twelve, asked forward and backward.
 
-    question = Question(start=2, shifts=(4,))            it is mar . 4 later tom moved . which month ?
-    question.forward                                     mar + 4 = jul . answer jul
-    question.backward_question()                         it ends in jul . 4 later ... which start ?
-    question.backward                                    jul - 4 = mar . answer mar
+    question = Question(2, (4,))          it is mar . 4 later tom moved . which month ?
+    question.forward                      mar + 4 = jul . answer jul
+    question.backward_question()          it ends in jul . 4 later ... which start ?
+    question.backward                     jul - 4 = mar . answer mar
 
 One shift gives 12 x 2 x 11 = 264 directed relations. The backward reasoning of a question is the
 forward reasoning of its inverse, (jul, 4 earlier): one fact of a family of facts. Two shifts are
 undone in reverse order. No torch here: pages and the teacher read it.
 """
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def read_question(text: str) -> Question | None:
         places = [cycle.names.index(word) for word in words if word in cycle.names]
         shifts = [
             int(number) * (1 if way == "later" else -1)
-            for number, way in zip(words, words[1:], strict=False)
+            for number, way in itertools.pairwise(words)
             if way in ("later", "earlier") and number.isdecimal()
         ]
         if places and 1 <= len(shifts) <= 2 and all(0 < abs(s) < len(cycle) for s in shifts):
