@@ -6,6 +6,7 @@ asked: the inverse was asked, the way around was asked, or neither ("new").
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,35 +16,37 @@ from engine.verifying.revthink import fleet, months
 from engine.verifying.revthink.extract import word
 from engine.verifying.revthink.fleet import Plan, Shape
 
-RELATIONS = months.relations()
 STANDINGS = ("inverse", "around", "new")
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Right answers of one student, in the order of `months.relations`."""
+    """Right answers of one student, in the order of `months.relations` of its cycle."""
 
     plan: Plan
     forward: Bool[Array, "r"]
     backward: Bool[Array, "r"]
 
-    def standings(self) -> list[str]:
+    @cached_property
+    def standings(self) -> tuple[str, ...]:
         """How each relation stands to the questions of this student's training."""
-        asked = self.plan.questions()
-        return [months.standing(question, asked) for question in RELATIONS]
+        return standings(self.plan)
+
+    @cached_property
+    def is_test(self) -> tuple[bool, ...]:
+        """Which relations were held out for the test."""
+        test = set(self.plan.split.test)
+        return tuple(question in test for question in months.relations(self.plan.cycle))
 
     def rate(self, part: str = "test", *, backward: bool = False) -> tuple[float, int]:
         """Share of right answers and their number: "asked", "test", or a standing in the test."""
-        test, standings = set(self.plan.split.test), self.standings()
+        pairs = list(zip(self.standings, self.is_test, strict=True))
         if part == "test":
-            chosen = [question in test for question in RELATIONS]
+            chosen = [is_test for _, is_test in pairs]
         elif part == "asked":
-            chosen = [standing == "asked" for standing in standings]
+            chosen = [standing == "asked" for standing, _ in pairs]
         else:
-            chosen = [
-                question in test and standing == part
-                for question, standing in zip(RELATIONS, standings, strict=True)
-            ]
+            chosen = [is_test and standing == part for standing, is_test in pairs]
         right = (self.backward if backward else self.forward)[np.array(chosen)]
         return (float(right.mean()) if len(right) else 0.0), len(right)
 
@@ -59,9 +62,16 @@ class Exam:
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def texts(seed: int, *, backward: bool) -> list[str]:
+def standings(plan: Plan) -> tuple[str, ...]:
+    """How each relation stands to the questions of a plan."""
+    known = frozenset(plan.questions())
+    return tuple(months.standing(question, known) for question in months.relations(plan.cycle))
+
+
+def texts(plan: Plan, *, backward: bool) -> list[str]:
     """The prompts of the exam; each relation in a surface drawn by the seed."""
-    asked = [(q, fleet.surface(seed, index)) for index, q in enumerate(RELATIONS)]
+    relations = months.relations(plan.cycle)
+    asked = [(q, fleet.surface(plan.seed, index)) for index, q in enumerate(relations)]
     return [q.backward_question(v) if backward else q.text(v) for q, v in asked]
 
 
@@ -71,7 +81,7 @@ def examine(
     shape: Shape,
     students_at_once: int = 16,
 ) -> Iterator[Exam]:
-    """An exam of each student, a few students at a time."""
+    """An exam of each student, a few students at a time; all of one cycle."""
     for first in range(0, len(plans), students_at_once):
         part = plans[first : first + students_at_once]
         some = {name: w[first : first + len(part)].detach() for name, w in weights.items()}
@@ -83,10 +93,11 @@ def examine(
 def _right(
     weights: Mapping[str, Tensor], plans: Sequence[Plan], shape: Shape, *, backward: bool
 ) -> list[np.ndarray]:
-    ids = torch.stack([fleet.prompts(texts(plan.seed, backward=backward)) for plan in plans])
+    ids = torch.stack([fleet.prompts(texts(plan, backward=backward)) for plan in plans])
     device = weights[fleet.EMBEDDING].device
     said = fleet.answer(weights, ids.to(device), shape).cpu().tolist()
-    gold = [months.MONTHS[q.start] if backward else q.gold for q in RELATIONS]
+    cycle = plans[0].cycle
+    gold = [cycle.names[q.start] if backward else q.gold for q in months.relations(cycle)]
     return [
         np.array([word(fleet.decode(row)) == g for row, g in zip(rows, gold, strict=True)])
         for rows in said

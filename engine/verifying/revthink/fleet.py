@@ -10,7 +10,7 @@ With LoRA the base is shared and frozen; a student is its A and B alone, W + alp
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from engine.verifying.revthink.arms import (
     base_examples,
     sequences,
 )
-from engine.verifying.revthink.months import Question
+from engine.verifying.revthink.months import Cycle, Question
 from engine.verifying.revthink.objective import is_target, sequence_means, token_losses
 
 State = dict[str, Tensor]
@@ -40,6 +40,7 @@ EMBEDDING = "model.embed_tokens.weight"
 SEQUENCES_A_STEP = 48
 LONGEST_ANSWER = 10
 BASE = "base"
+LORA_SCALE = 2.0  # alpha 32 over rank 16
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -79,10 +80,19 @@ class Plan:
     fraction: float
     seed: int
     lora: bool = False
+    corrupt: float | None = None
+    filtered: bool | None = None
+    cycle: Cycle = months.YEAR
 
     @property
     def method(self) -> Arm:
-        return ARMS[self.arm]
+        """The arm, with another share of wrong chains or no filter where the plan says so."""
+        arm = ARMS[self.arm]
+        return replace(
+            arm,
+            corrupt=arm.corrupt if self.corrupt is None else self.corrupt,
+            filtered=arm.filtered if self.filtered is None else self.filtered,
+        )
 
     @property
     def name(self) -> str:
@@ -90,7 +100,7 @@ class Plan:
 
     @property
     def split(self) -> months.Split:
-        return months.split(self.seed)
+        return months.split(self.seed, self.cycle)
 
     def questions(self) -> tuple[Question, ...]:
         """The source questions; equal for all arms of one seed and fraction."""
@@ -327,11 +337,15 @@ class Fleet:
         self._order = torch.stack([d.order for d in data], 1).to(self.device)
         self._row = torch.arange(len(data), device=self.device)[:, None]
 
+    @property
+    def sequences_a_step(self) -> int:
+        return int(self._order.shape[-1])
+
     def weights(self) -> State:
         """The weights of all students, differentiable in what is trained."""
         if self.base is None:
             return self.parameters
-        return with_lora(self.base, self.parameters, 2.0)
+        return with_lora(self.base, self.parameters, LORA_SCALE)
 
     def advance(self, progress: float | None = None) -> Float[Tensor, "s"]:
         """One step of all students; gives the loss of each, still on the device.

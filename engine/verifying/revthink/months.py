@@ -12,8 +12,9 @@ undone in reverse order. No torch here: pages and the teacher read it.
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 
 MONTHS = tuple("jan feb mar apr may jun jul aug sep oct nov dec".split())
 PEOPLE = tuple("tom ann ben eva max ida leo mia".split())
@@ -116,6 +117,7 @@ class Question:
 SURFACES = len(PEOPLE) * len(EVENTS)
 
 
+@cache
 def relations(cycle: Cycle = YEAR) -> tuple[Question, ...]:
     """All questions of one shift, by start, then from the longest step back to the longest on."""
     shifts = [s for s in range(1 - len(cycle), len(cycle)) if s]
@@ -134,25 +136,25 @@ class Split:
         return self.pool[: max(round(fraction * len(self.pool)), 1)]
 
 
-def split(seed: int) -> Split:
+@cache
+def split(seed: int, cycle: Cycle = YEAR) -> Split:
     """A third of the relations, drawn by the seed, is never asked in training."""
-    shuffled = list(relations())
+    shuffled = list(relations(cycle))
     random.Random(f"revthink split {seed}").shuffle(shuffled)
     cut = round(len(shuffled) * (1 - TEST_SHARE))
     return Split(tuple(shuffled[:cut]), tuple(shuffled[cut:]))
 
 
-def standing(question: Question, asked: Sequence[Question]) -> str:
+def standing(question: Question, asked: Collection[Question]) -> str:
     """How a question stands to those of the training.
 
     "asked" itself; its "inverse" was asked; its way "around" was; or it is "new".
     """
-    known = set(asked)
-    if question in known:
+    if question in asked:
         return "asked"
-    if question.inverse in known:
+    if question.inverse in asked:
         return "inverse"
-    return "around" if question.around in known else "new"
+    return "around" if question.around in asked else "new"
 
 
 def read_question(text: str) -> Question | None:
