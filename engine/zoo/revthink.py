@@ -301,7 +301,7 @@ def export_llama(state: Mapping[str, torch.Tensor], shape: Shape, folder: Path) 
     told = model.load_state_dict(dict(state), strict=False)
     assert not told.unexpected_keys
     model.half().save_pretrained(folder, safe_serialization=True)
-    tokenizer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder, save_jinja_files=False)
 
 
 def tokenizer():

@@ -3,7 +3,9 @@
 Works on any causal language model of transformers; the weights of the base stay as they are.
 """
 
+import json
 import tempfile
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +21,10 @@ from engine.core.reversible import compare
 from engine.core.rng import generator
 from engine.core.shapes import Float, Tensor
 from engine.models.language import LanguageBundle
-from engine.models.library import fork, resolve
+from engine.models.library import HUB_ID, fork, resolve
 from engine.models.tensor_file import TensorFile
 from engine.verifying.revthink import extract, teachers
+from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.augment import Record
 from engine.verifying.revthink.extract import NONE
 from engine.verifying.revthink.objective import Mean, joint, objective
@@ -148,6 +151,7 @@ def _ask(
     bundle: LanguageBundle, question: str, most: int, found: Tuned, steps: int, when: str
 ) -> Generator[Progress, None, str]:
     told = question
+    most = fl.LONGEST_ANSWER if teachers.knows_only_months(bundle) else most
     if not teachers.knows_only_months(bundle):
         told = teachers.FORWARD.format(question=question)
     said = ""
@@ -163,7 +167,8 @@ def _ask(
 
 def _with_adapter(bundle: LanguageBundle, settings: Settings, seed: int) -> "PeftModel":
     """A fork of the model with fresh adapters; PEFT draws them from torch's global generator."""
-    from peft import LoraConfig, get_peft_model
+    with _quietly():
+        from peft import LoraConfig, get_peft_model
 
     names = {name.rpartition(".")[2] for name, _ in bundle.model.named_modules()}
     targets = [name for name in TARGETS[settings.targets] if name in names]
@@ -179,9 +184,20 @@ def _with_adapter(bundle: LanguageBundle, settings: Settings, seed: int) -> "Pef
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
         return get_peft_model(fork(bundle.model), config)
+
+
+def name_of(bundle: LanguageBundle) -> str:
+    """How an adapter names its base: key or Hub id; of a folder its last name, not its place."""
+    source = bundle.ref.source
+    return source if HUB_ID.fullmatch(source) else Path(source).name
+
+
+def _quietly() -> warnings.catch_warnings:
+    """PEFT still asks transformers for names that it calls outdated."""
+    return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
 def _train(
@@ -274,19 +290,22 @@ def _files(
 ) -> tuple[TensorFile, TextFile, float]:
     """adapter_model.safetensors and adapter_config.json as PEFT writes them, and the largest
     difference of logits once PEFT has read them."""
-    from peft import PeftModel
+    with _quietly():
+        from peft import PeftModel
 
     ids = torch.tensor([row.ids], device=bundle.device)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        model.save_pretrained(folder, safe_serialization=True)
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _quietly():
+        # Asked about embeddings, PEFT would look the base up on the Hub.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         data = Path(folder, "adapter_model.safetensors").read_bytes()
-        config = Path(folder, "adapter_config.json").read_text("utf-8")
+        config = json.loads(Path(folder, "adapter_config.json").read_text("utf-8"))
         again = PeftModel.from_pretrained(fork(bundle.model), folder).eval()
+    named = {**config, "base_model_name_or_path": name_of(bundle)}
     with torch.no_grad():
         gap = (model(input_ids=ids).logits - again(input_ids=ids).logits).abs().max()
     return (
         TensorFile("adapter_model.safetensors", data),
-        TextFile("adapter_config.json", config),
+        TextFile("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
         float(gap),
     )
 
