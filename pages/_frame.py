@@ -84,9 +84,12 @@ class Frame:
 
     # ------------------------------------------------------------------ for the page
 
-    def model(self) -> gr.Dropdown:
-        """The choice of a model, the visitor's edited ones included."""
-        titles = {key: model_title(key) for key in self.entry.card.models}
+    def model(self, more: Mapping[str, str] | None = None) -> gr.Dropdown:
+        """The choice of a model, the visitor's edited ones included.
+
+        `more` are further sources with their titles, of models that do not ship.
+        """
+        titles = {key: model_title(key) for key in self.entry.card.models} | dict(more or {})
         self._model = parts.model_picker(titles, elem_id=f"{self.entry.slug}-model")
         self.shelf.offer(self._model, titles)
         return self._model

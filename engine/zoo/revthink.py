@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 from engine.verifying.revthink import fleet as fl
+from engine.verifying.revthink import months
+from engine.verifying.revthink.extract import word
 from engine.verifying.revthink.arms import END, MAIN, PAD, START, UNKNOWN
 from engine.verifying.revthink.exams import Exam, examine
 from engine.verifying.revthink.fleet import BASE, Fleet, Plan, Schedule, Shape
@@ -35,7 +37,10 @@ LORA_FRACTIONS = (0.25, 0.5, 1.0)
 SHIPPED = (*(Plan(arm, p, 0) for p in (0.5, 1.0) for arm in MAIN),)
 SHIPPED_LORA = tuple(Plan(arm, 0.5, 0, lora=True) for arm in MAIN)
 BASE_STEPS, SCRATCH_STEPS, LORA_STEPS = 2500, 2000, 1200
-SHARES = {"base": 0.15, "scratch": 0.65, "lora": 0.2}
+SHARES = {"base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
+# Short trainings, to know what a visitor's machine can show in a minute: steps and rate.
+LIVE_LORA = ((200, 5e-3), (400, 3e-3), (100, 1e-2), (400, 1e-2), (200, 2e-2))
+LIVE_SCRATCH = ((600, 3e-3), (300, 5e-3), (600, 6e-3), (300, 1e-2), (1000, 3e-3))
 SAVE_EVERY, RECORD_EVERY = 25.0, 20
 
 log = logging.getLogger(__name__)
@@ -66,6 +71,7 @@ class Record:
     exams: dict[str, Exam] = field(default_factory=dict)
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     training: dict[str, dict[str, float]] = field(default_factory=dict)
+    live: list[dict[str, object]] = field(default_factory=list)
 
     def look(self, fleet: Fleet, *, everyone: bool) -> None:
         """Take over the students that ship, and examine them or everyone."""
@@ -127,6 +133,7 @@ class Record:
             ],
             "curves": self.curves,
             "training": self.training,
+            "live": self.live,
         }
 
     def measured(self) -> dict[str, float]:
@@ -175,10 +182,61 @@ def build(folder: Path, options: Options) -> None:
     lora = _fleets(plans, schedule, shape, device, record.base)
     _train("lora", lora, options, record, lambda: _save(record, lora))
     _save(record, lora, everyone=True)
+    del lora
+    _live(record, options, shape)
+    record.publish()
     log.info("done in %.0f s", time.monotonic() - begun)
     for name, exam in record.exams.items():
         if exam.plan.seed == 0:
             log.info("%s %s", name, exam.figures())
+
+
+def _live(record: Record, options: Options, shape: Shape) -> None:
+    """Means over three seeds of what short trainings reach, as many as the seconds allow."""
+    begun, seconds = time.monotonic(), SHARES["live"] * options.seconds
+    runs = [(True, *run) for run in LIVE_LORA] + [(False, *run) for run in LIVE_SCRATCH]
+    for lora, steps, rate in runs[:1] if options.device == "cpu" else runs:
+        if time.monotonic() - begun > seconds:
+            break
+        worlds = [(months.YEAR, 0.25), (months.YEAR, 0.5), (months.YEAR, 1.0)]
+        worlds += [] if lora else [(months.WEEK, 0.75), (months.WEEK, 1.0)]
+        plans = [
+            Plan(arm, share, seed, lora, cycle=cycle)
+            for cycle, share in worlds
+            for arm in ("sft", "revthink")
+            for seed in range(1 if options.device == "cpu" else 3)
+        ]
+        schedule = Schedule(options.steps or steps, rate, 0.0 if lora else 0.1)
+        fleets = _fleets(plans, schedule, shape, options.device, record.base if lora else None)
+        for step in range(schedule.steps):
+            for fleet in fleets:
+                fleet.advance(step / schedule.steps)
+        exams = [exam for fleet in fleets for exam in _by_cycle(fleet, shape)]
+        for cycle, share in worlds:
+            for arm in ("sft", "revthink"):
+                own = [
+                    exam.figures()
+                    for exam in exams
+                    if (exam.plan.cycle, exam.plan.fraction, exam.plan.arm) == (cycle, share, arm)
+                ]
+                means = {
+                    part: round(sum(f[part] for f in own) / len(own), 3)
+                    for part in ("asked", "test", "inverse", "new", "backward, asked")
+                    if all(part in f for f in own)
+                }
+                found = {"world": cycle.word, "share": share, "arm": arm, "lora": lora}
+                found |= {"steps": schedule.steps, "rate": rate, **means}
+                record.live.append(found)
+                log.info("live: %s", found)
+
+
+def _by_cycle(fleet: Fleet, shape: Shape) -> Iterator[Exam]:
+    """Exams of a fleet whose students live in several worlds."""
+    for cycle in (months.YEAR, months.WEEK):
+        chosen = [i for i, plan in enumerate(fleet.plans) if plan.cycle == cycle]
+        if chosen:
+            weights = {name: w[chosen].detach() for name, w in fleet.weights().items()}
+            yield from examine(weights, [fleet.plans[i] for i in chosen], shape)
 
 
 def _schedule(options: Options, steps: int, rate: float, **more: float) -> Schedule:
@@ -259,9 +317,6 @@ def _save(record: Record, fleets: Sequence[Fleet], *, everyone: bool = False) ->
 
 def known(base: Mapping[str, torch.Tensor], shape: Shape) -> dict[str, float]:
     """Share of the relations of days and colours that the base answers, both ways."""
-    from engine.verifying.revthink import months
-    from engine.verifying.revthink.extract import word
-
     found, weights = {}, {name: w[None] for name, w in base.items()}
     for cycle in (months.WEEK, months.RAINBOW):
         asked = months.relations(cycle)
