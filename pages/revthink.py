@@ -50,7 +50,7 @@ def build(frame: Frame) -> None:
     """The students and their matrix; then the teacher, a live training, and a real student."""
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
-            start = gr.Dropdown(MONTHS, value="jul", label="It is", elem_id="revthink-start")
+            start = gr.Dropdown(MONTHS, value="nov", label="It is", elem_id="revthink-start")
             shift = gr.Slider(
                 -11,
                 11,
@@ -90,9 +90,10 @@ def build(frame: Frame) -> None:
     _live(frame)
     _real(frame)
     frame.breaks(
-        "With a fifth of the chains wrong and no filter, the student learns the teacher's mistakes "
-        "in both directions: one wrong backward chain spoils a fact that forward was right.",
-        {"questions": "", "corrupt": 0.6, "count": 24, "steps": 1},
+        "With half of the chains wrong and no filter the student learns the teacher's mistakes, "
+        "in both directions; the filter would have caught them.",
+        {"arms": ["sft", "revthink"], "corrupt": 0.5, "filtered": False},
+        action="train",
     )
 
 
@@ -120,7 +121,7 @@ def _teacher(frame: Frame) -> None:
                 label="Wrong chains of the program",
                 info="Spoils its answers on purpose; watch what the filter catches",
             )
-            count = gr.Slider(1, 88, value=8, step=1, label="Questions about months")
+            count = gr.Slider(1, 88, value=12, step=1, label="Questions about months")
             steps = gr.Radio([("one", 1), ("two", 2)], value=1, label="Shifts in a question")
             with gr.Accordion("My own questions", open=False):
                 questions, done = _own_questions()

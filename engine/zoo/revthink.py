@@ -21,9 +21,9 @@ import torch
 
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink import months
-from engine.verifying.revthink.extract import word
 from engine.verifying.revthink.arms import END, MAIN, PAD, START, UNKNOWN
 from engine.verifying.revthink.exams import Exam, examine
+from engine.verifying.revthink.extract import word
 from engine.verifying.revthink.fleet import BASE, Fleet, Plan, Schedule, Shape
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
@@ -91,11 +91,10 @@ class Record:
                     name: w[index].detach().cpu().clone() for name, w in kept.items()
                 }
 
-    def publish(self) -> None:
+    def publish(self, folder: Path = MODELS / KEY) -> None:
         """Base, students, figures and card, as they stand."""
         from safetensors.torch import save_file
 
-        folder = MODELS / KEY
         folder.mkdir(parents=True, exist_ok=True)
         export_llama(self.base, self.shape, folder)
         tensors = {

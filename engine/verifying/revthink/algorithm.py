@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef
+from engine.core.recipe import ModelRef, Plain
 from engine.models.language import LanguageBundle
 from engine.models.library import load
 from engine.verifying.revthink import exams, months, students, teachers, tuning
@@ -55,7 +55,7 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = students.KEY,
-    start: str = "jul",
+    start: str = "nov",
     shift: int = -4,
     fraction: float = 0.5,
     students_of: str = "nothing",
@@ -218,7 +218,7 @@ def tune(
         held_out = [(q.text(), q.gold) for q in _held_out(seed)]
     yield Progress(0, settings.steps, "Loading the model")
     bundle = _language(ModelRef(model) if isinstance(model, str) else model)
-    params = {
+    params: dict[str, Plain] = {
         "records": f"{len(kept)} kept of {len(given)}" if given else "",
         "objective": objective,
         "rank": settings.rank,

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.core.errors import BadInput
 from engine.verifying.revthink import extract
@@ -61,6 +61,7 @@ class Record:
         return self.is_right and self.is_consistent
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Who writes the two chains, the backward question and the verdict, each as it grows."""
 

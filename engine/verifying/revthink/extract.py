@@ -42,7 +42,7 @@ def boxed(text: str) -> str:
     start = text.rfind("\\boxed{")
     if start < 0:
         return NONE
-    depth, inside = 0, []
+    depth, inside = 0, list[str]()
     for letter in text[start + len("\\boxed") :]:
         depth += (letter == "{") - (letter == "}")
         if depth == 0:

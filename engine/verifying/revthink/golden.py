@@ -79,8 +79,10 @@ def losses(arrays: Arrays, mean: Mean) -> dict[str, torch.Tensor]:
     found = {}
     for task in TASKS:
         names = ("logits", "ids", "prompt_len", "len")
-        given = (torch.from_numpy(arrays[f"{task}_{name}"]) for name in names)
-        found[task] = objective(*given, mean)
+        logits, ids, prompt_len, length = (
+            torch.from_numpy(arrays[f"{task}_{name}"]) for name in names
+        )
+        found[task] = objective(logits, ids, prompt_len, length, mean)
     return found
 
 

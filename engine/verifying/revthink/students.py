@@ -103,8 +103,8 @@ def plan_of(name: str) -> Plan:
 def shape_of(config: Mapping[str, object]) -> Shape:
     """The sizes in a config.json of a Llama."""
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    sizes = [int(str(config[name])) for name in names]
-    return Shape(*sizes, vocabulary=int(str(config["vocab_size"])))
+    width, layers, heads, inner = (int(str(config[name])) for name in names)
+    return Shape(width, layers, heads, inner, int(str(config["vocab_size"])))
 
 
 def state_of(bundle: LanguageBundle) -> tuple[fl.State, Shape]:
