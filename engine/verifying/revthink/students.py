@@ -31,7 +31,7 @@ class Shelf:
     base: Mapping[str, Tensor]
     students: Mapping[Plan, Mapping[str, Tensor]]
     figures: tuple[Mapping[str, object], ...]
-    training: Mapping[str, Mapping[str, float]]
+    training: Mapping[str, Mapping[str, float | int]]
 
     def weights(self, plans: Sequence[Plan]) -> fl.State:
         """The weights of these students side by side."""

@@ -26,7 +26,7 @@ BACKWARD = "Answer the backward question:\n### Question: {question}"
 SAID_FORWARD, SAID_BACK = "### Answer: {text}", "### Inverse Question: {text}"
 
 INSTRUCTION = (
-    "Think step by step, in at most four short sentences, then end with: The answer is {form}."
+    'Think step by step in at most four short sentences. End with "The answer is" and {form}.'
 )
 INVERT = """Turn the question round. Use its correct answer to ask for something that the question \
 states. The answer of the new question must stand in the question. For a problem with numbers, \
@@ -49,12 +49,12 @@ Answer to the inverse question: {backward_answer}
 Can the answer to the inverse question be found in the question, and is it correct? Answer True or \
 False."""
 FORMS: dict[Form, str] = {
-    "choice": "(X), X being one letter",
-    "number": "N, N being one number",
+    "choice": "the letter of the choice, as in (B)",
+    "number": "one number",
     "yesno": "yes or no",
     "true": "true or false",
-    "word": "W, W being one word",
-    "boxed": "\\boxed{N}",
+    "word": "one word",
+    "boxed": "the result in \\boxed{{}}",
 }
 
 
