@@ -513,7 +513,7 @@ def draw_augment(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     share = 100 * kept / done if done else 0
     head = (
         f"<p><b>{kept} of {done} kept</b> <span class='note'>({share:.0f} %) of "
-        f"{found.total} questions; teacher: {escape(found.teacher)}</span></p>"
+        f"{found.total} questions; teacher: {escape(found.teacher)}{_cut_off(found)}</span></p>"
         f'<div class="keep" role="img" aria-label="{share:.0f} % kept">'
         f'<i style="width:{share:.1f}%"></i></div>'
     )
@@ -526,6 +526,13 @@ def draw_augment(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
         )
     shown = f'{head}{save}<ol class="records">{"".join(rows[-60:])}</ol>'
     return shown, "" if isinstance(event, Done) else text
+
+
+def _cut_off(found: Any) -> str:
+    """How many chains ended at the longest length and not by themselves."""
+    chains = [t for r in found.records for t in (r.forward_reasoning, r.backward_reasoning)]
+    count = sum(text.endswith("…") for text in chains)
+    return f"; {count} of {len(chains)} chains were cut off" if count else ""
 
 
 def _record(record: Any, waiting: bool = False) -> str:

@@ -109,7 +109,7 @@ def test_a_live_training_draws_curves_and_budgets(call):
 
 @pytest.mark.slow
 def test_a_tuned_student_is_undone_and_its_adapter_is_written(call):
-    _, told, files, shelved, *_ = call("tune")
+    _, told, files, *_ = call("tune")
     before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", told)[:3]
     assert before == undone != after
     assert "every bit as before" in told
@@ -122,6 +122,11 @@ def test_a_tuned_student_is_undone_and_its_adapter_is_written(call):
     ("action", "changed"),
     [
         ("run", {"start": "noon"}),
+        ("run", {"start": None}),
+        ("run", {"students_of": ["nothing"]}),
+        ("augment", {"corrupt": "much"}),
+        ("augment", {"questions": 7}),
+        ("train", {"arms": None}),
         ("run", {"shift": 0}),
         ("run", {"shift": None}),
         ("run", {"fraction": 0.3}),

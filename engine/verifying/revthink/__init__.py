@@ -85,7 +85,7 @@ CARD = MethodCard(
     ),
     actions=(
         Action("run", quick={"start": "mar", "shift": 4}, bad={"start": "noon"}),
-        Action("augment", quick={"count": 6}, bad={"corrupt": 2}),
+        Action("augment", quick={"count": 6}, bad={"corrupt": 2.0}),
         Action(
             "train",
             quick={"world": "week", "fraction": 0.5, "steps": 6},

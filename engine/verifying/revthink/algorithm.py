@@ -573,7 +573,9 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise BadInput(f'{name} cannot be "{str(value)[:40]}".', f"Choose {', '.join(choices)}.")
 
 
-def _check_number(name: str, value: object, low: float, high: float, advice: str) -> None:
+def _check_number(
+    name: str, value: object, low: float | int, high: float | int, advice: str
+) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not low <= value <= high:  # type: ignore[operator]
         raise BadInput(f"{name} must be from {low:g} to {high:g}, got {value!s:.40}.", advice)

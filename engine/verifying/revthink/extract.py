@@ -70,8 +70,10 @@ def plain_number(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """The word after the last "answer" (and "is"), in small letters."""
-    found = re.findall(r"\banswer\b(?:\s+is)?[\s:]*\(?([\w-]+)", text.lower())
+    """The word after the last "answer is" or "answer:", or after an "answer" that ends the text."""
+    said = text.lower()
+    found = re.findall(r"\banswer(?:\s+is|\s*:)[\s:]*\(?([\w-]+)", said)
+    found = found or re.findall(r"\banswer\s+([\w-]+)\W*$", said)
     return found[-1] if found else NONE
 
 

@@ -25,6 +25,7 @@ ASK_BACK = (
 BACKWARD = "Answer the backward question:\n### Question: {question}"
 SAID_FORWARD, SAID_BACK = "### Answer: {text}", "### Inverse Question: {text}"
 
+CUT_OFF = "…"
 INSTRUCTION = (
     'Think step by step in at most four short sentences. End with "The answer is" and {form}.'
 )
@@ -125,7 +126,7 @@ def say(
 ) -> Iterator[str]:
     """What the model answers, token by token; the most probable one at temperature 0.
 
-    A last text without the end token was cut off at `most` tokens.
+    A text that was cut off at `most` tokens ends in "…": its missing answer is no wrong one.
     """
     draw, ids = generator(seed, "say"), list[int]()
     prompt = bundle.prompt(told)
@@ -143,4 +144,9 @@ def say(
             return
         ids.append(token)
         new = [token]
-        yield str(bundle.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        yield _text(bundle, ids)
+    yield f"{_text(bundle, ids)} {CUT_OFF}"
+
+
+def _text(bundle: LanguageBundle, ids: Sequence[int]) -> str:
+    return str(bundle.tokenizer.decode(ids, skip_special_tokens=True)).strip()
