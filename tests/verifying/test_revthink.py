@@ -504,9 +504,10 @@ def test_bad_settings_are_refused_with_advice(action, params, run_job):
     assert end.advice
 
 
-def test_a_model_without_eyes_for_text_is_refused(run_job):
+def test_a_model_that_draws_is_refused(run_job):
     end = run_job(job("run", model="world"), may_fail=True)[-1]
     assert isinstance(end, Failed)
+    assert not end.error_id, end.detail
     assert "no language model" in end.message
 
 
