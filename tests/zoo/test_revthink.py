@@ -23,13 +23,11 @@ def test_a_build_publishes_base_students_and_figures(tmp_path, monkeypatch):
     zoo.build(tmp_path, Options(steps=2, device="cpu"))
     results = json.loads((folder / "results.json").read_text())
     told = {(row["arm"], row["fraction"], row["lora"]) for row in results["students"]}
-    assert len(told) == len(zoo.SHIPPED) + len(zoo.SHIPPED_LORA)
-    assert set(results["training"]) == {"base", "scratch", "lora"}
-    assert results["live"]
+    assert told == {(arm, 0.5, False) for arm in MAIN}
+    assert set(results["training"]) == {"small"}
     shelf = students.shelf.__wrapped__(folder)
-    assert set(shelf.students) == {*zoo.SHIPPED, *zoo.SHIPPED_LORA}
-    weights = shelf.weights([Plan(arm, 0.5, 0, lora=True) for arm in MAIN])
-    assert len(weights[fleet.EMBEDDING]) == len(MAIN)
+    assert set(shelf.students) == {Plan(arm, 0.5, 0) for arm in MAIN}
+    assert len(shelf.weights([Plan(arm, 0.5, 0) for arm in MAIN])[fleet.EMBEDDING]) == len(MAIN)
     monkeypatch.setattr(
         library, "MODELS", {"revthink": library.ModelCard.read(folder / "card.json")}
     )

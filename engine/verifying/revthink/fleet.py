@@ -355,6 +355,8 @@ class Fleet:
         done = self.step / self.schedule.steps if progress is None else progress
         rows = self._order[self.step]
         ids, lengths = self._ids[self._row, rows], self._lengths[self._row, rows]
+        if self.device == "cpu":
+            ids = ids[..., : int(lengths[..., 1].max())]
         half = torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda"))
         with torch.enable_grad(), half:
             logits = forward(self.weights(), ids, self.shape).float()
