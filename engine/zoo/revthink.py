@@ -5,9 +5,11 @@
 
 On a GPU first the base, which knows days, colours and the order of the months; then the students
 from nothing in two fleets (those that write backward questions need longer sequences); then the
-LoRA students on the base. Figures of all go to results.json, a few students to students.safetensors.
-What there is so far is written every 25 seconds. A CPU trains one student of each main method on
-half of the questions, 800 steps, and the student of SFT is the base for adapters.
+LoRA students on the base. Figures of all go to results.json, a few students to
+students.safetensors. What there is so far is written every 25 seconds.
+
+A CPU trains one student of each main method on half of the questions, 800 steps, and the student of
+SFT is the base for adapters.
 """
 
 import json
