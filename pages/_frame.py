@@ -84,9 +84,12 @@ class Frame:
 
     # ------------------------------------------------------------------ for the page
 
-    def model(self) -> gr.Dropdown:
-        """The choice of a model, the visitor's edited ones included."""
-        titles = {key: model_title(key) for key in self.entry.card.models}
+    def model(self, more: Mapping[str, str] | None = None) -> gr.Dropdown:
+        """The choice of a model, the visitor's edited ones included.
+
+        `more` are further sources with their titles, of models that do not ship.
+        """
+        titles = {key: model_title(key) for key in self.entry.card.models} | dict(more or {})
         self._model = parts.model_picker(titles, elem_id=f"{self.entry.slug}-model")
         self.shelf.offer(self._model, titles)
         return self._model
@@ -108,9 +111,9 @@ class Frame:
         )
         return self._seed
 
-    def breaks(self, why: str, params: dict[str, Any], seed: int = 7) -> None:
+    def breaks(self, why: str, params: dict[str, Any], seed: int = 7, action: str = "run") -> None:
         """A setting in which the method fails, offered beside the claim."""
-        self._breaks = Recipe(self.entry.slug, params=params, seed=seed), why
+        self._breaks = Recipe(self.entry.slug, action, params=params, seed=seed), why
 
     def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> "Action":
         """The buttons and the progress line of one job function, drawn here and wired later."""
@@ -245,8 +248,7 @@ class Frame:
     # ------------------------------------------------------------------ recipe
 
     def _restores(self, opened: gr.UploadButton) -> None:
-        every = self._every_control()
-        outputs = [*every.values(), self._status]
+        outputs = [*self._slots(), self._status]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
         self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
         opened.upload(
@@ -263,12 +265,17 @@ class Frame:
             found |= controls
         return found
 
+    def _slots(self) -> list[Component]:
+        """Every control once. Two actions may each have one of the same name, or share one."""
+        every = [c for controls in self.controls.values() for c in controls.values()]
+        return list({id(control): control for control in every}.values())
+
     def _from_link(self, request: gr.Request) -> list[object]:
         """Sets the controls from the address of the page, if it holds a recipe of this method."""
         query = urlencode(dict(request.query_params)) if request else ""
         recipe = Recipe.from_query(query, known=self._every_control()) if query else None
         if recipe is None or recipe.method != self.entry.slug:
-            return [gr.skip() for _ in range(len(self._every_control()) + 1)]
+            return [gr.skip() for _ in range(len(self._slots()) + 1)]
         return self._apply(recipe, "Restored from the link.")
 
     def _from_file(self, path: str) -> list[object]:
@@ -291,12 +298,13 @@ class Frame:
         given: dict[str, object] = {**back(dict(recipe.params)), "seed": recipe.seed}
         if recipe.model is not None:
             given["model"] = model_text(recipe.model)
-        controls = self._every_control()
+        controls = self.controls.get(recipe.action, {})
+        names = {id(control): name for name, control in controls.items()}
         updates = [
             filled(control, given[name])
-            if name in given and fits(control, given[name])
+            if (name := names.get(id(control))) in given and fits(control, given[name])
             else gr.skip()
-            for name, control in controls.items()
+            for control in self._slots()
         ]
         left_out = [
             name for name in given if name not in controls or not fits(controls[name], given[name])

@@ -199,7 +199,7 @@ def home() -> Path:
 
 
 def from_user(source: str) -> Path:
-    """The folder of an upload ("upload:3f2a...") or of a path.
+    """The folder of an upload ("upload:3f2a..."), of a fetched package, or of a path.
 
     REWIND_FOLDERS lists the folders below which paths may be named; empty allows none. Unset, all
     are allowed except on a public Space. A path that is not allowed and one that does not exist
@@ -212,6 +212,10 @@ def from_user(source: str) -> Path:
             os.utime(folder)
             return folder
         raise AssetMissing("This upload is no longer here.", "Upload the checkpoint again.")
+    if source.startswith("package:"):
+        from engine.models import packaged
+
+        return packaged.folder_of(source.removeprefix("package:"))
     try:
         folder = Path(source).expanduser().resolve()
         found = _is_allowed(folder) and folder.is_dir()

@@ -100,6 +100,9 @@ class LanguageBundle(Bundle):
         if self.tokenizer.chat_template is None:
             seen = f"{self.image_token}\n" if has_picture else ""
             return VICUNA.format(question=seen + question)
+        if not self.has_eyes:
+            # Templates of text models join texts, and fail on a list of parts.
+            return self._templated(question)
         told = [{"type": "text", "text": question}]
         parts = [{"type": "image"}, *told] if has_picture else told
         text = self._templated(parts)

@@ -1,0 +1,590 @@
+"""The jobs: ask the students, turn questions round, train students live, tune a LoRA student."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+
+from engine.core.errors import BadInput, ModelMismatch
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef, Plain
+from engine.models.language import LanguageBundle
+from engine.models.library import load
+from engine.verifying.revthink import exams, months, students, teachers, tuning
+from engine.verifying.revthink import fleet as fl
+from engine.verifying.revthink.arms import ARMS, MAIN
+from engine.verifying.revthink.augment import (
+    Item,
+    Program,
+    Record,
+    Teacher,
+    read_items,
+    read_records,
+    to_jsonl,
+)
+from engine.verifying.revthink.augment import (
+    augment as turned_round,
+)
+from engine.verifying.revthink.exams import STANDINGS, Exam
+from engine.verifying.revthink.extract import word
+from engine.verifying.revthink.fleet import Fleet, Plan, Schedule, Shape
+from engine.verifying.revthink.months import Question
+from engine.verifying.revthink.results import (
+    Asked,
+    Augmented,
+    Course,
+    Probe,
+    Reply,
+    Student,
+    TextFile,
+    Trained,
+    Tuned,
+)
+from engine.verifying.revthink.tuning import Settings
+
+FRACTIONS = (0.5, 1.0)
+WORLDS = {"week": months.WEEK, "year": months.YEAR}
+MOST_STEPS, PROBES, RELATIONS_AT_ONCE = 3000, 8, 44
+LIVE_SHAPE = Shape(width=64, inner=168)
+LIVE_RATE, LORA_RATE, QUESTIONS_A_PASS = 5e-3, 3e-3, 16
+SMALL_SAMPLE = 24
+
+
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = students.KEY,
+    start: str = "nov",
+    shift: int = -4,
+    fraction: float = 0.5,
+    students_of: str = "nothing",
+) -> Steps[Asked]:
+    """One question to every student, then all 264 relations, forward and backward.
+
+    On the shipped model the students of SFT, answer augmentation and RevThink are asked; on any
+    other the model itself, and of the relations a sample drawn by the seed.
+    """
+    question = _asked(start, shift)
+    plans = _shipped_plans(fraction, students_of)
+    ref = ModelRef(model) if isinstance(model, str) else model
+    yield Progress(0, 1, "Loading the students")
+    shown = Asked(
+        question.text(),
+        question.gold,
+        question.backward_question(),
+        months.MONTHS[question.start],
+        months.standing(question, frozenset(plans[0].questions())),
+    )
+    if ref.source == students.KEY and not ref.edits:
+        shelf = students.shelf()
+        shown = replace(shown, curve=shelf.curve())
+        return (yield from _ask_students(shown, question, plans, shelf))
+    bundle = _language(ref)
+    if teachers.knows_only_months(bundle):
+        weights, shape = students.state_of(bundle)
+        title = f"{bundle.card.title.partition(':')[0]}, edited" if ref.edits else "This model"
+        return (yield from _ask_one(shown, question, title, weights, shape, plans[0]))
+    return (yield from _ask_any(shown, question, bundle, seed))
+
+
+def augment(
+    *,
+    seed: int,
+    model: ModelRef | str = students.KEY,
+    teacher: str = "program",
+    questions: str = "",
+    count: int = 12,
+    corrupt: float = 0.2,
+    steps: int = 1,
+    temperature: float = 0.8,
+    most_tokens: int = 120,
+    done: str = "",
+) -> Steps[Augmented]:
+    """Forward reasoning, backward question, backward reasoning and verdict of every question.
+
+    `questions` are JSON lines with question and answer; without them `count` questions of the
+    months are drawn, of one or two `steps`. The teacher is the exact "program", a share of whose
+    chains is spoilt on purpose, or the "model". `done` are records of an earlier run; they stay.
+    """
+    _check_choice("teacher", teacher, ("program", "model"))
+    _check_number("corrupt", corrupt, 0, 1, "0.2 spoils a fifth of the chains.")
+    _check_number("temperature", temperature, 0, 2, "0.8 is what the paper takes.")
+    most_tokens = _whole("most_tokens", most_tokens, 8, 1000, "Try 120.")
+    steps = _whole("steps", steps, 1, 2, "One or two shifts.")
+    items = read_items(questions)
+    if not items:
+        items = _drawn_items(_whole("count", count, 1, 264, "Try 12."), steps, seed)
+    earlier = {record.question: record for record in read_records(done, "the earlier records")}
+    who: Teacher = Program(float(corrupt), seed)
+    if teacher == "program":
+        _check_readable(items)
+    else:
+        yield Progress(0, len(items), "Loading the teacher")
+        ref = ModelRef(model) if isinstance(model, str) else model
+        who = teachers.Local(_language(ref), seed, float(temperature), most_tokens)
+    return (yield from _augmented(items, earlier, who, teacher))
+
+
+def train(
+    *,
+    seed: int,
+    model: ModelRef | str = students.KEY,
+    arms: Sequence[str] = ("sft", "revthink"),
+    world: str = "week",
+    fraction: float = 0.75,
+    steps: int = 300,
+    budget: str = "sequences",
+    start: str = "nothing",
+    corrupt: float = 0.0,
+    filtered: bool = True,
+) -> Steps[Trained]:
+    """Train students side by side on the same questions and probe them on the way.
+
+    At budget "sequences" every method sees as many sequences; at "passes", the paper's protocol,
+    every method passes over the questions as often, and RevThink sees three times as many. A start
+    from "lora" trains adapters on the shipped base.
+    """
+    arms = [arms] if isinstance(arms, str) else arms
+    if not isinstance(arms, list | tuple) or not 1 <= len(arms) <= 4:
+        raise BadInput("Choose one to four methods.", "Try SFT and RevThink.")
+    for arm in arms:
+        _check_choice("method", arm, tuple(ARMS))
+    _check_choice("world", world, tuple(WORLDS))
+    _check_choice("budget", budget, ("sequences", "passes"))
+    _check_choice("start", start, ("nothing", "lora"))
+    _check_number("fraction", fraction, 0.05, 1, "0.75 asks three quarters of the questions.")
+    _check_number("corrupt", corrupt, 0, 0.9, "0 is an exact teacher.")
+    steps = _whole("steps", steps, 1, MOST_STEPS, "300 take about half a minute.")
+    plans = [
+        Plan(
+            arm,
+            float(fraction),
+            seed,
+            start == "lora",
+            float(corrupt),
+            bool(filtered),
+            WORLDS[world],
+        )
+        for arm in dict.fromkeys(arms)
+    ]
+    yield Progress(0, steps, "Writing the texts")
+    fleets = [_fleet(plan, steps, budget) for plan in plans]
+    return (yield from _trained(fleets, start, budget))
+
+
+def tune(
+    *,
+    seed: int,
+    model: ModelRef | str = students.KEY,
+    records: str = "",
+    filtered: bool = True,
+    objective: str = "revthink",
+    rank: int = 16,
+    alpha: int = 32,
+    targets: str = "all",
+    steps: int = 60,
+    batch: int = 4,
+    learning_rate: float = 1e-3,
+    mean: str = "sequences",
+) -> Steps[Tuned]:
+    """A LoRA student of any causal language model, on an augmented set in JSON lines.
+
+    Without `records`, the program's own set of half the months' questions is taken and the test
+    relations are asked before and after; with them, the last fifth is held out and asked.
+    `objective` "revthink" trains all three losses, "sft" the forward reasoning alone.
+    """
+    _check_choice("objective", objective, ("revthink", "sft"))
+    _check_choice("targets", targets, tuple(tuning.TARGETS))
+    _check_choice("mean", mean, ("sequences", "tokens", "official"))
+    _check_number("learning_rate", learning_rate, 1e-7, 0.1, "2e-4 suits large models.")
+    settings = Settings(
+        rank=_whole("rank", rank, 1, 128, "16 is the published code's."),
+        alpha=_whole("alpha", alpha, 1, 512, "Twice the rank is usual."),
+        targets=targets,
+        steps=_whole("steps", steps, 1, 2000, "60 show a fall of the loss."),
+        batch=_whole("batch", batch, 1, 32, "4 is the published code's."),
+        learning_rate=float(learning_rate),
+        mean=mean,  # type: ignore[arg-type]
+        tasks=tuning.TASKS if objective == "revthink" else ("FR",),
+    )
+    given = read_records(records)
+    kept = [r for r in given or _months_set(seed) if r.is_kept or (not filtered and r.is_right)]
+    tuning.check_records(kept, 2)
+    if given:
+        cut = max(len(kept) * 4 // 5, 1)
+        kept, held_out = kept[:cut], [(r.question, r.gold_answer) for r in kept[cut:]][:12]
+    else:
+        held_out = [(q.text(), q.gold) for q in _held_out(seed)]
+    yield Progress(0, settings.steps, "Loading the model")
+    bundle = _language(ModelRef(model) if isinstance(model, str) else model)
+    params: dict[str, Plain] = {
+        "records": f"{len(kept)} kept of {len(given)}" if given else "",
+        "objective": objective,
+        "rank": settings.rank,
+        "alpha": settings.alpha,
+        "targets": targets,
+        "steps": settings.steps,
+        "batch": settings.batch,
+        "learning_rate": settings.learning_rate,
+    }
+    recipe = tuning.recipe_of(bundle, params, seed, f"{objective} on {len(kept)} records")
+    found = yield from tuning.tuned(bundle, kept, held_out, settings, seed, recipe)
+    return replace(found, records=len(given) or len(_months_set(seed)))
+
+
+# ---------------------------------------------------------------------- asking
+
+
+def _asked(start: str, shift: int) -> Question:
+    name = str(start).strip().lower()[:3] if isinstance(start, str) else ""
+    if name not in months.MONTHS:
+        raise BadInput(f'"{str(start)[:20]}" is no month.', "Write jan, feb, ... dec.")
+    shift = _whole("shift", shift, -11, 11, "4 is four months later, -4 four earlier.")
+    if shift == 0:
+        raise BadInput("A shift of 0 asks nothing.", "Take -11 to 11 without 0.")
+    return Question(months.MONTHS.index(name), (shift,))
+
+
+def _shipped_plans(fraction: float, students_of: str) -> list[Plan]:
+    _check_choice("students_of", students_of, ("nothing", "lora"))
+    _check_number("fraction", fraction, 0, 1, "0.5 and 1 are shipped.")
+    if fraction not in FRACTIONS or (students_of == "lora" and fraction != 0.5):
+        raise BadInput(
+            f"No students of {fraction:g} of the questions are shipped.",
+            "Take 0.5 or 1, and 0.5 with LoRA; others are trained live.",
+        )
+    return [Plan(arm, float(fraction), 0, students_of == "lora") for arm in MAIN]
+
+
+def _ask_students(
+    shown: Asked, question: Question, plans: Sequence[Plan], shelf: students.Shelf
+) -> Generator[Progress, None, Asked]:
+    weights = shelf.weights(plans)
+    total = len(plans) * 2
+    for place, plan in enumerate(plans):
+        one = {name: w[place : place + 1] for name, w in weights.items()}
+        title = plan.method.title
+        student = Student(plan.name, title, _reply(one, shelf.shape, question))
+        yield Progress(2 * place, total, f"Asking {title}", _with(shown, student))
+        for part, right in _relation_by_relation(one, shelf.shape, plan):
+            student = replace(student, is_right=right)
+            yield Progress(2 * place + part, total, f"Asking {title}", _with(shown, student))
+        shown = _with(shown, _examined(student, one, shelf.shape, plan))
+    return shown
+
+
+def _with(shown: Asked, student: Student) -> Asked:
+    return replace(shown, students=(*shown.students, student))
+
+
+def _reply(weights: fl.State, shape: Shape, question: Question) -> Reply:
+    """Both ways of one question, in the surface of the panel."""
+    said = [
+        fl.decode(fl.answer(weights, fl.prompts([text])[None], shape)[0, 0].tolist())
+        for text in (question.text(), question.backward_question())
+    ]
+    gold = question.gold, question.cycle.names[question.start]
+    right = [word(text) == g for text, g in zip(said, gold, strict=True)]
+    return Reply(said[0], right[0], said[1], right[1])
+
+
+def _relation_by_relation(
+    weights: fl.State, shape: Shape, plan: Plan
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Right answers forward, as the exam goes on; unasked relations count as wrong so far."""
+    texts = exams.texts(plan, backward=False)
+    gold = [question.gold for question in months.relations(plan.cycle)]
+    right = np.zeros(len(gold), dtype=bool)
+    for first in range(0, len(texts), RELATIONS_AT_ONCE):
+        part = slice(first, first + RELATIONS_AT_ONCE)
+        said = fl.answer(weights, fl.prompts(texts[part])[None], shape)[0].tolist()
+        right = right.copy()
+        right[part] = [word(fl.decode(s)) == g for s, g in zip(said, gold[part], strict=True)]
+        yield int(first + RELATIONS_AT_ONCE >= len(texts)), right
+
+
+def _examined(student: Student, weights: fl.State, shape: Shape, plan: Plan) -> Student:
+    assert student.is_right is not None
+    exam = Exam(plan, student.is_right, student.is_right)
+    return _graded(student, exam)
+
+
+def _graded(student: Student, exam: Exam) -> Student:
+    """The student with its rates by standing."""
+    rates = [("asked", *exam.rate("asked")), ("test", *exam.rate("test"))]
+    rates += [(part, *exam.rate(part)) for part in STANDINGS]
+    return replace(
+        student,
+        is_right=exam.forward,
+        standings=exam.standings,
+        is_test=exam.is_test,
+        rates=tuple(rates),
+    )
+
+
+def _ask_one(
+    shown: Asked,
+    question: Question,
+    title: str,
+    weights: fl.State,
+    shape: Shape,
+    plan: Plan,
+) -> Generator[Progress, None, Asked]:
+    """A student of the same make that is not on the list: an edited one from the shelf."""
+    student = Student("model", title, _reply(weights, shape, question))
+    for part, right in _relation_by_relation(weights, shape, plan):
+        student = replace(student, is_right=right)
+        yield Progress(part, 2, f"Asking {title}", _with(shown, student))
+    return _with(shown, _examined(student, weights, shape, plan))
+
+
+def _ask_any(
+    shown: Asked, question: Question, bundle: LanguageBundle, seed: int
+) -> Generator[Progress, None, Asked]:
+    """Any language model, as it is: the question both ways, and a sample of the relations."""
+    relations = months.relations()
+    drawn = np.random.default_rng(seed).permutation(len(relations))[:SMALL_SAMPLE]
+    right, asked = np.zeros(len(relations), bool), np.zeros(len(relations), bool)
+    student, total = Student("model", bundle.card.title), SMALL_SAMPLE + 2
+    texts = list[str]()
+    for text in (english(question), english(question, backward=True)):
+        said = ""
+        for said in teachers.say(bundle, f"{text} Answer with one month.", most=24):
+            yield Progress(len(texts), total, said[:60], _with(shown, student))
+        texts.append(said)
+    right_both = _names(texts[0], question.answer), _names(texts[1], question.start)
+    student = replace(student, reply=Reply(texts[0], right_both[0], texts[1], right_both[1]))
+    for number, index in enumerate(drawn, start=2):
+        said = ""
+        for said in teachers.say(
+            bundle, f"{english(relations[index])} Answer with one month.", most=16
+        ):
+            yield Progress(number, total, said[:60], _with(shown, student))
+        right, asked = right.copy(), asked.copy()
+        asked[index] = True
+        right[index] = _names(said, relations[index].answer)
+        student = replace(student, is_right=right, is_asked=asked)
+    rates = (("sample", float(right[drawn].mean()), len(drawn)),)
+    note = f"{SMALL_SAMPLE} of the 264 relations, drawn by the seed, in plain English."
+    return replace(_with(shown, replace(student, rates=rates)), notes=(note,))
+
+
+FULL = tuple(
+    "January February March April May June July August September October November December".split()
+)
+
+
+def english(question: Question, *, backward: bool = False) -> str:
+    """A question of the months as people put it."""
+    shift = question.shifts[0]
+    months_word = "month" if abs(shift) == 1 else "months"
+    way = f"{abs(shift)} {months_word} {'later' if shift > 0 else 'earlier'}"
+    if backward:
+        return f"{way.capitalize()} it is {FULL[question.answer]}. Which month is it now?"
+    return f"It is {FULL[question.start]}. Which month is it {way}?"
+
+
+def _names(said: str, month: int) -> bool:
+    """Whether the last month that is named is the right one."""
+    found = [place for w in said.lower().replace(".", " ").split() for place in _places(w)]
+    return bool(found) and found[-1] == month
+
+
+def _places(text: str) -> list[int]:
+    return [
+        place for place, name in enumerate(months.MONTHS) if text.strip(",.*!?").startswith(name)
+    ]
+
+
+# ---------------------------------------------------------------------- augmenting
+
+
+def _drawn_items(count: int, steps: int, seed: int) -> tuple[Item, ...]:
+    pool = months.split(seed).pool
+    chosen = [pool[i % len(pool)] for i in range(count)]
+    if steps == 2:
+        other = [*pool[1:], pool[0]]
+        chosen = [
+            Question(q.start, (q.shifts[0], other[i % len(pool)].shifts[0]))
+            for i, q in enumerate(chosen)
+        ]
+    return tuple(Item(q.text(i % months.SURFACES), q.gold) for i, q in enumerate(chosen))
+
+
+def _check_readable(items: Sequence[Item]) -> None:
+    """Every question is one that the program can read, with the right answer to it."""
+    for number, item in enumerate(items, start=1):
+        question = months.read_question(item.question)
+        if question is None:
+            raise BadInput(
+                f"Question {number} is not about months, days or colours: the program cannot "
+                "answer it.",
+                "Choose the model as the teacher, or leave the questions empty.",
+            )
+        if item.answer.lower() != question.gold:
+            raise BadInput(
+                f"The answer of question {number} is {question.gold}, not {item.answer[:20]}.",
+                "Mend the answer.",
+            )
+
+
+def _augmented(
+    items: Sequence[Item], earlier: dict[str, Record], who: Teacher, teacher: str
+) -> Generator[Progress, None, Augmented]:
+    shown = Augmented(
+        tuple(earlier[item.question] for item in items if item.question in earlier),
+        len(items),
+        teacher=teacher,
+    )
+    left = [item for item in items if item.question not in earlier]
+    yield Progress(len(shown.records), len(items), "Turning questions round", shown)
+    for record, is_whole in turned_round(left, who):
+        if is_whole:
+            records = (*shown.records, record)
+            file = TextFile("augmented.jsonl", to_jsonl(records))
+            shown = replace(shown, records=records, draft=None, file=file)
+        else:
+            shown = replace(shown, draft=record)
+        told = f"Question {min(len(shown.records) + 1, len(items))}"
+        yield Progress(len(shown.records), len(items), told, shown)
+    return replace(shown, file=TextFile("augmented.jsonl", to_jsonl(shown.records)))
+
+
+# ---------------------------------------------------------------------- training
+
+
+def _fleet(plan: Plan, steps: int, budget: str) -> Fleet:
+    """One student with its own batches; too few kept questions are refused."""
+    questions = None if budget == "sequences" else QUESTIONS_A_PASS
+    if plan.lora:
+        shelf = students.shelf()
+        schedule = Schedule(steps, LORA_RATE, 0.0, questions_a_step=questions)
+        return Fleet([plan], schedule, shelf.shape, shelf.base)
+    return Fleet([plan], Schedule(steps, LIVE_RATE, questions_a_step=questions), LIVE_SHAPE)
+
+
+def _trained(
+    fleets: Sequence[Fleet], start: str, budget: str
+) -> Generator[Progress, None, Trained]:
+    steps = fleets[0].schedule.steps
+    courses = [_course(fleet) for fleet in fleets]
+    probed = {round(steps * (n + 1) / PROBES) for n in range(PROBES)} | {steps}
+    shown = Trained(tuple(courses), start=start, budget=budget)
+    for step in range(1, steps + 1):
+        for place, fleet in enumerate(fleets):
+            loss = float(fleet.advance()[0])
+            if step % 5 == 0 or step in (1, steps):
+                courses[place] = replace(
+                    courses[place], losses=(*courses[place].losses, (step, loss))
+                )
+            yield Progress(step - 1, steps, f"{courses[place].title}: loss {loss:.3f}", shown)
+            if step in probed:
+                exam = yield from _examined_live(fleet, step, steps, shown)
+                probe = _probe(exam, step, fleet)
+                courses[place] = replace(courses[place], probes=(*courses[place].probes, probe))
+                shown = _shown_exam(shown, place, exam)
+            shown = replace(shown, courses=tuple(courses))
+    return shown
+
+
+def _examined_live(
+    fleet: Fleet, step: int, steps: int, shown: Trained
+) -> Generator[Progress, None, Exam]:
+    """The exam of a student as it stands, forward alone."""
+    plan, right = fleet.plans[0], np.zeros(0, bool)
+    weights = {name: w.detach() for name, w in fleet.weights().items()}
+    for _, so_far in _relation_by_relation(weights, fleet.shape, plan):
+        right = so_far
+        yield Progress(step - 1, steps, f"Asking {plan.method.title}", shown)
+    return Exam(plan, right, right)
+
+
+def _course(fleet: Fleet) -> Course:
+    plan = fleet.plans[0]
+    data = fl.data_of(plan, fleet.schedule.steps, fleet.schedule.questions_a_step)
+    targets = (data.length - data.prompt_len)[data.order]
+    per_question = len(plan.method.tasks) * months.VARIANTS
+    return Course(
+        plan.arm,
+        plan.method.title,
+        len(plan.questions()),
+        len(data.ids) // per_question,
+        int(data.order.numel()),
+        int(targets.sum()),
+    )
+
+
+def _probe(exam: Exam, step: int, fleet: Fleet) -> Probe:
+    plan = fleet.plans[0]
+    seen = step * fleet.sequences_a_step / len(plan.method.tasks)
+    return Probe(
+        step,
+        seen / max(len(plan.questions()), 1),
+        *(exam.rate(part)[0] for part in ("asked", "test", "inverse", "new")),
+    )
+
+
+def _shown_exam(shown: Trained, place: int, exam: Exam) -> Trained:
+    done = list(shown.exams)
+    graded = _graded(Student(exam.plan.name, exam.plan.method.title), exam)
+    done[place : place + 1] = [graded]
+    return replace(shown, exams=tuple(done))
+
+
+# ---------------------------------------------------------------------- tuning
+
+
+def _months_set(seed: int) -> tuple[Record, ...]:
+    """The exact program's augmented set of half the pool."""
+    asked = months.split(seed).asked(0.5)
+    items = [Item(q.text(i % months.SURFACES), q.gold) for i, q in enumerate(asked)]
+    return tuple(r for r, is_whole in turned_round(items, Program(0.0, seed)) if is_whole)
+
+
+def _held_out(seed: int) -> tuple[Question, ...]:
+    """Twelve test relations: those whose inverse was asked first, then others."""
+    split = months.split(seed)
+    asked = frozenset(split.asked(0.5))
+    by = {
+        standing: list(group)
+        for standing, group in groupby(
+            sorted(split.test, key=lambda q: months.standing(q, asked)),
+            key=lambda q: months.standing(q, asked),
+        )
+    }
+    return (*by.get("inverse", [])[:8], *by.get("new", [])[:4])
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _language(ref: ModelRef) -> LanguageBundle:
+    bundle = load(ref, "auto", "float32")
+    if not isinstance(bundle, LanguageBundle):
+        raise ModelMismatch(
+            f"{bundle.card.title} is no language model.", "Pick one that continues a text."
+        )
+    return bundle
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise BadInput(f'{name} cannot be "{str(value)[:40]}".', f"Choose {', '.join(choices)}.")
+
+
+def _check_number(
+    name: str, value: object, low: float | int, high: float | int, advice: str
+) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not low <= value <= high:  # type: ignore[operator]
+        raise BadInput(f"{name} must be from {low:g} to {high:g}, got {value!s:.40}.", advice)
+
+
+def _whole(name: str, value: object, low: int, high: int, advice: str) -> int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or value != int(value):  # type: ignore
+        raise BadInput(
+            f"{name} must be a whole number from {low} to {high}, got {value!s:.40}.", advice
+        )
+    return int(value)  # type: ignore[call-overload]

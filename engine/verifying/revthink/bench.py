@@ -1,0 +1,106 @@
+"""Measures the claim: students of every method on the same questions, several seeds, equal budget.
+
+    python -m engine bench revthink          writes assets/claims/revthink.json
+
+For each seed a third of the relations is held out, half of the rest is asked, and a student of SFT,
+of answer augmentation and of RevThink is trained from nothing on as many sequences. Counted are the
+test relations each answers, in all and by how they stand to the questions. Mean over the seeds with
+the 95 % interval of Student's t. With a GPU: five seeds side by side; else three, one by one.
+The sample-efficiency curve of all trained students is taken over from the shipped figures.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Generator, Sequence
+
+import torch
+
+from engine.core.catalog import Measured
+from engine.core.errors import AssetMissing
+from engine.core.job import Progress, Steps
+from engine.core.recipe import Plain, versions_here
+from engine.verifying.revthink import fleet as fl
+from engine.verifying.revthink import students
+from engine.verifying.revthink.arms import ARMS, MAIN
+from engine.verifying.revthink.exams import STANDINGS, Exam, examine, mean_interval
+from engine.verifying.revthink.fleet import Fleet, Plan, Schedule, Shape
+
+FRACTION, STEPS, SEEDS_HERE, SEEDS_ON_GPU = 0.5, 1000, 3, 5
+
+
+def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
+    """The claim, afresh; `seed` is the first of the seeds, `seeds` 0 takes as many as fit."""
+    begun = time.perf_counter()
+    has_gpu = torch.cuda.is_available()
+    count = seeds or (SEEDS_ON_GPU if has_gpu else SEEDS_HERE)
+    found: list[Exam] = []
+    plans = [[Plan(arm, FRACTION, seed + i) for i in range(count)] for arm in MAIN]
+    groups = plans if has_gpu else [[plan] for arm in plans for plan in arm]
+    for done, group in enumerate(groups):
+        found += yield from _trained(group, steps, "cuda" if has_gpu else "cpu", done, len(groups))
+    test = {arm: [exam.rate()[0] for exam in found if exam.plan.arm == arm] for arm in MAIN}
+    mean, low, high = mean_interval(test["revthink"])
+    device = torch.cuda.get_device_name() if has_gpu else f"{platform.machine()} CPU"
+    return Measured(
+        measured=mean,
+        versus=mean_interval(test["sft"])[0],
+        interval=(low, high),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=f"{device}, {os.cpu_count()} cores, {count} seeds",
+        figures={
+            "share of the questions": FRACTION,
+            "steps": steps,
+            "sequences each student saw": steps * fl.SEQUENCES_A_STEP,
+            "by method": {ARMS[arm].title: _figures(found, arm) for arm in MAIN},
+            "RevThink minus SFT by seed": [
+                round(a - b, 4) for a, b in zip(test["revthink"], test["sft"], strict=True)
+            ],
+            "sample efficiency of the shipped training": _shipped_curve(),
+        },
+    )
+
+
+def _trained(
+    plans: Sequence[Plan], steps: int, device: str, done: int, total: int
+) -> Generator[Progress, None, list[Exam]]:
+    fleet = Fleet(plans, Schedule(steps), Shape(), device=device)
+    for step in range(steps):
+        fleet.advance()
+        if step % 5 == 0:
+            note = f"{plans[0].method.title}, {len(plans)} at once: step {step} of {steps}"
+            yield Progress(done, total, note)
+    yield Progress(done, total, "Asking all relations")
+    return list(examine(fleet.weights(), plans, fleet.shape))
+
+
+def _figures(exams: Sequence[Exam], arm: str) -> dict[str, Plain]:
+    """Rates of one method: mean, interval and the number of relations over all seeds."""
+    own, found = [exam for exam in exams if exam.plan.arm == arm], dict[str, Plain]()
+    for part in ("asked", "test", *STANDINGS):
+        pairs = [exam.rate(part) for exam in own]
+        mean, low, high = mean_interval([share for share, count in pairs if count])
+        found[part] = {"rate": mean, "low": low, "high": high, "of": sum(n for _, n in pairs)}
+    backward = mean_interval([exam.rate("test", backward=True)[0] for exam in own])
+    found["backward, test"] = dict(zip(("rate", "low", "high"), backward, strict=True))
+    return found
+
+
+def _shipped_curve() -> list[dict[str, Plain]]:
+    try:
+        curve = students.shelf().curve(("test",))
+    except AssetMissing:
+        return []
+    return [
+        {
+            "method": point.title,
+            "share": point.fraction,
+            "rate": round(point.mean, 4),
+            "low": round(point.low, 4),
+            "high": round(point.high, 4),
+            "seeds": point.seeds,
+        }
+        for point in curve
+    ]

@@ -1,0 +1,166 @@
+"""The golden cases: losses in numpy loops, the calendar's columns, and the published extraction.
+
+    python -m pytest tests/verifying -m golden
+
+Tolerances: 1e-8 for the losses in float64; the columns and the extracted answers must be equal, so
+their error is the share that differs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from engine.core.errors import AssetMissing
+from engine.core.job import Progress, Steps
+from engine.verifying.revthink import extract
+from engine.verifying.revthink.arms import Taught
+from engine.verifying.revthink.months import Question
+from engine.verifying.revthink.objective import TASKS, Mean, joint, objective
+
+FOLDER = Path(__file__).resolve().parents[3] / "tests" / "golden"
+NAMES = ("revthink_loss", "revthink_calendar", "revthink_extract")
+MEANS = {
+    "answer_seqmean": "sequences",
+    "answer_tokenmean": "tokens",
+    "official": "official",
+}
+Arrays = Mapping[str, np.ndarray]
+Check = tuple[str, float, Callable[[Arrays], float]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: the largest error, or the share of entries that differ."""
+
+    name: str
+    error: float
+    tolerance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    cases: tuple[Case, ...]
+
+
+def run(*, seed: int = 0) -> Steps[GoldenResult]:
+    """Compare with every golden array. Nothing here is random; the seed is not used."""
+    cases: list[Case] = []
+    total = sum(map(len, CHECKS.values()))
+    for name in NAMES:
+        try:
+            with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+        except OSError as error:
+            raise AssetMissing(
+                "The golden arrays are not installed here.", "Check the repository out whole."
+            ) from error
+        for case in compare(name, arrays):
+            cases.append(case)
+            yield Progress(len(cases), total, case.name)
+    return GoldenResult(tuple(cases))
+
+
+def compare(name: str, arrays: Arrays) -> Iterator[Case]:
+    """All comparisons with one file."""
+    for title, tolerance, check in CHECKS[name]:
+        start = time.perf_counter()
+        error = check(arrays)
+        yield Case(f"{name}: {title}", error, tolerance, time.perf_counter() - start)
+
+
+def losses(arrays: Arrays, mean: Mean) -> dict[str, torch.Tensor]:
+    """Our l of each of the three tasks."""
+    found = {}
+    for task in TASKS:
+        names = ("logits", "ids", "prompt_len", "len")
+        logits, ids, prompt_len, length = (
+            torch.from_numpy(arrays[f"{task}_{name}"]) for name in names
+        )
+        found[task] = objective(logits, ids, prompt_len, length, mean)
+    return found
+
+
+def _task_losses(name: str) -> Callable[[Arrays], float]:
+    def check(arrays: Arrays) -> float:
+        ours = losses(arrays, cast(Mean, MEANS[name]))
+        return max(abs(float(ours[t]) - float(arrays[f"{t}_loss_{name}"])) for t in TASKS)
+
+    return check
+
+
+def _joint(name: str) -> Callable[[Arrays], float]:
+    def check(arrays: Arrays) -> float:
+        ours = joint(losses(arrays, cast(Mean, MEANS[name])))
+        return abs(float(ours) - float(arrays[f"revthink_{name}"]))
+
+    return check
+
+
+def questions(arrays: Arrays) -> list[Question]:
+    """The two-step questions of the calendar."""
+    columns = (arrays[name].tolist() for name in ("start", "sign1", "k1", "sign2", "k2"))
+    return [Question(s, (a * k, b * m)) for s, a, k, b, m in zip(*columns, strict=True)]
+
+
+def _differ(ours: list, theirs: np.ndarray) -> float:
+    return float(np.mean(np.asarray(ours) != theirs))
+
+
+def _answers(arrays: Arrays) -> float:
+    return _differ([q.answer for q in questions(arrays)], arrays["answer"])
+
+
+def _middles(arrays: Arrays) -> float:
+    middles = [Question(q.start, q.shifts[:1]).answer for q in questions(arrays)]
+    return _differ(middles, arrays["mid"])
+
+
+def _backward(arrays: Arrays) -> float:
+    return _differ([q.inverse.answer for q in questions(arrays)], arrays["backward_answer"])
+
+
+def _filter(arrays: Arrays) -> float:
+    proposed = arrays["proposed_backward_answer"].tolist()
+    taught = [
+        Taught(q, q.forward, q.backward, q.answer, p)
+        for q, p in zip(questions(arrays), proposed, strict=True)
+    ]
+    return _differ([t.is_consistent for t in taught], arrays["consistent"])
+
+
+def _choices(arrays: Arrays) -> float:
+    found = [extract.choice(str(text)) for text in arrays["choice_text"]]
+    return _differ(found, arrays["choice"])
+
+
+def _yes_no(arrays: Arrays) -> float:
+    found = [extract.yes_no(str(text), "official") for text in arrays["yesno_text"]]
+    return _differ(found, arrays["yesno_official"])
+
+
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "revthink_loss": tuple(
+        check
+        for name in MEANS
+        for check in (
+            (f"l of each task, {name}", 1e-8, _task_losses(name)),
+            (f"joint, {name}", 1e-8, _joint(name)),
+        )
+    ),
+    "revthink_calendar": (
+        ("answers", 0.0, _answers),
+        ("middles", 0.0, _middles),
+        ("backward answers", 0.0, _backward),
+        ("consistency filter", 0.0, _filter),
+    ),
+    "revthink_extract": (
+        ("choices", 0.0, _choices),
+        ("yes and no, official", 0.0, _yes_no),
+    ),
+}

@@ -1,0 +1,214 @@
+"""The panel of RevThink through the client, on students with random weights."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from benchmarks.harness import Server
+from engine.core.recipe import Recipe
+from pages import revthink
+from tests.verifying.test_revthink import records_of, to_jsonl
+
+# The client leaves sockets to the collector of garbage.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+SETTINGS = {
+    "run": {"start": "nov", "shift": -4, "fraction": 0.5, "students_of": "nothing"},
+    "augment": {
+        "teacher": "program",
+        "corrupt": 0.3,
+        "count": 6,
+        "steps": 1,
+        "questions": "",
+        "done": "",
+        "temperature": 0.8,
+        "most_tokens": 40,
+    },
+    "train": {
+        "arms": ["sft", "revthink"],
+        "world": "week",
+        "fraction": 0.5,
+        "steps": 20,
+        "budget": "sequences",
+        "start": "nothing",
+        "corrupt": 0,
+        "filtered": True,
+    },
+    "tune": {
+        "objective": "revthink",
+        "steps": 2,
+        "rank": 2,
+        "records": "",
+        "filtered": True,
+        "alpha": 4,
+        "targets": "all",
+        "batch": 2,
+        "learning_rate": 1e-3,
+        "mean": "sequences",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Client:
+    return Client(server.url, verbose=False)
+
+
+@pytest.fixture
+def call(client: Client):
+    def one(action: str, **changed: object) -> tuple:
+        values = {**SETTINGS[action], "seed": 3, "model": "revthink", **changed}
+        return client.predict(**values, api_name=f"/revthink_{action}_panel")
+
+    return one
+
+
+def test_a_run_shows_three_students_and_where_the_gain_is(call):
+    shown, numbers, curve, mirror, status, told = call("run")
+    assert shown.count("<svg") == 3
+    assert shown.count("<rect") == 3 * 264
+    assert "jul" in shown
+    assert "inverse asked" in numbers
+    assert "RevThink" in numbers
+    assert "share of the questions" in json.dumps(curve) + json.dumps(mirror)
+    assert "seed 3" in status
+    assert "--start nov" in told
+
+
+def test_the_teacher_stamps_and_hands_out_the_set(call):
+    shown, done, *_ = call("augment", count=20, corrupt=0.5)
+    kept, total = map(int, re.search(r"(\d+) of (\d+) kept", shown).groups())
+    assert 0 < kept < total == 20
+    assert shown.count("✓ kept") == kept
+    assert 'download="augmented.jsonl"' in shown
+    assert done == ""
+
+
+def test_a_cut_off_set_goes_on(call):
+    earlier = to_jsonl(records_of(0.0, 2))
+    questions = "".join(
+        json.dumps({"question": r.question, "answer": r.gold_answer}) + "\n"
+        for r in records_of(0.0, 4)
+    )
+    shown, *_ = call("augment", questions=questions, done=earlier, corrupt=1)
+    assert "2 of 4 kept" in shown
+
+
+def test_a_live_training_draws_curves_and_budgets(call):
+    learned, losses, told, *_ = call("train")
+    text = json.dumps(learned)
+    assert "inverse asked" in text
+    assert "SFT" in json.dumps(losses)
+    assert "<td>960</td>" in told
+    assert told.count("<svg") == 2
+
+
+@pytest.mark.slow
+def test_a_tuned_student_is_undone_and_its_adapter_is_written(call):
+    _, told, files, *_ = call("tune")
+    before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", told)[:3]
+    assert before == undone != after
+    assert "every bit as before" in told
+    paths = files["value"] if isinstance(files, dict) else files
+    names = {Path(p["path"] if isinstance(p, dict) else p).name for p in paths}
+    assert names == {"adapter_model.safetensors", "adapter_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("action", "changed"),
+    [
+        ("run", {"start": "noon"}),
+        ("run", {"start": None}),
+        ("run", {"students_of": ["nothing"]}),
+        ("augment", {"corrupt": "much"}),
+        ("augment", {"questions": 7}),
+        ("train", {"arms": None}),
+        ("run", {"shift": 0}),
+        ("run", {"shift": None}),
+        ("run", {"fraction": 0.3}),
+        ("run", {"model": "/etc"}),
+        ("run", {"model": revthink.SMOLLM2}),
+        ("run", {"seed": -1}),
+        ("augment", {"questions": "<b>no json</b>"}),
+        ("augment", {"corrupt": float("nan")}),
+        ("augment", {"done": "[]"}),
+        ("augment", {"count": 1e9}),
+        ("train", {"arms": []}),
+        ("train", {"steps": -1}),
+        ("train", {"fraction": float("inf")}),
+        ("tune", {"rank": 0}),
+        ("tune", {"records": "x" * 10_000}),
+        ("tune", {"learning_rate": None}),
+    ],
+    ids=str,
+)
+def test_bad_values_become_sentences(call, action, changed):
+    with pytest.raises(AppError) as refused:
+        call(action, **changed)
+    assert "Something failed" not in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+
+
+def test_the_endpoint_runs_a_recipe(client):
+    recipe = Recipe("revthink", "augment", params={"count": 3}, seed=1)
+    *_, end = client.submit(recipe.json(), api_name="/revthink_augment")
+    assert len(end["result"]["records"]) == 3
+    assert "file.jsonl" in end["files"]
+
+
+# ---------------------------------------------------------------------- the page itself
+
+
+def test_the_matrix_says_its_count_in_words():
+    drawn = revthink.matrix([True] + [False] * 263, ("asked",) * 264, "SFT")
+    assert 'aria-label="SFT: 1 of 264 relations answered right' in drawn
+    assert drawn.count("<path") == 1
+
+
+def test_texts_of_a_model_are_escaped():
+    from engine.verifying.revthink.augment import Record
+
+    record = Record("<script>q</script>", "3", "<b>", "3", "<i>", "<u>", "3", True)
+    drawn = revthink._record(record)
+    assert not re.search(r"<(script|i|u)>", drawn)
+    assert "&lt;script&gt;" in drawn
+
+
+def test_an_upload_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Exception, match="no text"):
+        revthink.read_upload(str(path))
+
+
+# ---------------------------------------------------------------------- in a browser
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_visitor_asks_the_students_on_a_phone(new_visitor, shot):
+    from benchmarks.harness import axe_findings, sideways_scroll
+
+    page = new_visitor(width=390).page
+    page.goto("/verify")
+    page.locator("#revthink-run").click()
+    page.locator("#revthink-run-status .status.done").wait_for(timeout=90_000)
+    assert page.locator("#revthink-shown svg").count() == 3
+    assert sideways_scroll(page) == 0
+    assert axe_findings(page) == []
+    shot(page, "phone")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_link_restores_the_controls_of_its_own_action(new_visitor):
+    page = new_visitor().page
+    recipe = Recipe("revthink", "train", params={"steps": 40, "fraction": 0.4}, seed=5)
+    page.goto(f"/verify?{recipe.query()}")
+    page.get_by_text("Restored from the link").first.wait_for()
+    assert page.get_by_label("number input for Steps").first.input_value() == "40"
+    assert page.locator("#revthink-start input").input_value() == "nov"
