@@ -10,7 +10,7 @@ and shares its steps. Reference: Song et al., ICLR 2021, section 4.3 and appendi
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,22 @@ def rk45(
     """
     if grid.times.ndim > 1 or z.is_complex():
         raise SamplerError("RK45 takes real states and one grid for all.", "Choose another solver.")
+    times, i = grid.times, 0
+    while i < grid.steps:
+        for _, moved, x0 in travel(model, z, times[i:], tolerance=tolerance):
+            i += 1
+            z = yield Move(moved, moved, x0)
+            if z is not moved:
+                break
+
+
+def travel(
+    model: Model, z: State, times: NDArray[np.float64], *, tolerance: float = 1e-5
+) -> Iterator[tuple[float, State, State]]:
+    """Time, state and clean estimate at each of `times` after the first, either way along the flow.
+
+    From noise to data this is sampling, from data to noise it is encoding.
+    """
     seen: list[State] = []
 
     def velocity(t: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -52,17 +68,9 @@ def rk45(
         seen[:] = [pred.x0]
         return flow(pred).double().cpu().numpy().ravel()
 
-    times, i = grid.times, 0
-    while i < grid.steps:
-        begun = z
-        for _, t, flat in integrate(velocity, _flat(z), times[i:], tolerance):
-            if t is None:
-                continue
-            i += 1
-            moved = _state(flat, begun)
-            z = yield Move(moved, moved, seen[0])
-            if z is not moved:
-                break
+    for _, t, flat in integrate(velocity, _flat(z), times, tolerance):
+        if t is not None:
+            yield t, _state(flat, z), seen[0]
 
 
 def integrate(

@@ -12,6 +12,7 @@ the chain leaves a mode. A solver that starts at such a state has only sigma to 
 largest level. Reference: Kim and Ye, Denoising MCMC, ICML 2023, arXiv:2209.14593.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -51,11 +52,15 @@ def noise_levels(
 
 
 def exact_levels(world: Mixture, sigmas: NDArray[np.float64]) -> LevelsOf:
-    """The true posterior of the level, where the density is known: log p_sigma(x)."""
+    """The true posterior of the level where the density is known: log p_sigma(x) for each."""
+    variance = torch.from_numpy(np.asarray(sigmas) ** 2)[:, None] + world.variances
+    log_weights = torch.log(world.weights / world.weights.sum())
+    size = world.means.shape[1] * torch.log(2 * math.pi * variance)
 
     def levels_of(x: State) -> Float[Tensor, "b k"]:
-        flat = x.flatten(1).to(world.means)
-        return torch.stack([world.log_density(flat, 1.0, sigma) for sigma in sigmas], dim=1)
+        away = torch.cdist(x.flatten(1).to(world.means), world.means) ** 2
+        parts = log_weights - 0.5 * (size + away[:, None] / variance)
+        return torch.logsumexp(parts, dim=2)
 
     return levels_of
 

@@ -32,12 +32,10 @@ from engine.diffusion.schedules import Path as Process
 from engine.models import _layout
 from engine.models._checks import read_json
 from engine.models.library import ASSETS, Bundle, ModelCard
+from engine.world.vocabulary import TEN_OBJECTS
 
 Kind = Literal["ve", "vp", "subvp"]
-CLASSES = ("cat", "penguin", "fish", "octopus", "mushroom", "rose", "banana", "car", "house",
-           "rocket")  # fmt: skip
-"""The objects of the small world of these networks."""
-
+CLASSES = TEN_OBJECTS
 LEVELS = 1000
 READERS = ASSETS / "score-readers"
 
@@ -69,17 +67,17 @@ class ScoreBundle(Bundle):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a picture."""
-        config = self.model.unet.config  # type: ignore[union-attr]
+        config: Any = self.model.unet.config  # type: ignore[union-attr]
         size = config.sample_size
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        return (int(config.in_channels), *sides)
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(config.in_channels), height, width
 
     def denoiser(self, *, grad: bool = False) -> Model:
         """The network on its process, defined down to t = 0; `grad` lets gradients through."""
         is_ve = self.process == "ve"
         kind, time = ("score", "sigma") if is_ve else ("eps", "999t")
         return Model(
-            self.model,  # type: ignore[arg-type]
+            self.model,
             self.path,
             kind,  # type: ignore[arg-type]
             time,  # type: ignore[arg-type]
@@ -172,13 +170,13 @@ class NoisyClassifier(nn.Module):
     in every block.
     """
 
+    rates: Tensor
+
     def __init__(self, width: int = 32, classes: int = len(CLASSES)) -> None:
         super().__init__()
         widths = (width, width, 2 * width, 3 * width)
         self.first = nn.Conv2d(3, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            [_Told(a, b, 64) for a, b in pairwise(widths)]
-        )
+        self.blocks = nn.ModuleList([_Told(a, b, 64) for a, b in pairwise(widths)])
         self.level = nn.Sequential(nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
         self.head = nn.Linear(widths[-1], classes)
         self.register_buffer("rates", torch.exp(torch.linspace(-2, 2, 16)))

@@ -11,6 +11,7 @@ level that a sample starts from; the two of Karras et al. on the noise levels th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +37,14 @@ class Way:
     path: Path
     solver: str
     grid: Grid
-    options: dict[str, float | str]
+    options: dict[str, Any]
 
 
 def way_of(name: str, sigma: NDArray[np.float64], steps: int) -> Way:
     """The integrator `name` in `steps` steps (n of the table above) from these levels."""
     if name in CHAINED:
         path = schedules.ve(S_MIN, sigma, t_min=0.0)
-        options: dict[str, float | str] = {"predictor": CHAINED[name], "levels": "released"}
+        options: dict[str, Any] = {"predictor": CHAINED[name], "levels": "released"}
         return Way(path, "pc", released_grid(steps, 1e-5), options)
     if name == "ode":
         path = schedules.ve(S_MIN, sigma, t_min=0.0)
