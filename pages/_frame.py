@@ -108,9 +108,11 @@ class Frame:
         )
         return self._seed
 
-    def breaks(self, why: str, params: dict[str, Any], seed: int = 7) -> None:
+    def breaks(
+        self, why: str, params: dict[str, Any], seed: int = 7, *, action: str = "run"
+    ) -> None:
         """A setting in which the method fails, offered beside the claim."""
-        self._breaks = Recipe(self.entry.slug, params=params, seed=seed), why
+        self._breaks = Recipe(self.entry.slug, action, params=params, seed=seed), why
 
     def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> "Action":
         """The buttons and the progress line of one job function, drawn here and wired later."""

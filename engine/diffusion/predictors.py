@@ -113,7 +113,7 @@ def pc(
     path = model.path
     for i, t0, hop in hops(path, grid):
         if levels == "released":
-            link = released_link(path, predictor, t0, grid.steps)
+            link = released_link(path, predictor, float(t0), grid.steps)
         elif predictor == "euler_maruyama":
             link = euler_link(path, t0, t0 - grid.times[i + 1])
         else:

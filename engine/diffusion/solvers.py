@@ -73,7 +73,7 @@ def solve(
     noise: NoiseSource = no_noise,
     *,
     hook: Callable[[Step], State] | None = None,
-    **options: float | str,
+    **options: float | int | str,
 ) -> Iterator[Step]:
     """Walk from z, at the first time of the grid, to its last time, yielding every step.
 
@@ -111,7 +111,7 @@ def run(
     noise: NoiseSource = no_noise,
     *,
     hook: Callable[[Step], State] | None = None,
-    **options: float | str,
+    **options: float | int | str,
 ) -> State:
     """The state that `solve` ends with."""
     for step in solve(solver, model, z, grid, noise, hook=hook, **options):

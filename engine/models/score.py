@@ -31,7 +31,7 @@ from engine.diffusion.denoiser import Model
 from engine.diffusion.schedules import Path as Process
 from engine.models import _layout
 from engine.models._checks import read_json
-from engine.models.library import ASSETS, Bundle, ModelCard
+from engine.models.library import ASSETS, Bundle, ModelCard, load
 from engine.world.vocabulary import TEN_OBJECTS
 
 Kind = Literal["ve", "vp", "subvp"]
@@ -106,6 +106,17 @@ class ScoreBundle(Bundle):
         unit = (x.float() - self.low) / (1 - self.low)
         scaled = torch.floor(unit * 256).clamp(0, 255).to(torch.uint8)
         return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_score(model: ModelRef | str) -> ScoreBundle:
+    """The network of a reference. Raises `ModelMismatch` for one that takes prompts."""
+    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    if not isinstance(bundle, ScoreBundle):
+        raise ModelMismatch(
+            f"{bundle.card.title} takes prompts; here a network without them is needed.",
+            "Pick score-ve, score-vp, score-subvp, or a model such as google/ddpm-cifar10-32.",
+        )
+    return bundle
 
 
 def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) -> ScoreBundle:

@@ -19,8 +19,8 @@ $$NFE = n_{skip} + n_{integrator} + 1,$$
 
 against an integrator from $\sigma = 50$ that gets all of it. What the chain spends before its
 first sample (37 evaluations for its first state, and the burn-in) is *not* in this number; the
-panel shows it apart. The classifier's calls are no evaluations of the score either; they are shown in
-milliseconds.
+panel shows it apart. The classifier's calls are no evaluations of the score either; they are shown
+in milliseconds.
 
 **Where it helps.** With the deterministic Heun integrator and about 10 evaluations: from 50 its few
 giant steps miss the data, from a level near 1 they do not. The gain fades as the NFE grow and is
@@ -67,8 +67,8 @@ CARD = MethodCard(
     exactness=Exactness.IN_DISTRIBUTION,
     claim=Claim(
         "On 8 x 8 pictures of 32 known modes, at 10 evaluations a sample in all, deterministic "
-        "Heun begun at states of the chain ends at least twice as near to the data as from pure noise; "
-        "the burn-in is counted apart.",
+        "Heun begun at states of the chain ends at least twice as near to the data as from pure "
+        "noise; the burn-in is counted apart.",
         "distance to the nearest mode, from the chain",
         "from pure noise",
         "lower",

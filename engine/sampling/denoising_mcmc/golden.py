@@ -49,7 +49,7 @@ def run(*, seed: int = 0) -> Steps[Golden]:
     for name, found, wanted, tolerance in comparisons():
         error = float(np.max(np.abs(np.asarray(found, np.float64) - wanted)))
         cases.append(Case(name, error, tolerance, time.monotonic() - started))
-        yield Progress(len(cases), 11, name)
+        yield Progress(len(cases), 15, name)
         started = time.monotonic()
     return Golden(tuple(cases))
 

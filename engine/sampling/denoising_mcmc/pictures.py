@@ -1,7 +1,7 @@
 """Denoising MCMC with a network: the chain's states, and the samples made of them.
 
-The score is that of a VE network; the classifier of noise levels is a network of its own, or, for
-models of another size or noise, the spread of what the score takes for noise.
+The score is that of a VE network; the classifier of noise levels is a network of its own, trained
+for pictures of one size and one largest level.
 """
 
 import time
@@ -17,13 +17,15 @@ from engine.core.recipe import ModelRef
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, noise_levels
 from engine.diffusion.noise import Stream
-from engine.models.library import load
-from engine.models.score import CLASSES, ScoreBundle, load_readers
+from engine.models.score import CLASSES, ScoreBundle, load_readers, load_score
 from engine.sampling._settings import choice, number, whole
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
 from engine.sampling.denoising_mcmc.results import Album
 from engine.sampling.denoising_mcmc.sampler import Chain, Plan, finish_from, from_noise
+
+TOP = 50.0
+"""The largest noise level that the classifier knows."""
 
 
 def pictures(
@@ -48,7 +50,7 @@ def pictures(
     plan = replace(plan, tweedie=0.01)
     total = burn_in + 20
     yield Progress(0, total, "Loading the network")
-    bundle = load(ModelRef(model) if isinstance(model, str) else model, device="auto")
+    bundle = load_score(model)
     reader = Reader(bundle)
     on, noise = asks(bundle), Stream(seed + 1)
     like = torch.zeros(count, *bundle.shape)
@@ -97,9 +99,9 @@ class Reader:
     """log q(level | x) by the shipped classifier, counted apart from the score."""
 
     def __init__(self, bundle: ScoreBundle) -> None:
-        if not isinstance(bundle, ScoreBundle) or bundle.shape != (3, 32, 32):
+        if bundle.shape != (3, 32, 32) or bundle.path.prior_std != TOP:
             raise ModelMismatch(
-                "The classifier of noise levels was trained on pictures of 32 x 32.",
+                "The classifier of noise levels knows 32 x 32 pictures with noise up to 50.",
                 "Pick score-ve.",
             )
         self.network = load_readers().level

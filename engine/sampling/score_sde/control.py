@@ -98,8 +98,8 @@ class Guide:
     """w grad log c(y | x, t) of a classifier of noisy pictures, for a network on any process.
 
     The classifier was trained on pictures in [0, 1] with added noise, so a state is rescaled to
-    one: (x / a - low) / (1 - low) at noise s / a / (1 - low). `calls` and `seconds` are counted apart
-    from the evaluations of the network.
+    one: (x / a - low) / (1 - low) at noise s / a / (1 - low). `calls` and `seconds` are counted
+    apart from the evaluations of the network.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Guide:
         a, s = float(np.ravel(self.path.a(t))[0]), float(np.ravel(self.path.s(t))[0])
         width = 1 - self.low
         with torch.enable_grad():
-            x = x.detach().float().requires_grad_()
+            x = x.detach().float().cpu().requires_grad_()
             sigma = torch.full((len(x),), min(max(s / a / width, 0.01), 50.0), device=x.device)
             logits = self.classifier((x / a - self.low) / width, sigma)
             said = torch.log_softmax(logits, dim=1)[:, self.label].sum()

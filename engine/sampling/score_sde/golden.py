@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engine.core.catalog import ROOT
-from engine.core.job import Progress, Steps, finish
+from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, prior_log_density
 from engine.diffusion.denoiser import Model
@@ -53,7 +53,7 @@ def run(*, seed: int = 0) -> Steps[Golden]:
     for name, found, wanted, tolerance in comparisons():
         error = float(np.max(np.abs(np.asarray(found, np.float64) - wanted)))
         cases.append(Case(name, error, tolerance, time.monotonic() - started))
-        yield Progress(len(cases), 26, name)
+        yield Progress(len(cases), 21, name)
         started = time.monotonic()
     return Golden(tuple(cases))
 
@@ -147,13 +147,13 @@ def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     )
     first = torch.zeros_like(data)
     first[:, 0] = 1
-    for what, known, start, wanted in (
-        ("inpainting", (data, mask, None), data * mask + prior * (1 - mask), "inpaint_out"),
-        ("colourisation", (gray, first, COLOURS), None, "colorize_out"),
+    for what, known, where, turn, start, wanted in (
+        ("inpainting", data, mask, None, data * mask + prior * (1 - mask), "inpaint_out"),
+        ("colourisation", gray, first, COLOURS, None, "colorize_out"),
     ):
         noise = Noise.replay([torch.from_numpy(one) for one in golden["noise"]])
         grid = released_grid(int(count), float(last))
-        hook = Known(*known, path, grid, noise, faithful=True)
+        hook = Known(known, where, turn, path, grid, noise, faithful=True)
         ended = run_solver(
             "pc",
             stand_in(str(name), path),
@@ -182,12 +182,14 @@ def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
 
     model = Model(noise_of, path, "eps", "999t", grad=True)
     data, probe = (torch.from_numpy(golden[key]) for key in ("data", "probe"))
-    told = _end(log_likelihood(model, data, probe))
-    bits = bits_per_dim(told.log_density, data[0].numel(), low=-1, high=1).numpy()
+    walk = log_likelihood(model, data, probe)
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            told = end.value
+            break
+    bits = bits_per_dim(told.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
     yield f"{name}: bits per dimension, against the release", bits, golden["bpd"], 1e-3
     yield f"{name}: bits per dimension, closed form", bits, golden["exact_bpd"], 2e-3
     yield f"{name}: the latent", told.latent.numpy(), golden["z"], 2e-3
-
-
-def _end(steps):  # type: ignore[no-untyped-def]  # a generator of times, drained
-    return finish(steps)

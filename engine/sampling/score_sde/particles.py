@@ -4,7 +4,6 @@ Nothing is learned here, so what is seen is the sampler alone: predictor and cor
 numbers of evaluations, against solvers of the probability flow.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +67,7 @@ def sample(
     steps = steps_of(settings, nfe)
     grid = released_grid(steps, LAST[process])
     grid = grid if denoise else replace(grid, final="none")
-    lab, run_of = Lab(*_empty()), Stream(seed)
+    lab, run_of = _empty(), Stream(seed)
     walk = solve("pc", world.model(path), _start(path, particles, run_of), grid, run_of, **settings)
     keep = set(np.linspace(0, steps - 1, min(FRAMES, steps)).round().astype(int))
     for step in walk:
@@ -197,10 +196,9 @@ def _start(path: Path, particles: int, noise: Stream) -> Float[Tensor, "n 2"]:
     return path.prior_std * noise(torch.zeros(particles, 2, dtype=torch.float64), 0, "start")
 
 
-def _empty() -> Iterator[np.ndarray]:
-    yield np.zeros((0, SIDE, SIDE), np.float32)
-    yield np.zeros(0)
-    yield np.zeros((0, SHOWN, 2), np.float32)
+def _empty() -> Lab:
+    scenes, clouds = np.zeros((0, SIDE, SIDE), np.float32), np.zeros((0, SHOWN, 2), np.float32)
+    return Lab(scenes, np.zeros(0), clouds)
 
 
 def _seen(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:

@@ -23,8 +23,7 @@ from engine.diffusion.grids import Grid
 from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
-from engine.models.library import load
-from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers
+from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
 from engine.sampling._settings import choice, number, whole
 from engine.sampling.score_sde import TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
@@ -67,7 +66,7 @@ def run(
     nfe = whole(nfe, "NFE", 2, 1000)
     _check(picture)
     yield Progress(0, 40, "Loading the network")
-    bundle = _bundle(model)
+    bundle = load_score(model)
     given = picture_of(bundle, subject, picture, seed)
     x = dequantised(bundle, given, seed)
     last = LAST[bundle.process]
@@ -165,7 +164,7 @@ def draw(
     nfe, count = whole(nfe, "NFE", 4, 2000), whole(count, "pictures", 1, 16)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")
-    bundle = _bundle(model)
+    bundle = load_score(model)
     z = Noise(seed).start(torch.zeros(count, *bundle.shape), bundle.path.prior_std)
     plans = [("pc", "predictor and corrector", settings)] if corrector != "none" else []
     if predictor != "none":
@@ -233,7 +232,7 @@ def control(
     _check(picture)
     hidden = mask_of(mask)
     yield Progress(0, nfe, "Loading the network")
-    bundle = _bundle(model)
+    bundle = load_score(model)
     is_ve = bundle.process == "ve"
     predictor, corrector = (
         ("reverse_diffusion", "langevin") if is_ve else ("euler_maruyama", "none")
@@ -382,13 +381,3 @@ def _check(picture: object) -> None:
         return
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[-1] != 3:
         raise BadInput("The picture must be one of three colours.", "Upload a PNG or a JPEG.")
-
-
-def _bundle(model: ModelRef | str) -> ScoreBundle:
-    bundle = load(ModelRef(model) if isinstance(model, str) else model, device="auto")
-    if not isinstance(bundle, ScoreBundle):
-        raise BadInput(
-            f"{bundle.card.title} takes prompts; here a network without them is needed.",
-            "Pick score-ve, score-vp, score-subvp, or a model such as google/ddpm-cifar10-32.",
-        )
-    return bundle
