@@ -9,7 +9,7 @@ from gradio.components.plot import PlotData
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
-from engine.sampling.denoising_mcmc import INTEGRATORS, PICKS
+from engine.sampling.denoising_mcmc import HERE, INTEGRATORS, PICKS
 from pages import _parts as parts
 from pages._frame import Frame
 from pages._handlers import named
@@ -24,15 +24,17 @@ NAMES = {"chain": "from the chain", "noise": "from pure noise"}
 def build(frame: Frame) -> None:
     """Three tabs under one seed."""
     with gr.Row(elem_classes="controls"):
-        frame.model()
+        if HERE:
+            frame.model()
         frame.seed(7)
     with gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs:
         with gr.Tab("The chain in the plane", id="run"):
             build_plane(frame)
         with gr.Tab("The price of eta", id="eta"):
             build_eta(frame)
-        with gr.Tab("Pictures", id="pictures"):
-            build_pictures(frame)
+        if HERE:
+            with gr.Tab("Pictures", id="pictures"):
+                build_pictures(frame)
     frame.demo.load(
         named(open_tab, "denoising_mcmc_open_tab"),
         None,

@@ -11,12 +11,12 @@ from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.pictures import as_text
-from engine.sampling.score_sde import CORRECTORS, PREDICTORS, PROCESSES, RIVALS, TASKS
+from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, RIVALS, TASKS
 from engine.world.vocabulary import TEN_OBJECTS
 from pages import _parts as parts
 from pages._frame import Frame
 from pages._handlers import named
-from pages._parts import ASSETS, Line, Shot, escape
+from pages._parts import ASSETS, BACKWARD, SERIES, Line, Shot, escape
 from pages._planes import INK, heat, plane, scatter
 
 PLOT = {"show_label": False, "container": False}
@@ -25,19 +25,23 @@ VIEW = 3.0
 
 
 def build(frame: Frame) -> None:
-    """Four tabs; model and seed stand above them."""
+    """What is exact first; with the networks there are three tabs of pictures more."""
     with gr.Row(elem_classes="controls"):
-        frame.model()
+        if HERE:
+            frame.model()
         frame.seed(7)
     with gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs:
         with gr.Tab("There and back", id="run"):
-            build_trip(frame)
+            build_plane(frame)
         with gr.Tab("Sampler lab", id="sample"):
             build_lab(frame)
-        with gr.Tab("Pictures", id="draw"):
-            build_pictures(frame)
-        with gr.Tab("Control", id="control"):
-            build_control(frame)
+        if HERE:
+            with gr.Tab("A picture there and back", id="trip"):
+                build_trip(frame)
+            with gr.Tab("Pictures", id="draw"):
+                build_pictures(frame)
+            with gr.Tab("Control", id="control"):
+                build_control(frame)
     frame.demo.load(
         named(open_tab, "score_sde_open_tab"),
         None,
@@ -57,7 +61,7 @@ def open_tab(request: gr.Request) -> object:
     """Opens the tab of the action that a link names."""
     wanted = str(request.query_params.get("action", ""))
     ours = request.query_params.get("method") in ("score_sde", "score-sde")
-    tabs = ("sample", "draw", "control")
+    tabs = ("sample", "trip", "draw", "control") if HERE else ("sample",)
     return gr.Tabs(selected=wanted) if ours and wanted in tabs else gr.skip()
 
 
@@ -86,7 +90,89 @@ def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
     return subject, picture
 
 
-# ---------------------------------------------------------------------- there and back
+# ---------------------------------------------------------------------- in the plane
+
+
+def build_plane(frame: Frame) -> None:
+    """Points to their latents, back, and elsewhere."""
+    gr.HTML(
+        "<p class='lead'>Without noise the equation runs both ways: each point goes to its latent "
+        "and comes back. With noise, the same latent ends at another point of the same density "
+        "each time. And the way itself counts how likely the point was.</p>"
+    )
+    action = frame.action("run", "There and back")
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
+            flow = gr.Plot(plane([], "x", "y"), label="The flow", **PLOT)
+        with gr.Column():
+            parts.heading("With noise", "Ends from the same latents; colours tell the latent")
+            noisy = gr.Plot(plane([], "x", "y"), label="With noise", **PLOT)
+    numbers = gr.HTML()
+    with gr.Row(elem_classes="controls"):
+        process = gr.Radio(
+            [(title, name) for name, title in PROCESSES.items()], value="vp", label="Process"
+        )
+        points = gr.Slider(1, 12, 6, step=1, label="Points")
+        others = gr.Slider(10, 200, 40, step=10, label="Ends of each latent")
+        nfe = gr.Slider(10, 500, 100, step=10, label="NFE of the noisy equation")
+    action.wire(
+        {"process": process, "points": points, "others": others, "nfe": nfe},
+        draw_plane,
+        [flow, noisy, numbers],
+        also=[process.input],
+    )
+
+
+def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+    """Curves out and back, ends with noise, densities when they are there."""
+    found, _ = shown_of(event)
+    if found is None:
+        return gr.skip(), gr.skip(), gr.skip()
+    flow = [heat(found.scene, VIEW)]
+    for track, colour, width in ((found.there, SERIES[0], 3.0), (found.back, BACKWARD, 1.3)):
+        if track is not None:
+            flow += [scatter(one, colour, mode="lines", width=width)
+                     for one in track.transpose(1, 0, 2)]  # fmt: skip
+    if found.there is not None:
+        ends = scatter(found.there[-1], SERIES[0], mode="markers", size=9)
+        ends["marker"]["symbol"] = "circle-open"
+        flow.append(ends)
+    flow.append(scatter(found.points, INK, mode="markers", size=8))
+    noisy = [heat(found.scene, VIEW)]
+    if found.elsewhere is not None:
+        for place, ends_of_one in enumerate(found.elsewhere):
+            colour = (*SERIES, BACKWARD)[place % 5]
+            noisy.append(scatter(np.clip(ends_of_one, -9, 9), colour, mode="markers", size=5))
+    noisy.append(scatter(found.points, INK, mode="markers", size=8))
+    return plane(flow, "x", "y"), plane(noisy, "x", "y"), plane_numbers(found)
+
+
+def plane_numbers(found: Any) -> str:
+    """How near the points came back, where noise takes them, and their densities."""
+    if found.gap is None:
+        return ""
+    figures = [
+        ("farthest that a point came back from itself", f"{found.gap:.1e}"),
+        ("NFE there and back", f"{found.nfe_there} + {found.nfe_back}"),
+    ]
+    if found.left is not None:
+        figures.append(("with noise, ends at another mode", f"{found.left:.0%}"))
+    rows = "".join(
+        f"<tr><td>{k + 1}</td><td>{flow:.4f}</td><td>{true:.4f}</td><td>{flow - true:+.4f}</td></tr>"
+        for k, (flow, true) in enumerate(zip(found.flow_nats, found.true_nats, strict=True))
+    )
+    table = (
+        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>point</th>'
+        "<th>log density along the flow</th><th>true log density</th><th>difference</th></tr>"
+        f"{rows}</table></div><p class='note'>In nats, {found.nfe_likelihood} NFE. Points in the "
+        "plane are no 8-bit data, so there are no bits per dimension and no offset here.</p>"
+    )
+    shown = "".join(f"<div><dt>{escape(dt)}</dt><dd>{dd}</dd></div>" for dt, dd in figures)
+    return f'<dl class="figures">{shown}</dl>' + table * bool(rows)
+
+
+# ---------------------------------------------------------------------- a picture there and back
 
 
 def build_trip(frame: Frame) -> None:
@@ -96,7 +182,7 @@ def build_trip(frame: Frame) -> None:
         "and comes back. With noise, the same latent becomes other pictures. And the way itself "
         "counts the bits that the picture is worth.</p>"
     )
-    action = frame.action("run", "There and back")
+    action = frame.action("trip", "There and back")
     empty = [Shot("Picture", None, ""), Shot("Latent", None, ""),
              Shot("Back again", None, "", backward=True)]  # fmt: skip
     pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip")

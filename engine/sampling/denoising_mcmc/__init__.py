@@ -41,7 +41,11 @@ Reference: Kim and Ye, Denoising MCMC for Accelerating Diffusion-Based Generativ
 arXiv:2209.14593.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import ROOT, Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+
+NETWORKS = ("score-ve", "score-readers")
+"""Made by engine.zoo.score, for the picture tab; without them the plane is shown alone."""
+HERE = all((ROOT / "assets" / "models" / key / "card.json").is_file() for key in NETWORKS)
 
 INTEGRATORS = {
     "kar1": "KAR1: Heun, deterministic",
@@ -52,6 +56,8 @@ INTEGRATORS = {
     "ode": "ODE: RK45",
 }
 PICKS = {"draw": "drawn from its posterior", "argmax": "the most probable one"}
+
+WITH_NETWORKS = (Action("pictures", {"count": 1, "nfe": 8, "burn_in": 2}, {"eta": 0.0}),)
 
 CARD = MethodCard(
     title="Denoising MCMC",
@@ -74,7 +80,7 @@ CARD = MethodCard(
         "lower",
         2.0,
     ),
-    models=("score-ve",),
+    models=NETWORKS[:1] if HERE else (),
     budget=Budget(5.0, 3.0),
     shows=(
         "engine.diffusion.chain:langevin_gibbs",
@@ -89,7 +95,7 @@ CARD = MethodCard(
             {"integrator": "magic"},
         ),
         Action("eta", {"chains": 4, "rounds": 3, "burn_in": 3}, {"nfe": 4}),
-        Action("pictures", {"count": 1, "nfe": 8, "burn_in": 2}, {"eta": 0.0}),
+        *(WITH_NETWORKS if HERE else ()),
     ),
     golden=("dmcmc_chain",),
 )

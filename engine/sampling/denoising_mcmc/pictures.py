@@ -56,7 +56,14 @@ def pictures(
     like = torch.zeros(count, *bundle.shape)
     sigmas = noise_levels(s_max=float(bundle.path.prior_std))
     yield Progress(1, total, "the first state: 37 evaluations")
-    chain = Chain.begun(on, like, sigmas, reader, seed=seed, eta=eta, pick=pick)
+    begun = Chain.begun(on, like, sigmas, reader, seed=seed, eta=eta, pick=pick)
+    while True:
+        try:
+            spent = next(begun)
+        except StopIteration as end:
+            chain = end.value
+            break
+        yield Progress(1, total, f"the first state, {spent} evaluations")
     album = Album(burn_in=on.nfe)
     for done, (visit, _) in enumerate(zip(chain.walk(), range(burn_in), strict=False), 2):
         album = replace(album, states=_seen(bundle, visit.x, visit.sigma), burn_in=on.nfe,

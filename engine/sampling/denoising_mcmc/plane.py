@@ -20,7 +20,14 @@ from engine.sampling._settings import choice, number, whole
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
 from engine.sampling.denoising_mcmc.results import Chained, Side, Trace, Trade, Trades
-from engine.sampling.denoising_mcmc.sampler import Chain, Plan, counted, finish_from, from_noise
+from engine.sampling.denoising_mcmc.sampler import (
+    Chain,
+    Plan,
+    counted,
+    fewest,
+    finish_from,
+    from_noise,
+)
 from engine.sampling.denoising_mcmc.sampler import last as last_of
 
 LEVELS, SIDE, VIEW = 200, 60, 3.0
@@ -77,7 +84,8 @@ def run(
     where the score is exact."""
     checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
     world = seven_modes()
-    names = [integrator, *(name for name in INTEGRATORS if name != integrator and compare)]
+    others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
+    names = [integrator, *(others if compare else ())]
     plan = Plan.split(integrator, int(nfe), float(share))
     total = burn_in + plan.skip + rounds + 2 * len(names)
     shown = _scene(world)
@@ -161,7 +169,12 @@ def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Cha
     sigmas = noise_levels(LEVELS, s_max=world.s_max)
     like = torch.zeros(chains, world.mixture.means.shape[1], dtype=torch.float64)
     levels_of = exact_levels(world.mixture, sigmas)
-    return Chain.begun(world.asks(), like, sigmas, levels_of, seed=seed, eta=eta, pick=pick)
+    begun = Chain.begun(world.asks(), like, sigmas, levels_of, seed=seed, eta=eta, pick=pick)
+    while True:
+        try:
+            next(begun)
+        except StopIteration as end:
+            return end.value
 
 
 def chained_side(

@@ -8,7 +8,7 @@ The chain goes on from where it was, not from the sample. What it spends before 
 (its first state by an integrator, and the burn-in) is counted apart.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,12 +87,16 @@ class Chain:
         seed: int,
         eta: float,
         pick: str,
-    ) -> "Chain":
-        """The published first state: 37 evaluations of KAR2 from pure noise, and a little noise."""
+    ) -> Generator[int, None, "Chain"]:
+        """The published first state: 37 evaluations of KAR2 from pure noise, and a little noise.
+
+        Yields the evaluations so far and returns the chains.
+        """
         noise = Stream(seed)
         top = np.full(len(like), sigmas[0])
         for step in integrate(on, "kar2", sigmas[0] * noise(like, 0), top, FIRST_STEPS, noise):
             x = step.z
+            yield step.nfe
         x = x + FIRST_NOISE * noise(x, 0)
         level = pick_level(levels_of(x), noise, 0, pick)
         return cls(on, sigmas, levels_of, noise, eta, pick, x, sigmas[level.cpu().numpy()])

@@ -93,7 +93,7 @@ def run(*, seed: int = 0) -> Steps[Measured]:
                 name: [round(gap, 6) for gap in found] for name, found in gaps.items()
             },
             "worst draw": round(float(largest.max()), 6),
-            "exact ring, sliced W2 with 95 % interval over ten draws": exact,
+            "exact ring, sliced W2 with 95 % interval over five draws": exact,
             "networks, kernel distance of judge features times 1000": learned,
             "networks, bits per dimension with 95 % interval": bits,
         },
@@ -133,13 +133,13 @@ def gaussian(path: Path, name: str, mean: float, variance: float) -> Model:
 
 
 def ring_table(name: str, seed: int) -> dict[str, Plain]:
-    """Predictor alone and with corrector at equal NFE, exact score, ten draws of 2000 particles."""
+    """Predictor alone and with corrector at equal NFE, exact score, five draws of 1000 points."""
     world, settings = ring(variance=0.01), setting_of(PREDICTOR[name], "langevin", 0.16, 1)
     truth = profile(world.sample(CROWD, rng.generator(0, "data")))
-    table: dict[str, Plain] = {"floor": round(floor(world, 2000, truth), 4)}
-    for nfe in (20, 40, 80, 160):
+    table: dict[str, Plain] = {"floor": round(floor(world, 1000, truth), 4)}
+    for nfe in (20, 40, 80):
         for method in ("predictor", "corrected"):
-            point = measure(world, truth, name, method, settings, nfe, 2000, seed, repeats=10)
+            point = measure(world, truth, name, method, settings, nfe, 1000, seed, repeats=5)
             if point is not None:
                 table[f"{method}, {nfe} NFE"] = [
                     round(value, 4) for value in (point.error, point.low, point.high)

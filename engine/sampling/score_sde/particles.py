@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
-from engine.core.shapes import Float
+from engine.core.shapes import Array, Float
 from engine.diffusion import grids
 from engine.diffusion.mixture import Mixture, ring
 from engine.diffusion.noise import Stream
@@ -30,6 +30,8 @@ from engine.sampling.score_sde.results import Lab, Point, Sweep
 
 SIDE, VIEW, FRAMES, SHOWN = 60, 3.0, 17, 250
 REPEATS = 3
+STUDENT = {3: 4.303, 5: 2.776}
+"""The 97.5 % quantile of Student's t by number of draws."""
 CROWD = 50_000
 """Draws of the data that stand for the truth."""
 SNRS = (0.04, 0.08, 0.16, 0.32, 0.64)
@@ -165,7 +167,7 @@ def measure(
         else:
             errors.append(end_error(world, truth, process, settings, nfe, particles, seed + k))
     mean = float(np.mean(errors))
-    half = 4.303 if repeats == 3 else 1.96  # Student's t with two degrees of freedom
+    half = STUDENT[repeats]
     reach = half * float(np.std(errors, ddof=1) / np.sqrt(repeats))
     return Point(method, nfe, mean, max(mean - reach, 0.0), mean + reach)
 
@@ -209,10 +211,7 @@ def _seen(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:
     t = float(np.ravel(step.t)[0])
     a, s = float(path.a(t)), float(path.s(t))
     scale = float(np.hypot(a, s))
-    line = torch.linspace(-VIEW, VIEW, SIDE, dtype=torch.float64)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    density = world.log_density(scale * torch.stack([x.ravel(), y.ravel()], 1), a, s).exp()
-    scene = density.reshape(SIDE, SIDE).numpy().astype(np.float32)
+    scene = density_of(world, a, s)
     cloud = (step.z[:SHOWN] / scale).numpy().astype(np.float32)
     clouds = lab.clouds if len(lab.times) else np.zeros((0, len(cloud), 2), np.float32)
     return replace(
@@ -222,3 +221,11 @@ def _seen(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:
         clouds=np.concatenate([clouds, cloud[None]]),
         nfe=step.nfe,
     )
+
+
+def density_of(world: Mixture, a: float, s: float) -> Float[Array, "side side"]:
+    """p_t on the window, over z / sqrt(a^2 + s^2)."""
+    line = torch.linspace(-VIEW, VIEW, SIDE, dtype=torch.float64)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = float(np.hypot(a, s)) * torch.stack([x.ravel(), y.ravel()], 1)
+    return world.log_density(points, a, s).exp().reshape(SIDE, SIDE).numpy().astype(np.float32)

@@ -43,7 +43,7 @@ Picture = UInt8[Array, "height width 3"]
 # ---------------------------------------------------------------------- there and back
 
 
-def run(
+def trip(
     *,
     seed: int,
     model: ModelRef | str = "score-subvp",
@@ -70,34 +70,34 @@ def run(
     given = picture_of(bundle, subject, picture, seed)
     x = dequantised(bundle, given, seed)
     last = LAST[bundle.process]
-    trip = Trip(original=given)
-    yield Progress(1, 40, "The picture", trip)
+    seen = Trip(original=given)
+    yield Progress(1, 40, "The picture", seen)
     net = bundle.denoiser()
     frames, z = [given], x
     times = np.append(last, np.linspace(0, 1, FRAMES)[1:] ** 2)
     for done, (t, z, _) in enumerate(travel(net, x, times, tolerance=tolerance), 2):
         frames.append(shown(bundle, z, t))
-        trip = replace(trip, to_latent=np.concatenate(frames), latent=frames[-1], nfe_there=net.nfe)
-        yield Progress(done, 40, "to the latent", trip)
+        seen = replace(seen, to_latent=np.concatenate(frames), latent=frames[-1], nfe_there=net.nfe)
+        yield Progress(done, 40, "to the latent", seen)
     latent, spread = z, float(z.std() / bundle.path.prior_std)
-    trip = replace(trip, latent_spread=spread)
+    seen = replace(seen, latent_spread=spread)
     net, frames = bundle.denoiser(), [shown(bundle, latent, 1.0)]
     for done, (t, z, _) in enumerate(
         travel(net, latent, times[::-1].copy(), tolerance=tolerance), 10
     ):
         frames.append(shown(bundle, z, t))
-        trip = replace(trip, to_picture=np.concatenate(frames), nfe_back=net.nfe)
-        yield Progress(done, 40, "and back", trip)
+        seen = replace(seen, to_picture=np.concatenate(frames), nfe_back=net.nfe)
+        yield Progress(done, 40, "and back", seen)
     gap = float((z - x).abs().mean()) * 255 / (1 - bundle.low)
-    trip = replace(trip, back=bundle.pictures(z), gap=gap)
+    seen = replace(seen, back=bundle.pictures(z), gap=gap)
     if others:
         for step, states, used in _reversed(bundle, latent.repeat(others, 1, 1, 1), nfe, seed):
-            trip = replace(trip, others=states, nfe_others=used)
-            yield Progress(18 + int(8 * step), 40, "with noise, from the same latent", trip)
+            seen = replace(seen, others=states, nfe_others=used)
+            yield Progress(18 + int(8 * step), 40, "with noise, from the same latent", seen)
     for share, bits in measure_bits(bundle, x, seed, probes, tolerance):
-        trip = trip if bits is None else replace(trip, bits=bits)
-        yield Progress(26 + int(13 * share), 40, "the likelihood", trip)
-    return trip
+        seen = seen if bits is None else replace(seen, bits=bits)
+        yield Progress(26 + int(13 * share), 40, "the likelihood", seen)
+    return seen
 
 
 def measure_bits(

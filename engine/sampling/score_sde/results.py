@@ -45,6 +45,29 @@ class Trip:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """Points in the plane, `p 2`, on their way to the latents and back, `times p 2`.
+
+    `gap` is the largest distance of a point that came back. `elsewhere` are ends of the noisy
+    equation from the same latents, `p n 2`; `left` is the share of them at another mode.
+    """
+
+    scene: NDArray[np.float32]
+    points: NDArray[np.float64]
+    there: NDArray[np.float64] | None = None
+    back: NDArray[np.float64] | None = None
+    gap: float | None = None
+    elsewhere: NDArray[np.float64] | None = None
+    left: float | None = None
+    flow_nats: tuple[float, ...] = ()
+    true_nats: tuple[float, ...] = ()
+    nfe_there: int = 0
+    nfe_back: int = 0
+    nfe_noisy: int = 0
+    nfe_likelihood: int = 0
+
+
+@dataclass(frozen=True)
 class Point:
     """Distance of a cloud to the data after `nfe` evaluations a particle, over `repeats` draws."""
 
