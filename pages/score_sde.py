@@ -159,7 +159,8 @@ def plane_numbers(found: Any) -> str:
     if found.left is not None:
         figures.append(("with noise, ends at another mode", f"{found.left:.0%}"))
     rows = "".join(
-        f"<tr><td>{k + 1}</td><td>{flow:.4f}</td><td>{true:.4f}</td><td>{flow - true:+.4f}</td></tr>"
+        f"<tr><td>{k + 1}</td><td>{flow:.4f}</td><td>{true:.4f}</td>"
+        f"<td>{flow - true:+.4f}</td></tr>"
         for k, (flow, true) in enumerate(zip(found.flow_nats, found.true_nats, strict=True))
     )
     table = (

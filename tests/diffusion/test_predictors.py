@@ -1,4 +1,4 @@
-"""Predictors, correctors, RK45 with the likelihood, and the product-space chain, on exact worlds."""
+"""Predictors, correctors, RK45 with the likelihood, and the chain of levels, on exact worlds."""
 
 import numpy as np
 import pytest
@@ -250,7 +250,7 @@ def test_a_broken_move_is_put_back_and_counted():
     visit = next(
         langevin_gibbs(
             model, x, np.ones(3), noise_levels(10), lambda x: torch.zeros(3, 10), Noise(0), eta=0.1
-        )  # fmt: skip
+        )
     )
     assert visit.stuck == 1
     assert torch.equal(visit.x[0], x[0])

@@ -22,7 +22,7 @@ MODULE = "engine.sampling.score_sde.algorithm"
 
 
 def tiny_folder(folder, pipeline: str = "DDPMPipeline", **scheduler: object):
-    """An untrained unconditional checkpoint in diffusers layout: 16 x 16, a few thousand weights."""
+    """An untrained unconditional checkpoint in diffusers layout, 16 x 16, very small."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     is_ve = pipeline == "ScoreSdeVePipeline"
