@@ -1,6 +1,5 @@
 """The exact world: draw a density, and see solvers, readings, guidance and flow maps against it."""
 
-import base64
 import csv
 import io
 import json
@@ -23,16 +22,13 @@ from engine.sampling.principles import (
     THREE_MODES,
     WORLDS,
 )
-from pages import _parts as parts
 from pages._frame import Frame
 from pages._handlers import named
 from pages._parts import ASSETS, SERIES, escape
+from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
 
-VIEW, EDGE = 3.0, 4.0
+EDGE = 4.0
 ALLOWED = 0.15
-# The style sheet paints this colour as ink, dark on light and light on dark.
-INK = "rgb(1, 2, 3)"
-SHADE = [[0, "rgba(128,120,108,0)"], [1, "rgba(128,120,108,0.8)"]]
 # Colour tells the order that a solver promises, the mark tells it from others of that order.
 MARKS = {
     "euler_t": ("○", "circle-open"),
@@ -629,106 +625,3 @@ def map_numbers(found: Any) -> str:
         f"</div><p class='note'>{found.parameters} parameters, {len(found.truth)} noise points "
         "that the training has not seen.</p>"
     )
-
-
-# ---------------------------------------------------------------------- figures
-
-
-def figure(
-    traces: Sequence[dict[str, object]],
-    x_title: str,
-    y_title: str,
-    *,
-    legend: bool = False,
-    xaxis: dict[str, object] | None = None,
-    yaxis: dict[str, object] | None = None,
-    **layout: object,
-) -> PlotData:
-    """Traces in the plot style of the house."""
-    base = json.loads(parts.plot([], x_title, y_title).plot)
-    base["data"] = list(traces)
-    base["layout"] |= {"showlegend": legend, **layout}
-    base["layout"]["xaxis"] |= xaxis or {}
-    base["layout"]["yaxis"] |= yaxis or {}
-    return PlotData(type="plotly", plot=json.dumps(base, allow_nan=False))
-
-
-def plane(
-    traces: Sequence[dict[str, object]],
-    x_title: str,
-    y_title: str,
-    *,
-    legend: bool = False,
-    **layout: object,
-) -> PlotData:
-    """Traces in the square of the world, both axes alike."""
-    shared = {"range": [-VIEW, VIEW], "constrain": "domain", "dtick": 1}
-    return figure(
-        traces,
-        x_title,
-        y_title,
-        legend=legend,
-        xaxis=shared,
-        yaxis=shared | {"scaleanchor": "x"},
-        **layout,
-    )
-
-
-def heat(values: np.ndarray, reach: float, *, visible: bool = True) -> dict[str, object]:
-    """A density as a shade; its root, so that thin parts are seen too."""
-    level = np.sqrt(np.clip(values, 0, None) / max(float(values.max()), 1e-30))
-    coded = base64.b64encode(np.round(255 * level).astype(np.uint8).tobytes()).decode("ascii")
-    side = len(values)
-    return {
-        "type": "heatmap",
-        "z": {"dtype": "u1", "bdata": coded, "shape": f"{side}, {side}"},
-        "x0": -reach,
-        "dx": 2 * reach / (side - 1),
-        "y0": -reach,
-        "dy": 2 * reach / (side - 1),
-        "zmin": 0,
-        "zmax": 255,
-        "zsmooth": "best",
-        "colorscale": SHADE,
-        "showscale": False,
-        "hoverinfo": "skip",
-        "visible": visible,
-    }
-
-
-def scatter(
-    xy: np.ndarray, colour: str, *, mode: str, width: float = 2, size: float = 6
-) -> dict[str, Any]:
-    """Points or a line, `n 2`; a row that is not a number is a gap."""
-    rows = [[float(f"{v:.5g}") if np.isfinite(v) else None for v in column] for column in xy.T]
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "x": rows[0] if len(rows) else [],
-        "y": rows[1] if len(rows) else [],
-        "line": {"color": colour, "width": width},
-        "marker": {"color": colour, "size": size},
-        "hoverinfo": "skip",
-    }
-
-
-def arrows(
-    points: np.ndarray, along: np.ndarray, colour: str, *, width: float, head: float
-) -> dict[str, Any]:
-    """Arrows from points, `n 2` both."""
-    gap = np.full_like(points, np.nan)
-    line = np.stack([points, points + along, gap], axis=1).reshape(-1, 2)
-    drawn = scatter(line, colour, mode="lines+markers", width=width)
-    drawn["marker"] |= {
-        "symbol": "arrow",
-        "angleref": "previous",
-        "size": [0, head, 0] * len(points),
-        "line": {"width": 0},
-    }
-    return drawn
-
-
-def capped(vectors: np.ndarray, longest: float) -> np.ndarray:
-    """The vectors, none longer than this."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors * np.minimum(1, longest / np.maximum(length, 1e-12))

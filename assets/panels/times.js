@@ -1,6 +1,7 @@
 // Scrubs the noise level behind the curves: each level is one picture and one row of points.
 const input = element.querySelector("input"), out = element.querySelector("output");
-const plot = () => document.querySelector("#principles-curves .js-plotly-plot");
+const place = element.querySelector(".times").dataset.plot || "principles-curves";
+const plot = () => document.querySelector(`#${place} .js-plotly-plot`);
 let playing = 0;
 const show = () => {
   const figure = plot(), levels = figure?.layout?.meta?.times;

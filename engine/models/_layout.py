@@ -56,6 +56,15 @@ def networks(
     return parts
 
 
+def network(folder: Path, kind: type[nn.Module], title: str, device: str, dtype: str) -> nn.Module:
+    """One network of this class from its own folder, checked like those of `networks`."""
+    empty = _build(kind, read_json(folder / "config.json"), folder.name)
+    found = _matched(folder, empty)
+    _check_memory(title, {folder.name: empty}, device, dtype)
+    _fill(folder, empty, found, device, getattr(torch, dtype))
+    return empty
+
+
 def _empty_networks(folder: Path, index: Mapping[str, Any]) -> dict[str, nn.Module]:
     """The networks of a checkpoint without weights, on the meta device."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -61,7 +61,12 @@ __all__ = [
 ]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
-LOADERS = {"diffusion": "engine.models.diffusion", "language": "engine.models.language"}
+LOADERS = {
+    "diffusion": "engine.models.diffusion",
+    "language": "engine.models.language",
+    "score": "engine.models.score",
+}
+UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -222,7 +227,8 @@ def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
 
 def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
-        return "diffusion"
+        named = read_json(folder / "model_index.json").get("_class_name")
+        return "score" if named in UNCONDITIONAL else "diffusion"
     if (folder / "config.json").is_file():
         return "language"
     raise ModelMismatch(

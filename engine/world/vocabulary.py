@@ -12,6 +12,9 @@ OBJECTS = (
     "house", "church",
     "guitar", "umbrella", "crown", "bomb", "box", "bathtub", "ghost", "star", "heart",
 )  # fmt: skip
+TEN_OBJECTS = ("cat", "penguin", "fish", "octopus", "mushroom", "rose", "banana", "car", "house",
+               "rocket")  # fmt: skip
+"""The smaller world of the unconditional networks."""
 CONTAINERS = ("box", "bathtub")
 STYLES = ("plain", "pixel art", "sketch", "neon", "blueprint", "watercolor")
 RELATIONS = ("left of", "on top of", "inside")

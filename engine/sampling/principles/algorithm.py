@@ -25,6 +25,7 @@ from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import SOLVERS as REGISTRY
 from engine.diffusion.solvers import run as run_solver
 from engine.diffusion.solvers import solve
+from engine.sampling._settings import choice, number, whole
 from engine.sampling.principles import (
     PROCESSES,
     READINGS,
@@ -34,16 +35,7 @@ from engine.sampling.principles import (
 )
 from engine.sampling.principles.flow_map import distil
 from engine.sampling.principles.guidance import guide
-from engine.sampling.principles.world import (
-    VP,
-    choice,
-    density,
-    number,
-    process_of,
-    whole,
-    window,
-    world_of,
-)
+from engine.sampling.principles.world import VP, density, process_of, window, world_of
 
 __all__ = ["distil", "guide", "run", "views"]
 

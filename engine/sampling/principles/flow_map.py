@@ -33,8 +33,9 @@ from engine.diffusion import grids, schedules
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import run as run_solver
 from engine.diffusion.solvers import solve
+from engine.sampling._settings import choice, whole
 from engine.sampling.principles import TARGETS, WORLDS
-from engine.sampling.principles.world import choice, whole, world_of
+from engine.sampling.principles.world import world_of
 
 EDM = schedules.edm(t_min=0.02, t_max=10.0)
 LEVELS = 64

@@ -21,8 +21,9 @@ from engine.diffusion import grids
 from engine.diffusion.denoiser import Model
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import solve
+from engine.sampling._settings import number, whole
 from engine.sampling.principles import WORLDS
-from engine.sampling.principles.world import VP, mixture, modes_of, number, whole, window
+from engine.sampling.principles.world import VP, mixture, modes_of, window
 
 SIDE, EDGE = 201, 4.0
 """The grid on which the tilted density is normalised, and half its side."""

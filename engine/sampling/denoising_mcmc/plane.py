@@ -1,0 +1,275 @@
+"""Denoising MCMC where everything is known: the chain in the plane, its samples, the price of eta.
+
+The score is exact and so is the posterior of the noise level, so what is seen is the method and not
+a network. Errors have intervals over chains: the samples of one chain are no independent draws.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from engine.core.job import Progress, Steps
+from engine.core.shapes import Float, Tensor
+from engine.diffusion.chain import PICKS, Visit, exact_levels, noise_levels
+from engine.diffusion.mixture import Mixture
+from engine.diffusion.noise import Stream
+from engine.sampling._settings import choice, number, whole
+from engine.sampling.denoising_mcmc import INTEGRATORS
+from engine.sampling.denoising_mcmc.integrators import Asks
+from engine.sampling.denoising_mcmc.results import Chained, Side, Trace, Trade, Trades
+from engine.sampling.denoising_mcmc.sampler import (
+    Chain,
+    Plan,
+    counted,
+    fewest,
+    finish_from,
+    from_noise,
+)
+from engine.sampling.denoising_mcmc.sampler import last as last_of
+
+LEVELS, SIDE, VIEW = 200, 60, 3.0
+SHOWN, FOLLOWED, LAGS = 400, 3, 40
+ETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class World:
+    """A mixture with its score as something to ask, and the exact posterior of noise levels."""
+
+    mixture: Mixture
+    s_max: float
+
+    def asks(self) -> Asks:
+        def score(x: Float[Tensor, "b *d"], label: Float[Tensor, " b"], **_: Tensor) -> Tensor:
+            return self.mixture.score(x, 1.0, label.numpy())
+
+        return Asks(score)
+
+    @property
+    def shares(self) -> np.ndarray:
+        weights = self.mixture.weights
+        return (weights / weights.sum()).numpy()
+
+
+def seven_modes() -> World:
+    """Modes of unequal weight around the origin, some close and one far."""
+    rows = [
+        (0.24, -1.6, 0.9), (0.16, -1.1, 1.4), (0.08, 0.2, 1.7), (0.2, 1.5, 0.8),
+        (0.06, 1.8, -1.0), (0.16, 0.1, -1.5), (0.1, -1.5, -1.0),
+    ]  # fmt: skip
+    table = torch.tensor(rows, dtype=torch.float64)
+    variances = torch.full((len(rows),), 0.06**2, dtype=torch.float64)
+    return World(Mixture(table[:, 0], table[:, 1:], variances), 50.0)
+
+
+def run(
+    *,
+    seed: int,
+    model: object = None,
+    integrator: str = "kar1",
+    nfe: int = 10,
+    share: float = 0.2,
+    eta: float = 0.03,
+    chains: int = 100,
+    rounds: int = 4,
+    burn_in: int = 20,
+    pick: str = "draw",
+    compare: bool = True,
+) -> Steps[Chained]:
+    """The chain live, then its samples and those from pure noise at equal total NFE; with
+    `compare` all six integrators. `share` of the NFE goes to the chain. `model` has no part here,
+    where the score is exact."""
+    checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
+    world = seven_modes()
+    others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
+    names = [integrator, *(others if compare else ())]
+    plan = Plan.split(integrator, int(nfe), float(share))
+    total = burn_in + plan.skip + rounds + 2 * len(names)
+    shown = _scene(world)
+    yield Progress(0, total, "the world", shown)
+    chain = chain_of(world, chains, seed, eta, pick)
+    shown = replace(shown, burn_in=chain.on.nfe)
+    seen: list[Visit] = []
+    for done, (visit, _) in enumerate(zip(chain.walk(), range(burn_in), strict=False), 1):
+        seen.append(visit)
+        shown = replace(shown, trace=_trace(seen), burn_in=chain.on.nfe)
+        yield Progress(done, total, "burn-in", shown)
+    done = burn_in
+    for name in names:
+        shared = Plan.split(name, int(nfe), float(share))
+        side = yield from _quietly(
+            chained_side(world, chain, shared, rounds, seen), done, total, shown
+        )
+        shown = replace(shown, sides=(*shown.sides, side), trace=_trace(seen[-60:]))
+        if name == integrator:
+            leaving, correlation = mixing(seen, world)
+            shown = replace(shown, leaving=leaving, autocorrelation=correlation)
+        done += 1
+        yield Progress(done, total, f"{name}, from the chain", shown)
+        side = vanilla_side(world, shared, chains * rounds, seed)
+        shown = replace(shown, sides=(*shown.sides, side), stuck=chain.stuck)
+        done += 1
+        yield Progress(done, total, f"{name}, from pure noise", shown)
+    return shown
+
+
+def eta(
+    *,
+    seed: int,
+    model: object = None,
+    integrator: str = "kar1",
+    nfe: int = 10,
+    share: float = 0.2,
+    chains: int = 20,
+    rounds: int = 20,
+    burn_in: int = 20,
+    pick: str = "draw",
+) -> Steps[Trades]:
+    """Error and mode coverage as eta grows, beside the integrator from pure noise; `model` has no
+    part in it."""
+    checked(integrator, nfe, share, 0.3, chains, rounds, burn_in, pick)
+    world = seven_modes()
+    plan = Plan.split(integrator, int(nfe), float(share))
+    found = Trades(vanilla=vanilla_side(world, plan, chains * rounds, seed),
+                   uncovered_floor=coverage_floor(world, chains * rounds))  # fmt: skip
+    yield Progress(1, len(ETAS) + 1, "from pure noise", found)
+    for done, value in enumerate(ETAS, 2):
+        chain, seen = chain_of(world, chains, seed, value, pick), []
+        for visit, _ in zip(chain.walk(), range(burn_in), strict=False):
+            seen.append(visit)
+        steps = chained_side(world, chain, plan, rounds, seen)
+        side = yield from _quietly(steps, done - 1, len(ETAS) + 1, found)
+        leaving, _ = mixing(seen, world)
+        start = float(np.median(side.starts))
+        trade = Trade(value, side.error, side.low, side.high, side.uncovered, start, leaving)
+        found = replace(found, trades=(*found.trades, trade))
+        yield Progress(done, len(ETAS) + 1, f"eta {value:g}", found)
+    return found
+
+
+def checked(
+    integrator: object, nfe: object, share: object, eta: object, chains: object, rounds: object,
+    burn_in: object, pick: object,
+) -> None:  # fmt: skip
+    """Raises `BadInput` for a setting that cannot be used."""
+    choice(integrator, "integrator", INTEGRATORS)
+    choice(pick, "choice of the level", PICKS)
+    whole(chains, "chains", 1, 2000)
+    whole(rounds, "rounds", 1, 50)
+    whole(burn_in, "burn-in", 1, 500)
+    number(eta, "eta", 1e-4, 20.0)
+    Plan.split(str(integrator), whole(nfe, "NFE", 4, 400), number(share, "share", 0.0, 0.9))
+
+
+def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Chain:
+    """Chains on an exact world, told their level by the exact posterior."""
+    sigmas = noise_levels(LEVELS, s_max=world.s_max)
+    like = torch.zeros(chains, world.mixture.means.shape[1], dtype=torch.float64)
+    levels_of = exact_levels(world.mixture, sigmas)
+    begun = Chain.begun(world.asks(), like, sigmas, levels_of, seed=seed, eta=eta, pick=pick)
+    while True:
+        try:
+            next(begun)
+        except StopIteration as end:
+            return end.value
+
+
+def chained_side(
+    world: World, chain: Chain, plan: Plan, rounds: int, seen: list[Visit]
+) -> Iterator[Side | None]:
+    """Samples of all chains, `rounds` each; None while under way, then the side."""
+    ends, starts, spent = [], [], 0
+    for _ in range(rounds):
+        before = chain.on.nfe
+        start = chain.start(plan.skip)
+        seen.extend(start.visits)
+        ends.append(last_of(finish_from(chain.on, plan, start.x, start.sigma, chain.noise)))
+        starts.append(start.sigma)
+        spent += chain.on.nfe - before
+        yield None
+    yield _side(world, "chain", plan, spent // rounds, ends, np.concatenate(starts))
+
+
+def vanilla_side(world: World, plan: Plan, count: int, seed: int) -> Side:
+    """As many samples by the same integrator from pure noise."""
+    on, noise = world.asks(), Stream(seed + 1)
+    like = torch.zeros(count, world.mixture.means.shape[1], dtype=torch.float64)
+    end = last_of(from_noise(on, plan, like, world.s_max, noise))
+    return _side(world, "noise", replace(plan, skip=0), on.nfe, [end], np.full(1, world.s_max))
+
+
+def _side(
+    world: World, name: str, plan: Plan, nfe: int, ends: list[torch.Tensor], starts: np.ndarray
+) -> Side:
+    means = world.mixture.means
+    squares = [torch.cdist(end, means).min(dim=1).values.square() for end in ends]
+    each = torch.stack(squares).mean(0)
+    reach = 1.96 * float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else 0.0
+    mean = float(each.mean())
+    everything = torch.cat(ends)
+    found = np.bincount(counted(everything, means).numpy(), minlength=len(means))
+    found = found / found.sum()
+    return Side(
+        name,
+        plan.integrator,
+        nfe,
+        plan.skip,
+        math.sqrt(mean),
+        math.sqrt(max(mean - reach, 0.0)),
+        math.sqrt(mean + reach),
+        float(np.abs(found - world.shares).sum() / 2),
+        everything[:SHOWN, :2].numpy().astype(np.float32),
+        tuple(float(share) for share in found),
+        tuple(float(sigma) for sigma in np.sort(starts)),
+    )
+
+
+def coverage_floor(world: World, count: int) -> float:
+    """How far the mode weights of as many independent draws are from the true ones."""
+    generator = np.random.default_rng(0)
+    draws = generator.multinomial(count, world.shares, size=200) / count
+    return float(np.abs(draws - world.shares).sum(1).mean() / 2)
+
+
+def mixing(seen: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
+    """Share of transitions that end nearer to another mode, and the autocorrelation of x."""
+    x = torch.stack([visit.x for visit in seen])
+    modes = torch.stack([counted(one, world.mixture.means) for one in x])
+    leaving = float((modes[1:] != modes[:-1]).double().mean()) if len(modes) > 1 else 0.0
+    centred = (x - x.mean((0, 1)))[..., 0]
+    power = float((centred**2).mean())
+    lags = range(min(LAGS, len(x) - 1))
+    products = (float((centred[lag:] * centred[: len(x) - lag]).mean()) for lag in lags)
+    return leaving, tuple(product / max(power, 1e-12) for product in products)
+
+
+def _quietly(steps: Iterator[Side | None], done: int, total: int, shown: object) -> Steps[Side]:
+    """The side at the end of its rounds, each of them told as progress."""
+    ended: Side | None = None
+    for side in steps:
+        ended = side
+        yield Progress(done, total, "sampling", shown)
+    assert ended is not None
+    return ended
+
+
+def _scene(world: World) -> Chained:
+    line = torch.linspace(-VIEW, VIEW, SIDE, dtype=torch.float64)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = torch.stack([x.ravel(), y.ravel()], 1)
+    density = world.mixture.log_density(points, 1.0, 0.12).exp()
+    return Chained(
+        density.reshape(SIDE, SIDE).numpy().astype(np.float32),
+        world.mixture.means.numpy(),
+        tuple(float(share) for share in world.shares),
+        floor=float(np.sqrt(2 * world.mixture.variances[0].item())),
+        uncovered_floor=coverage_floor(world, 400),
+    )
+
+
+def _trace(seen: list[Visit]) -> Trace:
+    points = torch.stack([visit.x[:FOLLOWED] for visit in seen]).numpy().astype(np.float32)
+    return Trace(points, np.stack([visit.sigma[:FOLLOWED] for visit in seen]))

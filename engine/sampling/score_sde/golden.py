@@ -1,0 +1,195 @@
+"""The golden arrays of the official code: coefficients, samplers, control and likelihood.
+
+All come from the release in float32, with stand-in networks: tanh(0.7 x + 0.1) + 0.05 cos(0.01
+label) for the noise of VP and sub-VP, -tanh(x) / (1 + label) for the score of VE. Standard
+deviations near t = 0 lose 0.2 % there, by 1 - a^2 in float32; we take expm1 and allow for it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.core.catalog import ROOT
+from engine.core.job import Progress, Steps
+from engine.core.shapes import Float, Tensor
+from engine.diffusion.adaptive import bits_per_dim, log_likelihood, prior_log_density
+from engine.diffusion.denoiser import Model
+from engine.diffusion.noise import Noise
+from engine.diffusion.predictors import released_grid, released_link
+from engine.diffusion.schedules import Path
+from engine.diffusion.solvers import run as run_solver
+from engine.sampling.score_sde.control import COLOURS, Known
+from engine.sampling.score_sde.processes import LAST, process_of
+
+FOLDER = ROOT / "tests" / "golden"
+Comparison = tuple[str, np.ndarray, np.ndarray, float]
+"""Name, what is found here, what it should be, and the largest difference allowed."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: the largest error, what is allowed, and the seconds it took."""
+
+    name: str
+    error: float
+    tolerance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All comparisons."""
+
+    cases: tuple[Case, ...]
+
+
+def run(*, seed: int = 0) -> Steps[Golden]:
+    """Compare what runs here with the arrays; there is nothing random in it."""
+    cases: list[Case] = []
+    started = time.monotonic()
+    for name, found, wanted, tolerance in comparisons():
+        error = float(np.max(np.abs(np.asarray(found, np.float64) - wanted)))
+        cases.append(Case(name, error, tolerance, time.monotonic() - started))
+        yield Progress(len(cases), 21, name)
+        started = time.monotonic()
+    return Golden(tuple(cases))
+
+
+def comparisons() -> Iterator[Comparison]:
+    yield from coefficients(arrays("coefficients"))
+    yield from samplers(arrays("pc"))
+    yield from controls(arrays("control"))
+    for name in ("likelihood", "likelihood_subvp"):
+        yield from likelihoods(arrays(name))
+
+
+def arrays(name: str) -> Mapping[str, np.ndarray]:
+    with np.load(FOLDER / f"score-sde_{name}.npz", allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def stand_in(name: str, path: Path) -> Model:
+    """The network that the arrays were made with."""
+
+    def noise_of(x: Float[Tensor, "b *d"], label: Float[Tensor, " b"], **_: Tensor) -> Tensor:
+        return torch.tanh(0.7 * x + 0.1) + 0.05 * torch.cos(0.01 * label).reshape(-1, 1, 1, 1)
+
+    def score_of(x: Float[Tensor, "b *d"], label: Float[Tensor, " b"], **_: Tensor) -> Tensor:
+        return -torch.tanh(x) / (1 + label.reshape(-1, 1, 1, 1))
+
+    if name == "ve":
+        return Model(score_of, path, "score", "sigma")
+    return Model(noise_of, path, "eps", "999t")
+
+
+def coefficients(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
+    """Mean, spread, drift, diffusion and chain link at five times, and the prior's density."""
+    x, count = torch.from_numpy(golden["x"]), int(golden["N"])
+    for name in ("vp", "subvp", "ve"):
+        path, found, wanted = process_of(name), [], []
+        for i, t32 in enumerate(golden["t"]):
+            t = float(t32)
+            link = released_link(path, "reverse_diffusion", t, count)
+            pairs = {
+                "mean": float(path.a(t)) * x,
+                "std": path.s(t),
+                "drift": float(path.drift(t)) * x,
+                "diffusion": np.sqrt(path.diffusion_squared(t)),
+                "f": float(link.keep - 1) * x,
+                "G": link.fresh,
+            }
+            for key, value in pairs.items():
+                there = golden[f"{name}_{i}_{key}"].astype(np.float64)
+                scale = np.maximum(np.abs(there), 1e-3)
+                found.append((np.asarray(value) / scale).ravel())
+                wanted.append(np.broadcast_to(there / scale, np.shape(there)).ravel())
+        here = [np.broadcast_to(a, b.shape) for a, b in zip(found, wanted, strict=True)]
+        label = f"{name}: coefficients at five times, relative"
+        yield label, np.concatenate(here), np.concatenate(wanted), 2e-3
+        prior = prior_log_density(path, x).numpy()
+        there = golden[f"{name}_prior_logp"]
+        yield f"{name}: log density of the prior, relative", prior / there, there / there, 1e-5
+
+
+def samplers(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
+    """Seven predictor-corrector runs on the published chains."""
+    for j in range(int(golden["n"])):
+        name, predictor, corrector, count, snr, corrections, is_flow = golden[f"c{j}_cfg"]
+        predictor = str(predictor).removesuffix("_sampling")
+        if is_flow == "True":
+            predictor = "probability_flow"
+        ended = run_solver(
+            "pc",
+            stand_in(str(name), process_of(str(name))),
+            torch.from_numpy(golden[f"c{j}_xT"]),
+            released_grid(int(count), LAST[str(name)]),
+            Noise.replay([torch.from_numpy(one) for one in golden[f"c{j}_noise"]]),
+            predictor=predictor,
+            corrector=str(corrector),
+            snr=float(snr),
+            corrections=int(corrections),
+            levels="released",
+        )
+        wanted = golden[f"c{j}_out"]
+        title = f"{name}: {predictor} with {corrector}, {count} levels, relative"
+        yield title, ended.numpy() / np.abs(wanted).max(), wanted / np.abs(wanted).max(), 1e-5
+
+
+def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
+    """Inpainting and colourisation as released, which lose the last denoising."""
+    name, count, predictor, corrector, snr, corrections, last = golden["cfg"]
+    path = process_of(str(name))
+    data, mask, prior, gray = (
+        torch.from_numpy(golden[key]) for key in ("data", "mask", "prior", "gray")
+    )
+    first = torch.zeros_like(data)
+    first[:, 0] = 1
+    for what, known, where, turn, start, wanted in (
+        ("inpainting", data, mask, None, data * mask + prior * (1 - mask), "inpaint_out"),
+        ("colourisation", gray, first, COLOURS, None, "colorize_out"),
+    ):
+        noise = Noise.replay([torch.from_numpy(one) for one in golden["noise"]])
+        grid = released_grid(int(count), float(last))
+        hook = Known(known, where, turn, path, grid, noise, faithful=True)
+        ended = run_solver(
+            "pc",
+            stand_in(str(name), path),
+            hook.released_start(prior) if start is None else start,
+            hook.grid,
+            noise,
+            hook=hook,
+            predictor=str(predictor),
+            corrector=str(corrector),
+            snr=float(snr),
+            corrections=int(corrections),
+            levels="released",
+        )
+        yield f"{name}: {what}", ended.numpy(), golden[wanted], 1e-3
+
+
+def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
+    """Bits per dimension of Gaussian data, against the release and against the closed form."""
+    name, m, s2 = str(golden["sde"]), float(golden["m"]), float(golden["s2"])
+    path = process_of(name)
+
+    def noise_of(x: Float[Tensor, "b *d"], label: Float[Tensor, " b"], **_: Tensor) -> Tensor:
+        t = label.double().numpy() / 999
+        a, s = (torch.from_numpy(level(t)).reshape(-1, 1, 1, 1) for level in (path.a, path.s))
+        return (s * (x - a * m) / (a**2 * s2 + s**2)).to(x)
+
+    model = Model(noise_of, path, "eps", "999t", grad=True)
+    data, probe = (torch.from_numpy(golden[key]) for key in ("data", "probe"))
+    walk = log_likelihood(model, data, probe)
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            told = end.value
+            break
+    bits = bits_per_dim(told.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
+    yield f"{name}: bits per dimension, against the release", bits, golden["bpd"], 1e-3
+    yield f"{name}: bits per dimension, closed form", bits, golden["exact_bpd"], 2e-3
+    yield f"{name}: the latent", told.latent.numpy(), golden["z"], 2e-3

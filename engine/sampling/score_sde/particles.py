@@ -1,0 +1,231 @@
+"""The sampler lab: particles under the exact score of a ring of eight modes.
+
+Nothing is learned here, so what is seen is the sampler alone: predictor and corrector at equal
+numbers of evaluations, against solvers of the probability flow.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.core import rng
+from engine.core.errors import BadInput
+from engine.core.job import Progress, Steps
+from engine.core.shapes import Array, Float
+from engine.diffusion import grids
+from engine.diffusion.mixture import Mixture, ring
+from engine.diffusion.noise import Stream
+from engine.diffusion.predictors import released_grid
+from engine.diffusion.schedules import Path
+from engine.diffusion.solvers import SOLVERS, Step, solve
+from engine.diffusion.solvers import run as run_solver
+from engine.metrics.distances import profile, sliced_w2
+from engine.sampling._settings import choice, number, whole
+from engine.sampling.score_sde import CORRECTORS, PREDICTORS, PROCESSES, RIVALS
+from engine.sampling.score_sde.processes import LAST, process_of
+from engine.sampling.score_sde.results import Lab, Point, Sweep
+
+SIDE, VIEW, FRAMES, SHOWN = 60, 3.0, 17, 250
+REPEATS = 3
+STUDENT = {3: 4.303, 5: 2.776}
+"""The 97.5 % quantile of Student's t by number of draws."""
+CROWD = 50_000
+"""Draws of the data that stand for the truth."""
+SNRS = (0.04, 0.08, 0.16, 0.32, 0.64)
+BUDGETS = (10, 20, 40, 80, 160)
+
+
+def sample(
+    *,
+    seed: int,
+    model: object = None,
+    process: str = "ve",
+    predictor: str = "reverse_diffusion",
+    corrector: str = "langevin",
+    nfe: int = 40,
+    snr: float = 0.16,
+    corrections: int = 1,
+    denoise: bool = True,
+    particles: int = 1000,
+    most: int = 80,
+) -> Steps[Lab]:
+    """One run to look at; then the error against the NFE with and without the corrector, beside
+    solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
+    `model` has no part here, where the score is exact."""
+    choice(process, "process", PROCESSES)
+    settings = setting_of(predictor, corrector, snr, corrections)
+    nfe, most = whole(nfe, "NFE", 4, 400), whole(most, "The largest NFE", 10, 400)
+    particles = whole(particles, "particles", 16, 4000)
+    steps_of(settings, nfe)
+    world, path = ring(variance=0.01), process_of(process)
+    truth = profile(world.sample(CROWD, rng.generator(0, "data")))
+    budgets = [n for n in BUDGETS if n <= most]
+    methods = ["predictor", "corrected", *RIVALS] if corrector != "none" else ["predictor", *RIVALS]
+    sweeps = SNRS if corrector != "none" else ()
+    total, done = 10 + len(budgets) * len(methods) + len(sweeps), 0
+    steps = steps_of(settings, nfe)
+    grid = released_grid(steps, LAST[process])
+    grid = grid if denoise else replace(grid, final="none")
+    lab, run_of = _empty(), Stream(seed)
+    walk = solve("pc", world.model(path), _start(path, particles, run_of), grid, run_of, **settings)
+    keep = set(np.linspace(0, steps - 1, min(FRAMES, steps)).round().astype(int))
+    for step in walk:
+        if step.role == "step" and step.i in keep:
+            lab = _seen(lab, world, path, step)
+            if step.i == steps - 1:
+                here = sliced_w2(profile(step.z), truth)
+                lab = replace(lab, error=here, floor=floor(world, particles, truth))
+            yield Progress(int(10 * (step.i + 1) / steps), total, f"{step.nfe} evaluations", lab)
+    done = 10
+    for budget in budgets:
+        for method in methods:
+            done += 1
+            point = measure(world, truth, process, method, settings, budget, particles, seed)
+            if point is not None:
+                lab = replace(lab, curve=(*lab.curve, point))
+            yield Progress(done, total, f"{method}, {budget} evaluations", lab)
+    for value in sweeps:
+        done += 1
+        errors = [
+            end_error(world, truth, process, settings | {"snr": value}, nfe, particles, seed + k)
+            for k in range(REPEATS)
+        ]
+        lab = replace(lab, sweep=(*lab.sweep, Sweep(value, float(np.mean(errors)))))
+        yield Progress(done, total, f"snr {value:g}", lab)
+    return lab
+
+
+def setting_of(
+    predictor: object, corrector: object, snr: object, corrections: object
+) -> dict[str, Any]:
+    """The options of `pc`, checked."""
+    settings: dict[str, Any] = {
+        "predictor": choice(predictor, "predictor", PREDICTORS),
+        "corrector": choice(corrector, "corrector", CORRECTORS),
+        "snr": number(snr, "snr", 0.001, 5.0),
+        "corrections": whole(corrections, "corrections", 1, 10),
+    }
+    if predictor == "none" and corrector == "none":
+        raise BadInput("Nothing moves without predictor and corrector.", "Choose one of them.")
+    return settings
+
+
+def steps_of(settings: dict[str, Any], nfe: int) -> int:
+    """Steps within so many evaluations; a corrector pays for each of its moves."""
+    corrected = settings["corrector"] != "none"
+    cost = int(settings["corrections"]) * corrected + (settings["predictor"] != "none")
+    if nfe < 2 * cost:
+        raise BadInput(
+            f"{nfe} evaluations are less than two steps of {cost} each.", "Raise the NFE."
+        )
+    return nfe // cost
+
+
+def end_error(
+    world: Mixture,
+    truth: Float[Tensor, "levels k"],
+    process: str,
+    settings: dict[str, Any],
+    nfe: int,
+    particles: int,
+    seed: int,
+) -> float:
+    """Distance to the data of one run of the predictor-corrector sampler."""
+    path, noise = process_of(process), Stream(seed)
+    grid = released_grid(steps_of(settings, nfe), LAST[process])
+    ended = run_solver(
+        "pc", world.model(path), _start(path, particles, noise), grid, noise, **settings
+    )
+    return sliced_w2(profile(ended), truth)
+
+
+def measure(
+    world: Mixture,
+    truth: Float[Tensor, "levels k"],
+    process: str,
+    method: str,
+    settings: dict[str, Any],
+    nfe: int,
+    particles: int,
+    seed: int,
+    repeats: int = REPEATS,
+) -> Point | None:
+    """Mean distance over draws with a 95 % interval; None where this NFE is too few."""
+    if method == "predictor":
+        settings = settings | {"corrector": "none"}
+        if settings["predictor"] == "none":
+            return None
+    errors = []
+    for k in range(repeats):
+        if method in RIVALS:
+            errors.append(_rival_error(world, truth, process, method, nfe, particles, seed + k))
+        elif nfe < 2 * (1 + int(settings["corrections"]) * (method == "corrected")):
+            return None
+        else:
+            errors.append(end_error(world, truth, process, settings, nfe, particles, seed + k))
+    mean = float(np.mean(errors))
+    half = STUDENT[repeats]
+    reach = half * float(np.std(errors, ddof=1) / np.sqrt(repeats))
+    return Point(method, nfe, mean, max(mean - reach, 0.0), mean + reach)
+
+
+def _rival_error(
+    world: Mixture,
+    truth: Float[Tensor, "levels k"],
+    process: str,
+    solver: str,
+    nfe: int,
+    particles: int,
+    seed: int,
+) -> float:
+    path = process_of(process)
+    steps = SOLVERS[solver].steps_for(nfe, to_zero=False)
+    grid = grids.uniform_lam(path, steps, end=LAST[process])
+    start = _start(path, particles, Stream(seed))
+    return sliced_w2(profile(run_solver(solver, world.model(path), start, grid)), truth)
+
+
+def floor(world: Mixture, particles: int, truth: Float[Tensor, "levels k"]) -> float:
+    """The distance to the truth of as many draws of the data themselves, over ten draws."""
+    draws = [world.sample(particles, rng.generator(k, "floor")) for k in range(10)]
+    return float(np.mean([sliced_w2(profile(draw), truth) for draw in draws]))
+
+
+def _start(path: Path, particles: int, noise: Stream) -> Float[Tensor, "n 2"]:
+    return path.prior_std * noise(torch.zeros(particles, 2, dtype=torch.float64), 0, "start")
+
+
+def _empty() -> Lab:
+    scenes, clouds = np.zeros((0, SIDE, SIDE), np.float32), np.zeros((0, SHOWN, 2), np.float32)
+    return Lab(scenes, np.zeros(0), clouds)
+
+
+def _seen(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:
+    """The lab with one more frame: the density at this time and the particles on it.
+
+    In the coordinates z / sqrt(a^2 + s^2), so that all noise levels fit into one window.
+    """
+    t = float(np.ravel(step.t)[0])
+    a, s = float(path.a(t)), float(path.s(t))
+    scale = float(np.hypot(a, s))
+    scene = density_of(world, a, s)
+    cloud = (step.z[:SHOWN] / scale).numpy().astype(np.float32)
+    clouds = lab.clouds if len(lab.times) else np.zeros((0, len(cloud), 2), np.float32)
+    return replace(
+        lab,
+        scenes=np.concatenate([lab.scenes, scene[None]]),
+        times=np.append(lab.times, t),
+        clouds=np.concatenate([clouds, cloud[None]]),
+        nfe=step.nfe,
+    )
+
+
+def density_of(world: Mixture, a: float, s: float) -> Float[Array, "side side"]:
+    """p_t on the window, over z / sqrt(a^2 + s^2)."""
+    line = torch.linspace(-VIEW, VIEW, SIDE, dtype=torch.float64)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = float(np.hypot(a, s)) * torch.stack([x.ravel(), y.ravel()], 1)
+    return world.log_density(points, a, s).exp().reshape(SIDE, SIDE).numpy().astype(np.float32)

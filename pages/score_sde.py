@@ -1,0 +1,575 @@
+"""Score SDE: a picture to its latent and back, samplers under the exact score and with a network,
+and control of a network that was trained without any."""
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
+from engine.core.recipe import Recipe
+from engine.pictures import as_text
+from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, RIVALS, TASKS
+from engine.world.vocabulary import TEN_OBJECTS
+from pages import _parts as parts
+from pages._frame import Frame
+from pages._handlers import named
+from pages._parts import ASSETS, BACKWARD, SERIES, Line, Shot, escape
+from pages._planes import INK, heat, plane, scatter
+
+PLOT = {"show_label": False, "container": False}
+METHODS = {"predictor": "predictor alone", "corrected": "predictor and corrector"} | RIVALS
+VIEW = 3.0
+
+
+def build(frame: Frame) -> None:
+    """What is exact first; with the networks there are three tabs of pictures more."""
+    with gr.Row(elem_classes="controls"):
+        if HERE:
+            frame.model()
+        frame.seed(7)
+    with gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs:
+        with gr.Tab("There and back", id="run"):
+            build_plane(frame)
+        with gr.Tab("Sampler lab", id="sample"):
+            build_lab(frame)
+        if HERE:
+            with gr.Tab("A picture there and back", id="trip"):
+                build_trip(frame)
+            with gr.Tab("Pictures", id="draw"):
+                build_pictures(frame)
+            with gr.Tab("Control", id="control"):
+                build_control(frame)
+    frame.demo.load(
+        named(open_tab, "score_sde_open_tab"),
+        None,
+        tabs,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    frame.breaks(
+        "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
+        "the exact score it ends several times farther from the data than the predictor alone.",
+        {"process": "vp", "predictor": "euler_maruyama", "corrector": "langevin", "nfe": 10},
+        action="sample",
+    )
+
+
+def open_tab(request: gr.Request) -> object:
+    """Opens the tab of the action that a link names."""
+    wanted = str(request.query_params.get("action", ""))
+    ours = request.query_params.get("method") in ("score_sde", "score-sde")
+    tabs = ("sample", "trip", "draw", "control") if HERE else ("sample",)
+    return gr.Tabs(selected=wanted) if ours and wanted in tabs else gr.skip()
+
+
+def shown_of(event: Progress | Done) -> tuple[Any, bool]:
+    """What an event shows, and whether it is the last one."""
+    return (event.result, True) if isinstance(event, Done) else (event.preview, False)
+
+
+def picture_params(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings with an uploaded picture as text, or without one."""
+    picture = values.pop("picture", None)
+    if picture is not None and not isinstance(picture, np.ndarray):
+        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
+    return values | ({} if picture is None else {"picture": as_text(picture)})
+
+
+def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
+    """A drawing by name, or a picture of one's own."""
+    subject = gr.Dropdown(list(TEN_OBJECTS), value="cat", label="Drawing", info="In a new pose")
+    picture = parts.picture_field(
+        label="Or your picture, shrunk to the network's size",
+        height=180,
+        sources=["upload", "clipboard"],
+        elem_classes="pixel upload",
+    )
+    return subject, picture
+
+
+# ---------------------------------------------------------------------- in the plane
+
+
+def build_plane(frame: Frame) -> None:
+    """Points to their latents, back, and elsewhere."""
+    gr.HTML(
+        "<p class='lead'>Without noise the equation runs both ways: each point goes to its latent "
+        "and comes back. With noise, the same latent ends at another point of the same density "
+        "each time. And the way itself counts how likely the point was.</p>"
+    )
+    action = frame.action("run", "There and back")
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
+            flow = gr.Plot(plane([], "x", "y"), label="The flow", **PLOT)
+        with gr.Column():
+            parts.heading("With noise", "Ends from the same latents; colours tell the latent")
+            noisy = gr.Plot(plane([], "x", "y"), label="With noise", **PLOT)
+    numbers = gr.HTML()
+    with gr.Row(elem_classes="controls"):
+        process = gr.Radio(
+            [(title, name) for name, title in PROCESSES.items()], value="vp", label="Process"
+        )
+        points = gr.Slider(1, 12, 6, step=1, label="Points")
+        others = gr.Slider(10, 200, 40, step=10, label="Ends of each latent")
+        nfe = gr.Slider(10, 500, 100, step=10, label="NFE of the noisy equation")
+    action.wire(
+        {"process": process, "points": points, "others": others, "nfe": nfe},
+        draw_plane,
+        [flow, noisy, numbers],
+        also=[process.input],
+    )
+
+
+def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+    """Curves out and back, ends with noise, densities when they are there."""
+    found, _ = shown_of(event)
+    if found is None:
+        return gr.skip(), gr.skip(), gr.skip()
+    flow = [heat(found.scene, VIEW)]
+    for track, colour, width in ((found.there, SERIES[0], 3.0), (found.back, BACKWARD, 1.3)):
+        if track is not None:
+            flow += [scatter(one, colour, mode="lines", width=width)
+                     for one in track.transpose(1, 0, 2)]  # fmt: skip
+    if found.there is not None:
+        ends = scatter(found.there[-1], SERIES[0], mode="markers", size=9)
+        ends["marker"]["symbol"] = "circle-open"
+        flow.append(ends)
+    flow.append(scatter(found.points, INK, mode="markers", size=8))
+    noisy = [heat(found.scene, VIEW)]
+    if found.elsewhere is not None:
+        for place, ends_of_one in enumerate(found.elsewhere):
+            colour = (*SERIES, BACKWARD)[place % 5]
+            noisy.append(scatter(np.clip(ends_of_one, -9, 9), colour, mode="markers", size=5))
+    noisy.append(scatter(found.points, INK, mode="markers", size=8))
+    return plane(flow, "x", "y"), plane(noisy, "x", "y"), plane_numbers(found)
+
+
+def plane_numbers(found: Any) -> str:
+    """How near the points came back, where noise takes them, and their densities."""
+    if found.gap is None:
+        return ""
+    figures = [
+        ("farthest that a point came back from itself", f"{found.gap:.1e}"),
+        ("NFE there and back", f"{found.nfe_there} + {found.nfe_back}"),
+    ]
+    if found.left is not None:
+        figures.append(("with noise, ends at another mode", f"{found.left:.0%}"))
+    rows = "".join(
+        f"<tr><td>{k + 1}</td><td>{flow:.4f}</td><td>{true:.4f}</td>"
+        f"<td>{flow - true:+.4f}</td></tr>"
+        for k, (flow, true) in enumerate(zip(found.flow_nats, found.true_nats, strict=True))
+    )
+    table = (
+        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>point</th>'
+        "<th>log density along the flow</th><th>true log density</th><th>difference</th></tr>"
+        f"{rows}</table></div><p class='note'>In nats, {found.nfe_likelihood} NFE. Points in the "
+        "plane are no 8-bit data, so there are no bits per dimension and no offset here.</p>"
+    )
+    shown = "".join(f"<div><dt>{escape(dt)}</dt><dd>{dd}</dd></div>" for dt, dd in figures)
+    return f'<dl class="figures">{shown}</dl>' + table * bool(rows)
+
+
+# ---------------------------------------------------------------------- a picture there and back
+
+
+def build_trip(frame: Frame) -> None:
+    """A picture to its latent, back, and elsewhere."""
+    gr.HTML(
+        "<p class='lead'>Without noise the equation runs both ways: the picture becomes its latent "
+        "and comes back. With noise, the same latent becomes other pictures. And the way itself "
+        "counts the bits that the picture is worth.</p>"
+    )
+    action = frame.action("trip", "There and back")
+    empty = [Shot("Picture", None, ""), Shot("Latent", None, ""),
+             Shot("Back again", None, "", backward=True)]  # fmt: skip
+    pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip")
+    numbers = gr.HTML()
+    with gr.Row(elem_classes="controls"):
+        subject, picture = picture_controls()
+        with gr.Column():
+            probes = gr.Slider(
+                1, 10, 2, step=1, label="Probes", info="For the error bar of the bits"
+            )
+            others = gr.Slider(0, 8, 3, step=1, label="Pictures with noise")
+        with gr.Column():
+            nfe = gr.Slider(10, 500, 60, step=10, label="NFE of the noisy equation")
+            tolerance = gr.Dropdown(
+                [("coarse, 0.01", 1e-2), ("0.001", 1e-3), ("as published, 0.00001", 1e-5)],
+                value=1e-3,
+                label="Tolerance of RK45",
+            )
+    action.wire(
+        {
+            "subject": subject,
+            "picture": picture,
+            "others": others,
+            "probes": probes,
+            "tolerance": tolerance,
+            "nfe": nfe,
+        },
+        draw_trip,
+        [pictures, numbers],
+        params=picture_params,
+        also=[subject.input],
+    )
+
+
+def draw_trip(event: Progress | Done, recipe: Recipe) -> tuple[object, object]:
+    """The three pictures with the films of both ways, then the others, then the bits."""
+    trip, ended = shown_of(event)
+    if trip is None or trip.original is None:
+        return gr.skip(), gr.skip()
+    back_lines = () if trip.gap is None else (f"differs by {trip.gap:.2g} of 255 a pixel",)
+    films = [f for f in (trip.to_latent, trip.to_picture) if f is not None]
+    cards = [
+        Shot("Picture", trip.original[0], "the picture", mark=0),
+        Shot(
+            "Latent",
+            None if trip.latent is None else trip.latent[0],
+            "its latent, which looks like noise",
+            (f"spread {trip.latent_spread:.2f}, 1 is perfect · {trip.nfe_there} NFE",)
+            if trip.latent_spread
+            else (),
+            trip.to_latent if ended else None,
+        ),
+        Shot(
+            "Back again",
+            trip.to_picture[-1] if trip.to_picture is not None else None,
+            "the picture that came back",
+            (*back_lines, f"{trip.nfe_back} NFE") if trip.nfe_back else (),
+            np.concatenate(films) if ended and films else None,
+            backward=True,
+        ),
+    ]
+    html = parts.shots(cards, scrub=ended, ends=("picture", "and back"))
+    if trip.others is not None:
+        columns = [f"draw {k + 1}" for k in range(len(trip.others))]
+        title = "The same latent, with noise on the way"
+        lines = [f"{trip.nfe_others} NFE"] * len(columns)
+        html += parts.sheet(columns, {title: (trip.others, lines)})
+    return html, bits_html(trip.bits) if trip.bits is not None else gr.skip()
+
+
+def bits_html(bits: Any) -> str:
+    """Bits per dimension with the offset spelled out."""
+    spread = f" ± {bits.spread:.3f}" if len(bits.probes) > 1 else ""
+    each = ", ".join(f"{one:.3f}" for one in bits.probes)
+    return (
+        '<dl class="figures">'
+        f"<div><dt>bits per dimension</dt><dd>{bits.mean:.3f}{spread}</dd></div>"
+        f"<div><dt>log density</dt><dd>{bits.nats:.0f} nats</dd></div>"
+        f"<div><dt>NFE, each with a gradient</dt><dd>{bits.nfe}</dd></div></dl>"
+        f"<p class='note'>−({bits.nats:.1f}) / ({bits.dimensions} · ln 2) + {bits.offset:g}. The "
+        f"offset {bits.offset:g} = log₂(256 / {1 - bits.low:g}) takes back the scaling of 8-bit "
+        f"values to [{bits.low:g}, 1]; it is right for dequantised 8-bit pictures only. "
+        f"8 would be pixels at random. The ± is the spread over the probes {each}.</p>"
+    )
+
+
+# ---------------------------------------------------------------------- sampler lab
+
+
+def build_lab(frame: Frame) -> None:
+    """Particles under the exact score."""
+    gr.HTML(
+        "<p class='lead'>A ring of eight modes whose score is known exactly, so only the sampler "
+        "can be wrong. Every evaluation is counted, those of the corrector too.</p>"
+    )
+    action = frame.action("sample", "Run the particles")
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            cloud = gr.Plot(
+                plane([], "x", "y"), label="Particles", elem_id="score_sde-cloud", **PLOT
+            )
+            gr.HTML(
+                '<div class="scrubber times" data-plot="score_sde-cloud">'
+                '<button type="button" class="round backward" data-way="-1" '
+                'aria-label="Play from data to noise">◀</button>'
+                '<input type="range" min="0" max="16" value="16" step="1" '
+                'aria-label="Time of the particles"><output>t = 0.000</output>'
+                '<button type="button" class="round forward" data-way="1" '
+                'aria-label="Play from noise to data">▶</button></div>',
+                js_on_load=(ASSETS / "panels" / "times.js").read_text("utf-8"),
+            )
+        with gr.Column():
+            errors = gr.Plot(curve_plot((), None), label="Error", **PLOT)
+    numbers = gr.HTML()
+    with gr.Row(elem_classes="controls"):
+        process = gr.Radio(
+            [(title, name) for name, title in PROCESSES.items()], value="ve", label="Process"
+        )
+        predictor, corrector = solver_controls()
+        with gr.Column():
+            nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
+            snr, corrections, denoise = corrector_controls()
+    action.wire(
+        {
+            "process": process,
+            "predictor": predictor,
+            "corrector": corrector,
+            "nfe": nfe,
+            "snr": snr,
+            "corrections": corrections,
+            "denoise": denoise,
+        },
+        draw_lab,
+        [cloud, errors, numbers],
+        also=[nfe.release, snr.release],
+    )
+
+
+def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Predictor and corrector."""
+    predictor = gr.Dropdown(
+        [(title, name) for name, title in PREDICTORS.items()],
+        value="reverse_diffusion",
+        label="Predictor",
+        info="One step of the reverse equation",
+    )
+    corrector = gr.Dropdown(
+        [(title, name) for name, title in CORRECTORS.items()],
+        value="langevin",
+        label="Corrector",
+        info="Moves at a noise level, before each step",
+    )
+    return predictor, corrector
+
+
+def corrector_controls() -> tuple[gr.Slider, gr.Slider, gr.Checkbox]:
+    """What the corrector does, and the last denoising."""
+    snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="Size of the corrector's moves")
+    corrections = gr.Slider(1, 5, 1, step=1, label="Corrector moves a step")
+    denoise = gr.Checkbox(True, label="Denoise last", info="Return the mean of the last step")
+    return snr, corrections, denoise
+
+
+def draw_lab(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+    """Particles at all times of the run, the error curve point by point, and the sweep."""
+    lab, ended = shown_of(event)
+    if lab is None or not len(lab.times):
+        return gr.skip(), gr.skip(), gr.skip()
+    moving = not lab.curve
+    cloud = cloud_plot(lab) if moving or ended else gr.skip()
+    return cloud, curve_plot(lab.curve, lab.floor), lab_numbers(lab)
+
+
+def cloud_plot(lab: Any) -> PlotData:
+    """Densities and particles of all times; the last is shown."""
+    last = len(lab.times) - 1
+    shades = [heat(scene, VIEW, visible=k == last) for k, scene in enumerate(lab.scenes)]
+    dots = [
+        scatter(np.clip(points, -9, 9), INK, mode="markers", size=4) | {"visible": k == last}
+        for k, points in enumerate(lab.clouds)
+    ]
+    times = [float(t) for t in lab.times]
+    return plane([*shades, *dots], "x / √(a² + s²)", "y / √(a² + s²)", meta={"times": times})
+
+
+def curve_plot(curve: Any, floor: float | None) -> PlotData:
+    """Distance against NFE with intervals; the floor is what independent draws reach."""
+    lines = []
+    for place, (name, title) in enumerate(METHODS.items()):
+        points = [point for point in curve if point.method == name]
+        if points:
+            hover = [
+                f"{title}, {p.nfe} NFE<br>{p.error:.3f} (95 %: {p.low:.3f} – {p.high:.3f})"
+                for p in points
+            ]
+            lines.append(
+                Line(
+                    title,
+                    [p.nfe for p in points],
+                    [p.error for p in points],
+                    place,
+                    hover=hover,
+                    neutral=name in RIVALS,
+                )
+            )
+    if floor is not None and curve:
+        ends = [min(p.nfe for p in curve), max(p.nfe for p in curve)]
+        lines.append(Line("floor: draws of the data", ends, [floor] * 2, neutral=True, marks=False))
+    return parts.plot(lines, "network evaluations (NFE)", "sliced W2 to the data",
+                      log_x=True, log_y=True)  # fmt: skip
+
+
+def lab_numbers(lab: Any) -> str:
+    """The error of the run shown, and the sweep over snr."""
+    if lab.error is None:
+        return ""
+    best = min(lab.sweep, key=lambda one: one.error) if lab.sweep else None
+    rows = "".join(f"<tr><td>{s.snr:g}</td><td>{s.error:.4f}</td></tr>" for s in lab.sweep)
+    sweep = (
+        f"<details><summary>By snr, at {lab.nfe} NFE</summary>"
+        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>snr</th>'
+        f"<th>sliced W2</th></tr>{rows}</table></div></details>"
+        if best
+        else ""
+    )
+    return (
+        '<dl class="figures">'
+        f"<div><dt>sliced W2 of the run shown</dt><dd>{lab.error:.3f}</dd></div>"
+        f"<div><dt>floor: as many draws of the data</dt><dd>{lab.floor:.3f}</dd></div>"
+        f"<div><dt>NFE, counted</dt><dd>{lab.nfe}</dd></div></dl>{verdict(lab.curve)}{sweep}"
+    )
+
+
+def verdict(curve: Any) -> str:
+    """Whether the corrector helped, budget by budget, where the intervals say so."""
+    budgets = sorted({point.nfe for point in curve})
+    told = []
+    for nfe in budgets:
+        found = {p.method: p for p in curve if p.nfe == nfe}
+        alone, both = found.get("predictor"), found.get("corrected")
+        if alone is None or both is None:
+            continue
+        word = (
+            "helps" if both.high < alone.low else "hurts" if both.low > alone.high else "no matter"
+        )
+        told.append(f"{nfe} NFE: {word}")
+    return f"<p class='verdict'>The corrector, by 95 % intervals. {'; '.join(told)}.</p>" * bool(
+        told
+    )
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def build_pictures(frame: Frame) -> None:
+    """The same with a network."""
+    gr.HTML(
+        "<p class='lead'>The same samplers with a small network, from one noise and at equal "
+        "numbers of evaluations. sub-VP and VP do without a corrector in the paper; VE needs it "
+        "there.</p>"
+    )
+    action = frame.action("draw", "Draw")
+    shown = gr.HTML()
+    with gr.Row(elem_classes="controls"):
+        predictor, corrector = solver_controls()
+        with gr.Column():
+            nfe = gr.Slider(10, 1000, 60, step=10, label="NFE a picture")
+            count = gr.Slider(1, 16, 4, step=1, label="Pictures")
+            with_flow = gr.Checkbox(True, label="Probability flow too")
+        with gr.Column():
+            snr, corrections, denoise = corrector_controls()
+    action.wire(
+        {
+            "predictor": predictor,
+            "corrector": corrector,
+            "nfe": nfe,
+            "snr": snr,
+            "corrections": corrections,
+            "denoise": denoise,
+            "count": count,
+            "with_flow": with_flow,
+        },
+        draw_pictures,
+        [shown],
+    )
+
+
+def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+    """A row of pictures for each sampler, the clean guess while it is under way."""
+    drawn, _ = shown_of(event)
+    if drawn is None or not drawn.strips:
+        return (gr.skip(),)
+    columns = [f"noise {k + 1}" for k in range(len(drawn.strips[0].pictures))]
+    rows = {
+        f"{strip.title}, {strip.nfe} NFE": (
+            strip.pictures,
+            [f"{strip.seconds:.1f} s for all"] if strip.done else ["on its way"],
+        )
+        for strip in drawn.strips
+    }
+    return (parts.sheet(columns, rows),)
+
+
+# ---------------------------------------------------------------------- control
+
+
+def build_control(frame: Frame) -> None:
+    """Inpainting by brush, colourisation, class by a noisy classifier."""
+    gr.HTML(
+        "<p class='lead'>The network was trained to draw anything. What is known, or wanted, is "
+        "put in at every noise level.</p>"
+    )
+    action = frame.action("control", "Draw with control")
+    shown = gr.HTML(elem_id="score_sde-controlled")
+    with gr.Row(elem_classes="controls"):
+        with gr.Column():
+            task = gr.Radio(
+                [(title, name) for name, title in TASKS.items()], value="inpaint", label="Task"
+            )
+            subject, picture = picture_controls()
+        with gr.Column():
+            mask = gr.Textbox(
+                "right",
+                label="Paint anew",
+                info="Brush below, or: left, right, top, bottom, centre",
+                max_length=256,
+                elem_id="score_sde-mask",
+                elem_classes="mono",
+            )
+            parts.suggestions("score_sde-mask", ("left", "right", "top", "bottom", "centre"))
+            gr.HTML(
+                '<div class="brush" data-brush data-field="score_sde-mask" '
+                'data-given="score_sde-controlled"><canvas width="256" height="256" role="img" '
+                'aria-label="The mask: orange is painted anew; the field above says it as text">'
+                "</canvas><p>Drag to mark, with Shift to unmark. "
+                '<button type="button" data-clear>Clear</button></p></div>',
+                js_on_load=(ASSETS / "panels" / "brush.js").read_text("utf-8"),
+                css_template=(ASSETS / "panels" / "brush.css").read_text("utf-8"),
+            )
+        with gr.Column():
+            label = gr.Dropdown(list(TEN_OBJECTS), value="penguin", label="Object of my choice")
+            weight = gr.Slider(
+                0, 20, 3, step=0.5, label="Weight w of the classifier", info="1 is the paper"
+            )
+            nfe = gr.Slider(20, 1000, 100, step=10, label="NFE a picture")
+            snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="For VE, with corrector")
+            count = gr.Slider(1, 8, 3, step=1, label="Pictures")
+    action.wire(
+        {
+            "task": task,
+            "subject": subject,
+            "picture": picture,
+            "mask": mask,
+            "label": label,
+            "weight": weight,
+            "nfe": nfe,
+            "snr": snr,
+            "count": count,
+        },
+        draw_control,
+        [shown],
+        params=picture_params,
+    )
+
+
+def draw_control(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+    """What was given and known, and what was made of it."""
+    made, ended = shown_of(event)
+    if made is None or (made.given is None and made.made is None):
+        return (gr.skip(),)
+    rows: dict[str, Any] = {}
+    count = 1 if made.made is None else len(made.made)
+    columns = [f"draw {k + 1}" for k in range(max(count, 2))]
+    if made.given is not None:
+        pair = np.concatenate([made.given, made.known])
+        rows["Given, and what of it is known"] = (pair, ["the picture", "what the sampler is told"])
+    if made.made is not None:
+        lines = [f"classifier: {sure:.0%}" for sure in made.right]
+        rows[f"{TASKS[made.task]}, {made.nfe} NFE"] = (made.made, lines)
+    said = ""
+    if ended and made.kept is not None:
+        said = f"The known part is kept to {made.kept:.2g} of 255."
+    elif ended and made.classifier_calls:
+        milliseconds = 1000 * made.classifier_seconds / made.classifier_calls
+        said = (
+            f"Beside the network, {made.classifier_calls} calls of the classifier with a gradient, "
+            f"{milliseconds:.0f} ms each. It judges its own work above: not a fair judge."
+        )
+    return (parts.sheet(columns, rows) + f"<p class='note'>{escape(said)}</p>" * bool(said),)
