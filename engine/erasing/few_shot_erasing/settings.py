@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
+from engine.erasing._views import check_choice, check_count, check_number
 from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
 from engine.world import vocabulary as words
@@ -77,8 +78,17 @@ class Settings:
     fit: str = "stretch"
     flip: bool = True
 
-    def __post_init__(self) -> None:
-        _check(self)
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
+        given = {f.name: f.default for f in fields(cls)} | given
+        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "pictures")
+        if given["pictures"]:
+            given["source"] = "uploaded"
+        _check(given)
+        concept = " ".join(given["concept"].split())
+        rate = float(given["learning_rate"])
+        return cls(**given | {"concept": concept, "learning_rate": rate})
 
     @property
     def name(self) -> str:
@@ -121,23 +131,12 @@ def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
     def start(**values: object) -> Steps:
         chosen = {name: value for name, value in values.items() if name in ours}
         rest = {name: value for name, value in values.items() if name not in ours}
-        return job(settings=Settings(**_clean(chosen)), **rest)
+        return job(settings=Settings.of(**chosen), **rest)
 
     start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
     start.__annotations__ = {**job.__annotations__, **get_type_hints(Settings)}
     start.__annotations__.pop("settings")
     return start
-
-
-def _clean(chosen: dict[str, object]) -> dict:
-    found = dict(chosen)
-    if isinstance(found.get("concept"), str):
-        found["concept"] = " ".join(str(found["concept"]).split())
-    if "pictures" in found:
-        found["pictures"] = checked_pictures(found["pictures"], MOST_PICTURES, "pictures")
-        if found["pictures"]:
-            found["source"] = "uploaded"
-    return found
 
 
 _COUNTS = {"count": MOST_PICTURES, "epochs": MOST_EPOCHS, "batch": MOST_PICTURES}
@@ -152,29 +151,19 @@ _CHOICES: dict[str, Sequence[object]] = {
 }
 
 
-def _check(given: Settings) -> None:
-    if not isinstance(given.concept, str) or not given.concept.strip():
+def _check(given: Mapping[str, Any]) -> None:
+    concept = given["concept"]
+    if not isinstance(concept, str) or not concept.strip():
         raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-    if len(given.concept) > 100:
+    if len(concept) > 100:
         raise BadInput("The concept has more than 100 characters.", "A word or two will do.")
     for name, choices in _CHOICES.items():
-        if getattr(given, name) not in choices:
-            raise BadInput(
-                f'{name} cannot be "{getattr(given, name)!s:.40}".',
-                f"Choose {', '.join(map(str, choices))}.",
-            )
+        check_choice(name, given[name], choices)
     for name, most in _COUNTS.items():
-        value = getattr(given, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise BadInput(f"{name} must be from 1 to {most}, got {value!s:.40}.", "Try 4.")
-    rate = given.learning_rate
-    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if not is_number or not 1e-8 <= rate <= LARGEST_RATE:
-        raise BadInput(
-            f"learning_rate must be from 1e-8 to {LARGEST_RATE}, got {rate!s:.40}.",
-            "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3.",
-        )
-    if given.source == "uploaded" and not given.pictures:
+        check_count(name, given[name], 1, most, "Try 4.")
+    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-2."
+    check_number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
+    if given["source"] == "uploaded" and not given["pictures"]:
         raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
 
 

@@ -54,6 +54,9 @@ from engine.core.catalog import (
 )
 from engine.core.recipe import Plain
 
+# Relations that the renderer can draw, and whether captions of the model's training tell them.
+RELATIONS = {"left of": True, "on top of": True, "inside": True, "right of": False, "under": False}
+
 _QUICK: dict[str, Plain] = {"relation": "on top of", "count": 3, "steps": 4, "batch": 2}
 
 CARD = MethodCard(

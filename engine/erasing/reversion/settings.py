@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -45,8 +45,15 @@ class Settings:
     placeholder: str = "<R>"
     fit: str = "stretch"
 
-    def __post_init__(self) -> None:
-        _check(self)
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
+        given = {f.name: f.default for f in fields(cls)} | given
+        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "exemplars")
+        given["descriptions"] = _lines(given["descriptions"])
+        _check(given)
+        rates = ("learning_rate", "weight_decay", "steer_weight", "tau", "alpha")
+        return cls(**given | {name: float(given[name]) for name in rates})
 
     @property
     def name(self) -> str:
@@ -87,7 +94,7 @@ def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
     def start(**values: object) -> Steps:
         chosen = {name: value for name, value in values.items() if name in ours}
         rest = {name: value for name, value in values.items() if name not in ours}
-        return job(settings=Settings(**_clean(chosen)), **rest)
+        return job(settings=Settings.of(**chosen), **rest)
 
     start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
     start.__annotations__ = {**job.__annotations__, **get_type_hints(Settings)}
@@ -95,34 +102,43 @@ def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
     return start
 
 
-def _clean(chosen: dict[str, object]) -> dict:
-    found = dict(chosen)
-    if "pictures" in found:
-        found["pictures"] = checked_pictures(found["pictures"], MOST_PICTURES, "exemplars")
-    told = found.get("descriptions", ())
+def _lines(told: object) -> tuple[str, ...]:
+    """Descriptions as a list, or as one text with a line for each picture."""
     if isinstance(told, str):
         told = [line for line in told.splitlines() if line.strip()]
     if not isinstance(told, list | tuple) or not all(isinstance(line, str) for line in told):
         raise BadInput("The descriptions must be texts.", 'Write one line a picture: "cat {} box".')
-    return found | {"descriptions": tuple(told)}
+    return tuple(told)
 
 
-def _check(given: Settings) -> None:
-    check_choice("relation", given.relation, tuple(RELATIONS))
-    check_choice("fit", given.fit, FITS)
-    check_count("count", given.count, 2, MOST_PICTURES, "The paper takes 4 to 10.")
-    check_count("steps", given.steps, 1, MOST_STEPS, "Try 120.")
-    check_count("batch", given.batch, 1, 16, "Try 4.")
-    check_count("accumulation", given.accumulation, 1, 16, "1 is enough for small pictures.")
-    check_count("positives", given.positives, 1, 56, "The paper takes 4.")
-    check_number("learning_rate", given.learning_rate, 1e-6, 1.0, "Try 0.01.")
-    check_number("weight_decay", given.weight_decay, 0.0, 1.0, "The paper takes 0.01.")
-    check_number("steer_weight", given.steer_weight, 0.0, 10.0, "The paper takes 0.01.")
-    check_number("tau", given.tau, 0.001, 10.0, "The paper takes 0.07.")
-    check_number("alpha", given.alpha, 0.0, 1.0, "The paper takes 0.5; 0 is uniform.")
-    if not isinstance(given.placeholder, str) or not PLACEHOLDER.fullmatch(given.placeholder):
+# Smallest and largest values, and what to try.
+_COUNTS = {
+    "count": (2, MOST_PICTURES, "The paper takes 4 to 10."),
+    "steps": (1, MOST_STEPS, "Try 120."),
+    "batch": (1, 16, "Try 4."),
+    "accumulation": (1, 16, "1 is enough for small pictures."),
+    "positives": (1, 56, "The paper takes 4."),
+}
+_NUMBERS = {
+    "learning_rate": (1e-6, 1.0, "Try 0.01."),
+    "weight_decay": (0.0, 1.0, "The paper takes 0.01."),
+    "steer_weight": (0.0, 10.0, "The paper takes 0.01."),
+    "tau": (0.001, 10.0, "The paper takes 0.07."),
+    "alpha": (0.0, 1.0, "The paper takes 0.5; 0 is uniform."),
+}
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    check_choice("relation", given["relation"], tuple(RELATIONS))
+    check_choice("fit", given["fit"], FITS)
+    for name, (fewest, most, advice) in _COUNTS.items():
+        check_count(name, given[name], fewest, most, advice)
+    for name, (least, largest, advice) in _NUMBERS.items():
+        check_number(name, given[name], least, largest, advice)
+    placeholder, initialiser = given["placeholder"], given["initialiser"]
+    if not isinstance(placeholder, str) or not PLACEHOLDER.fullmatch(placeholder):
         raise BadInput("The placeholder must be one short word.", "Take <R>.")
-    if not isinstance(given.initialiser, str) or not given.initialiser.strip():
+    if not isinstance(initialiser, str) or not initialiser.strip():
         raise BadInput("The initialiser must be a word.", 'The paper takes "and".')
-    if given.pictures:
-        uploaded(given.pictures, given.descriptions)
+    if given["pictures"]:
+        uploaded(given["pictures"], given["descriptions"])
