@@ -36,6 +36,7 @@ FORMS = {
     "LoRA for diffusers and PEFT, approximate": "lora",
 }
 PARTS = {"mlp": "feed-forward", "self_attn": "attention", "other": "embeddings and norms"}
+SHARE = "share of pictures that show it"
 PLOT = {"show_label": False, "container": False}
 
 
@@ -174,10 +175,10 @@ def _curve(frame: Frame, edit: Mapping[str, Any]) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("With the word", "Down is forgotten", 4)
-            erased = gr.Plot(parts.plot([], "steps", "share"), label="With the word", **PLOT)
+            erased = gr.Plot(label="With the word", visible=False, **PLOT)
         with gr.Column():
             parts.heading("Without it", "Up is kept", 4)
-            kept = gr.Plot(parts.plot([], "steps", "share"), label="Without it", **PLOT)
+            kept = gr.Plot(label="Without it", visible=False, **PLOT)
     became = gr.HTML("", elem_id="few-shot-became")
     measure.wire(
         {**edit, "compared": compared, "pictures_each": each, "points": points},
@@ -419,7 +420,7 @@ def _shares(found: Any, rate: Any) -> object:
                 ],
             )
         )
-    return parts.plot(lines, "steps", "share of pictures that show it", height=300)
+    return gr.Plot(value=parts.plot(lines, "steps", SHARE, height=300), visible=True)
 
 
 def _became(course: Any) -> str:

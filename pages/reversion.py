@@ -48,7 +48,7 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("The losses", "Both as they fall, or do not", 4)
-            losses = gr.Plot(parts.plot([], "step", "loss"), label="Losses", **PLOT)
+            losses = gr.Plot(label="Losses", visible=False, **PLOT)
         with gr.Column():
             parts.heading("The nearest words", "Where in the table of words the new one lies", 4)
             near = gr.HTML(nearest_table(()), elem_id="reversion-nearest")
@@ -336,7 +336,7 @@ def _losses(found: Any) -> object:
             for first in range(0, len(losses), width)
         ]
         lines.append(parts.Line(name, [x for x, _ in means], [y for _, y in means], place))
-    return parts.plot(lines, "step", "mean loss", height=300)
+    return gr.Plot(value=parts.plot(lines, "step", "mean loss", height=300), visible=True)
 
 
 def nearest_table(neighbours: Any) -> str:

@@ -8,6 +8,7 @@ that checkpoint: build them again after it.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from engine.core.job import Progress
@@ -15,13 +16,12 @@ from engine.core.recipe import ModelRef
 from engine.erasing import _sampling as sampling
 from engine.erasing.reversion.exemplars import RELATIONS
 from engine.erasing.reversion.learning import Course, learn
-from engine.erasing.reversion.settings import Settings
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
 from engine.erasing.reversion.words import SHIPPED, Word, write_file
 from engine.models.library import resolve
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
 
-STEPS = 300
 SEED = 2023  # the paper's
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def build_relations(folder: Path, options: Options) -> None:
     target.mkdir(parents=True, exist_ok=True)
     measured = {}
     for number, name in enumerate(RELATIONS, start=1):
-        settings = Settings(relation=name, count=16, steps=options.steps or STEPS)
+        steps = options.steps or SHIPPED_SETTINGS.steps
+        settings = replace(SHIPPED_SETTINGS, relation=name, steps=steps)
         word, course = _learnt(bundle, settings, begun + options.seconds * number / len(RELATIONS))
         told = {"relation": name, "base": base.source, "revision": base.revision or ""}
         file = write_file([word], told)

@@ -107,7 +107,7 @@ def curve(
             "Run the other buttons on this model, and look.",
         )
     protocol = Protocol(each=pictures_each, steps=steps, batch=4)
-    return (yield from _courses(bundle, settings, subject, protocol, compared, points, seed))
+    return (yield from courses(bundle, settings, subject, protocol, compared, points, seed))
 
 
 @with_settings
@@ -303,7 +303,7 @@ def _check_compared(compared: Sequence[str]) -> None:
         check_choice("compared", name, COMPARED)
 
 
-def _courses(
+def courses(
     bundle: DiffusionBundle,
     settings: Settings,
     subject: Subject,
@@ -338,8 +338,8 @@ def _courses(
                 course, points=(*course.points, _point(steps, drawn, reference, subject))
             )
             done += 1
-            courses = [c for c in found.courses if c.name != name]
-            found = replace(found, courses=(*courses, course))
+            others = [c for c in found.courses if c.name != name]
+            found = replace(found, courses=(*others, course))
             yield Progress(min(done, total), total, f"{name}: {steps} steps", found)
     first = found.courses[0].points[0]
     if first.target.rate >= evaluation.LEAST_ORIGINAL:

@@ -73,6 +73,10 @@ class Settings:
         return *told, *((p.shape, p.tobytes()) for p in self.pictures)
 
 
+# How the shipped words are learnt, one for each relation.
+SHIPPED_SETTINGS = Settings(count=16, steps=300)
+
+
 def exemplars_of(
     bundle: DiffusionBundle, settings: Settings, draw_numbers: np.random.Generator
 ) -> tuple[Exemplar, ...]:

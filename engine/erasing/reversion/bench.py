@@ -1,0 +1,144 @@
+"""Measures the claim on the embedded world.
+
+    python -m engine bench reversion          writes assets/claims/reversion.json
+
+1. For each relation that the renderer draws, a word learnt with the settings of the shipped ones:
+   pairs of objects that no exemplar has, drawn with the word, with its initialiser, and with the
+   relation told in words. The judge says whether relation and objects are there.
+2. The parts taken away: without steering, with uniform times, and with neither (which is textual
+   inversion), over three seeds.
+3. The row added and taken off: the share of equal bits.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from engine.core.catalog import Measured
+from engine.core.job import Progress, Steps
+from engine.core.patch import Patch
+from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
+from engine.core.reversible import compare
+from engine.erasing import _sampling as sampling
+from engine.erasing._evaluation import Rate
+from engine.erasing._measuring import machine, pooled, told
+from engine.erasing.reversion.algorithm import CHANCE, examine
+from engine.erasing.reversion.exemplars import RELATIONS, pairs
+from engine.erasing.reversion.learning import Learnt, remembered
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
+from engine.erasing.reversion.words import grown_table, nearest, table_name, with_words
+from engine.models.diffusion import DiffusionBundle
+
+COUNT, SAMPLER_STEPS, BATCH = 36, 12, 6
+ABLATED, ABLATION_STEPS, SEEDS = "on top of", 120, 3
+WITHOUT: dict[str, dict[str, float]] = {
+    "all parts": {},
+    "without steering": {"steer_weight": 0.0},
+    "uniform times": {"alpha": 0.0},
+    "textual inversion": {"steer_weight": 0.0, "alpha": 0.0},
+}
+Scores = dict[str, dict[str, Plain]]
+
+
+def run(
+    *, seed: int, model: ModelRef | str = "world", settings: Settings = SHIPPED_SETTINGS,
+    relations: Sequence[str] = tuple(RELATIONS), count: int = COUNT, ablation: bool = True,
+) -> Steps[Measured]:  # fmt: skip
+    """All three."""
+    begun, total = time.perf_counter(), len(relations) + 2
+    yield Progress(0, total, "Loading the model")
+    bundle = sampling.in_float32(sampling.open_bundle(model))
+    by_relation: dict[str, Scores] = {}
+    rates: dict[str, list[Rate]] = {"word": [], "initialiser": [], "in words": []}
+    for done, relation in enumerate(relations):
+        wanted = replace(settings, relation=relation)
+        learnt = yield from told(remembered(bundle, wanted, seed), done, total, relation)
+        ways = {"word": wanted.placeholder, "initialiser": wanted.initialiser, "in words": relation}
+        by_relation[relation] = {}
+        for name, text in ways.items():
+            found = yield from _scores(bundle, learnt, relation, text, count, seed, done, total)
+            rates[name].append(found[0])
+            by_relation[relation][name] = _plain(found)
+        near = nearest(bundle, learnt.word.row)
+        by_relation[relation]["nearest words"] = dict(near)
+    parts: dict[str, Plain] = {}
+    if ablation:
+        parts = yield from _ablation(bundle, settings, count, total - 2, total)
+    word, versus = pooled(rates["word"]), pooled(rates["initialiser"])
+    return Measured(
+        measured=word.rate,
+        versus=versus.rate,
+        interval=(word.low, word.high),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=machine(bundle.device),
+        figures={
+            "relation in words": asdict(pooled(rates["in words"])),
+            "chance": CHANCE,
+            "by relation": by_relation,
+            f"parts taken away, {ABLATED}, {ABLATION_STEPS} steps": parts,
+            "equal bits after undo": undone(bundle, learnt),
+        },
+    )
+
+
+def _ablation(
+    bundle: DiffusionBundle, settings: Settings, count: int, done: int, total: int
+) -> Generator[Progress, None, dict[str, Plain]]:
+    """Scores of each variant, pictures of all seeds together."""
+    found: dict[str, Plain] = {}
+    for name, changed in WITHOUT.items():
+        variant = replace(settings, relation=ABLATED, steps=ABLATION_STEPS, **changed)  # type: ignore[arg-type]
+        several = []
+        for seed in range(SEEDS):
+            steps = remembered(bundle, variant, seed)
+            learnt = yield from told(steps, done, total, f"{name}, seed {seed}")
+            scores = yield from _scores(
+                bundle, learnt, ABLATED, variant.placeholder, count // 2, seed, done, total
+            )
+            several.append(scores)
+        columns = list(zip(*several, strict=True))
+        found[name] = _plain([pooled(column) for column in columns])
+    return found
+
+
+def _scores(
+    bundle: DiffusionBundle,
+    learnt: Learnt,
+    relation: str,
+    text: str,
+    count: int,
+    seed: int,
+    done: int,
+    total: int,
+) -> Generator[Progress, None, list[Rate]]:
+    """Rates of relation, entities and the whole for one way of saying it."""
+    examined = pairs(relation, count, np.random.default_rng([seed, 3]), held_out=True)
+    knowing = with_words(bundle, [learnt.word])
+    steps = examine(knowing, relation, text, examined, seed, SAMPLER_STEPS, BATCH)
+    while True:
+        try:
+            now = next(steps)
+        except StopIteration as end:
+            return [Rate.of_hits(column) for column in end.value]
+        yield Progress(done, total, f"{relation}, said as {text}: {now} of {len(examined)}")
+
+
+def undone(bundle: DiffusionBundle, learnt: Learnt) -> dict[str, float]:
+    """Share of equal bits after adding the row and taking it off, by number format."""
+    name, grown, found = table_name(bundle), grown_table(bundle, [learnt.word]), {}
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        old = {name: grown[:-1].to(kind)}
+        patch = Patch.between(old, {name: grown.to(kind)}, Recipe("reversion"))
+        trip = compare(old, patch.undo(patch.apply(old)))
+        found[str(kind).removeprefix("torch.")] = trip.equal_bits
+    return found
+
+
+def _plain(rates: Sequence[Rate]) -> dict[str, Plain]:
+    names = ("relation", "both objects", "all right")
+    return {name: asdict(rate) for name, rate in zip(names, rates, strict=True)}
