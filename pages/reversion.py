@@ -261,7 +261,8 @@ def density_of(alpha: float) -> PlotData:
     """The density of the times at which the word is trained, for the slider."""
     share = np.linspace(0, 1, 101)
     alpha = min(max(float(alpha or 0), 0.0), 1.0)
-    line = parts.Line("p(t)", share, 1 - alpha * np.cos(np.pi * share), marks=False)
+    density = (1 - alpha * np.cos(np.pi * share)).tolist()
+    line = parts.Line("p(t)", share.tolist(), density, marks=False)
     title = "t / T: clean to noisy"
     return parts.plot([line], title, "p(t), 1 is uniform", height=180)
 
@@ -341,8 +342,9 @@ def _losses(found: Any) -> object:
 
 def nearest_table(neighbours: Any) -> str:
     """One row a moment: the nearest words, the nearest first."""
-    shown = [neighbours[i] for i in sorted({*np.linspace(0, len(neighbours) - 1, 7).astype(int)})]
-    shown = shown if neighbours else []
+    last = len(neighbours) - 1
+    chosen = sorted({*np.linspace(0, last, 7).astype(int).tolist()}) if neighbours else []
+    shown = [neighbours[place] for place in chosen]
     rows = "".join(
         f"<tr><td>{one.step}</td><td>"
         + escape(", ".join(f"{word} {cosine:.2f}" for word, cosine in one.words))

@@ -9,7 +9,7 @@ states alone: the UNet and the autoencoder are frozen.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from engine.models.diffusion import (
     picture_posterior,
     predict,
 )
+
+if TYPE_CHECKING:
+    from transformers.models.clip.modeling_clip import CLIPTextModel
 
 Fit = Literal["stretch", "centre", "letterbox"]
 FITS = ("stretch", "centre", "letterbox")
@@ -167,11 +170,12 @@ class Adam:
             p.addcdiv_(m, (v.sqrt() / root).add_(self.eps), value=-scale)
 
 
-def the_text_encoder(bundle: DiffusionBundle, method: str) -> nn.Module:
+def the_text_encoder(bundle: DiffusionBundle, method: str) -> "CLIPTextModel":
     """The one text encoder. Raises `ModelMismatch` for models with two."""
     if len(bundle.text_encoders) != 1:
         raise ModelMismatch(
             f"This model has two text encoders, for which {method} is not defined in its paper.",
             "Pick a Stable Diffusion model of the 1.x or 2.x layout.",
         )
-    return bundle.text_encoders[0]
+    encoder: Any = bundle.text_encoders[0]
+    return encoder

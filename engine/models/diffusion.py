@@ -168,6 +168,12 @@ def words_cut(bundle: DiffusionBundle, text: str) -> str:
     return text[kept.offset_mapping[-2][1] :].strip()
 
 
+def token_table(bundle: DiffusionBundle) -> Float[Tensor, "v d"]:
+    """The table of the first text encoder: one row a token, before positions are added."""
+    encoder: Any = bundle.text_encoders[0]
+    return encoder.get_input_embeddings().weight
+
+
 def with_tokens(bundle: DiffusionBundle, tokens: Sequence[str]) -> DiffusionBundle:
     """The bundle with names for the last rows of its token table, which an edit has appended.
 
@@ -178,7 +184,7 @@ def with_tokens(bundle: DiffusionBundle, tokens: Sequence[str]) -> DiffusionBund
     taken = [token for token in tokens if token in tokenizer.get_vocab()]
     if taken:
         raise BadInput(f'"{taken[0][:40]}" is a token of this model already.', "Choose another.")
-    rows = bundle.text_encoders[0].get_input_embeddings().num_embeddings
+    rows = len(token_table(bundle))
     # As diffusers adds them; a typed "<r>" is found too, since names are lower-cased with the text.
     tokenizer.add_tokens(list(tokens))
     if len(bundle.tokenizers) > 1 or len(tokenizer) != rows:

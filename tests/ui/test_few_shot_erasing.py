@@ -109,7 +109,7 @@ def test_pictures_of_ones_own_are_learnt_from(call, tmp_path: Path):
     Image.new("RGB", (80, 50), (250, 10, 10)).save(path)
     own = [{"image": handle_file(str(path)), "caption": None}]
     _, numbers, *_ = call("run", pictures=own, concept="my thing")
-    assert numbers.count("Learnt from, state") == 1
+    assert numbers.count("Learnt from, state 1 of 1") == 1
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
         call(action, **changed)
     assert "Something failed" not in str(refused.value)
     assert "Traceback" not in str(refused.value)
+    assert "Cannot find a function" not in str(refused.value)
 
 
 def test_a_file_that_is_no_picture_is_refused(call, tmp_path: Path):

@@ -162,6 +162,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
         call(action, **changed)
     assert "Something failed" not in str(refused.value)
     assert "Traceback" not in str(refused.value)
+    assert "Cannot find a function" not in str(refused.value)
 
 
 def test_a_file_that_holds_no_word_is_refused(call, tmp_path: Path):

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,12 +12,12 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
-from engine.core.reversible import compare
+from engine.core.reversible import RoundTrip, compare
 from engine.core.shapes import Tensor
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
-from engine.erasing._eraser import Eraser, contenders
+from engine.erasing._eraser import Erased, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._subject import Subject
 from engine.erasing._views import View, check_choice, check_count
@@ -40,6 +41,8 @@ from engine.models.library import resolve, with_tensors
 
 MOST_LOOKS, MOST_EACH = 12, 64
 PREVIEW_EVERY = 3
+
+R = TypeVar("R")
 
 
 @with_settings
@@ -237,7 +240,7 @@ def _look(
 
 def _undone(
     bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, seed: int
-) -> tuple[DiffusionBundle, tuple[str, str, str], object]:
+) -> tuple[DiffusionBundle, tuple[str, str, str], RoundTrip]:
     """The model with the patch applied and taken off, fingerprints on the way, and the measure."""
     old, new = _before_and_after(bundle, forgotten, -1)
     patch = Patch.between(old, new, Recipe("few_shot_erasing", seed=seed, label=settings.name))
@@ -360,7 +363,9 @@ def _variant(settings: Settings, name: str) -> Settings | None:
     return replace(settings, parameters=name) if name in COMPARED[:5] else None
 
 
-def _maker(bundle: DiffusionBundle, subject: Subject, name: str, seed: int) -> Steps:
+def _maker(
+    bundle: DiffusionBundle, subject: Subject, name: str, seed: int
+) -> Generator[Progress, None, Erased]:
     return made({**MAKERS, **contenders()}[name], bundle, subject, seed)
 
 
@@ -376,7 +381,7 @@ def _stages(
     ]
 
 
-def _quiet(steps: Steps, done: int, total: int) -> Generator[Progress, None, object]:
+def _quiet(steps: Steps[R], done: int, total: int) -> Generator[Progress, None, R]:
     """A part of the work under a bar of its own: how far the whole is, with the part's words."""
     while True:
         try:

@@ -29,7 +29,7 @@ from engine.erasing.reversion.steering import (
     steering_loss,
 )
 from engine.erasing.reversion.words import Word, nearest, one_token, table_name, with_words
-from engine.models.diffusion import DiffusionBundle, latent_shape, token_ids
+from engine.models.diffusion import DiffusionBundle, latent_shape, token_ids, token_table
 
 NEAREST_EVERY = 20
 
@@ -145,7 +145,7 @@ class _Task:
     ) -> "_Task":
         side = latent_shape(bundle)[1] * 2 ** (len(bundle.vae.config.block_out_channels) - 1)
         pictures = [fitted(e.picture, side, settings.fit) for e in exemplars]  # type: ignore[arg-type]
-        table = bundle.text_encoders[0].get_input_embeddings().weight.detach()
+        table = token_table(bundle).detach()
         told = with_words(bundle, [Word(settings.placeholder, torch.zeros(table.shape[1]))])
         ids = tuple(
             token_ids(told, [text.format(settings.placeholder) for text in e.descriptions])

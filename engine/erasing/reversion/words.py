@@ -18,7 +18,7 @@ import torch
 
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch
 from engine.core.shapes import Float, Tensor
-from engine.models.diffusion import DiffusionBundle, with_tokens
+from engine.models.diffusion import DiffusionBundle, token_table, with_tokens
 from engine.models.library import ASSETS, with_tensors
 from engine.models.tensor_file import TensorFile
 
@@ -83,7 +83,7 @@ def words_of(text: str, shipped: Mapping[str, Path] | None = None) -> tuple[Word
 
 def table_name(bundle: DiffusionBundle) -> str:
     """The name of the token table in the bundle's model."""
-    table = bundle.text_encoders[0].get_input_embeddings().weight
+    table = token_table(bundle)
     return next(name for name, weight in bundle.model.named_parameters() if weight is table)
 
 
@@ -92,7 +92,7 @@ def grown_table(bundle: DiffusionBundle, words: Sequence[Word]) -> Float[Tensor,
 
     Raises `ModelMismatch` when a word was learnt for embeddings of another width.
     """
-    table = bundle.text_encoders[0].get_input_embeddings().weight.detach()
+    table = token_table(bundle).detach()
     for word in words:
         if len(word.row) != table.shape[1]:
             raise ModelMismatch(
@@ -126,7 +126,7 @@ def nearest(
 ) -> tuple[tuple[str, float], ...]:
     """The whole words whose rows point most the same way, with the cosine."""
     tokenizer = bundle.tokenizers[0]
-    table = bundle.text_encoders[0].get_input_embeddings().weight.detach().float()
+    table = token_table(bundle).detach().float()
     cosines = torch.nn.functional.cosine_similarity(row.to(table)[None], table).cpu()
     known = bundle.vocabulary.words if bundle.vocabulary else None
     found: list[tuple[str, float]] = []
