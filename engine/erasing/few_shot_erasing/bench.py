@@ -35,7 +35,7 @@ from engine.erasing.few_shot_erasing.settings import Settings
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
-EACH, STUDY_EACH, STUDY_EPOCHS, STUDY_POINTS, STEPS = 16, 12, 10, 4, 10
+EACH, STUDY_EACH, STUDY_EPOCHS, STUDY_POINTS, STEPS = 8, 6, 10, 2, 10
 
 
 def run(

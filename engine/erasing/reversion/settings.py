@@ -74,7 +74,7 @@ class Settings:
 
 
 # How the shipped words are learnt, one for each relation.
-SHIPPED_SETTINGS = Settings(count=16, steps=300)
+SHIPPED_SETTINGS = Settings(count=16, steps=80)
 
 
 def exemplars_of(
