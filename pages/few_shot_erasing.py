@@ -23,7 +23,7 @@ from pages._parts import escape
 CONCEPT = "penguin"
 SUGGESTIONS = ("penguin", "cactus", "rocket", "guitar")
 PROMPTS = "a {0}; a {0} in neon style; a frog; a house"
-EPOCHS, RATE = 5, 1e-2
+EPOCHS, RATE = 5, 1e-3
 MOST_PICTURES = 8
 SOURCES = {
     "Drawn from the world": "drawn",

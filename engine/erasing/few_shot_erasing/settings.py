@@ -161,7 +161,7 @@ def _check(given: Mapping[str, Any]) -> None:
         check_choice(name, given[name], choices)
     for name, most in _COUNTS.items():
         check_count(name, given[name], 1, most, "Try 4.")
-    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-2."
+    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3."
     check_number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
     if given["source"] == "uploaded" and not given["pictures"]:
         raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")

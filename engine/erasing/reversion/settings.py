@@ -32,7 +32,7 @@ class Settings:
     pictures: tuple[np.ndarray, ...] = ()
     descriptions: tuple[str, ...] = ()
     count: int = 8
-    steps: int = 120
+    steps: int = 60
     batch: int = 4
     accumulation: int = 1
     learning_rate: float = 1e-2
