@@ -37,10 +37,13 @@ def from_text(text: str) -> NDArray[np.uint8]:
 
 def unpacked(params: Mapping[str, object]) -> dict[str, object]:
     """The settings of a recipe with its pictures as arrays, as a job takes them."""
-    return {
-        name: from_text(value) if isinstance(value, str) and value.startswith(HEAD) else value
-        for name, value in params.items()
-    }
+    return {name: _unpacked(value) for name, value in params.items()}
+
+
+def _unpacked(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_unpacked(item) for item in value]
+    return from_text(value) if isinstance(value, str) and value.startswith(HEAD) else value
 
 
 def _too_large() -> BadInput:

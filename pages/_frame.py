@@ -631,6 +631,8 @@ def filled(control: Component, value: object) -> object:
     """The update that puts a value which fits into a control."""
     if isinstance(control, gr.Image):
         return gr.Image(value=from_text(str(value)))
+    if isinstance(control, gr.Gallery):
+        return gr.Gallery(value=[from_text(text) for text in value])  # type: ignore[attr-defined]
     return type(control)(value=value)
 
 
@@ -681,6 +683,10 @@ def fits(control: Component, value: object) -> bool:
         return isinstance(value, bool)
     if isinstance(control, gr.Image):
         return isinstance(value, str) and value.startswith(HEAD)
+    if isinstance(control, gr.Gallery):
+        return isinstance(value, list) and all(
+            isinstance(text, str) and text.startswith(HEAD) for text in value
+        )
     if isinstance(control, gr.Textbox):
         return isinstance(value, str) and len(value) <= (control.max_length or 10_000)
     return False

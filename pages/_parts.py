@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
-from PIL import Image
+from PIL import Image, ImageOps
+
+from engine.core.errors import BadInput
+from engine.pictures import as_text
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -35,6 +39,8 @@ SYMBOLS = ("circle", "square", "triangle-up", "diamond")
 Image.MAX_IMAGE_PIXELS = 2_000_000
 # Larger pictures are sent smaller while a run is under way.
 PREVIEW_SIDE = 256
+# Uploaded pictures travel inside recipes, of which a million characters are read.
+LARGEST_UPLOAD, LARGEST_UPLOADS = 512, 900_000
 
 
 def theme() -> gr.themes.Base:
@@ -308,6 +314,27 @@ def comparison(
     return f'<div class="films"><div class="shots">{"".join(cards)}</div></div>'
 
 
+def baked(found: Any, size: str) -> str:
+    """What a bake says of itself: name, size, and the fingerprints before, after and undone."""
+    same = found.before == found.undone
+    return (
+        f'<div class="ticks"><p><b>{"✓" if same else "✗"} applied and undone: '
+        f"{'every bit as before' if same else 'bits differ'}</b> "
+        f'<span class="note">before <code>{_print(found.before)}</code> '
+        f'<span class="mark forward" aria-label="becomes">▶</span> '
+        f"<code>{_print(found.after)}</code> "
+        f'<span class="mark backward" aria-label="goes back to">◀</span> '
+        f"<code>{_print(found.undone)}</code></span></p>"
+        f'<p class="note">“{escape(found.name)}”: {escape(size)}. It lies on your shelf below; '
+        "undo it there.</p></div>"
+    )
+
+
+def _print(fingerprint: str) -> str:
+    """Twelve digits of a fingerprint, with or without format and shape before them."""
+    return escape(fingerprint.rpartition(" ")[2][:12])
+
+
 # ---------------------------------------------------------------------- curves
 
 
@@ -413,6 +440,44 @@ def _checked_picture(decode: Callable[[object], object], payload: object) -> obj
         said = f"This file does not read as a picture ({type(error).__name__}). Try PNG or JPEG."
         title = "Not a picture"
     raise gr.Error(said, title=title, print_exception=False)
+
+
+def pictures_field(**settings: object) -> gr.Gallery:
+    """Several pictures to upload; `pictures_in` reads what was put there."""
+    return gr.Gallery(
+        type="filepath", file_types=["image"], format="png", interactive=True, **settings
+    )
+
+
+def pictures_in(value: object, most: int) -> list[str]:
+    """The pictures of such a field as texts for a recipe, turned as their camera says.
+
+    Raises `BadInput` for a file that is no picture. Sides are halved until all fit into a recipe.
+    """
+    listed = value if isinstance(value, list | tuple) else []
+    if len(listed) > most:
+        raise BadInput(f"There are {len(listed)} pictures; {most} are allowed.", "Take fewer.")
+    pictures = [_opened(item[0] if isinstance(item, list | tuple) else item) for item in listed]
+    side = LARGEST_UPLOAD
+    while True:
+        texts = [as_text(_at_most(picture, side)) for picture in pictures]
+        if sum(map(len, texts)) < LARGEST_UPLOADS or side <= 64:
+            return texts
+        side //= 2
+
+
+def _opened(path: object) -> Image.Image:
+    try:
+        with Image.open(str(path)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput("A file does not read as a picture.", "Try PNG or JPEG.") from error
+
+
+def _at_most(picture: Image.Image, side: int) -> np.ndarray:
+    small = picture.copy()
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(small)
 
 
 def suggestions(field: str, texts: Sequence[str]) -> None:

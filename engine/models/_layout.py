@@ -302,7 +302,24 @@ def tokenizer(folder: Path) -> "CLIPTokenizer":
     length = config.get("model_max_length", 77)
     if not is_text_map(special) or type(length) is not int or not 2 < length <= 1000:
         refuse(path, "has settings that no CLIP tokenizer has")
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **special)
+    made = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **special)
+    made.add_tokens(_learnt_words(folder, len(made)))
+    return made
+
+
+def _learnt_words(folder: Path, count: int) -> list[str]:
+    """Words that were added after training, in the order of their rows after `count` others."""
+    path = folder / "tokenizer.json"
+    listed = read_json(path).get("added_tokens") if path.is_file() else None
+    words = {
+        entry["id"]: entry["content"]
+        for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict) and type(entry.get("id")) is int and entry["id"] >= count
+    }
+    numbered = sorted(words) == list(range(count, count + len(words)))
+    if not numbered or not all(isinstance(word, str) for word in words.values()):
+        refuse(path, "adds words with numbers that have gaps")
+    return [words[index] for index in sorted(words)]
 
 
 def _vocab_and_merges(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

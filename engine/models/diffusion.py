@@ -12,8 +12,9 @@ Latents are (z - shift) * scaling_factor of what the autoencoder calls z, so tha
 unit variance (Rombach et al. 2022, section D.1).
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,6 +139,13 @@ def _token_ids(bundle: DiffusionBundle, index: int, texts: Sequence[str]) -> Int
     return torch.tensor(batch.input_ids, device=bundle.device)
 
 
+def token_ids(
+    bundle: DiffusionBundle, texts: Sequence[str], encoder: int = 0
+) -> Int[Tensor, "b n"]:
+    """Token numbers of each prompt for one of the text encoders, padded to its length."""
+    return _token_ids(bundle, encoder, texts)
+
+
 def unknown_words(bundle: DiffusionBundle, text: str) -> tuple[str, ...]:
     """Words of a prompt that the model never saw in training, in order, each once.
 
@@ -158,6 +166,34 @@ def words_cut(bundle: DiffusionBundle, text: str) -> str:
     kept = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     # The last token is the end mark; the one before it is the last piece of text.
     return text[kept.offset_mapping[-2][1] :].strip()
+
+
+def token_table(bundle: DiffusionBundle) -> Float[Tensor, "v d"]:
+    """The table of the first text encoder: one row a token, before positions are added."""
+    encoder: Any = bundle.text_encoders[0]
+    return encoder.get_input_embeddings().weight
+
+
+def with_tokens(bundle: DiffusionBundle, tokens: Sequence[str]) -> DiffusionBundle:
+    """The bundle with names for the last rows of its token table, which an edit has appended.
+
+    Raises `ModelMismatch` when the tokenizer and the table do not end together, and `BadInput` for
+    a name that is a token already.
+    """
+    tokenizer = copy.deepcopy(bundle.tokenizers[0])
+    taken = [token for token in tokens if token in tokenizer.get_vocab()]
+    if taken:
+        raise BadInput(f'"{taken[0][:40]}" is a token of this model already.', "Choose another.")
+    rows = len(token_table(bundle))
+    # As diffusers adds them; a typed "<r>" is found too, since names are lower-cased with the text.
+    tokenizer.add_tokens(list(tokens))
+    if len(bundle.tokenizers) > 1 or len(tokenizer) != rows:
+        raise ModelMismatch(
+            f"This model has {rows} token rows and {len(tokenizer)} tokens, so a new word cannot "
+            "be named.",
+            "Pick a Stable Diffusion model of the 1.x or 2.x layout.",
+        )
+    return replace(bundle, tokenizers=(tokenizer,))
 
 
 # ---------------------------------------------------------------------- the network
@@ -244,6 +280,16 @@ def encode_picture(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents of pictures, float32: the mean of the posterior, or a draw with a generator."""
+    mean, std = picture_posterior(bundle, pictures)
+    if generator is None:
+        return mean
+    return mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
+
+
+def picture_posterior(
+    bundle: DiffusionBundle, pictures: UInt8[Array, "b height width 3"]
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """Mean and standard deviation of the latents of pictures, float32."""
     for name, pixels in zip(("height", "width"), pictures.shape[1:3], strict=True):
         latent_shape(bundle, **{name: pixels})
     vae = bundle.vae
@@ -251,11 +297,8 @@ def encode_picture(
     with torch.no_grad():
         posterior = vae.encode(scaled.to(vae.device, vae.dtype)).latent_dist
     z = posterior.mean.float()
-    if generator is not None:
-        noise = torch.randn(z.shape, generator=generator)
-        z = z + posterior.std.float() * noise.to(z.device)
     mean, factor = _latent_scaling(bundle, z)
-    return (z - mean) * factor
+    return (z - mean) * factor, posterior.std.float() * factor
 
 
 def decode(

@@ -62,6 +62,8 @@ def run(*, seed: int, model: ModelRef, folder: str, as_zip: bool = False) -> Ste
 def _write(bundle: DiffusionBundle, folder: Path) -> Steps[None]:
     steps = len(bundle.model) + 2
     _copy_texts(bundle.folder, folder)
+    if bundle.ref.edits:  # which may have named new tokens
+        bundle.tokenizers[0].save_pretrained(folder / "tokenizer")
     yield Progress(1, steps, "settings")
     for done, (name, network) in enumerate(bundle.model.items()):
         _save_weights(folder / name, name, network)

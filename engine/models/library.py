@@ -394,7 +394,18 @@ def _edit(base: Bundle, ref: ModelRef) -> Bundle:
     store = default_store()
     patches = [store.get(digest) for digest in ref.edits]
     with _named_memory_errors(base.card.title):
-        return replace(base, ref=ref, model=edited(base.model, patches))
+        bundle = replace(base, ref=ref, model=edited(base.model, patches))
+    words = [word for patch in patches for word in _new_words(patch)]
+    if not words:
+        return bundle
+    return importlib.import_module(LOADERS[base.card.kind]).with_tokens(bundle, words)
+
+
+def _new_words(patch: "engine.core.patch.Patch") -> list[str]:
+    """The words whose rows a patch appends to the token table, as its recipe names them."""
+    grown = [name for name in patch.rows if name.endswith("token_embedding.weight")]
+    word = patch.recipe.params.get("placeholder")
+    return [word] if grown and isinstance(word, str) else []
 
 
 # ---------------------------------------------------------------------- cache

@@ -1,0 +1,72 @@
+"""What is drawn to look at: prompts, sampler steps and guidance, checked at the door."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from engine.core.errors import BadInput
+from engine.core.shapes import Array, UInt8
+from engine.diffusion.solvers import Step
+from engine.erasing import _sampling as sampling
+from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt
+
+MOST_PROMPTS, MOST_STEPS, LARGEST_GUIDANCE = 12, 100, 30.0
+
+
+@dataclass(frozen=True)
+class View:
+    """Prompts to draw and how. Several prompts may stand in one text, between semicolons."""
+
+    prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+
+    @classmethod
+    def of(cls, prompts: Sequence[str], steps: int, guidance_scale: float) -> "View":
+        """Raises `BadInput` for anything that cannot be drawn."""
+        listed: object = prompts
+        if isinstance(prompts, str):
+            listed = [text.strip() for text in prompts.split(";") if text.strip()]
+        if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MOST_PROMPTS:
+            raise BadInput(f"Give 1 to {MOST_PROMPTS} prompts.", 'Try "a cat".')
+        if not all(isinstance(text, str) and len(text) <= 1000 for text in listed):
+            raise BadInput("A prompt must be a text of at most 1000 characters.", 'Try "a cat".')
+        check_count("steps", steps, 1, MOST_STEPS, "Try 12.")
+        check_number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is a good value.")
+        return cls(tuple(listed), steps, float(guidance_scale))
+
+    def walk(self, bundle: DiffusionBundle, seed: int) -> Iterator[Step]:
+        """The way of all prompts on one model; equal seed, equal noise."""
+        return sampling.walk(
+            bundle,
+            encode_prompt(bundle, self.prompts),
+            empty_prompt(bundle),
+            sampling.start_noise(bundle, seed, len(self.prompts)),
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+        )
+
+    def draw(self, bundle: DiffusionBundle, seed: int) -> UInt8[Array, "b h w 3"]:
+        """The pictures of all prompts at once."""
+        *_, last = self.walk(bundle, seed)
+        return sampling.decode(bundle, last.z)
+
+
+def check_count(name: str, value: object, least: int, most: int, advice: str) -> None:
+    """Raises `BadInput` unless the value is a whole number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadInput(f"{name} must be from {least} to {most}, got {value!s:.40}.", advice)
+
+
+def check_number(name: str, value: object, least: float, most: float, advice: str) -> None:
+    """Raises `BadInput` unless the value is a number in this range."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not least <= value <= most:  # type: ignore[operator]
+        raise BadInput(f"{name} must be from {least:g} to {most:g}, got {value!s:.40}.", advice)
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raises `BadInput` unless the value is one of the choices."""
+    if value not in choices:
+        raise BadInput(
+            f'{name} cannot be "{value!s:.40}".', f"Choose {', '.join(map(str, choices))}."
+        )

@@ -1,0 +1,130 @@
+"""Measures the claim on the embedded world.
+
+    python -m engine bench few-shot-erasing          writes assets/claims/few_shot_erasing.json
+
+1. Four objects, chosen before anything was drawn, each forgotten with the default settings: the
+   share of prompts with the word, and of others, that show what they name, before and after.
+2. On the first of them the curve against steps for every choice of parameters, both controls, and
+   the other methods of this family; the same prompts and noise throughout.
+3. A baked patch applied and undone: the share of equal bits, by number format.
+
+Pictures to learn from are drawn with other seeds than anything that is examined. Rates have
+Wilson's intervals.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from engine.core.catalog import Measured
+from engine.core.job import Progress, Steps
+from engine.core.patch import Patch
+from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
+from engine.core.reversible import compare
+from engine.erasing import _sampling as sampling
+from engine.erasing._evaluation import Protocol
+from engine.erasing._measuring import machine, pooled, told
+from engine.erasing._subject import Subject
+from engine.erasing.few_shot_erasing import COMPARED
+from engine.erasing.few_shot_erasing.algorithm import courses
+from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
+from engine.erasing.few_shot_erasing.results import Course, Curve, Point
+from engine.erasing.few_shot_erasing.settings import Settings
+from engine.models.diffusion import DiffusionBundle
+
+CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
+EACH, STUDY_EACH, STUDY_EPOCHS, STUDY_POINTS, STEPS = 8, 6, 10, 2, 10
+
+
+def run(
+    *, seed: int, model: ModelRef | str = "world", concepts: Sequence[str] = CONCEPTS,
+    each: int = EACH, study: bool = True,
+) -> Steps[Measured]:  # fmt: skip
+    """All three."""
+    begun = time.perf_counter()
+    total = len(concepts) + 2
+    yield Progress(0, total, "Loading the model")
+    bundle = sampling.in_float32(sampling.open_bundle(model))
+    found: dict[str, Curve] = {}
+    for done, concept in enumerate(concepts):
+        settings = Settings(concept=concept)
+        protocol = Protocol(each=each, steps=STEPS, batch=8)
+        curve = _curve(bundle, settings, protocol, (), 1, seed)
+        found[concept] = yield from told(curve, done, total, concept)
+    studied: dict[str, Plain] = {}
+    if study:
+        settings = Settings(concept=concepts[0], epochs=STUDY_EPOCHS)
+        protocol = Protocol(each=STUDY_EACH, steps=STEPS, batch=8)
+        others = tuple(name for name in COMPARED if name != settings.parameters)
+        curve = _curve(bundle, settings, protocol, others, STUDY_POINTS, seed)
+        whole = yield from told(curve, len(concepts), total, "study")
+        studied = {course.name: _plain(course) for course in whole.courses}
+    yield Progress(total - 1, total, "Baking and undoing")
+    forgotten = yield from told(
+        remembered(bundle, Settings(concept=concepts[0]), seed), total - 1, total, "undo"
+    )
+    before, after = (
+        [curve.courses[0].points[place] for curve in found.values()] for place in (0, -1)
+    )
+    target = pooled([point.target for point in after])
+    return Measured(
+        measured=target.rate,
+        versus=pooled([point.target for point in before]).rate,
+        interval=(target.low, target.high),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=machine(bundle.device),
+        figures={
+            "settings": {k: v for k, v in Settings().plain().items() if k != "concept"},
+            "kept before": asdict(pooled([p.kept for p in before])),
+            "kept after": asdict(pooled([p.kept for p in after])),
+            "near kept before": asdict(pooled([p.near for p in before])),
+            "near kept after": asdict(pooled([p.near for p in after])),
+            "by concept": {name: _plain(curve.courses[0]) for name, curve in found.items()},
+            f"study on {concepts[0]}": studied,
+            "equal bits after undo": undone(bundle, forgotten),
+        },
+    )
+
+
+def undone(bundle: DiffusionBundle, forgotten: Forgotten) -> dict[str, float]:
+    """Share of equal bits after applying and undoing the patch, by number format."""
+    state, found = bundle.model.state_dict(), {}
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        old = {name: state[name].to(kind) for name in forgotten.names}
+        new = {name: tensor.to(kind) for name, tensor in forgotten.epochs[-1].items()}
+        patch = Patch.between(old, new, Recipe("few_shot_erasing"))
+        found[str(kind).removeprefix("torch.")] = compare(
+            old, patch.undo(patch.apply(old))
+        ).equal_bits
+    return found
+
+
+def _curve(
+    bundle: DiffusionBundle,
+    settings: Settings,
+    protocol: Protocol,
+    compared: Sequence[str],
+    points: int,
+    seed: int,
+) -> Steps[Curve]:
+    subject = Subject.of(settings.concept)
+    return courses(bundle, settings, subject, protocol, compared, points, seed)
+
+
+def _plain(course: Course) -> list[Plain]:
+    return [_point(point) for point in course.points]
+
+
+def _point(point: Point) -> dict[str, Plain]:
+    return {
+        "steps": point.steps,
+        "target": asdict(point.target),
+        "near": asdict(point.near),
+        "far": asdict(point.far),
+        "mean change of other pictures": point.change,
+        "prompts with the word show": dict(point.became),
+    }

@@ -1,0 +1,148 @@
+"""The settings of a learning, checked at the door, and the exemplars they lead to."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+import numpy as np
+
+from engine.core.errors import BadInput
+from engine.core.job import Steps
+from engine.erasing._learning import FITS, checked_pictures
+from engine.erasing._views import check_choice, check_count, check_number
+from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
+from engine.erasing.reversion.words import PLACEHOLDER
+from engine.models.diffusion import DiffusionBundle
+
+MOST_PICTURES, MOST_STEPS = 16, 3000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learnt, from which exemplars, and how.
+
+    `relation` names a set that the embedded world draws; pictures of one's own, with one line of
+    `descriptions` each, take its place. The paper takes 3000 steps of effective batch 8 at 2e-3
+    (its code multiplies 2.5e-4 by the batch); here short runs at a larger rate.
+    """
+
+    relation: str = "on top of"
+    pictures: tuple[np.ndarray, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    count: int = 8
+    steps: int = 60
+    batch: int = 4
+    accumulation: int = 1
+    learning_rate: float = 1e-2
+    weight_decay: float = 1e-2
+    steer_weight: float = 0.01
+    positives: int = 4
+    tau: float = 0.07
+    alpha: float = 0.5
+    initialiser: str = "and"
+    placeholder: str = "<R>"
+    fit: str = "stretch"
+
+    @classmethod
+    def of(cls, **given: Any) -> "Settings":
+        """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
+        given = {f.name: f.default for f in fields(cls)} | given
+        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "exemplars")
+        given["descriptions"] = _lines(given["descriptions"])
+        _check(given)
+        rates = ("learning_rate", "weight_decay", "steer_weight", "tau", "alpha")
+        return cls(**given | {name: float(given[name]) for name in rates})
+
+    @property
+    def name(self) -> str:
+        """The name of the edit on the shelf."""
+        told = "own exemplars" if self.pictures else self.relation
+        return f"{self.placeholder} learnt from {told}"
+
+    def plain(self) -> dict[str, object]:
+        """As a recipe keeps them, without pictures of one's own."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        del found["pictures"]
+        return found | {"descriptions": list(self.descriptions)}
+
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal settings, pictures compared by their pixels."""
+        told = tuple(getattr(self, f.name) for f in fields(self) if f.name != "pictures")
+        return *told, *((p.shape, p.tobytes()) for p in self.pictures)
+
+
+# How the shipped words are learnt, one for each relation.
+SHIPPED_SETTINGS = Settings(count=16, steps=80)
+
+
+def exemplars_of(
+    bundle: DiffusionBundle, settings: Settings, draw_numbers: np.random.Generator
+) -> tuple[Exemplar, ...]:
+    """Pictures of one's own, or those that the renderer draws."""
+    if settings.pictures:
+        return uploaded(settings.pictures, settings.descriptions)
+    return drawn(settings.relation, settings.count, draw_numbers)
+
+
+def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
+    """The job with every field of `Settings` as a setting of its own, checked before it starts."""
+    own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
+    ours = {
+        f.name: inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+        for f in fields(Settings)
+    }
+
+    @functools.wraps(job)
+    def start(**values: object) -> Steps:
+        chosen = {name: value for name, value in values.items() if name in ours}
+        rest = {name: value for name, value in values.items() if name not in ours}
+        return job(settings=Settings.of(**chosen), **rest)
+
+    start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
+    start.__annotations__ = {**job.__annotations__, **get_type_hints(Settings)}
+    start.__annotations__.pop("settings")
+    return start
+
+
+def _lines(told: object) -> tuple[str, ...]:
+    """Descriptions as a list, or as one text with a line for each picture."""
+    if isinstance(told, str):
+        told = [line for line in told.splitlines() if line.strip()]
+    if not isinstance(told, list | tuple) or not all(isinstance(line, str) for line in told):
+        raise BadInput("The descriptions must be texts.", 'Write one line a picture: "cat {} box".')
+    return tuple(told)
+
+
+# Smallest and largest values, and what to try.
+_COUNTS = {
+    "count": (2, MOST_PICTURES, "The paper takes 4 to 10."),
+    "steps": (1, MOST_STEPS, "Try 120."),
+    "batch": (1, 16, "Try 4."),
+    "accumulation": (1, 16, "1 is enough for small pictures."),
+    "positives": (1, 56, "The paper takes 4."),
+}
+_NUMBERS = {
+    "learning_rate": (1e-6, 1.0, "Try 0.01."),
+    "weight_decay": (0.0, 1.0, "The paper takes 0.01."),
+    "steer_weight": (0.0, 10.0, "The paper takes 0.01."),
+    "tau": (0.001, 10.0, "The paper takes 0.07."),
+    "alpha": (0.0, 1.0, "The paper takes 0.5; 0 is uniform."),
+}
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    check_choice("relation", given["relation"], tuple(RELATIONS))
+    check_choice("fit", given["fit"], FITS)
+    for name, (fewest, most, advice) in _COUNTS.items():
+        check_count(name, given[name], fewest, most, advice)
+    for name, (least, largest, advice) in _NUMBERS.items():
+        check_number(name, given[name], least, largest, advice)
+    placeholder, initialiser = given["placeholder"], given["initialiser"]
+    if not isinstance(placeholder, str) or not PLACEHOLDER.fullmatch(placeholder):
+        raise BadInput("The placeholder must be one short word.", "Take <R>.")
+    if not isinstance(initialiser, str) or not initialiser.strip():
+        raise BadInput("The initialiser must be a word.", 'The paper takes "and".')
+    if given["pictures"]:
+        uploaded(given["pictures"], given["descriptions"])

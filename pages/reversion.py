@@ -1,0 +1,452 @@
+"""ReVersion: a relation is read off a few pictures as one word, and used on new objects."""
+
+import base64
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+from gradio.utils import get_upload_folder
+
+from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import default_store
+from engine.erasing.reversion import RELATIONS
+from pages import _parts as parts
+from pages import _shelf
+from pages._frame import Frame, real_number
+from pages._handlers import friendly, named
+from pages._parts import escape
+
+RELATION = "on top of"
+PROMPTS = "a cat {} a house; a star {} a boat"
+NEW = "a rose {} a car; a bear {} a burger; a crown {} a horse; an umbrella {} a bus"
+MOST_PICTURES = 16
+LARGEST_FILE = 2_000_000
+SOURCES = {
+    name: f"{name}{'' if is_told else ' (no caption says so)'}"
+    for name, is_told in RELATIONS.items()
+}
+PLOT = {"show_label": False, "container": False}
+
+
+def build(frame: Frame) -> None:
+    """Exemplars and learning; new objects; the bars; and the ways to take the word along."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            relation, pictures, descriptions = _question()
+            run = frame.action("run", "Learn the word")
+        with gr.Column(elem_classes="settings"):
+            learning, alpha, density = _settings(frame)
+        with gr.Column(elem_classes="shown"):
+            looks = gr.HTML(first_look(), elem_id="reversion-looks")
+    exemplars = gr.HTML("", elem_id="reversion-exemplars")
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            parts.heading("The losses", "Both as they fall, or do not", 4)
+            losses = gr.Plot(label="Losses", visible=False, **PLOT)
+        with gr.Column():
+            parts.heading("The nearest words", "Where in the table of words the new one lies", 4)
+            near = gr.HTML(nearest_table(()), elem_id="reversion-nearest")
+    word = _new_objects(frame)
+    _measure(frame, word)
+    _take_along(frame, word)
+    run.wire(
+        {
+            "relation": relation,
+            "pictures": pictures,
+            "descriptions": descriptions,
+            "alpha": alpha,
+            **learning,
+        },
+        draw_run,
+        [looks, exemplars, losses, near, word],
+        params=params,
+        back=values,
+    )
+    alpha.release(
+        named(density_of, "reversion_density"),
+        alpha,
+        density,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    frame.breaks(
+        "A rate thirty times too large throws the row far from every word: the loss rises and the "
+        "pictures fall apart.",
+        {"relation": RELATION, "learning_rate": 0.3, "steps": 60, "steer_weight": 0.0},
+    )
+
+
+def _question() -> tuple[gr.Radio, gr.Gallery, gr.Textbox]:
+    relation = gr.Radio(
+        [(title, name) for name, title in SOURCES.items()],
+        value=RELATION,
+        label="Pictures that show",
+        info="Fresh ones, drawn by the renderer of the embedded world; the model is not told how",
+        elem_id="reversion-relation",
+    )
+    with gr.Accordion("Your own pictures instead", open=False):
+        pictures = parts.pictures_field(
+            label="Four to ten pictures of one relation", columns=4, height=220
+        )
+        descriptions = gr.Textbox(
+            "",
+            lines=4,
+            max_length=5000,
+            label="What is on them",
+            info="One line a picture, {} where the relation stands: cat {} box",
+        )
+    return relation, pictures, descriptions
+
+
+def _settings(frame: Frame) -> tuple[dict[str, Any], gr.Slider, gr.Plot]:
+    steps = gr.Slider(20, 600, value=60, step=20, label="Steps", info="The paper takes 3000")
+    steering = gr.Slider(
+        0,
+        0.1,
+        value=0.01,
+        step=0.005,
+        label="Weight of the steering loss",
+        info="0 switches it off",
+    )
+    frame.seed(7)
+    frame.model()
+    with gr.Accordion("More settings", open=False):
+        alpha = gr.Slider(
+            0, 1, value=0.5, step=0.05, label="α of the importance sampling", info="0 is uniform"
+        )
+        density = gr.Plot(density_of(0.5), label="Density of the times", **PLOT)
+        learning = {
+            "count": gr.Slider(2, 16, value=8, step=1, label="Number of exemplars"),
+            "batch": gr.Slider(1, 8, value=4, step=1, label="Pictures a step"),
+            "learning_rate": gr.Number(0.01, label="Learning rate", minimum=1e-6, maximum=1),
+            "tau": gr.Number(0.07, label="τ of the steering", minimum=0.001, maximum=10),
+            "positives": gr.Slider(1, 8, value=4, step=1, label="Relation words a picture"),
+            "initialiser": gr.Textbox("and", label="Initialiser", max_length=40),
+            "placeholder": gr.Textbox("<R>", label="Placeholder", max_length=40),
+            "fit": gr.Dropdown(
+                ["stretch", "letterbox", "centre"],
+                value="stretch",
+                label="Pictures that are not square",
+                info="Stretching keeps directions and bends shapes",
+            ),
+            "prompts": gr.Textbox(
+                PROMPTS, label="Prompts to watch", info="{} is the word", max_length=600
+            ),
+            "looks": gr.Slider(1, 8, value=3, step=1, label="Drawings on the way"),
+            "sampler_steps": gr.Slider(4, 50, value=10, step=1, label="Sampler steps"),
+            "guidance_scale": gr.Slider(1, 12, value=4, step=0.5, label="Guidance"),
+        }
+    return {"steps": steps, "steer_weight": steering, **learning}, alpha, density
+
+
+def _new_objects(frame: Frame) -> gr.Textbox:
+    parts.heading(
+        "New objects",
+        "The word, its initialiser in its place, and the relation told in words: one noise.",
+    )
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            word = gr.Textbox(
+                RELATION,
+                label="Word",
+                lines=1,
+                max_lines=3,
+                max_length=100_000,
+                info="A shipped one by its name; a word that you learn comes here by itself",
+                elem_id="reversion-word",
+            )
+            parts.suggestions("reversion-word", tuple(RELATIONS))
+            use = frame.action("use", "Draw")
+        with gr.Column(elem_classes="settings"):
+            prompts = gr.Textbox(NEW, label="Prompts", info="{} is the word", max_length=1000)
+            told = gr.Textbox(RELATION, label="The relation in words", max_length=60)
+        with gr.Column(elem_classes="shown"):
+            titles = tuple(text.strip().replace("{}", "…") for text in NEW.split(";"))
+            drawn = gr.HTML(parts.sheet(titles, {"<R>": (None, ())}), elem_id="reversion-drawn")
+    use.wire(
+        {"word": word, "prompts": prompts, "relation": told},
+        draw_use,
+        [drawn],
+        back=values,
+    )
+    return word
+
+
+def _measure(frame: Frame, word: gr.Textbox) -> None:
+    parts.heading(
+        "How well",
+        "Pairs of objects that no exemplar has; the judge of the embedded world looks at each "
+        "picture.",
+    )
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            measure = frame.action("measure", "Measure")
+        with gr.Column(elem_classes="settings"):
+            relation = gr.Dropdown(list(RELATIONS), value=RELATION, label="Relation to look for")
+            count = gr.Slider(4, 48, value=12, step=4, label="Pictures each")
+        with gr.Column(elem_classes="shown"):
+            bars = gr.HTML("", elem_id="reversion-bars")
+    measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars])
+
+
+def _take_along(frame: Frame, word: gr.Textbox) -> None:
+    """The shelf, and textual inversion files both ways."""
+    parts.heading(
+        "Take it along",
+        "One row at the end of the token table: on your shelf other panels can use the word in "
+        "their prompts. Or as a textual inversion file, to and from other tools.",
+    )
+    bake = frame.action("bake", "Add the word and put the model on the shelf")
+    told = gr.HTML("", elem_id="reversion-baked")
+    baked = gr.State(None)
+    bake.wire({"word": word}, draw_bake, [told, baked])
+    baked.change(
+        named(on_shelf, "reversion_on_shelf"),
+        [frame.shelf.kept, baked],
+        frame.shelf.kept,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    export = frame.action("export", "Write the file")
+    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
+    export.wire({"word": word}, draw_export, [said, file])
+    given = gr.File(
+        label="A textual inversion file", file_types=[".safetensors", ".bin"], height=120
+    )
+    read = frame.action("read", "Read the file", backward=True)
+    opened = gr.HTML("", elem_id="reversion-opened")
+    read.wire({"file": given}, draw_read, [opened, word], params=file_params)
+
+
+# ---------------------------------------------------------------------- fields
+
+
+def params(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the controls give them: pictures as texts, one description a line."""
+    lines = [line.strip() for line in str(given["descriptions"] or "").splitlines()]
+    return given | {
+        "pictures": parts.pictures_in(given["pictures"], MOST_PICTURES),
+        "descriptions": [line for line in lines if line],
+        "learning_rate": real_number(given["learning_rate"], "Learning rate"),
+    }
+
+
+def values(given: dict[str, Any]) -> dict[str, Any]:
+    """The values of the controls for such settings."""
+    found = dict(given)
+    for name, joint in (("descriptions", "\n"), ("prompts", "; ")):
+        if isinstance(found.get(name), list):
+            found[name] = joint.join(map(str, found[name]))
+    return found
+
+
+def file_params(given: dict[str, Any]) -> dict[str, Any]:
+    """The content of the file as text, so that the recipe holds all that a run needs."""
+    path = given["file"]
+    if not path:
+        raise BadInput("No file is chosen.", "Put a textual inversion file into the field.")
+    data = Path(str(path)).read_bytes()
+    if len(data) > LARGEST_FILE:
+        raise BadInput("This file is too large for a learnt word.", "One row has a few kB.")
+    return {"file": base64.b64encode(data).decode("ascii")}
+
+
+def density_of(alpha: float) -> PlotData:
+    """The density of the times at which the word is trained, for the slider."""
+    share = np.linspace(0, 1, 101)
+    alpha = min(max(float(alpha or 0), 0.0), 1.0)
+    density = (1 - alpha * np.cos(np.pi * share)).tolist()
+    line = parts.Line("p(t)", share.tolist(), density, marks=False)
+    title = "t / T: clean to noisy"
+    return parts.plot([line], title, "p(t), 1 is uniform", height=180)
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def first_look() -> str:
+    prompts = [text.strip().replace("{}", "<R>") for text in PROMPTS.split(";")]
+    return parts.shots([parts.Shot(prompt, None, "") for prompt in prompts])
+
+
+def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """The losses and the nearest words as they move; then the prompts, and the word itself."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None:
+        return (gr.skip(),) * 5
+    shown = (
+        _film(found) if found.looks else gr.skip(),
+        _exemplars(found) if found.exemplars is not None else gr.skip(),
+        _losses(found),
+        nearest_table(found.neighbours),
+    )
+    return *shown, (found.word if isinstance(event, Done) else gr.skip())
+
+
+def _film(found: Any) -> str:
+    """One card a prompt, with its state at each drawing to scrub through."""
+    cards = []
+    for index, prompt in enumerate(found.prompts):
+        lines = [
+            f"after {look.step} steps: {look.verdicts[index]}"
+            for look in found.looks
+            if index < len(look.verdicts) and look.verdicts[index]
+        ]
+        frames = np.stack([look.pictures[index] for look in found.looks])
+        cards.append(
+            parts.Shot(
+                prompt,
+                frames[-1],
+                f"{prompt}, after {found.looks[-1].step} steps",
+                (lines[0], lines[-1]) if len(lines) > 1 else tuple(lines),
+                frames=frames if len(frames) > 1 else None,
+            )
+        )
+    ends = ("before", f"{found.looks[-1].step} steps")
+    return parts.shots(cards, scrub=len(found.looks) > 1, ends=ends)
+
+
+def _exemplars(found: Any) -> str:
+    texts = [text.replace("{}", found.token) for text in found.descriptions]
+    strip = parts.filmstrip("Exemplars, with their coarsest description", found.exemplars, texts)
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    time = (
+        f'<p class="note">{len(found.denoising)} steps in {found.training_seconds:.1f} s; one row '
+        "was trained, everything else stood still.</p>"
+    )
+    return strip + time + notes
+
+
+def _losses(found: Any) -> object:
+    """Running means: single steps jump with the time they drew."""
+    if not found.denoising:
+        return gr.skip()
+    width = max(len(found.denoising) // 20, 1)
+    lines = []
+    for place, (name, losses) in enumerate(
+        (("denoising", found.denoising), ("steering", found.steering))
+    ):
+        means = [
+            (min(first + width, len(losses)), float(np.mean(losses[first : first + width])))
+            for first in range(0, len(losses), width)
+        ]
+        lines.append(parts.Line(name, [x for x, _ in means], [y for _, y in means], place))
+    return gr.Plot(value=parts.plot(lines, "step", "mean loss", height=300), visible=True)
+
+
+def nearest_table(neighbours: Any) -> str:
+    """One row a moment: the nearest words, the nearest first."""
+    last = len(neighbours) - 1
+    chosen = sorted({*np.linspace(0, last, 7).astype(int).tolist()}) if neighbours else []
+    shown = [neighbours[place] for place in chosen]
+    rows = "".join(
+        f"<tr><td>{one.step}</td><td>"
+        + escape(", ".join(f"{word} {cosine:.2f}" for word, cosine in one.words))
+        + "</td></tr>"
+        for one in shown
+    )
+    return (
+        '<div class="scroll" tabindex="0"><table class="plain">'
+        f"<tr><th>step</th><th>nearest words, with the cosine</th></tr>{rows}</table></div>"
+    )
+
+
+def draw_use(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """One row for each way to say the relation."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None:
+        return (gr.skip(),)
+    rows = {name: (pictures, found.verdicts.get(name, ())) for name, pictures in found.rows.items()}
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    return (parts.sheet(found.columns, rows) + notes,)
+
+
+def draw_measure(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """Bars with their intervals; blind guessing and the told relation stand beside."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None or not found.scores:
+        return (gr.skip(),)
+    rows = "".join(
+        f"<tr><th>{escape(score.name)}</th>"
+        + "".join(_bar(rate) for rate in (score.relation, score.entities, score.whole))
+        + "</tr>"
+        for score in found.scores
+    )
+    return (
+        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>said as</th>'
+        "<th>relation seen</th><th>both objects seen</th><th>all right</th></tr>"
+        f"{rows}</table></div>"
+        f'<p class="note">Relation: {escape(found.relation)}. The judge tells three relations '
+        f"apart; guessing names one of {1 / found.chance:.0f}. “All right” is both objects in that "
+        "relation, the right way round. The last row is what the model can do when it is told in "
+        "words: more cannot be asked of a learnt one.</p>",
+    )
+
+
+def _bar(rate: Any) -> str:
+    said = f"{rate.hits} of {rate.of}, 95 %: {rate.low:.0%} to {rate.high:.0%}"
+    return (
+        f'<td><meter min="0" max="1" value="{rate.rate:.3f}" aria-label="{escape(said)}"></meter> '
+        f'{rate.rate:.0%} <span class="note">{escape(said)}</span></td>'
+    )
+
+
+def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """Fingerprints of the token table; the patch goes to the store."""
+    if isinstance(event, Progress):
+        return gr.skip(), gr.skip()
+    found: Any = event.result
+    base = recipe.model or ModelRef("world")
+    with friendly():
+        digest = default_store().put(found.patch)
+    size = f"{found.rows} row added to the token table, {found.kilobytes:.1f} kB"
+    shelved = {
+        "name": found.name,
+        "source": base.source,
+        "revision": base.revision,
+        "edits": [*base.edits, digest],
+    }
+    return parts.baked(found, size), shelved
+
+
+def on_shelf(kept: object, baked: Mapping[str, Any] | None) -> object:
+    """Puts the model with the word on the visitor's shelf."""
+    if not baked:
+        return gr.skip()
+    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
+    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
+
+
+def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """The file, with what reading it back gave."""
+    if isinstance(event, Progress):
+        return gr.skip(), gr.skip()
+    found: Any = event.result
+    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
+    (file,) = found.files.values()
+    (folder / file.name).write_bytes(file.data)
+    said = (
+        f'<div class="ticks"><p><b>Read back: {escape(", ".join(found.tokens))}, '
+        f"{found.equal_bits:.0%} of the numbers with every bit.</b></p>"
+        f'<p class="note"><code>{escape(found.note)}</code></p></div>'
+    )
+    return said, gr.File(value=str(folder / file.name), visible=True)
+
+
+def draw_read(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """The word of a file, put where the other buttons find it."""
+    if isinstance(event, Progress):
+        return gr.skip(), gr.skip()
+    found: Any = event.result
+    near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in found.nearest)
+    said = (
+        f'<div class="ticks"><p><b>{escape(", ".join(found.tokens))} stands in the field '
+        f'“Word”.</b></p><p class="note">Nearest words: {escape(near)}</p></div>'
+    )
+    return said, found.word

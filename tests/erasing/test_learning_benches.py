@@ -1,0 +1,56 @@
+"""The benchmarks of the two methods that learn from pictures run through on any checkpoint."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.core.catalog import Measured
+from engine.core.job import Job
+from engine.erasing._evaluation import Rate
+from engine.erasing._measuring import pooled
+from engine.erasing.few_shot_erasing import bench as few_shot
+from engine.erasing.reversion import bench as reversion
+from engine.erasing.reversion.settings import Settings
+from tests.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
+
+
+def test_rates_are_pooled_over_pictures():
+    found = pooled([Rate.of_hits([True, False]), Rate.of_hits([True] * 6)])
+    assert (found.hits, found.of) == (7, 8)
+
+
+def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkeypatch, tmp_path):
+    monkeypatch.setattr(few_shot, "STEPS", 2)
+    monkeypatch.setattr(few_shot, "STUDY_EACH", 1)
+    monkeypatch.setattr(few_shot, "STUDY_EPOCHS", 1)
+    monkeypatch.setattr(few_shot, "STUDY_POINTS", 1)
+    monkeypatch.setattr(few_shot, "COMPARED", ("descent", "UCE"))
+    params = {"model": folder, "concepts": ("cat", "dog"), "each": 2}
+    found = run_job(Job("engine.erasing.few_shot_erasing.bench:run", params, 0))[-1].result
+    assert set(found.figures["equal bits after undo"].values()) == {1.0}
+    assert set(found.figures["study on cat"]) == {"mlp-final-attn", "descent", "UCE"}
+    assert found.figures["kept after"]["of"] == 8
+    assert saved(found, tmp_path) == found
+
+
+def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, tmp_path):
+    monkeypatch.setattr(reversion, "SAMPLER_STEPS", 2)
+    monkeypatch.setattr(reversion, "ABLATION_STEPS", 2)
+    monkeypatch.setattr(reversion, "SEEDS", 2)
+    settings = Settings(count=2, steps=2, batch=2, positives=2)
+    params = {"model": folder, "settings": settings, "relations": ("inside",), "count": 2}
+    found = run_job(Job("engine.erasing.reversion.bench:run", params, 0))[-1].result
+    assert set(found.figures["equal bits after undo"].values()) == {1.0}
+    assert found.figures["relation in words"]["of"] == 2
+    assert saved(found, tmp_path) == found
+
+
+def saved(found: Measured, folder: Path) -> Measured:
+    """The figures as they are read back from the file that a benchmark writes."""
+    found.save("some", folder)
+    return Measured.load("some", folder)
