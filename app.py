@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
-from engine.core.catalog import Catalog, Family, discover
+from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
 
@@ -67,7 +67,7 @@ gr.set_static_paths([_parts.ASSETS / name for name in STATIC])
 if __name__ == "__main__":
     os.chdir(_parts.ASSETS.parent)  # pages name style sheet, script and fonts from here
     run = runner()
-    demo = build(discover(), run)
+    demo = build(announced(), run)
     demo.launch(**LAUNCH, prevent_thread_lock=True)
     threading.Thread(target=_warm.warm_up, args=[run], name="warm-up", daemon=True).start()
     demo.block_thread()

@@ -13,7 +13,7 @@ from gradio_client import Client
 
 from benchmarks.bars import Bar
 from benchmarks.harness import ROOT, Server, serve
-from engine.core.catalog import discover
+from engine.core.catalog import announced
 from engine.core.recipe import ModelRef, Recipe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VISITORS = 50
 def recipes() -> list[Recipe]:
     """A quick run of every action of every method, as its card gives it."""
     found = []
-    for entry in discover().values():
+    for entry in announced().values():
         model = ModelRef(entry.card.models[0]) if entry.card.models else None
         for action in entry.card.actions:
             found.append(Recipe(entry.slug, action.name, model, action.quick))

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from engine import faithfulness
-from engine.core.catalog import Catalog, Entry, Measured, discover
+from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, ModelRef, Recipe
@@ -70,10 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def list_all(arguments: Sequence[str]) -> int:
     """Print methods and models, one a line."""
     _no_more(arguments)
-    catalog = discover()
+    every = discover()
+    catalog = announced(every)
     print("methods")
     for entry in catalog.values():
         print(f"  {entry.name:24} {entry.card.undoes}")
+    for slug in sorted(set(every) - set(catalog)):
+        print(f"  {every[slug].name:24} without a panel until its claim is measured: bench it")
     for broken in catalog.broken.values():
         print(f"  {broken.slug:24} does not import; `python -m engine verify` says why")
     print("models")
@@ -136,7 +139,7 @@ def verify(arguments: Sequence[str]) -> int:
     With names of methods, golden cases and claims of these alone.
     """
     catalog = discover()
-    wanted = [catalog.find(name) for name in arguments] or list(catalog.values())
+    wanted = [catalog.find(name) for name in arguments] or list(announced(catalog).values())
     faults = 0 if arguments else _verify_files(catalog)
     compared = [entry.name for entry in wanted if faithfulness.has_golden_cases(entry)]
     if compared:

@@ -222,10 +222,10 @@ def manifest_problems(space: Space) -> list[str]:
 
 def panel_problems(space: Space) -> list[str]:
     """Panels that the catalogue lacks, models they use that are not listed, too long GPU runs."""
-    from engine.core.catalog import discover
+    from engine.core.catalog import announced
     from engine.models.library import MODELS
 
-    catalog = discover()
+    catalog = announced()
     if space.panels != ("all",):
         unknown = [panel for panel in space.panels if panel not in catalog]
         if unknown:

@@ -21,6 +21,7 @@ from tests import toy_method
 def _toy_catalog(monkeypatch):
     toy = Catalog({"toy_method": Entry(toy_method.CARD, "tests.toy_method")})
     monkeypatch.setattr(cli, "discover", lambda: toy)
+    monkeypatch.setattr(cli, "announced", lambda catalog: catalog)
 
 
 def test_list_names_methods_and_models(capsys):

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from engine import faithfulness
-from engine.core.catalog import Catalog, Measured, discover
+from engine.core import catalog as catalog_module
+from engine.core.catalog import Catalog, Measured, announced, discover
 from engine.core.job import Done, Job, Progress, events
 from engine.faithfulness import Checked
 from pages import evidence
@@ -52,3 +53,12 @@ def test_names_and_sentences_cannot_bring_markup():
     case = Checked("m", "<b>M</b>", "<script>", 0.0, 1.0, 0.0)
     assert "<script>" not in evidence.cases_table([case])
     assert "<b>M" not in evidence.cases_table([case])
+
+
+def test_a_method_is_announced_once_its_claim_is_measured(monkeypatch, tmp_path):
+    entry = discover()["nfe_lab"]
+    found = Catalog({"nfe_lab": entry, "other": entry})
+    monkeypatch.setattr(catalog_module, "CLAIMS", tmp_path)
+    assert list(announced(found)) == []
+    (tmp_path / "other.json").write_text("{}")
+    assert list(announced(found)) == ["other"]

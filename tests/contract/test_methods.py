@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.core.catalog import ROOT, TABLE_HEAD, Action, Entry, discover, methods_table, with_table
+from engine.core.catalog import ROOT, TABLE_HEAD, Action, Entry, announced, methods_table, with_table
 from tests.contract import rules
 
-CATALOG = discover()
+CATALOG = announced()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 ACTIONS = [
     pytest.param(entry, action, id=f"{entry.slug}-{action.name}")

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import ROOT, free_port
+from engine.core.catalog import announced, discover
 from tests.ui.browser import browser, new_visitor, page, server, shot, visitor
+
+# A method whose claim is not measured yet has no panel in the app, and so none to test.
+_EVERY = discover()
+collect_ignore = [f"test_{slug}.py" for slug in set(_EVERY) - set(announced(_EVERY))]
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
 
