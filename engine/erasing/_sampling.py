@@ -5,7 +5,7 @@ not from texts. The same noise and the same batch give the same bits.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion import adapters, grids, solvers
 from engine.diffusion.denoiser import Condition, Model
 from engine.diffusion.noise import Noise
-from engine.diffusion.schedules import from_alphas_cumprod
+from engine.diffusion.schedules import Path, from_alphas_cumprod
 from engine.diffusion.solvers import Step
 from engine.models import diffusion as checkpoints
 from engine.models.diffusion import Conditioning, DiffusionBundle
@@ -31,6 +31,15 @@ def open_bundle(model: ModelRef | str) -> DiffusionBundle:
     if not isinstance(bundle, DiffusionBundle):
         raise BadInput(f"{bundle.card.title} is no text-to-image model.", "Choose another one.")
     return bundle
+
+
+def in_float32(bundle: DiffusionBundle) -> DiffusionBundle:
+    """The same model in full precision, to train on: small steps vanish in half precision."""
+    if bundle.dtype in ("float32", "float64"):
+        return bundle
+    wide = load(bundle.ref, bundle.device, "float32")
+    assert isinstance(wide, DiffusionBundle)
+    return wide
 
 
 def start_noise(bundle: DiffusionBundle, seed: int, count: int) -> Float[Tensor, "b c h w"]:
@@ -48,15 +57,23 @@ def walk(
     guidance_scale: float,
 ) -> Iterator[Step]:
     """The steps from noise to latents under these embeddings, one row a picture."""
+    model = denoiser(bundle, cond, uncond, guidance_scale)
+    grid = grids.trailing(model.path, steps)
+    return solvers.solve(SOLVER, model, noise.to(bundle.device), grid)
+
+
+def denoiser(
+    bundle: DiffusionBundle, cond: Conditioning, uncond: Conditioning, guidance_scale: float
+) -> Model:
+    """The network under these embeddings, on its own noise path."""
 
     def net(x: Tensor, label: Tensor, **condition: Tensor) -> Tensor:
         told = Conditioning(condition["tokens"], condition.get("pooled"))
         return checkpoints.predict(bundle, x, label, told)
 
-    path = from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
-    model = Model(
+    return Model(
         net,
-        path,
+        path_of(bundle),
         adapters.KINDS[bundle.prediction_type],
         "index",
         guidance=guidance_scale,
@@ -65,7 +82,35 @@ def walk(
         dtype=torch.float32,
         device=bundle.device,
     )
-    return solvers.solve(SOLVER, model, noise.to(bundle.device), grids.trailing(path, steps))
+
+
+def visit(
+    bundle: DiffusionBundle,
+    cond: Conditioning,
+    uncond: Conditioning,
+    noise: Float[Tensor, "b c h w"],
+    *,
+    steps: int,
+    guidance_scale: float,
+    stops: Collection[int],
+) -> Iterator[tuple[Float[Tensor, "b c h w"], float]]:
+    """States on a DDIM walk of `steps` steps, after each of these numbers of them, with their time.
+
+    The network is asked for a step only when the next state is, so what is learned at one stop is
+    in force on the way to the next.
+    """
+    model = denoiser(bundle, cond, uncond, guidance_scale)
+    grid = grids.trailing(model.path, steps)
+    for step in solvers.solve("ddim", model, noise.to(bundle.device), grid):
+        if step.i + 1 in stops:
+            yield step.z, float(step.t)
+        if step.i + 1 >= max(stops):
+            return
+
+
+def path_of(bundle: DiffusionBundle) -> Path:
+    """The noise path the checkpoint was trained on, in its timesteps."""
+    return from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
 
 
 def decode(bundle: DiffusionBundle, latents: Float[Tensor, "b c lh lw"]) -> UInt8[Array, "b h w 3"]:

@@ -138,6 +138,13 @@ def _token_ids(bundle: DiffusionBundle, index: int, texts: Sequence[str]) -> Int
     return torch.tensor(batch.input_ids, device=bundle.device)
 
 
+def token_ids(
+    bundle: DiffusionBundle, texts: Sequence[str], encoder: int = 0
+) -> Int[Tensor, "b n"]:
+    """Token numbers of each prompt for one of the text encoders, padded to its length."""
+    return _token_ids(bundle, encoder, texts)
+
+
 def unknown_words(bundle: DiffusionBundle, text: str) -> tuple[str, ...]:
     """Words of a prompt that the model never saw in training, in order, each once.
 

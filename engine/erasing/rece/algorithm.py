@@ -15,9 +15,10 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.erasing import _sampling as sampling
+from engine.erasing._recent import Recent
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import per_layer
-from engine.erasing.rece.edit import Edit, Recent, Settings, erase, projections, with_settings
+from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_settings
 from engine.erasing.rece.exports import FORMS, exported
 from engine.erasing.rece.results import (
     Attacked,

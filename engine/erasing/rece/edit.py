@@ -6,24 +6,22 @@ the embedding of the prompt, the model is not touched) or gives new weights (bak
 
 import functools
 import inspect
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Steps
 from engine.core.shapes import Float, Tensor
+from engine.erasing._recent import Recent
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece.token_rows import RULES, Encoded, Rule, encode, kept_rows, pair
 from engine.models.diffusion import Conditioning, DiffusionBundle
 
-T = TypeVar("T")
 Technique = Literal["replace", "tensor"]
 Part = Literal["both", "keys", "values"]
 Templates = Literal["none", "art", "object"]
@@ -423,36 +421,6 @@ def _weight_gram(
     """sum W^T W of a checkpoint, kept for the next edit of it."""
     key = (bundle.ref, str(bundle.folder), bundle.dtype, part)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
-
-
-class Recent(Generic[T]):
-    """The values last asked for, by key."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of a key, made where it is not there."""
-        kept = self.peek(key)
-        if kept is None:
-            kept = make()
-            self.put(key, kept)
-        return kept
-
-    def peek(self, key: Hashable) -> T | None:
-        """The value of a key, or None."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: Hashable, value: T) -> None:
-        with self._lock:
-            self._kept[key] = value
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
 
 
 _EDITS: Recent[Edit] = Recent(12)
