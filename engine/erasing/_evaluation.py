@@ -365,11 +365,12 @@ def score(
 
 
 def _feature_change(
-    features: NDArray[np.float32], truth: NDArray[np.float32]
+    features: NDArray[np.floating], truth: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Distance of each picture to the original's, over the mean distance of different originals."""
     if not features.shape[1] or len(truth) < 2:
         return np.zeros(0)
+    features, truth = features.astype(np.float64), truth.astype(np.float64)
     moved = np.linalg.norm(features - truth, axis=1)
     apart = np.linalg.norm(truth[:, None] - truth[None], axis=-1)
     return moved / max(float(apart.sum() / (len(truth) * (len(truth) - 1))), 1e-12)
