@@ -16,6 +16,7 @@ nothing can be said about an erasure, and no score is given.
 """
 
 import csv
+import functools
 import io
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -185,24 +186,27 @@ def draw_asks(
     """
     rows = range(len(asks)) if rows is None else rows
     told = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
-    noise = noise_of(eraser.bundle, seed, rows)
-    parts, begun, total = [], time.perf_counter(), len(asks) * protocol.steps
+    noise, judge = noise_of(eraser.bundle, seed, rows), judge_of(eraser.bundle)
+    parts: list[Drawn] = []
+    total = len(asks) * protocol.steps
     for first in range(0, len(asks), protocol.batch):
-        part = slice(first, first + protocol.batch)
+        part, begun = slice(first, first + protocol.batch), time.perf_counter()
         walked = eraser.walk(
             told.rows(part),
             noise[part],
             steps=protocol.steps,
             guidance_scale=protocol.guidance_scale,
         )
+        latents = noise[part]
         for step in walked:
-            done = first * protocol.steps + (step.i + 1) * len(noise[part])
+            latents = step.z
+            done = first * protocol.steps + (step.i + 1) * len(latents)
             yield Progress(min(done, total), total, note or eraser.name)
-        parts.append(eraser.pictures(step.z))
+        pictures = eraser.pictures(latents)
+        seconds = (time.perf_counter() - begun) / len(pictures)
         yield Progress(min(done, total), total, note or eraser.name)
-    pictures = np.concatenate(parts)
-    seconds = (time.perf_counter() - begun) / len(asks)
-    return judged(eraser.name, asks, pictures, seconds, subject, judge_of(eraser.bundle))
+        parts.append(judged(eraser.name, asks[part], pictures, seconds, subject, judge))
+    return functools.reduce(joined, parts)
 
 
 def judged(
@@ -249,6 +253,20 @@ def joined(first: Drawn, second: Drawn) -> Drawn:
         whole=first.whole + second.whole,
         features=np.concatenate([first.features, second.features]),
         seconds=float(np.average([first.seconds, second.seconds], weights=count)),
+    )
+
+
+def rearranged(drawn: Drawn, order: Sequence[int]) -> Drawn:
+    """The same pictures in another order."""
+    at = [int(number) for number in order]
+    return replace(
+        drawn,
+        asks=tuple(drawn.asks[i] for i in at),
+        pictures=drawn.pictures[at],
+        lines=tuple(drawn.lines[i] for i in at),
+        shows=tuple(drawn.shows[i] for i in at) if drawn.shows else (),
+        whole=tuple(drawn.whole[i] for i in at) if drawn.whole else (),
+        features=drawn.features[at],
     )
 
 

@@ -43,6 +43,7 @@ from engine.erasing.spm.results import (
     Transferred,
     Transported,
 )
+from engine.erasing.spm.shipped import shipped
 from engine.erasing.spm.training import Plan, Trained, train
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, words_cut
 from engine.models.library import resolve
@@ -58,17 +59,22 @@ UNRELATED = ("a car", "a house", "a rose", "a guitar", "a dog")
 
 @dataclass(frozen=True)
 class Settings:
-    """Which membranes, and how they are trained; `files` are published files as data texts."""
+    """Which membranes, and how they are trained; `files` are published files as data texts.
+
+    A membrane that ships with the model is taken where there is one for these settings, unless a
+    `fresh` one is asked for.
+    """
 
     concepts: tuple[str, ...] = ("cat",)
     anchor: str = ""
     eta: float = 1.0
-    la_strength: float = 1000.0
-    anchors: int = 4
-    iterations: int = 100
-    learning_rate: float = 3e-3
+    la_strength: float = Plan.la_strength
+    anchors: int = Plan.anchors
+    iterations: int = Plan.iterations
+    learning_rate: float = Plan.learning_rate
     rank: int = 1
     official_anchor_order: bool = False
+    fresh: bool = False
     files: tuple[str, ...] = ()
 
     @classmethod
@@ -85,9 +91,9 @@ class Settings:
         anchor = given["anchor"]
         if not isinstance(anchor, str) or len(anchor) > 300:
             raise BadInput("anchor must be a short text.", 'Leave it empty, or try "animal".')
-        order = given["official_anchor_order"]
-        if not isinstance(order, bool):
-            raise BadInput("official_anchor_order is true or false.", "Leave it out.")
+        for name in ("official_anchor_order", "fresh"):
+            if not isinstance(given[name], bool):
+                raise BadInput(f"{name} is true or false.", "Leave it out.")
         return cls(
             concepts,
             anchor.strip(),
@@ -97,7 +103,8 @@ class Settings:
             checks.count("iterations", given["iterations"], 1, 3000, "100 take some seconds."),
             checks.number("learning_rate", given["learning_rate"], 1e-6, 0.1, "Try 0.003."),
             checks.count("rank", given["rank"], 1, 16, "The paper's rank is 1."),
-            order,
+            given["official_anchor_order"],
+            given["fresh"],
             tuple(files),
         )
 
@@ -313,7 +320,7 @@ def _trained(
     membranes, total = [], len(settings.concepts) * settings.iterations
     for number, concept in enumerate(settings.concepts):
         steps, done = train(bundle, concept, settings.plan, seed), number * settings.iterations
-        trained = None
+        trained = None if settings.fresh else shipped(bundle, concept, settings.plan)
         while trained is None:
             try:
                 event, so_far = next(steps)

@@ -4,6 +4,7 @@ An attacker's embedding is what the gate's cosine reads; the text is what its wo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from engine.core.job import Progress, Steps
@@ -13,6 +14,7 @@ from engine.erasing._subject import Subject
 from engine.erasing.spm.algorithm import Settings, opened_by
 from engine.erasing.spm.files import baked
 from engine.erasing.spm.membrane import Membrane, with_membranes
+from engine.erasing.spm.shipped import shipped
 from engine.erasing.spm.training import train
 from engine.models.diffusion import DiffusionBundle
 
@@ -21,6 +23,9 @@ def spm(
     bundle: DiffusionBundle, subject: Subject, seed: int, *, way: str, name: str
 ) -> Steps[Erased]:
     """One membrane, trained with the defaults of the panel; the anchor is the empty text."""
+    if (held := shipped(bundle, subject.concept, Settings().plan)) is not None:
+        erased = _erased(name, bundle, held.membrane, way)
+        return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
     steps = train(bundle, subject.concept, Settings().plan, seed)
     while True:
         try:

@@ -71,7 +71,7 @@ def read(data: bytes, unet: nn.Module) -> Membrane:
             "It was made for another architecture, or it is a LoRA of another kind.",
         )
     down, up, alphas = {}, {}, set()
-    for name in stems:
+    for name in (name for name in paths if name in stems):
         parts = {k: tensors.get(f"{name}.{k}") for k in ("lora_down.weight", "lora_up.weight")}
         if any(part is None for part in parts.values()):
             raise BadInput(f"The file lacks one half of {name}.", "Export it again.")

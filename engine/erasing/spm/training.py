@@ -42,10 +42,10 @@ class Plan:
 
     anchor: str = ""
     eta: float = 1.0
-    la_strength: float = 1000.0
+    la_strength: float = 100.0
     anchors: int = 4
     iterations: int = 100
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     rank: int = 1
     walk_steps: int = 10
     visits: int = 5
