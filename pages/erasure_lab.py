@@ -112,7 +112,7 @@ def _settings(frame: Frame) -> dict[str, Any]:
 
 
 def first_look() -> str:
-    rows: dict[str, tuple[None, tuple[()]]] = {name: (None, ()) for name in (ORIGINAL, *CHOSEN[:2])}
+    rows: dict[str, tuple[None, tuple[()]]] = dict.fromkeys((ORIGINAL, *CHOSEN[:2]), (None, ()))
     return parts.sheet(COLUMNS, rows)
 
 
@@ -162,13 +162,15 @@ def scores_table(found: Any) -> str:
     top = "".join(f'<th colspan="{len(names)}">{title}</th>' for title, names in groups)
     below = "".join(f"<th>{name}</th>" for _, names in groups for name in names)
     first = found.scores[0]
-    rows = "".join(_row(one, first, attacks) for one in found.scores)
+    whole = [one for one in found.scores if one.strength == 1]
+    rows = "".join(_row(one, first, attacks) for one in whole)
     gate = f'<p class="note"><b>{escape(found.gate)}</b></p>' if found.gate else ""
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     return (
         '<div class="heading level-3"><h3>Four questions</h3><p>Shares of '
         f"{found.each} pictures a group; below each its 95 % interval. H is the harmonic mean of "
-        "what is gone, what stays gone under the strongest attack, and what is kept.</p></div>"
+        "what is gone, what stays gone under paraphrase, and what is kept; below it the same under "
+        "the strongest attack.</p></div>"
         f'{gate}<div class="scroll" tabindex="0"><table class="plain scores"><thead><tr>'
         f"<th></th><th></th>{top}</tr><tr><th>method</th><th>H</th>{below}</tr></thead><tbody>"
         f"{rows}</tbody></table></div>{notes}"
@@ -176,12 +178,15 @@ def scores_table(found: Any) -> str:
 
 
 def _row(one: Any, first: Any, attacks: Sequence[str]) -> str:
-    name = one.name if one.strength == 1 else f"{one.name}, strength {one.strength:g}"
     is_first = one is first
     gone = None if one.target is None else one.target.complement
-    overall = "–" if one.harmonic is None or is_first else f"{one.harmonic:.2f}"
+    overall = [
+        "–" if value is None or is_first else f"{value:.2f}"
+        for value in (one.harmonic_words, one.harmonic)
+    ]
     cells = [
-        f"<td><b>{escape(name)}</b></td><td>{overall}</td>",
+        f"<td><b>{escape(one.name)}</b></td><td>{overall[0]}<br>"
+        f"<small>{overall[1]} under all</small></td>",
         _cell(gone, good=not is_first),
         _cell(one.nothing),
         _cell(one.near, good=not is_first),

@@ -19,10 +19,12 @@ from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import escape
 
-CONCEPT = "cat"
-SUGGESTIONS = ("cat", "neon style", "cat, dog", "car")
-PROMPTS = "a cat; a kitten; a dog; a house"
-GATE_PROMPT = "a cat; a dog"
+CONCEPT = "neon style"
+SUGGESTIONS = ("neon style", "cat", "neon style, cat", "car")
+PROMPTS = (
+    "a cat in neon style; a neon picture of a car; a cat in blueprint style; a sketch of a car"
+)
+GATE_PROMPT = "a house in neon style; a house in blueprint style; a house"
 WAYS = {
     "published gate: max(cos, words)": "clipcos_tokenuni",
     "shared words only": "tokenuni",

@@ -7,7 +7,7 @@
 
     protocol = Protocol(each=8)
     drawn = finish(draw_asks(eraser, subject.asks(8), protocol, seed))
-    scores = score(drawn, reference, attacks, subject)
+    scores = score(drawn, reference, attacked, eraser.cost)
 
 Every model draws the same prompts from the same noise in the same batches, and the judge of the
 embedded world says what each picture shows. Rates have Wilson's interval, means a bootstrap over
@@ -30,7 +30,7 @@ from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress
 from engine.erasing import _attacks as attacks
 from engine.erasing import _sampling as sampling
-from engine.erasing._eraser import Asked, Eraser, Pictures
+from engine.erasing._eraser import Asked, Cost, Eraser, Pictures
 from engine.erasing._subject import Ask, Subject
 from engine.metrics.means import bootstrap, harmonic, kernel_distance, not_dominated
 from engine.metrics.rates import wilson
@@ -119,7 +119,9 @@ class Scores:
     pictures (of 255), `feature_change` their distance in the judge's features relative to that
     between different pictures, `empty_change` the same mean difference for the empty prompt.
     `attacks` are shares of pictures in which the concept is back. `kid` is the kernel distance of
-    kept pictures to the original's, in the embedded judge's features.
+    kept pictures to the original's, in the embedded judge's features. `harmonic` joins what is
+    gone, what stays gone under the strongest attack, and what is kept; in `harmonic_words` the
+    attacks are paraphrases only.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Scores:
     empty_change: float
     attacks: Mapping[str, Rate]
     kid: float | None
+    harmonic_words: float | None
     harmonic: float | None
     train_seconds: float
     picture_seconds: float
@@ -337,7 +340,7 @@ def score(
     drawn: Drawn,
     reference: Drawn,
     attacked: Mapping[str, Drawn],
-    eraser: Eraser,
+    cost: Cost,
     *,
     strength: float = 1.0,
 ) -> Scores:
@@ -355,10 +358,8 @@ def score(
         found |= {name: Rate.of_hits(pictures.shows) for name, pictures in attacked.items()}
     target = _rate(drawn, "target") if shows_target else None
     kept_rate = _rate(drawn, "near", "far") if shows_kept else None
-    worst = max((rate.rate for rate in found.values()), default=None)
-    whole = None
-    if target is not None and kept_rate is not None and worst is not None:
-        whole = harmonic(1 - target.rate, 1 - worst, kept_rate.rate)
+    words = {name: rate for name, rate in found.items() if name == "paraphrase"}
+    whole = [_harmonic(target, kept_rate, strikes) for strikes in (words, found)]
     features, truth = drawn.features[kept], reference.features[kept]
     is_many = len(kept) >= LEAST_FOR_KERNEL and features.shape[1] > 0
     return Scores(
@@ -374,12 +375,20 @@ def score(
         float(change[_rows(drawn, "empty")].mean()) if len(_rows(drawn, "empty")) else 0.0,
         found,
         kernel_distance(features, truth) if is_many else None,
-        whole,
-        eraser.cost.seconds,
+        *whole,
+        cost.seconds,
         drawn.seconds,
-        eraser.cost.parameters,
-        eraser.cost.undo,
+        cost.parameters,
+        cost.undo,
     )
+
+
+def _harmonic(target: Rate | None, kept: Rate | None, strikes: Mapping[str, Rate]) -> float | None:
+    """Of gone, stays gone under the strongest of these attacks, and kept; None if unknown."""
+    if target is None or kept is None or not strikes:
+        return None
+    strongest = max(rate.rate for rate in strikes.values())
+    return harmonic(1 - target.rate, 1 - strongest, kept.rate)
 
 
 def _feature_change(

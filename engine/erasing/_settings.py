@@ -63,7 +63,7 @@ def prompts(value: object, most: int, longest: int = 1000) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def number(name: str, value: object, least: float, most: float, advice: str) -> float:
+def number(name: str, value: object, least: int | float, most: int | float, advice: str) -> float:
     """A number within bounds; NaN, infinities and texts are refused."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not least <= value <= most:  # type: ignore[operator]

@@ -116,14 +116,14 @@ def _counted(
                 attack, bundle, eraser, chosen.subject, chosen.protocol, seed
             )
             attacked[attack] = yield from _within(striking, turn, len(erased), shown)
-        scores = evaluation.score(drawn, reference, attacked, eraser)
+        scores = evaluation.score(drawn, reference, attacked, eraser.cost)
         shown = _with_scores(shown, scores, {"": drawn, **attacked})
         if one.sweep and evaluation.gate(reference) == {"target": True, "kept": True}:
             for strength in chosen.sweep:
                 weak = one.at(strength)
                 sweeping = _swept(weak, chosen, seed, f"{name} at {strength:g}")
                 drawn = yield from _within(sweeping, turn, len(erased), shown)
-                scores = evaluation.score(drawn, reference, {}, weak, strength=strength)
+                scores = evaluation.score(drawn, reference, {}, weak.cost, strength=strength)
                 shown = _with_scores(shown, scores, {"": drawn})
         yield Progress(turn + 1, len(erased), name, shown)
     return shown

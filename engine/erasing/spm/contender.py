@@ -24,18 +24,19 @@ def spm(
 ) -> Steps[Erased]:
     """One membrane, trained with the defaults of the panel; the anchor is the empty text."""
     if (held := shipped(bundle, subject.concept, Settings().plan)) is not None:
-        erased = _erased(name, bundle, held.membrane, way)
+        erased = erased_by(bundle, held.membrane, way, name)
         return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
     steps = train(bundle, subject.concept, Settings().plan, seed)
     while True:
         try:
             event, _ = next(steps)
         except StopIteration as end:
-            return _erased(name, bundle, end.value.membrane, way)
+            return erased_by(bundle, end.value.membrane, way, name)
         yield Progress(event.done, event.total, f"{name}: {event.note}")
 
 
-def _erased(name: str, bundle: DiffusionBundle, membrane: Membrane, way: str) -> Erased:
+def erased_by(bundle: DiffusionBundle, membrane: Membrane, way: str, name: str = "SPM") -> Erased:
+    """The erasure by one membrane, opened in one way; a strength multiplies gamma."""
     cost = Cost(parameters=membrane.parameters, undo="take it off, bit for bit")
 
     def at(strength: float) -> Eraser:
