@@ -250,7 +250,7 @@ def plane(found: Any) -> object:
             hover=[f"{_told(point, point.name)}: no other point beats it" for point in best],
         )
     )
-    figure = parts.plot(lines, "kept, %", "erased, %", height=420)
+    figure = parts.plot(lines, "kept, %", "erased, %", height=420, percent=True)
     return gr.Plot(value=figure, visible=True)
 
 

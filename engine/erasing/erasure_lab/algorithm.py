@@ -177,7 +177,7 @@ def _rest(
     """All pictures in the order of the asks, those of the sheet not drawn again."""
     rows = [number for number in range(len(chosen.asks)) if number not in chosen.columns]
     other = yield from _drawn(eraser, chosen, rows, seed, f"{eraser.name}: counting")
-    both, order = evaluation.joined(sheet, other), np.argsort([*chosen.columns, *rows])
+    both, order = evaluation.joined(sheet, other), np.argsort([*chosen.columns, *rows]).tolist()
     return evaluation.rearranged(both, order)
 
 
