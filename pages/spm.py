@@ -142,7 +142,7 @@ def _training() -> dict[str, Any]:
         "iterations": gr.Slider(
             10,
             600,
-            value=100,
+            value=80,
             step=10,
             label="Iterations",
             info="Stop keeps what was learned: pressing Erase again goes on from there",
@@ -150,14 +150,14 @@ def _training() -> dict[str, Any]:
         "la_strength": gr.Slider(
             0,
             1000,
-            value=100,
+            value=30,
             step=1,
             label="λ of latent anchoring",
             info="Holds other embeddings in place",
         ),
-        "anchors": gr.Slider(0, 8, value=4, step=1, label="Random anchors an iteration"),
+        "anchors": gr.Slider(0, 8, value=2, step=1, label="Random anchors an iteration"),
         "eta": gr.Slider(0, 4, value=1, step=0.1, label="η", info="How far past the anchor"),
-        "learning_rate": gr.Number(0.01, label="Learning rate", minimum=1e-6, maximum=0.1),
+        "learning_rate": gr.Number(0.02, label="Learning rate", minimum=1e-6, maximum=0.1),
         "rank": gr.Slider(1, 8, value=1, step=1, label="Rank", info="The paper's is 1"),
         "official_anchor_order": gr.Checkbox(
             False,
@@ -332,7 +332,7 @@ def loss_plots(curves: Sequence[Any]) -> tuple[object, object]:
     return found[0], found[1]
 
 
-def _smooth(values: Any, width: int = 5) -> Any:
+def _smooth(values: Any, width: int = 9) -> Any:
     """A running mean over one walk: the loss at a noisy time is not that at a clean one."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) <= width:

@@ -14,6 +14,7 @@ from engine.erasing import _settings as checks
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, Maker, contenders
 from engine.erasing._evaluation import ATTACKS, Drawn, Protocol, Scores
+from engine.erasing._progress import WHOLE, within
 from engine.erasing._recent import Recent
 from engine.erasing._subject import Ask, Subject
 from engine.erasing.erasure_lab import METHODS, ORIGINAL, methods
@@ -24,6 +25,7 @@ MOST_EACH, MOST_STEPS = 64, 50
 # Groups of the sheet's columns; the prompts are the first of each group.
 SHEET = ("target", "target", "paraphrase", "near", "far")
 SWEEP = {0: (), 1: (), 2: (0.5,), 3: (0.33, 0.67), 4: (0.25, 0.5, 0.75)}
+SHEET_SHARE = 0.4  # of the whole run, by guess
 DEFAULT = ("negative prompt", "word filter", "UCE", "SPM")
 
 
@@ -83,11 +85,13 @@ def run(
     erased: dict[str, Erased] = {}
     first: dict[str, Drawn] = {}
     for turn, name in enumerate(chosen.names):
+        begin, end = (SHEET_SHARE * at / len(chosen.names) for at in (turn, turn + 1))
+        middle = (begin + end) / 2
         making = made(_makers()[name], bundle, subject, seed)
-        erased[name] = yield from _within(making, turn, len(chosen.names), shown)
+        erased[name] = yield from within(making, begin, middle, shown=shown)
         shown = replace(shown, notes=shown.notes + erased[name].notes)
         drawing = _sheet(erased[name].at(1.0), chosen, seed)
-        first[name] = yield from _within(drawing, turn, len(chosen.names), shown)
+        first[name] = yield from within(drawing, middle, end, shown=shown)
         row = Row(name, first[name].pictures, first[name].lines)
         shown = replace(shown, rows=(*shown.rows, row))
     return (yield from _counted(bundle, chosen, erased, first, seed, shown))
@@ -104,9 +108,12 @@ def _counted(
     """The rest of the pictures of each model, its attacks and its strengths, a row at a time."""
     reference: Drawn | None = None
     for turn, (name, one) in enumerate(erased.items()):
-        eraser = one.at(1.0)
+        eraser, share = one.at(1.0), (1 - SHEET_SHARE) / len(erased)
+        begin = SHEET_SHARE + turn * share
+        parts = iter(np.linspace(begin, begin + share, 3 + len(ATTACKS) + len(chosen.sweep)))
+        before, after = float(next(parts)), float(next(parts))
         drawing = _rest(eraser, first[name], chosen, seed)
-        drawn = yield from _within(drawing, turn, len(erased), shown)
+        drawn = yield from within(drawing, before, after, shown=shown)
         if reference is None:
             reference = drawn
             shown = replace(shown, gate=evaluation.gate_note(reference))
@@ -115,17 +122,19 @@ def _counted(
             striking = evaluation.attack(
                 attack, bundle, eraser, chosen.subject, chosen.protocol, seed
             )
-            attacked[attack] = yield from _within(striking, turn, len(erased), shown)
+            before, after = after, float(next(parts))
+            attacked[attack] = yield from within(striking, before, after, shown=shown)
         scores = evaluation.score(drawn, reference, attacked, eraser.cost)
         shown = _with_scores(shown, scores, {"": drawn, **attacked})
         if one.sweep and evaluation.gate(reference) == {"target": True, "kept": True}:
             for strength in chosen.sweep:
                 weak = one.at(strength)
                 sweeping = _swept(weak, chosen, seed, f"{name} at {strength:g}")
-                drawn = yield from _within(sweeping, turn, len(erased), shown)
+                before, after = after, float(next(parts))
+                drawn = yield from within(sweeping, before, after, shown=shown)
                 scores = evaluation.score(drawn, reference, {}, weak.cost, strength=strength)
                 shown = _with_scores(shown, scores, {"": drawn})
-        yield Progress(turn + 1, len(erased), name, shown)
+        yield Progress(int(WHOLE * (begin + share)), WHOLE, name, shown)
     return shown
 
 
@@ -148,19 +157,6 @@ def _with_scores(shown: Comparison, scores: Scores, drawn: Mapping[str, Drawn]) 
     ]
     points = evaluation.pareto(every)
     return replace(shown, scores=every, points=points, seen=(*shown.seen, *told))
-
-
-def _within(
-    steps: Generator[Progress, None, object], turn: int, turns: int, shown: Comparison
-) -> Generator[Progress, None, object]:
-    """The progress of a part, told as a share of the whole."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return end.value
-        share = event.done / max(event.total, 1)
-        yield Progress(int(100 * (turn + share)), 100 * turns, event.note, shown)
 
 
 # ---------------------------------------------------------------------- pictures

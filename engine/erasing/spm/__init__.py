@@ -43,8 +43,8 @@ drags others along.
 adapter: one membrane acts with γ², several across one another. Here they are summed as the paper
 says; "official" repeats the code. The code's anchors come in an order by which half of what is
 anchored is the empty text ("official anchor order"). It draws a fresh walk for each iteration and
-takes AdamW in 8 bits; here one walk serves five iterations, at a picture size that is the model's
-own, with AdamW in 32 bits.
+takes AdamW in 8 bits; here one walk of ten steps serves nine iterations, at a picture size that is
+the model's own, with AdamW in 32 bits.
 """
 
 from engine.core.catalog import (
@@ -75,14 +75,14 @@ CARD = MethodCard(
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(
-            "Latent anchoring makes a membrane that erases as much change the pictures of other "
-            "prompts at most half as much."
+            "One number in and one number out beside each layer take at least 60 points off the "
+            "share of neon prompts that are drawn in neon, and taken off, every bit is back."
         ),
-        measure="same-seed change of kept pictures with anchoring",
-        versus="the same without anchoring",
+        measure="prompts drawn as the concept with the membrane",
+        versus="the same without it",
         direction="lower",
-        margin=2.0,
-        by="factor",
+        margin=0.6,
+        by="difference",
     ),
     models=("world",),
     budget=Budget(cpu_seconds=30.0, gpu_seconds=8.0),

@@ -5,7 +5,7 @@ The adapter is in `membrane`, its training in `training`, its files in `files`.
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
 from engine.erasing import _settings as checks
 from engine.erasing._eraser import Asked
+from engine.erasing._progress import WHOLE, within
 from engine.erasing._recent import Recent
 from engine.erasing._settings import taking
 from engine.erasing.spm.files import FORMS, baked, exported, read_text
@@ -48,6 +49,7 @@ from engine.erasing.spm.training import Plan, Trained, train
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, words_cut
 from engine.models.library import resolve
 
+R = TypeVar("R")
 MOST_CONCEPTS, MOST_PROMPTS, MOST_STEPS, MOST_FILES = 6, 12, 100, 6
 WAYS = (*METRICS, "open", "official")
 ORIGINAL, UNDONE = "original", "undone"
@@ -148,10 +150,13 @@ def run(
     bundle = sampling.open_bundle(model)
     notes = tuple(_notes(bundle, settings, view.prompts))
     shown = Transported(view.prompts, settings.concepts, notes=notes)
-    membranes, shown = yield from _trained(bundle, settings, seed, shown)
+    first = _rows(bundle, [], view, (), seed, shown, undone=False)
+    shown = yield from within(first, 0.0, 0.1)
+    training = _trained(bundle, settings, seed, shown)
+    membranes, shown = yield from within(training, 0.1, 0.7)
     before = _fingerprint(bundle, membranes)
-    first = next((way for way in chosen if way in METRICS), METRICS[0])
-    gates, tokens = _gates(bundle, membranes, view.prompts, first)
+    metric = _metric(next((way for way in chosen if way in METRICS), METRICS[0]))
+    gates, tokens = _gates(bundle, membranes, view.prompts, metric)
     shown = replace(
         shown,
         gates=gates,
@@ -161,8 +166,9 @@ def run(
         kilobytes=sum(membrane.parameters for membrane in membranes) * 4 / 1e3,
         weights_before=before,
     )
-    yield Progress(0, 1, "The gates are read", shown)
-    shown = yield from _rows(bundle, membranes, view, chosen, seed, shown)
+    yield Progress(int(0.7 * WHOLE), WHOLE, "The gates are read", shown)
+    drawing = _rows(bundle, membranes, view, chosen, seed, shown)
+    shown = yield from within(drawing, 0.7, 1.0)
     blunt = _bluntness(bundle, membranes)
     if blunt > BLUNT and "clipcos_tokenuni" in chosen:
         told = (
@@ -217,34 +223,36 @@ def transfer(
     home = sampling.open_bundle(model)
     _check_same_layout(home, away)
     shown = Transported(view.prompts, settings.concepts)
-    trained = _trained(home, settings, seed, shown)
     names = home.card.title, away.card.title
     found = Transferred(view.prompts, settings.concepts, *names)
-    try:
-        while True:
-            event = next(trained)
-            known = event.preview
-            curves = known.curves if isinstance(known, Transported) else ()
-            found = replace(found, curves=curves)
-            yield replace(event, preview=found)
-    except StopIteration as end:
-        membranes, _ = end.value
+    training = _trained(home, settings, seed, shown)
+    membranes, shown = yield from _retold(within(training, 0.0, 0.6), found, "")
     for membrane in membranes:
         check_fit(away.unet, membrane)
-    found = replace(found, notes=tuple(_notes(away, settings, view.prompts)))
-    for bundle, title in ((home, "home"), (away, "away")):
-        rows = _rows(bundle, membranes, view, (way,), seed, shown, undone=False)
-        begun = found.rows
-        try:
-            while True:
-                event = next(rows)
-                drawn = event.preview
-                parts = drawn.rows if isinstance(drawn, Transported) else ()
-                found = replace(found, rows=begun + _titled(parts, title))
-                yield replace(event, preview=found)
-        except StopIteration as end:
-            found = replace(found, rows=begun + _titled(end.value.rows, title))
+    notes = tuple(_notes(away, settings, view.prompts))
+    found = replace(found, curves=shown.curves, notes=notes)
+    for bundle, title, start in ((home, "home", 0.6), (away, "away", 0.8)):
+        drawing = _rows(
+            bundle, membranes, view, (way,), seed, replace(shown, rows=()), undone=False
+        )
+        drawn = yield from _retold(within(drawing, start, start + 0.2), found, title)
+        found = replace(found, rows=found.rows + _titled(drawn.rows, title))
     return found
+
+
+def _retold(
+    steps: Generator[Progress, None, R], found: Transferred, title: str
+) -> Generator[Progress, None, R]:
+    """Events of a part whose previews join what is found so far, rows under this title."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            return end.value
+        part = event.preview if isinstance(event.preview, Transported) else Transported((), ())
+        rows = found.rows + _titled(part.rows, title)
+        curves = part.curves or found.curves
+        yield replace(event, preview=replace(found, rows=rows, curves=curves))
 
 
 @with_settings
@@ -260,14 +268,14 @@ def bake(
     yield Progress(0, 3, "Loading the model")
     bundle = sampling.open_bundle(model)
     shown = Transported((), settings.concepts)
-    membranes, _ = yield from _trained(bundle, settings, seed, shown)
+    membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
     old = dict(bundle.model.state_dict())
     new = baked(old, membranes, [strength] * len(membranes))
     ref = resolve(ModelRef(model) if isinstance(model, str) else model)
     params = {**settings.plain(), "strength": strength}
     recipe = Recipe("spm", "bake", ref, params, seed, label=settings.name).here()
     patch = Patch.between(old, old | new, recipe)
-    yield Progress(1, 1, "Applying and undoing")
+    yield Progress(WHOLE, WHOLE, "Applying and undoing")
     touched = {name: old[name] for name in new}
     applied = patch.apply(touched)
     undone = patch.undo(applied)
@@ -304,7 +312,7 @@ def export(
     yield Progress(0, 2, "Loading the model")
     bundle = sampling.open_bundle(model)
     shown = Transported((), settings.concepts)
-    membranes, _ = yield from _trained(bundle, settings, seed, shown)
+    membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
     files, error, how = exported(bundle, membranes, form, strength)
     return Exported(form, files, sum(m.parameters for m in membranes), error, how)
 
@@ -431,12 +439,10 @@ def _rows(
     asked = Asked(view.prompts, encode_prompt(bundle, view.prompts))
     uncond, noise = empty_prompt(bundle), sampling.start_noise(bundle, seed, len(view.prompts))
     key = (bundle.ref, str(bundle.folder), bundle.dtype, view, seed)
-    rows: tuple[Row, ...] = ()
     kept = _ORIGINALS.peek(key)
+    rows = () if kept is None else (kept,)
     told = [*ways, UNDONE] if undone else list(ways)
     names = told if kept is not None else [ORIGINAL, *told]
-    if kept is not None:
-        rows = (kept,)
     for turn, way in enumerate(names):
         network = bundle
         if way not in (ORIGINAL, UNDONE):

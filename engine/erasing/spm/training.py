@@ -42,13 +42,13 @@ class Plan:
 
     anchor: str = ""
     eta: float = 1.0
-    la_strength: float = 100.0
-    anchors: int = 4
-    iterations: int = 100
-    learning_rate: float = 1e-2
+    la_strength: float = 30.0
+    anchors: int = 2
+    iterations: int = 80
+    learning_rate: float = 2e-2
     rank: int = 1
     walk_steps: int = 10
-    visits: int = 5
+    visits: int = 9
     official_anchor_order: bool = False
 
     def rate(self, step: int) -> float:
