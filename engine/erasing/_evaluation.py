@@ -426,13 +426,13 @@ class Point:
 
 
 def pareto(scores: Sequence[Scores]) -> tuple[Point, ...]:
-    """The points of all models that could be judged, in their order."""
+    """The points of all models that could be judged, in their order; none for one alone."""
     points = [
         Point(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
         for s in scores
         if s.kept is not None and s.target is not None
     ]
-    if not points:
+    if len(points) < 2:
         return ()
     best = not_dominated(np.array([(point.kept, point.erased) for point in points]))
     return tuple(replace(point, best=bool(b)) for point, b in zip(points, best, strict=True))

@@ -26,6 +26,9 @@ QUICK = {
 }
 
 
+ORDER = "concept anchor methods each attacks sweep steps guidance_scale".split()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
@@ -115,11 +118,17 @@ def test_the_gate_shuts_for_a_model_that_draws_nothing(folder: Path, run_job, mo
     ],
     ids=str,
 )
-def test_bad_settings_are_refused_with_advice(folder: Path, bad: dict, run_job):
-    (end,) = run_job(job(folder, **bad), may_fail=True)
+def test_bad_settings_are_refused_with_advice(bad: dict):
+    good = {**QUICK, "anchor": "", "attacks": ["paraphrase"]}
+    with pytest.raises(BadInput) as refused:
+        _checked(*({**good, **bad}[name] for name in ORDER))
+    assert refused.value.advice
+
+
+def test_a_concept_that_the_judge_does_not_know_is_refused_before_anything_else(folder, run_job):
+    (end,) = run_job(job(folder, concept="zebra"), may_fail=True)
     assert isinstance(end, Failed)
-    assert end.advice
-    assert not end.error_id, end.detail
+    assert "zebra" in end.message
 
 
 def test_methods_keep_their_order_and_the_original_comes_first():

@@ -329,6 +329,9 @@ def _trained(
     for number, concept in enumerate(settings.concepts):
         steps, done = train(bundle, concept, settings.plan, seed), number * settings.iterations
         trained = None if settings.fresh else shipped(bundle, concept, settings.plan)
+        if trained is not None:
+            told = f'The membrane of "{concept}" ships with the model; "Train it here" makes one.'
+            shown = replace(shown, notes=(*shown.notes, told))
         while trained is None:
             try:
                 event, so_far = next(steps)

@@ -40,7 +40,7 @@ def shipped(bundle: DiffusionBundle, concept: str, plan: Plan) -> Trained | None
         return None
     told = json.loads((ASSETS / KEY / "losses.json").read_text(encoding="utf-8"))[concept]
     losses = tuple(Losses(*row) for row in told)
-    return Trained(membrane, losses, len(losses))
+    return Trained(membrane, losses, plan.iterations)
 
 
 def save(concept: str, trained: Trained, folder_losses: dict[str, list[list[float]]]) -> None:
