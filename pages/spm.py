@@ -66,6 +66,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, gates, erase, anchor],
         params=with_files,
+        back=listed_as_text,
         also=[concept.submit],
     )
     _gate(frame, concept)
@@ -194,6 +195,7 @@ def _gate(frame: Frame, concept: gr.Textbox) -> None:
         {"concepts": concept, "prompts": prompt, "metric": metric},
         draw_gate,
         [shown],
+        back=listed_as_text,
         live=[prompt.input, metric.input],
     )
 
@@ -218,7 +220,13 @@ def _transfer(frame: Frame, edit: Mapping[str, Any], view: Mapping[str, Any]) ->
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML("", elem_id="spm-transferred")
     chosen = {name: field for name, field in view.items() if name != "ways"}
-    move.wire({**edit, **chosen, "to": to, "way": way}, draw_transfer, [shown], params=with_files)
+    move.wire(
+        {**edit, **chosen, "to": to, "way": way},
+        draw_transfer,
+        [shown],
+        params=with_files,
+        back=listed_as_text,
+    )
 
 
 def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
@@ -230,7 +238,13 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
     strength = gr.Slider(0, 2, value=1, step=0.05, label="Fixed γ of what is baked")
     bake = frame.action("bake", "Bake and put on the shelf")
     told, baked = gr.HTML("", elem_id="spm-baked"), gr.State(None)
-    bake.wire({**edit, "strength": strength}, draw_bake, [told, baked], params=with_files)
+    bake.wire(
+        {**edit, "strength": strength},
+        draw_bake,
+        [told, baked],
+        params=with_files,
+        back=listed_as_text,
+    )
     baked.change(
         named(on_shelf, "spm_on_shelf"),
         [frame.shelf.kept, baked],
@@ -243,7 +257,7 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
     said = gr.HTML("")
     file = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
     chosen = {**edit, "strength": strength, "form": form}
-    export.wire(chosen, draw_export, [said, file], params=with_files)
+    export.wire(chosen, draw_export, [said, file], params=with_files, back=listed_as_text)
 
 
 # ---------------------------------------------------------------------- fields
@@ -257,6 +271,15 @@ def with_files(values: dict[str, Any]) -> dict[str, Any]:
     listed = [files] if isinstance(files, bytes) else list(files)
     texts = [FILE_HEAD + base64.b64encode(data).decode("ascii") for data in listed]
     return {**values, "files": texts}
+
+
+def listed_as_text(params: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's lists of concepts and prompts as the fields hold them."""
+    joined = {"concepts": ", ", "prompts": "; "}
+    return {
+        name: joined[name].join(value) if name in joined and isinstance(value, list) else value
+        for name, value in params.items()
+    }
 
 
 def first_look() -> str:

@@ -155,3 +155,8 @@ def test_an_uploaded_file_becomes_text_in_the_recipe():
     assert spm.with_files({"rank": 1, "files": None}) == {"rank": 1}
     (text,) = spm.with_files({"files": [b"abc"]})["files"]
     assert text == spm.FILE_HEAD + "YWJj"
+
+
+def test_a_recipe_of_lists_fills_the_fields():
+    told = spm.listed_as_text({"concepts": ["cat", "dog"], "prompts": "a cat; a dog", "rank": 1})
+    assert told == {"concepts": "cat, dog", "prompts": "a cat; a dog", "rank": 1}
