@@ -63,11 +63,11 @@ METHODS = (
     "RECE",
     "SPM",
     "SPM, words only",
-    "few-shot erasing",
+    "few-shot",
     "random edit",
 )
 # Offered where their package is installed.
-OPTIONAL = {"few-shot erasing": "engine.erasing.few_shot_erasing"}
+OPTIONAL = {"few-shot": "engine.erasing.few_shot_erasing"}
 
 
 def methods() -> tuple[str, ...]:
