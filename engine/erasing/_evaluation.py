@@ -359,7 +359,6 @@ def score(
     target = _rate(drawn, "target") if shows_target else None
     kept_rate = _rate(drawn, "near", "far") if shows_kept else None
     words = {name: rate for name, rate in found.items() if name == "paraphrase"}
-    whole = [_harmonic(target, kept_rate, strikes) for strikes in (words, found)]
     features, truth = drawn.features[kept], reference.features[kept]
     is_many = len(kept) >= LEAST_FOR_KERNEL and features.shape[1] > 0
     return Scores(
@@ -375,7 +374,8 @@ def score(
         float(change[_rows(drawn, "empty")].mean()) if len(_rows(drawn, "empty")) else 0.0,
         found,
         kernel_distance(features, truth) if is_many else None,
-        *whole,
+        _harmonic(target, kept_rate, words),
+        _harmonic(target, kept_rate, found),
         cost.seconds,
         drawn.seconds,
         cost.parameters,

@@ -83,3 +83,10 @@ def choice(name: str, value: object, options: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in options:
         raise BadInput(f'{name} cannot be "{str(value)[:40]}".', f"Choose {', '.join(options)}.")
     return value
+
+
+def switch(name: str, value: object) -> bool:
+    """On or off."""
+    if not isinstance(value, bool):
+        raise BadInput(f"{name} is true or false.", "Leave it out.")
+    return value

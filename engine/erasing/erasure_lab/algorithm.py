@@ -189,8 +189,8 @@ def _drawn(
     eraser: Eraser, chosen: _Settings, rows: Sequence[int], seed: int, note: str
 ) -> Generator[Progress, None, Drawn]:
     bundle = eraser.bundle
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen.subject, chosen.protocol)
-    key = (*key, tuple(rows), seed)
+    model = (bundle.ref, str(bundle.folder), bundle.dtype)
+    key = (*model, chosen.subject, chosen.protocol, tuple(rows), seed)
     is_original = eraser.name == ORIGINAL
     if is_original and (kept := _ORIGINALS.peek(key)) is not None:
         return kept

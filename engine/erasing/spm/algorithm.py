@@ -93,9 +93,6 @@ class Settings:
         anchor = given["anchor"]
         if not isinstance(anchor, str) or len(anchor) > 300:
             raise BadInput("anchor must be a short text.", 'Leave it empty, or try "animal".')
-        for name in ("official_anchor_order", "fresh"):
-            if not isinstance(given[name], bool):
-                raise BadInput(f"{name} is true or false.", "Leave it out.")
         return cls(
             concepts,
             anchor.strip(),
@@ -105,8 +102,8 @@ class Settings:
             checks.count("iterations", given["iterations"], 1, 3000, "100 take some seconds."),
             checks.number("learning_rate", given["learning_rate"], 1e-6, 0.1, "Try 0.003."),
             checks.count("rank", given["rank"], 1, 16, "The paper's rank is 1."),
-            given["official_anchor_order"],
-            given["fresh"],
+            checks.switch("official_anchor_order", given["official_anchor_order"]),
+            checks.switch("fresh", given["fresh"]),
             tuple(files),
         )
 
@@ -369,8 +366,9 @@ def _gates(
             part = slice(first, first + len(membrane.prompts))
             first += len(membrane.prompts)
             parts = (opened.cos[row, part], opened.tokens[row, part], centred.cos[row, part])
-            told = [float(values.max()) if len(values) else 1.0 for values in parts]
-            gates.append(Gate(prompt, membrane.name, *told, float(opened.gamma[row, k])))
+            cos, words, bare = (float(v.max()) if len(v) else 1.0 for v in parts)
+            gamma = float(opened.gamma[row, k])
+            gates.append(Gate(prompt, membrane.name, cos, words, bare, gamma))
             if membrane.prompts:
                 nearest = membrane.prompts[int(parts[0].argmax())]
                 tokens += [
@@ -443,7 +441,7 @@ def _rows(
     uncond, noise = empty_prompt(bundle), sampling.start_noise(bundle, seed, len(view.prompts))
     key = (bundle.ref, str(bundle.folder), bundle.dtype, view, seed)
     kept = _ORIGINALS.peek(key)
-    rows = () if kept is None else (kept,)
+    rows: tuple[Row, ...] = () if kept is None else (kept,)
     told = [*ways, UNDONE] if undone else list(ways)
     names = told if kept is not None else [ORIGINAL, *told]
     for turn, way in enumerate(names):

@@ -114,7 +114,7 @@ def layer_out(arrays: Arrays, kind: Literal["lin", "conv"], *, official: bool) -
     layer = layer.double()
     with torch.no_grad():
         layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+        layer.bias = nn.Parameter(bias)
         downs, ups = (
             [torch.from_numpy(arrays[f"{kind}_{part}_{k}"]) for k in range(2)]
             for part in ("down", "up")

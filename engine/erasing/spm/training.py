@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -98,7 +98,8 @@ def draw_anchors(
     A normal draw z, scaled to length 1 over the whole tensor, is taken with probability
     1 - cos(target, z), and then scaled to 0.8 to 1.2 times the target's length.
     """
-    length, found = target.norm(), []
+    length = target.norm()
+    found: list[Tensor] = []
     while len(found) < count:
         z = normal()
         z = z / z.norm()
@@ -298,7 +299,7 @@ class _Loop:
         return predict(bundle, x[:1].expand(count, -1, -1, -1), times, told)
 
 
-def _leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _leaves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {path: t.detach().clone().requires_grad_(True) for path, t in tensors.items()}
 
 
