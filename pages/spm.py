@@ -143,7 +143,7 @@ def _training() -> dict[str, Any]:
         "iterations": gr.Slider(
             10,
             600,
-            value=80,
+            value=40,
             step=10,
             label="Iterations",
             info="Stop keeps what was learned: pressing Erase again goes on from there",
@@ -151,7 +151,7 @@ def _training() -> dict[str, Any]:
         "la_strength": gr.Slider(
             0,
             1000,
-            value=30,
+            value=1,
             step=1,
             label="λ of latent anchoring",
             info="Holds other embeddings in place",

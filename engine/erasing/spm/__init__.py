@@ -36,8 +36,8 @@ embedding off first; it is our variant.
 
 **Where it breaks.** Independent tests find SPM the kindest to other pictures and among the weakest
 under attack. A synonym that shares no word with the concept and has a low cosine meets a closed
-membrane. λ far above the erase loss teaches nothing within the iterations; λ = 0 erases at once and
-drags others along.
+membrane. λ far above the erase loss teaches nothing within the iterations: the paper's 1000 goes with
+3,000 of them. λ = 0 erases soon and drags others along. The claim below measures both ends.
 
 *Paper and code.* The published code multiplies down and up by γ and then sums files into one
 adapter: one membrane acts with γ², several across one another. Here they are summed as the paper
@@ -75,8 +75,9 @@ CARD = MethodCard(
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(
-            "After equally many iterations, latent anchoring leaves the pictures of other prompts "
-            "at most half as changed; here it slows the erasure about as much."
+            "After equally many iterations, strong latent anchoring leaves the pictures of other "
+            "prompts at most half as changed; trained for seconds, it holds the concept in place "
+            "too."
         ),
         measure="same-seed change of kept pictures with anchoring, of 255",
         versus="the same without anchoring",

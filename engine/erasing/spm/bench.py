@@ -42,7 +42,7 @@ GATES = {
     "all open": "open",
 }
 PROTOCOL = Protocol(each=4)
-ANCHORED = Plan(iterations=40)
+ANCHORED = Plan(iterations=40, la_strength=30.0)
 LOOSE = replace(ANCHORED, anchors=0)
 Found = Generator[Progress, None, dict[str, Plain]]
 

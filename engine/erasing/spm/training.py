@@ -42,9 +42,9 @@ class Plan:
 
     anchor: str = ""
     eta: float = 1.0
-    la_strength: float = 30.0
+    la_strength: float = 1.0
     anchors: int = 2
-    iterations: int = 80
+    iterations: int = 40
     learning_rate: float = 2e-2
     rank: int = 1
     walk_steps: int = 10
