@@ -363,12 +363,18 @@ def plot(
     log_y: bool = False,
     log_x: bool = False,
     height: int = 380,
+    percent: bool = False,
 ) -> PlotData:
-    """Curves in the style of the house; the page's style sheet colours text and grid."""
+    """Curves in the style of the house; the page's style sheet colours text and grid.
+
+    With `percent` both axes run from 0 to 100.
+    """
     traces = [_trace(line) for line in lines]
     values_x = [value for line in lines for value in line.x]
     values_y = [value for line in lines for value in line.y]
     axis = {"zeroline": False, "ticks": "", "automargin": True, "fixedrange": True}
+    if percent:
+        axis["range"] = [-4, 104]
     layout = {
         "height": height,
         "autosize": True,

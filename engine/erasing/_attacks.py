@@ -147,7 +147,7 @@ def encoded(
 ) -> Conditioning:
     """Token states of prompts when one row of the table is another; differentiable in that row."""
     encoder = fork(bundle.text_encoders[0])
-    table = encoder.get_input_embeddings()
+    table = _table(encoder)
 
     def put(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
         return torch.where((given[0] == place)[..., None], row, out)
@@ -164,5 +164,12 @@ def _place(bundle: DiffusionBundle) -> tuple[int, Float[Tensor, " d"]]:
             "Leave this attack out for XL models.",
         )
     place = bundle.tokenizers[0](PLACEHOLDER).input_ids[-2]
-    table = bundle.text_encoders[0].get_input_embeddings()
+    table = _table(bundle.text_encoders[0])
     return place, table.weight[place].detach()
+
+
+def _table(encoder: nn.Module) -> nn.Embedding:
+    """The token table of a text encoder."""
+    (table,) = (m for name, m in encoder.named_modules() if name.endswith("token_embedding"))
+    assert isinstance(table, nn.Embedding)
+    return table

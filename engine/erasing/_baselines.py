@@ -129,6 +129,10 @@ class Training:
     walk_guidance: float = 3.0
 
 
+TRAINING = Training()
+"""What the baselines take: seconds on the embedded world."""
+
+
 def esd(
     bundle: DiffusionBundle,
     subject: Subject,
@@ -136,7 +140,7 @@ def esd(
     *,
     part: Literal["x", "u"] = "x",
     eta: float = 1.0,
-    training: Training = Training(),
+    training: Training | None = None,
 ) -> Steps[Erased]:
     """Erased Stable Diffusion (Gandikota et al. 2023): guidance away from the concept, learned.
 
@@ -146,6 +150,7 @@ def esd(
     Noise, velocity and clean sample are affine in one another with one and the same x, so the
     formula is taken in whatever the network predicts.
     """
+    training = training or TRAINING
     name, wide = f"ESD-{part}", sampling.in_float32(bundle)
     concept, empty = encode_prompt(wide, [subject.concept]), empty_prompt(wide)
 
@@ -174,7 +179,7 @@ def esd_names(bundle: DiffusionBundle, part: Literal["x", "u"]) -> list[str]:
 
 
 def concept_ablation(
-    bundle: DiffusionBundle, subject: Subject, seed: int, *, training: Training = Training()
+    bundle: DiffusionBundle, subject: Subject, seed: int, *, training: Training | None = None
 ) -> Steps[Erased]:
     """Concept Ablation (Kumari et al. 2023): the concept is to predict what its anchor predicts.
 
@@ -182,6 +187,7 @@ def concept_ablation(
 
     Keys and values of the cross-attention are trained; the pictures are the model's own.
     """
+    training = training or TRAINING
     name, wide = "concept ablation", sampling.in_float32(bundle)
     forms = ("{}", "{} on white")
     cond, anchor = (
@@ -323,9 +329,11 @@ def _drawn(
         steps=training.walk_steps,
         guidance_scale=training.walk_guidance,
     )
+    latents = noise
     for step in walked:
+        latents = step.z
         yield Progress(0, training.iterations, f"{note}: drawing its anchor")
-    return step.z
+    return latents
 
 
 def _expanded(cond: Conditioning, rows: int) -> Conditioning:

@@ -7,7 +7,7 @@
 
     protocol = Protocol(each=8)
     drawn = finish(draw_asks(eraser, subject.asks(8), protocol, seed))
-    scores = score(drawn, reference, attacks, subject)
+    scores = score(drawn, reference, attacked, eraser.cost)
 
 Every model draws the same prompts from the same noise in the same batches, and the judge of the
 embedded world says what each picture shows. Rates have Wilson's interval, means a bootstrap over
@@ -16,6 +16,7 @@ nothing can be said about an erasure, and no score is given.
 """
 
 import csv
+import functools
 import io
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -29,7 +30,7 @@ from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress
 from engine.erasing import _attacks as attacks
 from engine.erasing import _sampling as sampling
-from engine.erasing._eraser import Asked, Eraser, Pictures
+from engine.erasing._eraser import Asked, Cost, Eraser, Pictures
 from engine.erasing._subject import Ask, Subject
 from engine.metrics.means import bootstrap, harmonic, kernel_distance, not_dominated
 from engine.metrics.rates import wilson
@@ -118,7 +119,9 @@ class Scores:
     pictures (of 255), `feature_change` their distance in the judge's features relative to that
     between different pictures, `empty_change` the same mean difference for the empty prompt.
     `attacks` are shares of pictures in which the concept is back. `kid` is the kernel distance of
-    kept pictures to the original's, in the embedded judge's features.
+    kept pictures to the original's, in the embedded judge's features. `harmonic` joins what is
+    gone, what stays gone under the strongest attack, and what is kept; in `harmonic_words` the
+    attacks are paraphrases only.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Scores:
     empty_change: float
     attacks: Mapping[str, Rate]
     kid: float | None
+    harmonic_words: float | None
     harmonic: float | None
     train_seconds: float
     picture_seconds: float
@@ -185,24 +189,27 @@ def draw_asks(
     """
     rows = range(len(asks)) if rows is None else rows
     told = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
-    noise = noise_of(eraser.bundle, seed, rows)
-    parts, begun, total = [], time.perf_counter(), len(asks) * protocol.steps
+    noise, judge = noise_of(eraser.bundle, seed, rows), judge_of(eraser.bundle)
+    parts: list[Drawn] = []
+    total = len(asks) * protocol.steps
     for first in range(0, len(asks), protocol.batch):
-        part = slice(first, first + protocol.batch)
+        part, begun = slice(first, first + protocol.batch), time.perf_counter()
         walked = eraser.walk(
             told.rows(part),
             noise[part],
             steps=protocol.steps,
             guidance_scale=protocol.guidance_scale,
         )
+        latents = noise[part]
         for step in walked:
-            done = first * protocol.steps + (step.i + 1) * len(noise[part])
+            latents = step.z
+            done = first * protocol.steps + (step.i + 1) * len(latents)
             yield Progress(min(done, total), total, note or eraser.name)
-        parts.append(eraser.pictures(step.z))
+        pictures = eraser.pictures(latents)
+        seconds = (time.perf_counter() - begun) / len(pictures)
         yield Progress(min(done, total), total, note or eraser.name)
-    pictures = np.concatenate(parts)
-    seconds = (time.perf_counter() - begun) / len(asks)
-    return judged(eraser.name, asks, pictures, seconds, subject, judge_of(eraser.bundle))
+        parts.append(judged(eraser.name, asks[part], pictures, seconds, subject, judge))
+    return functools.reduce(joined, parts)
 
 
 def judged(
@@ -249,6 +256,20 @@ def joined(first: Drawn, second: Drawn) -> Drawn:
         whole=first.whole + second.whole,
         features=np.concatenate([first.features, second.features]),
         seconds=float(np.average([first.seconds, second.seconds], weights=count)),
+    )
+
+
+def rearranged(drawn: Drawn, order: Sequence[int]) -> Drawn:
+    """The same pictures in another order."""
+    at = [int(number) for number in order]
+    return replace(
+        drawn,
+        asks=tuple(drawn.asks[i] for i in at),
+        pictures=drawn.pictures[at],
+        lines=tuple(drawn.lines[i] for i in at),
+        shows=tuple(drawn.shows[i] for i in at) if drawn.shows else (),
+        whole=tuple(drawn.whole[i] for i in at) if drawn.whole else (),
+        features=drawn.features[at],
     )
 
 
@@ -319,7 +340,7 @@ def score(
     drawn: Drawn,
     reference: Drawn,
     attacked: Mapping[str, Drawn],
-    eraser: Eraser,
+    cost: Cost,
     *,
     strength: float = 1.0,
 ) -> Scores:
@@ -337,10 +358,7 @@ def score(
         found |= {name: Rate.of_hits(pictures.shows) for name, pictures in attacked.items()}
     target = _rate(drawn, "target") if shows_target else None
     kept_rate = _rate(drawn, "near", "far") if shows_kept else None
-    worst = max((rate.rate for rate in found.values()), default=None)
-    whole = None
-    if target is not None and kept_rate is not None and worst is not None:
-        whole = harmonic(1 - target.rate, 1 - worst, kept_rate.rate)
+    words = {name: rate for name, rate in found.items() if name == "paraphrase"}
     features, truth = drawn.features[kept], reference.features[kept]
     is_many = len(kept) >= LEAST_FOR_KERNEL and features.shape[1] > 0
     return Scores(
@@ -356,20 +374,30 @@ def score(
         float(change[_rows(drawn, "empty")].mean()) if len(_rows(drawn, "empty")) else 0.0,
         found,
         kernel_distance(features, truth) if is_many else None,
-        whole,
-        eraser.cost.seconds,
+        _harmonic(target, kept_rate, words),
+        _harmonic(target, kept_rate, found),
+        cost.seconds,
         drawn.seconds,
-        eraser.cost.parameters,
-        eraser.cost.undo,
+        cost.parameters,
+        cost.undo,
     )
 
 
+def _harmonic(target: Rate | None, kept: Rate | None, strikes: Mapping[str, Rate]) -> float | None:
+    """Of gone, stays gone under the strongest of these attacks, and kept; None if unknown."""
+    if target is None or kept is None or not strikes:
+        return None
+    strongest = max(rate.rate for rate in strikes.values())
+    return harmonic(1 - target.rate, 1 - strongest, kept.rate)
+
+
 def _feature_change(
-    features: NDArray[np.float32], truth: NDArray[np.float32]
+    features: NDArray[np.floating], truth: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     """Distance of each picture to the original's, over the mean distance of different originals."""
     if not features.shape[1] or len(truth) < 2:
         return np.zeros(0)
+    features, truth = features.astype(np.float64), truth.astype(np.float64)
     moved = np.linalg.norm(features - truth, axis=1)
     apart = np.linalg.norm(truth[:, None] - truth[None], axis=-1)
     return moved / max(float(apart.sum() / (len(truth) * (len(truth) - 1))), 1e-12)
@@ -398,13 +426,13 @@ class Point:
 
 
 def pareto(scores: Sequence[Scores]) -> tuple[Point, ...]:
-    """The points of all models that could be judged, in their order."""
+    """The points of all models that could be judged, in their order; none for one alone."""
     points = [
         Point(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
         for s in scores
         if s.kept is not None and s.target is not None
     ]
-    if not points:
+    if len(points) < 2:
         return ()
     best = not_dominated(np.array([(point.kept, point.erased) for point in points]))
     return tuple(replace(point, best=bool(b)) for point, b in zip(points, best, strict=True))

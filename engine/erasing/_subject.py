@@ -118,7 +118,7 @@ class Subject:
 
     def _paraphrases(self) -> Iterator[Ask]:
         if self.head == "style":
-            forms = ("{0} picture of {1}", "in {2} style, {1}")
+            forms: tuple[str, ...] = ("{0} picture of {1}", "in {2} style, {1}")
             if self.target in ("sketch", "blueprint", "watercolor"):
                 forms = ("a {2} of {1}", "{0} picture of {1}")
             names = itertools.islice(_every_object(), 3, None)

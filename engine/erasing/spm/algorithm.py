@@ -1,0 +1,523 @@
+"""The jobs: train and compare, read the gates, transfer, bake to a patch, export.
+
+The adapter is in `membrane`, its training in `training`, its files in `files`.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TypeVar, get_args
+
+import numpy as np
+import torch
+
+from engine.core.errors import BadInput, ModelMismatch
+from engine.core.job import Progress, Steps
+from engine.core.patch import Patch, state_fingerprint
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.reversible import compare
+from engine.core.shapes import Float, Tensor
+from engine.erasing import _sampling as sampling
+from engine.erasing import _settings as checks
+from engine.erasing._eraser import Asked
+from engine.erasing._progress import WHOLE, within
+from engine.erasing._recent import Recent
+from engine.erasing._settings import taking
+from engine.erasing.spm.files import FORMS, baked, exported, read_text
+from engine.erasing.spm.membrane import (
+    METRICS,
+    Membrane,
+    Metric,
+    check_fit,
+    permeability,
+    sites,
+    token_shares,
+    with_membranes,
+)
+from engine.erasing.spm.results import (
+    Baked,
+    Curve,
+    Exported,
+    Gate,
+    Gates,
+    Row,
+    TokenGate,
+    Transferred,
+    Transported,
+)
+from engine.erasing.spm.shipped import shipped
+from engine.erasing.spm.training import Plan, Trained, train
+from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, words_cut
+from engine.models.library import resolve
+
+R = TypeVar("R")
+MOST_CONCEPTS, MOST_PROMPTS, MOST_STEPS, MOST_FILES = 6, 12, 100, 6
+WAYS = (*METRICS, "open", "official")
+ORIGINAL, UNDONE = "original", "undone"
+PREVIEW_EVERY = 2
+# Above this cosine of unrelated texts the published gate stands open for everything.
+BLUNT = 0.9
+UNRELATED = ("a car", "a house", "a rose", "a guitar", "a dog")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which membranes, and how they are trained; `files` are published files as data texts.
+
+    A membrane that ships with the model is taken where there is one for these settings, unless a
+    `fresh` one is asked for.
+    """
+
+    concepts: tuple[str, ...] = ("cat",)
+    anchor: str = ""
+    eta: float = 1.0
+    la_strength: float = Plan.la_strength
+    anchors: int = Plan.anchors
+    iterations: int = Plan.iterations
+    learning_rate: float = Plan.learning_rate
+    rank: int = 1
+    official_anchor_order: bool = False
+    fresh: bool = False
+    files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, **values: object) -> "Settings":
+        """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
+        given = {field.name: field.default for field in fields(cls)} | values
+        files = given["files"] or ()
+        if not isinstance(files, list | tuple) or len(files) > MOST_FILES:
+            raise BadInput(f"files must be a list of at most {MOST_FILES}.", "Upload fewer.")
+        concepts = checks.texts(given["concepts"], "concepts", MOST_CONCEPTS)
+        concepts = tuple(dict.fromkeys(text for text in concepts if text))
+        if not concepts and not files:
+            raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+        anchor = given["anchor"]
+        if not isinstance(anchor, str) or len(anchor) > 300:
+            raise BadInput("anchor must be a short text.", 'Leave it empty, or try "animal".')
+        return cls(
+            concepts,
+            anchor.strip(),
+            checks.number("eta", given["eta"], 0, 10, "1 is the published value."),
+            checks.number("la_strength", given["la_strength"], 0, 1e6, "Try 100 to 1000."),
+            checks.count("anchors", given["anchors"], 0, 16, "4 is the published number."),
+            checks.count("iterations", given["iterations"], 1, 3000, "100 take some seconds."),
+            checks.number("learning_rate", given["learning_rate"], 1e-6, 0.1, "Try 0.003."),
+            checks.count("rank", given["rank"], 1, 16, "The paper's rank is 1."),
+            checks.switch("official_anchor_order", given["official_anchor_order"]),
+            checks.switch("fresh", given["fresh"]),
+            tuple(files),
+        )
+
+    @property
+    def plan(self) -> Plan:
+        names = {field.name for field in fields(Plan)}
+        return Plan(**{name: value for name, value in asdict(self).items() if name in names})
+
+    @property
+    def name(self) -> str:
+        """The name of the edit on the shelf."""
+        return f"SPM {', '.join(self.concepts) or 'file'}"[:70]
+
+    def plain(self) -> dict[str, object]:
+        """As a recipe keeps them."""
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
+
+
+with_settings = taking(Settings)
+
+
+@with_settings
+def run(
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    prompts: Sequence[str] = ("a cat", "a dog"),
+    ways: Sequence[str] = ("clipcos_tokenuni", "tokenuni", "open"),
+    steps: int = 12,
+    guidance_scale: float = 4.0,
+) -> Steps[Transported]:
+    """Trains a membrane for each concept, then draws the prompts in each way of opening them.
+
+    `ways` are metrics of the gate, "open" (gamma 1) and "official" (the published merge, by which
+    one membrane acts with gamma squared). The last row is drawn with the membranes taken off.
+    """
+    view = _View.of(prompts, steps, guidance_scale)
+    chosen = tuple(checks.choice("ways", way, WAYS) for way in _listed(ways))
+    yield Progress(0, 1, "Loading the model")
+    bundle = sampling.open_bundle(model)
+    notes = tuple(_notes(bundle, settings, view.prompts))
+    shown = Transported(view.prompts, settings.concepts, notes=notes)
+    first = _rows(bundle, [], view, (), seed, shown, undone=False)
+    shown = yield from within(first, 0.0, 0.1)
+    training = _trained(bundle, settings, seed, shown)
+    membranes, shown = yield from within(training, 0.1, 0.7)
+    before = _fingerprint(bundle, membranes)
+    metric = _metric(next((way for way in chosen if way in METRICS), METRICS[0]))
+    gates, tokens = _gates(bundle, membranes, view.prompts, metric)
+    shown = replace(
+        shown,
+        gates=gates,
+        tokens=tokens,
+        parameters=sum(membrane.parameters for membrane in membranes),
+        layers=len(sites(bundle.unet)),
+        kilobytes=sum(membrane.parameters for membrane in membranes) * 4 / 1e3,
+        weights_before=before,
+    )
+    yield Progress(int(0.7 * WHOLE), WHOLE, "The gates are read", shown)
+    drawing = _rows(bundle, membranes, view, chosen, seed, shown)
+    shown = yield from within(drawing, 0.7, 1.0)
+    blunt = _bluntness(bundle, membranes)
+    if blunt > BLUNT and "clipcos_tokenuni" in chosen:
+        told = (
+            f"On this model whole prompts are much alike (mean cosine {blunt:.2f} between the "
+            "concept and unrelated prompts), so the published gate is open for everything; the "
+            "shared words alone tell prompts apart here."
+        )
+        shown = replace(shown, notes=(*shown.notes, told))
+    return replace(shown, weights_after=_fingerprint(bundle, membranes))
+
+
+@with_settings
+def gate(
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    prompts: Sequence[str] = ("a cat", "a dog"),
+    metric: str = "clipcos_tokenuni",
+) -> Steps[Gates]:
+    """How far each prompt would open each concept's membrane. Needs no training and no picture."""
+    view, metric = _View.of(prompts, 1, 1.0), checks.choice("metric", metric, METRICS)
+    yield Progress(0, 1, "Reading the gates")
+    bundle = sampling.open_bundle(model)
+    membranes = [Membrane((concept,), {}, {}) for concept in settings.concepts]
+    membranes += [read_text(text, bundle.unet) for text in settings.files]
+    gates, tokens = _gates(bundle, membranes, view.prompts, _metric(metric))
+    return Gates(gates, tokens, tuple(_notes(bundle, settings, view.prompts)))
+
+
+@with_settings
+def transfer(
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    to: ModelRef | str = "world-sister",
+    prompts: Sequence[str] = ("a cat", "a dog"),
+    way: str = "tokenuni",
+    steps: int = 12,
+    guidance_scale: float = 4.0,
+) -> Steps[Transferred]:
+    """The membranes of one checkpoint on another of the same architecture, without training.
+
+    The gate reads the destination's own text encoder. Raises `AssetMissing` when the destination is
+    not installed, `ModelMismatch` when its UNet is another one.
+    """
+    view = _View.of(prompts, steps, guidance_scale)
+    way = checks.choice("way", way, WAYS)
+    yield Progress(0, 1, "Loading both models")
+    away = sampling.open_bundle(to)
+    home = sampling.open_bundle(model)
+    _check_same_layout(home, away)
+    shown = Transported(view.prompts, settings.concepts)
+    names = home.card.title, away.card.title
+    found = Transferred(view.prompts, settings.concepts, *names)
+    training = _trained(home, settings, seed, shown)
+    membranes, shown = yield from _retold(within(training, 0.0, 0.6), found, "")
+    for membrane in membranes:
+        check_fit(away.unet, membrane)
+    notes = tuple(_notes(away, settings, view.prompts))
+    found = replace(found, curves=shown.curves, notes=notes)
+    for bundle, title, start in ((home, "home", 0.6), (away, "away", 0.8)):
+        drawing = _rows(
+            bundle, membranes, view, (way,), seed, replace(shown, rows=()), undone=False
+        )
+        drawn = yield from _retold(within(drawing, start, start + 0.2), found, title)
+        found = replace(found, rows=found.rows + _titled(drawn.rows, title))
+    return found
+
+
+def _retold(
+    steps: Generator[Progress, None, R], found: Transferred, title: str
+) -> Generator[Progress, None, R]:
+    """Events of a part whose previews join what is found so far, rows under this title."""
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as end:
+            return end.value
+        part = event.preview if isinstance(event.preview, Transported) else Transported((), ())
+        rows = found.rows + _titled(part.rows, title)
+        curves = part.curves or found.curves
+        yield replace(event, preview=replace(found, rows=rows, curves=curves))
+
+
+@with_settings
+def bake(
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    strength: float = 1.0,
+) -> Steps[Baked]:
+    """The open membranes added to the weights, as a patch, applied and undone once."""
+    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
+    yield Progress(0, 3, "Loading the model")
+    bundle = sampling.open_bundle(model)
+    shown = Transported((), settings.concepts)
+    membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
+    old = dict(bundle.model.state_dict())
+    new = baked(old, membranes, [strength] * len(membranes))
+    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    params = {**settings.plain(), "strength": strength}
+    recipe = Recipe("spm", "bake", ref, params, seed, label=settings.name).here()
+    patch = Patch.between(old, old | new, recipe)
+    yield Progress(WHOLE, WHOLE, "Applying and undoing")
+    touched = {name: old[name] for name in new}
+    applied = patch.apply(touched)
+    undone = patch.undo(applied)
+    return Baked(
+        settings.name,
+        patch,
+        patch.digest,
+        len(patch.before),
+        patch.nbytes / 1e6,
+        state_fingerprint(touched),
+        state_fingerprint(applied),
+        state_fingerprint(undone),
+        compare(touched, undone),
+    )
+
+
+@with_settings
+def export(
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    form: str = "spm",
+    strength: float = 1.0,
+) -> Steps[Exported]:
+    """The membranes as files for other tools, read back and compared with the baked weights.
+
+    `form` is "spm" (the published format), "stacked" (one LoRA of rank k), "diffusers" (diffusers
+    and PEFT) or "web" (without proj_in and proj_out). `strength` is the fixed gamma of all but the
+    first.
+    """
+    form = checks.choice("form", form, FORMS)
+    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
+    yield Progress(0, 2, "Loading the model")
+    bundle = sampling.open_bundle(model)
+    shown = Transported((), settings.concepts)
+    membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
+    files, error, how = exported(bundle, membranes, form, strength)
+    return Exported(form, files, sum(m.parameters for m in membranes), error, how)
+
+
+# ---------------------------------------------------------------------- training and gates
+
+
+def _trained(
+    bundle: DiffusionBundle, settings: Settings, seed: int, shown: Transported
+) -> Generator[Progress, None, tuple[list[Membrane], Transported]]:
+    """The membranes of all concepts, trained or remembered, then those of the files."""
+    uploaded = [read_text(text, bundle.unet) for text in settings.files]
+    membranes, total = [], len(settings.concepts) * settings.iterations
+    for number, concept in enumerate(settings.concepts):
+        steps, done = train(bundle, concept, settings.plan, seed), number * settings.iterations
+        trained = None if settings.fresh else shipped(bundle, concept, settings.plan)
+        if trained is not None:
+            told = f'The membrane of "{concept}" ships with the model; "Train it here" makes one.'
+            shown = replace(shown, notes=(*shown.notes, told))
+        while trained is None:
+            try:
+                event, so_far = next(steps)
+            except StopIteration as end:
+                trained = end.value
+            else:
+                curves = (*shown.curves, _curve(concept, so_far, settings.iterations))
+                preview = replace(shown, curves=curves)
+                yield Progress(done + event.done, total, f"Training: {event.note}", preview)
+        shown = replace(
+            shown, curves=(*shown.curves, _curve(concept, trained, settings.iterations))
+        )
+        membranes.append(trained.membrane)
+    return [*membranes, *uploaded], shown
+
+
+def _curve(concept: str, trained: Trained, iterations: int) -> Curve:
+    erase, anchor = (
+        np.array([getattr(loss, name) for loss in trained.losses], np.float32)
+        for name in ("erase", "anchor")
+    )
+    return Curve(concept, erase, anchor, iterations, trained.was_resumed)
+
+
+def _gates(
+    bundle: DiffusionBundle, membranes: Sequence[Membrane], prompts: Sequence[str], metric: Metric
+) -> tuple[tuple[Gate, ...], tuple[TokenGate, ...]]:
+    """Every gate with its parts, and for the concept nearest to each prompt the share by token."""
+    opened = permeability(bundle, membranes, prompts, metric)
+    centred = permeability(bundle, membranes, prompts, "centred")
+    gates, tokens = [], []
+    for row, prompt in enumerate(prompts):
+        first = 0
+        for k, membrane in enumerate(membranes):
+            part = slice(first, first + len(membrane.prompts))
+            first += len(membrane.prompts)
+            parts = (opened.cos[row, part], opened.tokens[row, part], centred.cos[row, part])
+            cos, words, bare = (float(v.max()) if len(v) else 1.0 for v in parts)
+            gamma = float(opened.gamma[row, k])
+            gates.append(Gate(prompt, membrane.name, cos, words, bare, gamma))
+            if membrane.prompts:
+                nearest = membrane.prompts[int(parts[0].argmax())]
+                tokens += [
+                    TokenGate(prompt, membrane.name, place, t.token, t.is_shared, t.share)
+                    for place, t in enumerate(token_shares(bundle, prompt, nearest))
+                ]
+    return tuple(gates), tuple(tokens)
+
+
+def _bluntness(bundle: DiffusionBundle, membranes: Sequence[Membrane]) -> float:
+    """Mean cosine of the concepts with texts that have nothing to do with them."""
+    named = " ".join(text for membrane in membranes for text in membrane.prompts).split()
+    texts = [text for text in UNRELATED if text.split()[-1] not in named]
+    held = [membrane for membrane in membranes if membrane.prompts]
+    if not held:
+        return 0.0
+    return float(permeability(bundle, held, texts, "clipcos").cos.mean())
+
+
+def opened_by(
+    bundle: DiffusionBundle, membranes: Sequence[Membrane], asked: Asked, way: str
+) -> Float[Tensor, "b k"]:
+    """Gamma of every membrane for every prompt, in one of the ways."""
+    if way == "open":
+        return torch.ones(len(asked), len(membranes))
+    metric = "clipcos_tokenuni" if way == "official" else _metric(way)
+    return permeability(bundle, membranes, asked.texts, metric, asked.cond).gamma
+
+
+def _metric(text: str) -> Metric:
+    (found,) = (metric for metric in get_args(Metric) if metric == text)
+    return found
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is drawn: prompts, steps and guidance, checked."""
+
+    prompts: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+
+    @classmethod
+    def of(cls, prompts: object, steps: object, guidance_scale: object) -> "_View":
+        return cls(
+            checks.prompts(prompts, MOST_PROMPTS),
+            checks.count("steps", steps, 1, MOST_STEPS, "Try 12."),
+            checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
+        )
+
+
+def _rows(
+    bundle: DiffusionBundle,
+    membranes: Sequence[Membrane],
+    view: _View,
+    ways: Sequence[str],
+    seed: int,
+    shown: Transported,
+    *,
+    undone: bool = True,
+) -> Generator[Progress, None, Transported]:
+    """The original, each way, and the original again, from one noise in one batch.
+
+    The original's pictures are kept for the next run; the last row is always drawn afresh.
+    """
+    asked = Asked(view.prompts, encode_prompt(bundle, view.prompts))
+    uncond, noise = empty_prompt(bundle), sampling.start_noise(bundle, seed, len(view.prompts))
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, view, seed)
+    kept = _ORIGINALS.peek(key)
+    rows: tuple[Row, ...] = () if kept is None else (kept,)
+    told = [*ways, UNDONE] if undone else list(ways)
+    names = told if kept is not None else [ORIGINAL, *told]
+    for turn, way in enumerate(names):
+        network = bundle
+        if way not in (ORIGINAL, UNDONE):
+            gamma = opened_by(bundle, membranes, asked, way)
+            network = with_membranes(bundle, membranes, gamma, official_merge=way == "official")
+        walked = sampling.walk(
+            network, asked.cond, uncond, noise, steps=view.steps,
+            guidance_scale=view.guidance_scale,
+        )  # fmt: skip
+        for step in walked:
+            is_last = step.i == view.steps - 1
+            if is_last or step.i % PREVIEW_EVERY == 0:
+                drawn = sampling.decode(bundle, step.z if is_last else step.x0)
+                shown = replace(shown, rows=(*rows, Row(way, drawn, (), (), "")))
+            done = turn * view.steps + step.i + 1
+            yield Progress(done, len(names) * view.steps, f"Drawing: {way}", shown)
+        first = rows[0].pictures if rows else drawn
+        change = np.abs(drawn.astype(np.int16) - first).mean((1, 2, 3))
+        verdicts = sampling.verdicts(bundle, drawn)
+        row = Row(way, drawn, verdicts, tuple(change.tolist()), sampling.sha256(drawn))
+        rows = (*rows, row)
+        if way == ORIGINAL:
+            _ORIGINALS.put(key, row)
+    shown = replace(shown, rows=rows)
+    if undone:
+        pair = (torch.from_numpy(row.pictures) for row in (rows[0], rows[-1]))
+        shown = replace(shown, undo=compare(*pair))
+    return shown
+
+
+_ORIGINALS: Recent[Row] = Recent(8)
+
+
+def _titled(rows: Sequence[Row], title: str) -> tuple[Row, ...]:
+    return tuple(replace(row, way=f"{title}: {row.way}") for row in rows)
+
+
+def _listed(ways: object) -> tuple[object, ...]:
+    listed = ways.split(",") if isinstance(ways, str) else ways
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= len(WAYS):
+        raise BadInput("Choose at least one way to open the membranes.", "Try open.")
+    return tuple(way.strip() if isinstance(way, str) else way for way in listed)
+
+
+# ---------------------------------------------------------------------- checks and words
+
+
+def _fingerprint(bundle: DiffusionBundle, membranes: Sequence[Membrane]) -> str:
+    """Of the layers that carry membranes, as the model holds them now."""
+    held, paths = dict(bundle.model.state_dict()), {p for m in membranes for p in m.down}
+    names = sorted(f"unet.{path}.weight" for path in paths)
+    return state_fingerprint({name: held[name] for name in names})
+
+
+def _check_same_layout(home: DiffusionBundle, away: DiffusionBundle) -> None:
+    ours, theirs = (
+        {path: layer.weight.shape for path, layer in sites(bundle.unet).items()}
+        for bundle in (home, away)
+    )
+    if ours != theirs:
+        other = [path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path)]
+        raise ModelMismatch(
+            f"{away.card.title} has another UNet than {home.card.title}: {', '.join(other[:3])}.",
+            "Transfer goes between checkpoints of one architecture, such as SD 1.4 and 1.5.",
+        )
+
+
+def _notes(bundle: DiffusionBundle, settings: Settings, prompts: Sequence[str]) -> Iterator[str]:
+    """What a visitor should know before trusting the pictures."""
+    unknown = sampling.unknown_words(bundle, [*settings.concepts, settings.anchor, *prompts])
+    if unknown:
+        yield f"This model never saw the words: {', '.join(unknown)}. It draws something for them."
+    for prompt in prompts:
+        if cut := words_cut(bundle, prompt):
+            yield f'The end of a prompt is not seen by the text encoder: "{cut[:60]}".'
+    if settings.la_strength == 0 or settings.anchors == 0:
+        yield "Without anchoring nothing holds the other concepts in place."

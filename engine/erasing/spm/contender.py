@@ -1,0 +1,63 @@
+"""SPM as the evaluation of this family asks for it: with the published gate, and with words only.
+
+An attacker's embedding is what the gate's cosine reads; the text is what its word part reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from engine.core.job import Progress, Steps
+from engine.core.shapes import Tensor
+from engine.erasing._eraser import Asked, Cost, Erased, Eraser, Maker
+from engine.erasing._subject import Subject
+from engine.erasing.spm.algorithm import Settings, opened_by
+from engine.erasing.spm.files import baked
+from engine.erasing.spm.membrane import Membrane, with_membranes
+from engine.erasing.spm.shipped import shipped
+from engine.erasing.spm.training import train
+from engine.models.diffusion import DiffusionBundle
+
+
+def spm(
+    bundle: DiffusionBundle, subject: Subject, seed: int, *, way: str, name: str
+) -> Steps[Erased]:
+    """One membrane, trained with the defaults of the panel; the anchor is the empty text."""
+    if (held := shipped(bundle, subject.concept, Settings().plan)) is not None:
+        erased = erased_by(bundle, held.membrane, way, name)
+        return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
+    steps = train(bundle, subject.concept, Settings().plan, seed)
+    while True:
+        try:
+            event, _ = next(steps)
+        except StopIteration as end:
+            return erased_by(bundle, end.value.membrane, way, name)
+        yield Progress(event.done, event.total, f"{name}: {event.note}")
+
+
+def erased_by(bundle: DiffusionBundle, membrane: Membrane, way: str, name: str = "SPM") -> Erased:
+    """The erasure by one membrane, opened in one way; a strength multiplies gamma."""
+    cost = Cost(parameters=membrane.parameters, undo="take it off, bit for bit")
+
+    def at(strength: float) -> Eraser:
+        def gated(asked: Asked) -> DiffusionBundle:
+            gamma = strength * opened_by(bundle, [membrane], asked, way)
+            return with_membranes(bundle, [membrane], gamma.detach())
+
+        def state() -> Mapping[str, Tensor]:
+            old = dict(bundle.model.state_dict())
+            return old | baked(old, [membrane], [strength])
+
+        return Eraser(name, bundle, cost, gated=gated, state=state)
+
+    return Erased(name, at)
+
+
+def _maker(name: str, way: str) -> Maker:
+    return partial(spm, way=way, name=name)
+
+
+MAKERS: dict[str, Maker] = {
+    "SPM": _maker("SPM", "clipcos_tokenuni"),
+    "SPM, words only": _maker("SPM, words only", "tokenuni"),
+}

@@ -1,0 +1,310 @@
+"""Erasure lab: one concept, one noise, every way to erase it, judged by four questions."""
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from engine.core.job import Done, Progress
+from engine.core.recipe import Recipe
+from engine.erasing.erasure_lab import ORIGINAL, methods
+from pages import _parts as parts
+from pages._frame import Frame
+from pages._parts import escape
+
+CONCEPT = "neon style"
+SUGGESTIONS = ("neon style", "sketch style", "cat", "car")
+CHOSEN = ("negative prompt", "word filter", "UCE", "SPM")
+ATTACKS = ("paraphrase", "closed form", "inversion")
+COLUMNS = ("names it", "names it", "paraphrase", "near", "far")
+PLOT = {"show_label": False, "container": False}
+NONE_YET = '<p class="note">The table grows row by row once the sheet is drawn.</p>'
+
+
+def build(frame: Frame) -> None:
+    """What to erase and how; the sheet; the table; the plane of kept and erased; the files."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            concept = gr.Textbox(
+                CONCEPT,
+                label="Erase",
+                info="An object or a style of the embedded world",
+                elem_classes="headline",
+                max_length=100,
+                elem_id="lab-concept",
+            )
+            parts.suggestions("lab-concept", SUGGESTIONS)
+            run = frame.action("run", "Compare")
+        with gr.Column(elem_classes="settings"):
+            inputs = _settings(frame)
+        with gr.Column(elem_classes="shown"):
+            sheet = gr.HTML(first_look(), elem_id="lab-sheet")
+    table = gr.HTML(NONE_YET, elem_id="lab-table")
+    plane = gr.Plot(label="Erased against kept, by method and strength", visible=False, **PLOT)
+    files = gr.File(
+        label="Table, pictures and recipe", visible=False, interactive=False, file_count="multiple"
+    )
+    run.wire(
+        {"concept": concept, **inputs},
+        draw,
+        [sheet, table, plane, files],
+        also=[concept.submit],
+    )
+    frame.breaks(
+        "One picture a group: every interval spans nearly everything, and no verdict stands.",
+        {"concept": CONCEPT, "methods": ["word filter", "UCE"], "each": 1, "sweep": 0},
+    )
+
+
+def _settings(frame: Frame) -> dict[str, Any]:
+    chosen = gr.CheckboxGroup(
+        list(methods()),
+        value=list(CHOSEN),
+        label="Compare",
+        info="ESD and concept ablation train for some seconds each; the original is always there",
+    )
+    each = gr.Slider(
+        1,
+        64,
+        value=4,
+        step=1,
+        label="Pictures a group",
+        info="Counted for every group and attack; 16 and more for a statement",
+    )
+    attacks = gr.CheckboxGroup(
+        list(ATTACKS),
+        value=["paraphrase", "closed form"],
+        label="Attacks",
+        info="Inversion learns a word on each model, some ten seconds each",
+    )
+    frame.seed(0)
+    frame.model()
+    with gr.Accordion("More settings", open=False):
+        anchor = gr.Textbox(
+            "", label="Draw instead", info="Empty: its category, or plain style", max_length=100
+        )
+        sweep = gr.Slider(
+            0,
+            4,
+            value=2,
+            step=1,
+            label="Strengths in the plane",
+            info="2 adds one between none and all",
+        )
+        steps = gr.Slider(3, 50, value=12, step=1, label="Sampler steps")
+        guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
+    return {
+        "methods": chosen,
+        "each": each,
+        "attacks": attacks,
+        "anchor": anchor,
+        "sweep": sweep,
+        "steps": steps,
+        "guidance_scale": guidance,
+    }
+
+
+def first_look() -> str:
+    rows: dict[str, tuple[None, tuple[()]]] = dict.fromkeys((ORIGINAL, *CHOSEN[:2]), (None, ()))
+    return parts.sheet(COLUMNS, rows)
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """The sheet and the table as they grow; at the end the files."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None:
+        return (gr.skip(),) * 4
+    shown = sheet(found), scores_table(found), plane(found)
+    if isinstance(event, Progress):
+        return *shown, gr.skip()
+    return *shown, gr.File(value=written(found, recipe), visible=True)
+
+
+def sheet(found: Any) -> str:
+    """One column a prompt with its group, one row a model."""
+    titles = {"target": "names it", "paraphrase": "paraphrase"}
+    columns = [
+        f"{prompt} · {titles.get(group, group)}"
+        for prompt, group in zip(found.prompts, found.groups, strict=True)
+    ]
+    rows = {row.name: (row.pictures, row.verdicts) for row in found.rows}
+    told = (
+        f'<p class="note">Instead: “{escape(found.anchor)}”. Told to keep, and so not counted as '
+        f"kept: {escape(', '.join(found.kept_words))}.</p>"
+    )
+    return parts.sheet(columns, rows or {ORIGINAL: (None, ())}) + told
+
+
+HEADS = (
+    ("Erased", ("gone", "nothing left")),
+    ("Kept", ("near", "far", "same-seed change")),
+    ("Robust: comes back", ()),
+    ("Cost", ("to make", "a picture", "numbers", "undone by")),
+)
+
+
+def scores_table(found: Any) -> str:
+    """One row a method, the columns by question, intervals below the rates."""
+    if not found.scores:
+        return NONE_YET
+    attacks = list(dict.fromkeys(name for s in found.scores for name in s.attacks)) or ["attacks"]
+    groups = [(title, attacks if title.startswith("Robust") else names) for title, names in HEADS]
+    top = "".join(f'<th colspan="{len(names)}">{title}</th>' for title, names in groups)
+    below = "".join(f"<th>{name}</th>" for _, names in groups for name in names)
+    first = found.scores[0]
+    whole = [one for one in found.scores if one.strength == 1]
+    rows = "".join(_row(one, first, attacks) for one in whole)
+    gate = f'<p class="note"><b>{escape(found.gate)}</b></p>' if found.gate else ""
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    return (
+        '<div class="heading level-3"><h3>Four questions</h3><p>Shares of '
+        f"{found.each} pictures a group; below each its 95 % interval. H is the harmonic mean of "
+        "what is gone, what stays gone under paraphrase, and what is kept; below it the same under "
+        "the strongest attack.</p></div>"
+        f'{gate}<div class="scroll" tabindex="0"><table class="plain scores"><thead><tr>'
+        f"<th></th><th></th>{top}</tr><tr><th>method</th><th>H</th>{below}</tr></thead><tbody>"
+        f"{rows}</tbody></table></div>{notes}"
+    )
+
+
+def _row(one: Any, first: Any, attacks: Sequence[str]) -> str:
+    is_first = one is first
+    gone = None if one.target is None else one.target.complement
+    overall = [
+        "–" if value is None or is_first else f"{value:.2f}"
+        for value in (one.harmonic_words, one.harmonic)
+    ]
+    cells = [
+        f"<td><b>{escape(one.name)}</b></td><td>{overall[0]}<br>"
+        f"<small>{overall[1]} under all</small></td>",
+        _cell(gone, good=not is_first),
+        _cell(one.nothing),
+        _cell(one.near, good=not is_first),
+        _cell(one.far, good=not is_first),
+        f"<td>{one.change.value:.1f}<br><small>{one.change.low:.1f} – {one.change.high:.1f}"
+        "</small></td>",
+        *(_cell(one.attacks.get(attack), bad=not is_first) for attack in attacks),
+        f"<td>{one.train_seconds:.1f} s</td>",
+        f"<td>{one.picture_seconds:.2f} s</td>",
+        f"<td>{one.parameters:,}</td>",
+        f"<td>{escape(one.undo)}</td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(rate: Any, *, good: bool = False, bad: bool = False) -> str:
+    """A rate with its interval; a bar says the same as the number."""
+    if rate is None:
+        return "<td>–</td>"
+    tone = "good" if good else "bad" if bad else ""
+    return (
+        f'<td class="{tone}" style="--share:{rate.rate:.3f}">{100 * rate.rate:.0f} %'
+        f"<br><small>{100 * rate.low:.0f} – {100 * rate.high:.0f}</small></td>"
+    )
+
+
+def plane(found: Any) -> object:
+    """Erased against kept, one line a method from no strength to all of it."""
+    if not found.points:
+        return gr.skip()
+    start = found.points[0]
+    names = dict.fromkeys(point.name for point in found.points[1:])
+    lines = [
+        parts.Line(
+            ORIGINAL,
+            [100 * start.kept],
+            [100 * start.erased],
+            neutral=True,
+            hover=[f"original: kept {start.kept:.0%}, erased {start.erased:.0%}"],
+        )
+    ]
+    for place, name in enumerate(names):
+        points = sorted((p for p in found.points if p.name == name), key=lambda p: p.strength)
+        swept = [start, *points] if len(points) > 1 else points
+        lines.append(
+            parts.Line(
+                name,
+                [100 * point.kept for point in swept],
+                [100 * point.erased for point in swept],
+                place,
+                hover=[_told(point, name) for point in swept],
+            )
+        )
+    best = [point for point in found.points if point.best]
+    lines.append(
+        parts.Line(
+            "not beaten",
+            [100 * point.kept for point in best],
+            [100 * point.erased for point in best],
+            neutral=True,
+            hover=[f"{_told(point, point.name)}: no other point beats it" for point in best],
+        )
+    )
+    figure = parts.plot(lines, "kept, %", "erased, %", height=420, percent=True)
+    return gr.Plot(value=figure, visible=True)
+
+
+def _told(point: Any, name: str) -> str:
+    strength = f", strength {point.strength:g}" if point.strength != 1 else ""
+    return f"{name}{strength}: kept {point.kept:.0%}, erased {point.erased:.0%}"
+
+
+# ---------------------------------------------------------------------- files
+
+
+def written(found: Any, recipe: Recipe) -> list[str]:
+    """The table, every counted picture and the recipe, so that a reader can count again."""
+    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
+    scores = [_flat(asdict(one)) for one in found.scores]
+    texts = {
+        "scores.csv": _csv(scores),
+        "pictures.csv": _csv([asdict(one) for one in found.seen]),
+        "comparison.json": json.dumps(
+            {
+                "recipe": json.loads(recipe.json()),
+                "concept": found.concept,
+                "anchor": found.anchor,
+                "kept words": list(found.kept_words),
+                "gate": found.gate,
+                "scores": [asdict(one) for one in found.scores],
+                "points": [asdict(one) for one in found.points],
+                "pictures": [asdict(one) for one in found.seen],
+            },
+            indent=1,
+            ensure_ascii=False,
+        ),
+    }
+    paths = []
+    for name, text in texts.items():
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        paths.append(str(path))
+    return paths
+
+
+def _flat(row: dict[str, Any], before: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{name} ")
+        else:
+            flat[f"{before}{name}"] = value
+    return flat
+
+
+def _csv(rows: Sequence[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(k for row in rows for k in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
