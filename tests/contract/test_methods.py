@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.core.catalog import ROOT, TABLE_HEAD, Action, Entry, announced, methods_table, with_table
+from engine.core.catalog import (
+    ROOT,
+    TABLE_HEAD,
+    Action,
+    Entry,
+    announced,
+    methods_table,
+    with_table,
+)
 from tests.contract import rules
 
 CATALOG = announced()
