@@ -76,11 +76,7 @@ def learn(
     exemplars = exemplars_of(bundle, settings, draw)
     steering = settings.steer_weight > 0
     words = Words.of(bundle, settings.positives if steering else 0)
-    start = (
-        bundle.text_encoders[0]
-        .get_input_embeddings()
-        .weight[one_token(bundle, settings.initialiser)]
-    )
+    start = token_table(bundle)[one_token(bundle, settings.initialiser)]
     row = start.detach().clone().requires_grad_()
     task = _Task.of(bundle, settings, exemplars, words)
     adam = Adam([row], settings.learning_rate, weight_decay=settings.weight_decay, decoupled=True)

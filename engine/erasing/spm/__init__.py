@@ -36,8 +36,8 @@ embedding off first; it is our variant.
 
 **Where it breaks.** Independent tests find SPM the kindest to other pictures and among the weakest
 under attack. A synonym that shares no word with the concept and has a low cosine meets a closed
-membrane. λ far above the erase loss teaches nothing within the iterations: the paper's 1000 goes with
-3,000 of them. λ = 0 erases soon and drags others along. The claim below measures both ends.
+membrane. λ far above the erase loss teaches nothing within the iterations: the paper's 1000 goes
+with 3,000 of them. λ = 0 erases soon and drags others along. The claim below measures both ends.
 
 *Paper and code.* The published code multiplies down and up by γ and then sums files into one
 adapter: one membrane acts with γ², several across one another. Here they are summed as the paper
