@@ -21,6 +21,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,11 +149,10 @@ Maker = Callable[[DiffusionBundle, Subject, int], Steps[Erased]]
 
 def contenders() -> dict[str, Maker]:
     """The makers of all methods of this family, found in their packages, by name."""
-    import engine.erasing as family
-
+    family = __name__.rpartition(".")[0]
     found: dict[str, Maker] = {}
-    for package in pkgutil.iter_modules(family.__path__):
-        module = f"{family.__name__}.{package.name}.contender"
+    for package in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        module = f"{family}.{package.name}.contender"
         if package.ispkg and importlib.util.find_spec(module):
             found |= importlib.import_module(module).MAKERS
     return found

@@ -9,6 +9,7 @@ from engine.core.catalog import ROOT
 from engine.world import vocabulary as words
 from engine.zoo.denoiser import Denoiser
 
+LARGEST_FILE = "12MB"  # of weights; larger ones are split
 MODELS = ROOT / "assets" / "models"
 LICENCE = "Apache-2.0 (weights); trained on drawings under Apache-2.0, MIT and CC-BY-4.0"
 SOURCE = "Trained from nothing by engine/zoo on emoji drawings of seven artists' teams."
@@ -35,7 +36,7 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=LARGEST_FILE)
     _forget_where_it_was(folder)
     known = {"words": words.trained_words(), "synonyms": words.SYNONYMS}
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")

@@ -120,7 +120,7 @@ def test_a_level_for_each_sample_equals_the_shared_level():
     one, many = (schedules.ve(s_max=s, t_min=0.0) for s in (3.0, np.full(6, 3.0)))
     z = 3.0 * start()
     for solver, options in (("pc", {"levels": "released"}), ("rk45", {})):
-        grid = released_grid(8, 1e-5) if solver == "pc" else grids.timesteps([1, 0.5, 1e-5])
+        grid = released_grid(8, 1e-5) if solver == "pc" else grids.timesteps([1.0, 0.5, 1e-5])
 
         def net(x, label):
             return world.score(x, 1.0, label.numpy())

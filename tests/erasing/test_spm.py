@@ -477,10 +477,14 @@ def test_a_run_ends_where_it_began(folder: Path, run_job):
     assert np.array_equal(found.rows[0].pictures[1], found.rows[1].pictures[1])
     assert found.rows[2].sha256 != found.rows[0].sha256
     assert len(found.curves[0].erase) == 3
-    curves = [
-        event.preview.curves for event in seen if isinstance(event, Progress) if event.preview
+    grown = [
+        len(curve.erase)
+        for event in seen
+        if isinstance(event, Progress) and event.preview
+        for curve in event.preview.curves
     ]
-    assert len(curves[0][0].erase) == 1
+    assert grown[0] == 1
+    assert grown == sorted(grown)
 
 
 def test_several_membranes_have_a_gate_each(folder: Path, run_job):
