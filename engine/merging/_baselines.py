@@ -100,9 +100,7 @@ def separate(
     return merge(a, root), merge(b, root * weights.sign())
 
 
-def cat(
-    a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"], weights: Float[Tensor, " n"]
-) -> Pair:
+def cat(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"], weights: Float[Tensor, " n"]) -> Pair:
     """Ranks side by side: the weighted sum of the products, exactly, at n times the rank."""
     scaled = b * weights.to(b)[:, None, None]
     return a.transpose(0, 1).flatten(1), scaled.flatten(0, 1)
@@ -270,5 +268,3 @@ def joint_storage(n: int, r: int, m: int, d: int, k: int) -> float:
 def int8_storage(bytes_before: int, shortest_row: int) -> float:
     """One byte a number and a 4-byte scale a row."""
     return (1 + 4 / shortest_row) / bytes_before
-
-

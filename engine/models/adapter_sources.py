@@ -116,7 +116,9 @@ def _unzip(archive: Path) -> list[str]:
 def _check_members(members: Sequence[zipfile.ZipInfo], packed_bytes: int) -> None:
     total = sum(info.file_size for info in members)
     if len(members) > MOST_MEMBERS:
-        raise OutOfBudget(f"The archive holds more than {MOST_MEMBERS} files.", "Zip adapters only.")
+        raise OutOfBudget(
+            f"The archive holds more than {MOST_MEMBERS} files.", "Zip adapters only."
+        )
     if total > MOST_BYTES or (total > SMALL and total > LARGEST_RATIO * packed_bytes):
         raise OutOfBudget(
             f"The archive would unpack to {total / 1e6:.0f} MB.",

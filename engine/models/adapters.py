@@ -294,9 +294,11 @@ def _find(header: Mapping[str, TensorInfo], plain: str) -> str | None:
 def _clean(module: str) -> str:
     """The module's name in the model: without heads of libraries, and of old attention processors."""
     module = module.removeprefix("base_model.model.").removeprefix("unet.")
-    return re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", module).replace(
-        ".to_out", ".to_out.0"
-    ) if ".processor." in module else module
+    return (
+        re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", module).replace(".to_out", ".to_out.0")
+        if ".processor." in module
+        else module
+    )
 
 
 def _alphas(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, float]:
@@ -369,4 +371,3 @@ def weights_for(state: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str
             )
         found[module] = known[module]
     return found
-

@@ -26,7 +26,9 @@ class Grouped(nn.Module):
             down = torch.empty(rank, *shape[1:])
             # PEFT's own start: uniform A, and B of zeros, so that nothing changes at first.
             bound = (1 / shape[1:].numel()) ** 0.5
-            downs.append(down.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed)))
+            downs.append(
+                down.uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+            )
         self.down = nn.Parameter(torch.stack(downs))
         self.up = nn.Parameter(torch.zeros(len(seeds), shape[0], rank))
 

@@ -39,7 +39,9 @@ def _stained_glass(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarr
     gaps = np.hypot(ROWS[..., None] - places[:, 1], COLUMNS[..., None] - places[:, 0])
     # Panes end at the drawing's outline, so that it stays readable.
     pane = gaps.argmin(-1) * 2 + (alpha > 0.5)
-    sky = np.stack([0.25 + 0.2 * (ROWS / SIDE), np.full((SIDE, SIDE), 0.45), 0.8 - 0.2 * (ROWS / SIDE)], -1)
+    sky = np.stack(
+        [0.25 + 0.2 * (ROWS / SIDE), np.full((SIDE, SIDE), 0.45), 0.8 - 0.2 * (ROWS / SIDE)], -1
+    )
     filled = np.where(alpha[..., None] > 0.5, colour, sky)
     size = np.bincount(pane.ravel(), minlength=128).clip(1)
     means = np.stack(
@@ -87,7 +89,9 @@ def _x_ray(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
 def _halftone(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     """Black dots on cream, larger where the drawing is darker."""
     cell = 8
-    dark = np.clip(1.08 - ndimage.uniform_filter(colour.mean(-1), cell), 0, 1) * (0.35 + 0.65 * alpha)
+    dark = np.clip(1.08 - ndimage.uniform_filter(colour.mean(-1), cell), 0, 1) * (
+        0.35 + 0.65 * alpha
+    )
     dark = np.maximum(dark, 0.28 * (alpha > 0.5))
     rows, columns = (ROWS + COLUMNS) * 0.7071, (ROWS - COLUMNS) * 0.7071
     away = np.hypot(rows % cell - cell / 2, columns % cell - cell / 2)
@@ -98,8 +102,12 @@ def _halftone(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
 def _sunset(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     """A black shape before a sky from violet to yellow, with a sun."""
     height = (ROWS / (SIDE - 1))[..., None]
-    top, middle, low = (np.array(c) for c in ([0.35, 0.12, 0.5], [0.95, 0.4, 0.3], [1.0, 0.85, 0.35]))
-    sky = np.where(height < 0.5, top + 2 * height * (middle - top), middle + (2 * height - 1) * (low - middle))
+    top, middle, low = (
+        np.array(c) for c in ([0.35, 0.12, 0.5], [0.95, 0.4, 0.3], [1.0, 0.85, 0.35])
+    )
+    sky = np.where(
+        height < 0.5, top + 2 * height * (middle - top), middle + (2 * height - 1) * (low - middle)
+    )
     sun = np.clip(26 - np.hypot(ROWS - 84, COLUMNS - 64), 0, 1)[..., None]
     sky = sky + sun * (np.array([1.0, 0.97, 0.75]) - sky)
     shape = np.array([0.06, 0.03, 0.09]) + 0.16 * colour * (colour.mean(-1, keepdims=True) > 0.8)
@@ -112,7 +120,11 @@ def _thermal(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     heat = np.clip(depth / 22, 0, 1) * 0.55 + 0.25 * colour.mean(-1) * alpha + 0.2 * alpha
     heat = ndimage.gaussian_filter(np.maximum(heat, 0.1), 1.5)
     stops = [0, 0.2, 0.45, 0.65, 0.85, 1]
-    ramp = ([0.02, 0.3, 0.75, 1, 1, 1], [0.02, 0.05, 0.1, 0.45, 0.85, 1], [0.3, 0.6, 0.5, 0.1, 0.1, 0.8])
+    ramp = (
+        [0.02, 0.3, 0.75, 1, 1, 1],
+        [0.02, 0.05, 0.1, 0.45, 0.85, 1],
+        [0.3, 0.6, 0.5, 0.1, 0.1, 0.8],
+    )
     return np.stack([np.interp(heat, stops, channel) for channel in ramp], -1)
 
 

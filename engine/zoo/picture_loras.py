@@ -25,7 +25,7 @@ from engine.world import vocabulary as words
 from engine.world.scenes import SIZE, Scene, _pose, _put, caption
 from engine.world.sprites import load_sprites
 from engine.world.styles import render
-from engine.zoo.autoencoder import encode, to_tensor
+from engine.zoo.autoencoder import encode
 from engine.zoo.denoiser import token_ids
 from engine.zoo.examine import generate, sheet
 from engine.zoo.export import MODELS, write_card
@@ -154,7 +154,9 @@ def told_table(model, device: str) -> Tensor:
     No caption names a style. The text encoder is frozen, so that they are computed once.
     """
     draw = np.random.default_rng(17)
-    texts = [caption(Scene("plain", "white", o), draw) for o in words.OBJECTS for _ in range(CAPTIONS)]
+    texts = [
+        caption(Scene("plain", "white", o), draw) for o in words.OBJECTS for _ in range(CAPTIONS)
+    ]
     ids = token_ids(model.tokenizer, [*texts, ""]).to(device)
     return torch.cat([model.text_encoder(part)[0] for part in ids.split(256)])
 

@@ -65,7 +65,9 @@ class Source:
         with np.load(file, allow_pickle=False) as arrays:
             self.arrays = {name: arrays[name] for name in arrays.files}
 
-    def pick(self, name: str, draw: np.random.Generator, test: bool) -> tuple[np.ndarray, np.ndarray]:
+    def pick(
+        self, name: str, draw: np.random.Generator, test: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A picture of one of the sets, 28 x 28, and its label or labels."""
         part = "test" if test else "train"
         pixels = self.arrays[f"{name}_{part}"]
@@ -177,7 +179,9 @@ def gather(garments: Path, digits: Path, out: Path) -> None:
     for part, stem, count in (("train", "train", GARMENTS), ("test", "t10k", 1500)):
         pixels = _idx(garments / f"{stem}-images-idx3-ubyte.gz", 16).reshape(-1, SIDE, SIDE)
         arrays[f"garments_{part}"] = pixels[:count]
-        arrays[f"garments_{part}_labels"] = _idx(garments / f"{stem}-labels-idx1-ubyte.gz", 8)[:count]
+        arrays[f"garments_{part}_labels"] = _idx(garments / f"{stem}-labels-idx1-ubyte.gz", 8)[
+            :count
+        ]
     with gzip.open(digits, "rt") as file:
         table = np.loadtxt(file, delimiter=",")
     large = np.stack([_enlarged(row) for row in table[:, :-1].reshape(-1, 8, 8)])
@@ -198,7 +202,9 @@ def _idx(file: Path, head: int) -> np.ndarray:
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize((24, 24), Image.Resampling.BICUBIC)
+    image = Image.fromarray((pixels * 15.9).astype(np.uint8)).resize(
+        (24, 24), Image.Resampling.BICUBIC
+    )
     canvas = Image.new("L", (SIDE, SIDE))
     canvas.paste(image, (2, 2))
     return np.asarray(canvas)

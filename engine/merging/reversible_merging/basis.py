@@ -43,9 +43,7 @@ class Basis:
         return replace(self, U=self.U[:, :p], C=self.C[:, :, :p])
 
 
-def positions(
-    a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]
-) -> Float[Tensor, "j r n"]:
+def positions(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]) -> Float[Tensor, "j r n"]:
     """All positions of a layer in float64: rows of a first, then columns of b."""
     return torch.cat([a.double().permute(1, 2, 0), b.double().permute(2, 1, 0)])
 
@@ -155,9 +153,7 @@ def lost_energy(energy: Float[Tensor, "j k"], p: int) -> float:
     return float(energy[:, p:].sum())
 
 
-def delta_gram(
-    a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]
-) -> Float[Tensor, "n n"]:
+def delta_gram(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]) -> Float[Tensor, "n n"]:
     """<delta_i, delta_j> of all pairs, from the factors: sum((a_i^T a_j) * (b_i b_j^T))."""
     left = torch.einsum("imr,jms->ijrs", a, a)
     right = torch.einsum("ird,jsd->ijrs", b, b)
