@@ -358,8 +358,8 @@ def storage_bar(storage: float, said: str = "") -> str:
         'border-left:2px solid var(--ink)"></b>'
     )
     return (
-        f'<div role="img" aria-label="storage {escape(words)}" style="position:relative;display:flex;'
-        f'height:14px;background:var(--well);margin:10px 0 4px">{strip}</div>'
+        f'<div role="img" aria-label="storage {escape(words)}" style="position:relative;'
+        f'display:flex;height:14px;background:var(--well);margin:10px 0 4px">{strip}</div>'
         f'<p class="note">Storage: {escape(words)}. The mark is 100 %.</p>'
     )
 

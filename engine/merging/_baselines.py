@@ -1,8 +1,9 @@
 """Ways to merge adapters that keep one set of weights, to stand beside the reversible one.
 
-Adapters come as stacked factors `a` (n m r) and `b` (n r d), scalings folded in: delta_i = a_i b_i.
-"Separate" merges work on the factors one by one, as PEFT's `linear`, `ties`, `dare_*` do; "combined"
-ones on the products. Those that need all n products of a layer form them for that layer alone.
+Adapters come as stacked factors `a` (n m r) and `b` (n r d), scalings folded in: the delta of
+adapter i is a_i b_i. "Separate" merges work on the factors one by one, as PEFT's `linear`, `ties`,
+`dare_*` do; "combined" ones on the products. Those that need all n products of a layer form them
+for that layer alone.
 
 PEFT's conventions are followed where it has the method: the square root of a weight goes on both
 factors, its sign on lora_A (our `b`); TIES trims each tensor to its largest values, elects the sign
@@ -20,7 +21,7 @@ from engine.core.shapes import Float, Tensor
 
 Election = Literal["total", "frequency"]
 Stack = Float[Tensor, "n *d"]
-Pair = tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]
+Pair = tuple[Float[Tensor, "m k"], Float[Tensor, "k d"]]
 
 # Singular values of the stacked deltas below this count as zero (KnOTS).
 KNOTS_SMALLEST = 1e-5
@@ -131,11 +132,10 @@ def knots(
 
     The SVD comes from the factors: all deltas side by side have at most n r directions.
     """
-    n, m, _ = a.shape
+    n, r = len(a), a.shape[2]
     columns = a.transpose(0, 1).flatten(1)
     # [delta_1 ... delta_n] = [a_1 ... a_n] blockdiag(b_i); its left side from an m x m Gram.
     q, triangle = torch.linalg.qr(columns)
-    r = a.shape[2]
     core = torch.stack([triangle[:, i * r : (i + 1) * r] @ b[i] for i in range(n)])
     side_by_side = core.transpose(0, 1).flatten(1)
     u, s, vh = torch.linalg.svd(side_by_side, full_matrices=False)
@@ -188,7 +188,7 @@ def layer_basis(
     flat = torch.cat([a.flatten(1), b.flatten(1)], 1)
     mean = flat.mean(0)
     centred = flat - mean
-    values, vectors = torch.linalg.eigh(centred @ centred.mT)
+    _, vectors = torch.linalg.eigh(centred @ centred.mT)
     top = vectors[:, n - p :] if p else vectors[:, :0]
     kept = mean + top @ (top.mT @ centred)
     size = a[0].numel()
@@ -247,7 +247,7 @@ def int8(stack: Stack) -> Stack:
     return (stack / step).round() * step
 
 
-# ---------------------------------------------------------------------- storage, relative to n adapters
+# ---------------------------------------------------------------------- storage
 
 
 def merged_storage(n: int) -> float:

@@ -32,7 +32,7 @@ UPLOAD = re.compile(r"upload:([0-9a-f]{64})(?:/([\w.-]{1,80}))?")
 
 
 def find(source: str) -> Path:
-    """The folder or file of an adapter. Raises an `EngineError` that says why it is not to be had."""
+    """The folder or file of an adapter. Raises an `EngineError` when it is not to be had."""
     if found := UPLOAD.fullmatch(source):
         return _uploaded(found[1], found[2])
     key, _, name = source.partition("/")

@@ -5,9 +5,9 @@
         a, b = lora.factors(module)               delta of the weight = a @ b,  m x r and r x d
 
 Only headers are read at first, so that eight large adapters cost nothing until a module is asked
-for. Scalings (alpha / r, alpha / sqrt(r), alpha patterns, Kohya's alpha) are folded into the factors,
-half into each, so that every adapter here has scale 1. Factors of convolutions are flattened,
-m x r and r x (in * kh * kw).
+for. Scalings (alpha / r, alpha / sqrt(r), alpha patterns, Kohya's alpha) are folded into the
+factors, half into each, so that every adapter here has scale 1. Factors of convolutions are
+flattened, m x r and r x (in * kh * kw).
 
 Paper and PEFT name the factors the other way round: `a` is PEFT's lora_B, `b` is its lora_A.
 
@@ -124,15 +124,20 @@ class Lora:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    @cached_property
+    def _file(self) -> Any:
+        """The open file, whose header is parsed once."""
+        return safe_open(self.path, framework="pt").__enter__()
+
     def _tensor(self, key: str) -> Tensor:
         try:
-            with safe_open(self.path, framework="pt") as file:
-                tensor = file.get_tensor(key)
+            tensor = self._file.get_tensor(key)
         except (SafetensorError, OSError):
             raise BadInput(
                 f"{self.name} cannot be read any more.", "Upload the adapter again."
             ) from None
-        if not bool(torch.isfinite(tensor).all()):
+        # One pass without a copy: a value that is not a number is smallest and largest.
+        if tensor.numel() and not all(bool(end.isfinite()) for end in torch.aminmax(tensor)):
             raise BadInput(
                 f"{key[:80]} of {self.name} holds values that are not numbers.",
                 "The adapter is damaged, or its training diverged; take another one.",
@@ -292,7 +297,7 @@ def _find(header: Mapping[str, TensorInfo], plain: str) -> str | None:
 
 
 def _clean(module: str) -> str:
-    """The module's name in the model: without heads of libraries, and of old attention processors."""
+    """The module's name in the model, without heads of libraries or old attention processors."""
     module = module.removeprefix("base_model.model.").removeprefix("unet.")
     return (
         re.sub(r"\.processor\.(to_\w+?)(_lora)?$", r".\1", module).replace(".to_out", ".to_out.0")

@@ -49,7 +49,8 @@ class LoraBank(nn.Module):
     """The adapters of a network, by the name of the layer they stand at.
 
     `names` maps the name in the saved adapter to the layer's name in the network, which differs
-    between versions of a library. `plug` puts the adapters into the network, `unplug` takes them out.
+    between versions of a library. `plug` puts the adapters into the network, `unplug` takes them
+    out again.
     """
 
     def __init__(

@@ -189,8 +189,8 @@ def card(base, bank: LoraBank, sets, source: Source, target: Path) -> None:
         },
         licence="Apache-2.0 (weights); pictures: Fashion-MNIST (MIT, Zalando SE), digits of "
         "scikit-learn (BSD-3), drawings under Apache-2.0, MIT and CC-BY-4.0",
-        source="Trained from nothing by engine/zoo on Fashion-MNIST, the digits of scikit-learn and "
-        "emoji drawings.",
+        source="Trained from nothing by engine/zoo on Fashion-MNIST, the digits of scikit-learn "
+        "and emoji drawings.",
         measured={
             "base, kinds of garments": [
                 float((kinds == torch.tensor([label for _, label in rows])).float().mean()),

@@ -135,7 +135,7 @@ def test_values_that_are_no_numbers_are_refused_with_the_key(tmp_path, value):
     pairs = factors()
     pairs["layers.0.to_v"][0][1, 1] = value
     lora = open_lora(peft_folder(tmp_path / "p", pairs))
-    with pytest.raises(BadInput, match="layers.0.to_v"):
+    with pytest.raises(BadInput, match=r"layers\.0\.to_v"):
         lora.factors("layers_0_to_v")
 
 

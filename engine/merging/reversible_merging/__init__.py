@@ -10,10 +10,10 @@ mean and p directions:
 
 $$X \\approx \\mu 1^\\top + U C, \\qquad \\min_{U,C}\\|X - \\mu 1^\\top - U C\\|^2$$
 
-By Eckart and Young the answer is a truncated SVD of $X - \\mu 1^\\top$, in closed form, without data or
-training. Adapter i is $\\mu + U c_i$ at every position. At p = 0 only the mean is left, and that
-*is* the average of the factors; at p = n − 1 nothing is left out, and every adapter comes back to
-round-off.
+By Eckart and Young the answer is a truncated SVD of $X - \\mu 1^\\top$, in closed form, without
+data or training. Adapter i is $\\mu + U c_i$ at every position. At p = 0 only the mean is left, and
+that *is* the average of the factors; at p = n − 1 nothing is left out, and every adapter comes back
+to round-off.
 
 **What it costs.** Relative to the n adapters
 

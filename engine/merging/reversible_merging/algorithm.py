@@ -1,5 +1,6 @@
-"""The jobs: un-merge and see it, the film over p, weigh, count, revert, bake, export. The mathematics
-is in `basis`, the ways to compare with in `ways`.
+"""The jobs: un-merge and see it, the film over p, weigh, count, revert, bake, export.
+
+The mathematics is in `basis`, the ways to compare with in `ways`.
 """
 
 import threading
@@ -543,7 +544,7 @@ def _survey(collection: Collection) -> Generator[Progress, None, Survey]:
 
 def _trip(collection: Collection) -> RoundTrip:
     """The factors of one layer against those that come back at the largest p."""
-    module, a, b = next(iter(collection.each()))
+    _, a, b = next(iter(collection.each()))
     back = rmm.revert_all(rmm.fit(a, b, rmm.largest_p(len(a), a.shape[2])))
     return compare((a, b), (back[0].float(), back[1].float()))
 

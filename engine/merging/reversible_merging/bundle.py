@@ -1,12 +1,14 @@
 """The bundle: what is kept in place of n adapters, as one safetensors file.
 
-For every module `<module>.mu` (m + d, r), `<module>.U` (m + d, p, r) and `<module>.C` (m + d, n, p);
-the header says m, names, ranks, base model, and the digest of each source. READER is all that is
+For every module `<module>.mu` (m + d, r), `<module>.U` (m + d, p, r), `<module>.C` (m + d, n, p).
+The header says m, names, ranks, base model, and the digest of each source. READER is all that is
 needed to get an adapter out of it again.
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -19,8 +21,10 @@ from engine.merging.reversible_merging.collection import Collection
 from engine.merging.reversible_merging.gauge import aligned
 from engine.models.tensor_file import TensorFile
 
+Fitted = tuple[str, rmm.Basis]
+
 FORMAT = "rmm-bundle-1"
-READER = '''"""Gets one adapter out of a reversible merge: python read_bundle.py bundle.safetensors NAME"""
+READER = '''"""One adapter out of a merge: python read_bundle.py bundle.safetensors NAME"""
 
 import json
 import sys
@@ -38,10 +42,32 @@ with safe_open(path, framework="pt") as file:
         x = mu + (C[:, i, :, None] * U).sum(1)          # (m + d) x r
         m, kernel = shape["m"], shape["kernel"]
         up, down = x[:m].contiguous(), x[m:].T.contiguous()
-        out[f"base_model.model.{shape['name']}.lora_B.weight"] = up.reshape(*up.shape, *[1] * len(kernel))
-        out[f"base_model.model.{shape['name']}.lora_A.weight"] = down.reshape(len(down), -1, *kernel)
+        name = f"base_model.model.{shape['name']}"
+        out[f"{name}.lora_B.weight"] = up.reshape(*up.shape, *[1] * len(kernel))
+        out[f"{name}.lora_A.weight"] = down.reshape(len(down), -1, *kernel)
 save_file(out, f"{wanted}.safetensors")                 # a PEFT adapter with lora_alpha = r
 '''
+
+
+def fitted(collection: Collection, p: int, *, align: bool = False) -> Iterator[Fitted]:
+    """The basis of each module in turn; two layers are at work while one is handed out.
+
+    The many small eigenproblems of a layer run on one core, so a second layer takes the other.
+    """
+
+    def fit(module: str) -> Fitted:
+        a, b = collection.factors(module)
+        pair = aligned(a, b) if align else (a, b)
+        return module, rmm.fit(*pair, min(p, rmm.largest_p(len(a), a.shape[2])))
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[Future[Fitted]] = deque()
+        for module in collection.modules:
+            waiting.append(pool.submit(fit, module))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def make(
@@ -51,9 +77,7 @@ def make(
     tensors: dict[str, Tensor] = {}
     modules: dict[str, object] = {}
     kind = torch.float16 if half else torch.float32
-    for place, (module, a, b) in enumerate(collection.each()):
-        pair = aligned(a, b) if align else (a, b)
-        basis = rmm.fit(*pair, min(p, rmm.largest_p(len(a), a.shape[2])))
+    for place, (module, basis) in enumerate(fitted(collection, p, align=align)):
         layer = collection.layer(module)
         for part, tensor in (("mu", basis.mu), ("U", basis.U), ("C", basis.C)):
             tensors[f"{module}.{part}"] = tensor.to(kind)

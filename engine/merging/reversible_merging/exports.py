@@ -1,6 +1,6 @@
 """Adapters in the layouts that other tools read, and the report of what was lost.
 
-A rebuilt adapter has its scale inside, so it is written with lora_alpha = r, or alpha = r for Kohya.
+A rebuilt adapter has its scale inside, so it is written with lora_alpha = r (Kohya: alpha = r).
 """
 
 import json

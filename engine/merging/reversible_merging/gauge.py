@@ -2,8 +2,8 @@
 
 (a G, G^-1 b) is the same adapter for every invertible G, but the basis of the paper depends on
 which one is written down. Adapters trained from one start of lora_A are alike in this respect;
-others are not. Here each is first brought into a balanced form, then turned towards the mean of all.
-The adapters themselves stay what they are.
+others are not. Here each is first brought into a balanced form, then turned towards the mean of
+all. The adapters themselves stay what they are.
 """
 
 import torch

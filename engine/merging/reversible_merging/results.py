@@ -27,11 +27,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Unmerged:
-    """The adapters' own pictures, those of the rebuilt ones, and those of one merged set of weights.
+    """The adapters' own pictures, the rebuilt ones, and those of one merged set of weights.
 
-    `storage` is what the basis takes, relative to the adapters. `errors` are relative squared errors
-    of the rebuilt deltas, `apart` mean differences of the pictures, of 255. `trip` compares the
-    factors at the largest p with the adapters' own.
+    `storage` is what the basis takes, relative to the adapters. `errors` are relative squared
+    errors of the rebuilt deltas, `apart` mean differences of the pictures, of 255. `trip` compares
+    the factors at the largest p with the adapters' own.
     """
 
     names: tuple[str, ...]

@@ -52,20 +52,20 @@ def _int8(a: Tensor, b: Tensor, _: int) -> Factors:
 
 def _rmm_numbers(n: int, shape: Shape, p: int) -> float:
     p = min(p, rmm.largest_p(n, shape.r))
-    return (shape.m + shape.d) * (p * (shape.r + n) + shape.r)
+    return float((shape.m + shape.d) * (p * (shape.r + n) + shape.r))
 
 
 def _layer_numbers(n: int, shape: Shape, p: int) -> float:
-    return (p + 1) * shape.r * (shape.m + shape.d) + p * n
+    return float((p + 1) * shape.r * (shape.m + shape.d) + p * n)
 
 
 def _joint_numbers(n: int, shape: Shape, k: int) -> float:
     k = min(k, shape.m, shape.d)
-    return k * (shape.m + shape.d) + n * k * k
+    return float(k * (shape.m + shape.d) + n * k * k)
 
 
 def _rank_numbers(n: int, shape: Shape, rank: int) -> float:
-    return n * min(rank, shape.r) * (shape.m + shape.d)
+    return float(n * min(rank, shape.r) * (shape.m + shape.d))
 
 
 def _int8_numbers(n: int, shape: Shape, _: int) -> float:
