@@ -40,7 +40,7 @@ KEY = "world-styles"
 RANK, CAPTIONS, EMPTY_CAPTIONS = 8, 24, 0.1
 SHARED_SEED = 200
 SEEDS = tuple(SHARED_SEED if i % 2 == 0 else SHARED_SEED + i for i in range(len(NEW_STYLES)))
-SCENES, SHARD = 640, 32
+SCENES, SHARD = 480, 32
 # Where the adapters stand: ends of names of layers in the UNet.
 ENDS = (
     "to_k", "to_v", "to_out.0", "ff.net.2", "proj_in", "proj_out", "conv_out",

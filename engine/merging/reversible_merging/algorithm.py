@@ -94,17 +94,17 @@ def run(
         notes=collection.notes(),
     )
     drawing = _Drawing(bundle, collection, names, view, seed, 2 * n + 1)
-    own = yield from drawing.each("own", "its own adapter", lambda i: _own(collection, i), shown)
-    shown = replace(shown, rows=(own,))
+    mine = yield from drawing.each("own", "its own adapter", lambda i: own(collection, i), shown)
+    shown = replace(shown, rows=(mine,))
     mixed = yield from drawing.merged(merge, mix, shown)
-    shown = replace(shown, rows=(own, mixed))
-    basis, errors = yield from _rebuilt(collection, way, p, drawing.done, drawing.total)
+    shown = replace(shown, rows=(mine, mixed))
+    basis, errors = yield from rebuilt(collection, way, p, drawing.done, drawing.total)
     shown = replace(shown, errors=errors)
     row = yield from drawing.each(
-        "rebuilt", f"pulled out again, p = {p}", lambda i: _products(basis, i), shown
+        "rebuilt", f"pulled out again, p = {p}", lambda i: products(basis, i), shown
     )
-    apart, mush = _apart(own.pictures, row.pictures), _apart(own.pictures, mixed.pictures)
-    shown = replace(shown, rows=(own, mixed, row), apart=apart, merged_apart=mush)
+    apart, mush = _apart(mine.pictures, row.pictures), _apart(mine.pictures, mixed.pictures)
+    shown = replace(shown, rows=(mine, mixed, row), apart=apart, merged_apart=mush)
     return replace(shown, trip=_trip(collection))
 
 
@@ -129,14 +129,14 @@ def sweep(
     storages = tuple(storage_at(collection, p) for p in ps)
     film = Film(collection.names, view.prompt, storages)
     drawing = _Drawing(bundle, collection, names, view, seed, collection.n * (len(ps) + 1))
-    own = yield from drawing.each("own", "its own adapter", lambda i: _own(collection, i), film)
-    film = replace(film, own=own.pictures)
+    mine = yield from drawing.each("own", "its own adapter", lambda i: own(collection, i), film)
+    film = replace(film, own=mine.pictures)
     frames: list[UInt8[Array, "n h w 3"]] = []
     said: list[tuple[str, ...]] = []
     for p in ps:
-        basis, _ = yield from _rebuilt(collection, way, p, drawing.done, drawing.total)
+        basis, _ = yield from rebuilt(collection, way, p, drawing.done, drawing.total)
         row = yield from drawing.each(
-            "rebuilt", f"p = {p}", lambda i, basis=basis: _products(basis, i), film
+            "rebuilt", f"p = {p}", lambda i, basis=basis: products(basis, i), film
         )
         frames.append(row.pictures)  # type: ignore[arg-type]
         said.append(row.lines)
@@ -230,11 +230,11 @@ def revert(
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
     index = _index(collection, chosen, first)
-    basis, errors = yield from _rebuilt(collection, way, p, 0, 1)
+    basis, errors = yield from rebuilt(collection, way, p, 0, 1)
     deltas = {
-        "its own adapter": ("own", _own(collection, index)),
-        "merged": ("merged", _merged(collection, merge, mix)),
-        f"reverted, p = {p}": ("rebuilt", _products(basis, index)),
+        "its own adapter": ("own", own(collection, index)),
+        "merged": ("merged", merged(collection, merge, mix)),
+        f"reverted, p = {p}": ("rebuilt", products(basis, index)),
     }
     name, error = collection.names[index], errors[index]
     if all(source.startswith(f"{tasks.KEY}/") for source in chosen):
@@ -273,7 +273,7 @@ def bake(
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
     yield Progress(1, 3, "Merging")
-    deltas = _merged(collection, merge, mix)
+    deltas = merged(collection, merge, mix)
     new = applied.baked(old, collection, names, deltas)
     ref = resolve(ModelRef(model) if isinstance(model, str) else model)
     params = {"adapters": list(chosen), "merge": merge, "weight": weight, "density": density}
@@ -339,7 +339,7 @@ def export(
         return (yield from _bundle(collection, p, align, half))
     if form == "merged":
         return _merged_export(collection, merge, mix)
-    basis, _ = yield from _rebuilt(collection, way, p, 0, 1)
+    basis, _ = yield from rebuilt(collection, way, p, 0, 1)
     index = _index(collection, chosen, str(adapter or ""))
     return _one_export(collection, basis, index, form)
 
@@ -474,7 +474,7 @@ def _rank(collection: Collection) -> int:
 # ---------------------------------------------------------------------- deltas
 
 
-def _own(collection: Collection, index: int) -> dict[str, Float[Tensor, "m d"]]:
+def own(collection: Collection, index: int) -> dict[str, Float[Tensor, "m d"]]:
     """The deltas of one adapter as its file has them."""
     lora = collection.loras[index]
     found = {}
@@ -484,13 +484,13 @@ def _own(collection: Collection, index: int) -> dict[str, Float[Tensor, "m d"]]:
     return found
 
 
-def _products(
+def products(
     pairs: Mapping[str, tuple[Tensor, Tensor]], index: int
 ) -> dict[str, Float[Tensor, "m d"]]:
     return {module: a[index] @ b[index] for module, (a, b) in pairs.items()}
 
 
-def _merged(collection: Collection, merge: str, mix: Mix) -> dict[str, Float[Tensor, "m d"]]:
+def merged(collection: Collection, merge: str, mix: Mix) -> dict[str, Float[Tensor, "m d"]]:
     """One set of deltas for all adapters."""
     how = MERGES[merge].merge
     return {module: how(a, b, mix, place) for place, (module, a, b) in enumerate(collection.each())}
@@ -499,7 +499,7 @@ def _merged(collection: Collection, merge: str, mix: Mix) -> dict[str, Float[Ten
 Pairs = dict[str, tuple[Float[Tensor, "n m r"], Float[Tensor, "n r d"]]]
 
 
-def _rebuilt(
+def rebuilt(
     collection: Collection, way: str, budget: int, done: int, total: int
 ) -> Generator[Progress, None, tuple[Pairs, tuple[float, ...]]]:
     """All adapters after a way of keeping them, in float32, and their relative squared errors."""
@@ -584,7 +584,7 @@ class _Drawing:
     def merged(self, merge: str, mix: Mix, shown: Any) -> Generator[Progress, None, Row]:
         """The picture of the merged weights: one for all, shown in every column."""
         title = f"merged: {MERGES[merge].title}"
-        deltas = _merged(self.collection, merge, mix)
+        deltas = merged(self.collection, merge, mix)
         picture = yield from self._one(deltas, title, "merged")
         row = Row(
             title,
@@ -687,7 +687,7 @@ def _count(
     """All scores, one set of weights after the other."""
     names = applied.names_in(known.state, collection)
     n, ps = collection.n, range(collection.largest_p + 1)
-    budgets = [(way, x) for way in asked.rivals for x in _few(way, collection)]
+    budgets = [(way, x) for way in asked.rivals for x in few(way, collection)]
     todo = 2 + len(ps) + len(budgets) + len(asked.merges)
     found = Counted(
         tuple(known.names[place] for place in places),
@@ -706,40 +706,40 @@ def _count(
 
     found = replace(found, base=score("base", -1, 0.0, lambda i: {}))
     yield Progress(1, todo, "The base alone", found)
-    found = replace(found, own=score("own", -1, 1.0, lambda i: _own(collection, i)))
+    found = replace(found, own=score("own", -1, 1.0, lambda i: own(collection, i)))
     yield Progress(2, todo, "Each adapter alone", found)
     done = 2
     for p in ps:
-        pairs, _ = yield from _rebuilt(collection, asked.way, p, done, todo)
-        one = score(asked.way, p, storage_at(collection, p), lambda i, q=pairs: _products(q, i))
+        pairs, _ = yield from rebuilt(collection, asked.way, p, done, todo)
+        one = score(asked.way, p, storage_at(collection, p), lambda i, q=pairs: products(q, i))
         found, done = replace(found, rebuilt=(*found.rebuilt, one)), done + 1
         yield Progress(done, todo, f"Rebuilt with p = {p}", found)
     for merge in asked.merges:
-        deltas = _merged(collection, merge, asked.mix)
+        deltas = merged(collection, merge, asked.mix)
         one = score(merge, -1, 1 / n, lambda i, d=deltas: d)
         found, done = replace(found, merged=(*found.merged, one)), done + 1
         yield Progress(done, todo, MERGES[merge].title, found)
     for way, budget in budgets:
-        pairs, _ = yield from _rebuilt(collection, way, budget, done, todo)
-        storage = _storage(way, budget, collection)
-        one = score(way, budget, storage, lambda i, q=pairs: _products(q, i))
+        pairs, _ = yield from rebuilt(collection, way, budget, done, todo)
+        storage = stored(way, budget, collection)
+        one = score(way, budget, storage, lambda i, q=pairs: products(q, i))
         found, done = replace(found, rivals=(*found.rivals, one)), done + 1
         yield Progress(done, todo, f"{REBUILDING[way].title}, {budget}", found)
     return found
 
 
-def _few(way: str, collection: Collection, most: int = 4) -> list[int]:
+def few(way: str, collection: Collection, most: int = 4) -> list[int]:
     """Some budgets of a way whose storage stays below the adapters' own."""
     every = [
         x
         for x in REBUILDING[way].budgets(collection.n, _rank(collection))
-        if _storage(way, x, collection) < 1.05
+        if stored(way, x, collection) < 1.05
     ]
     chosen = np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int)
     return [every[i] for i in dict.fromkeys(chosen.tolist())]
 
 
-def _storage(way: str, budget: int, collection: Collection) -> float:
+def stored(way: str, budget: int, collection: Collection) -> float:
     numbers = REBUILDING[way].numbers
     total = sum(numbers(collection.n, shape, budget) for shape in collection.shapes.values())
     return total / collection.numbers
@@ -833,7 +833,7 @@ def _merged_export(collection: Collection, merge: str, mix: Mix) -> Exported:
     rank = min(collection.n * _rank(collection), 256)
     pairs = {
         module: exports.pair_of(delta, rank)
-        for module, delta in _merged(collection, merge, mix).items()
+        for module, delta in merged(collection, merge, mix).items()
     }
     return _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
 
