@@ -156,9 +156,7 @@ def _starts(every: Collection, known: tasks.Tasks, done: int) -> Found:
                 answers = np.stack(
                     [
                         known.right(
-                            applied.baked(
-                                known.state, part, names, algorithm.products(pairs, i)
-                            ),
+                            applied.baked(known.state, part, names, algorithm.products(pairs, i)),
                             known.index(name),
                             PICTURES,
                         )
@@ -223,5 +221,3 @@ def rate(hits: np.ndarray) -> Rate:
     """Share of right answers with its Wilson interval."""
     low, high = wilson(int(hits.sum()), hits.size)
     return {"rate": float(hits.mean()), "low": low, "high": high, "of": hits.size}
-
-
