@@ -29,9 +29,9 @@ from engine.zoo.autoencoder import encode
 from engine.zoo.denoiser import token_ids
 from engine.zoo.examine import generate, sheet
 from engine.zoo.export import MODELS, write_card
-from engine.zoo.lora_bank import LoraBank
+from engine.zoo.lora_bank import LoraBank, precision
 from engine.zoo.new_styles import NEW_STYLES, render_new
-from engine.zoo.training import Options, half_precision, train
+from engine.zoo.training import Options, train
 from engine.zoo.world import read_pipeline, to_pixels
 
 log = logging.getLogger("engine.zoo")
@@ -40,7 +40,7 @@ KEY = "world-styles"
 RANK, CAPTIONS, EMPTY_CAPTIONS = 8, 24, 0.1
 SHARED_SEED = 200
 SEEDS = tuple(SHARED_SEED if i % 2 == 0 else SHARED_SEED + i for i in range(len(NEW_STYLES)))
-SCENES, SHARD = 480, 32
+SCENES, SHARD = {"cuda": 480, "cpu": 96}, 16
 # Where the adapters stand: ends of names of layers in the UNet.
 ENDS = (
     "to_k", "to_v", "to_out.0", "ff.net.2", "proj_in", "proj_out", "conv_out",
@@ -66,7 +66,7 @@ def build_styles(folder: Path, options: Options) -> None:
     vae, model = read_pipeline("world", options.device)
     for part in (vae, model.unet, model.text_encoder):
         part.eval().requires_grad_(False)
-    drawn = scenes(folder)
+    drawn = scenes(folder, SCENES[options.device])
     names = [n for n, m in model.unet.named_modules() if n.endswith(ENDS) and _takes_lora(m)]
     bank = LoraBank(model.unet, dict(zip(names, names, strict=True)), RANK, SEEDS)
     train_adapters(model, vae, bank, drawn, folder, options, lambda _: publish(bank, target))
@@ -80,13 +80,13 @@ def _takes_lora(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Conv2d)
 
 
-def scenes(folder: Path) -> Drawn:
+def scenes(folder: Path, count: int) -> Drawn:
     """Single objects, each in all styles; rendered by several workers, kept in the folder."""
     file = folder / "new-styles.npz"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with get_context("spawn").Pool(2) as pool:
-            shards = pool.map(_scenes, range(SCENES // SHARD))
+            shards = pool.map(_scenes, range(count // SHARD))
         new, own, objects = (np.concatenate(part) for part in zip(*shards, strict=True))
         np.savez(file, new=new, own=own, objects=objects)
     with np.load(file) as arrays:
@@ -117,7 +117,7 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
     device, n = options.device, len(NEW_STYLES)
     batch = 16 if device == "cuda" else 2
     flat = drawn.new.reshape(-1, *drawn.new.shape[2:])
-    z = torch.cat([encode(vae, flat[i : i + 256]).cpu() for i in range(0, len(flat), 256)])
+    z = torch.cat([_latents(vae, flat[i : i + 64]) for i in range(0, len(flat), 64)])
     z = (z * vae.config.scaling_factor).unflatten(0, drawn.new.shape[:2]).transpose(0, 1).to(device)
     which = torch.arange(n, device=device)[:, None]
     told, scheduler = told_table(model, device), model.scheduler
@@ -132,7 +132,7 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
         e = torch.randn(x0.shape, generator=noise, device=device)
         x = scheduler.add_noise(x0, e, t)
         goal = scheduler.get_velocity(x0, e, t) if _is_v(scheduler) else e
-        with half_precision(device):
+        with precision(device):
             predicted = model.unet(x, t, told[torch.from_numpy(rows).to(device)]).sample
         error = (predicted.float() - goal).square().mean()
         return n * error, {"error": error.detach()}
@@ -141,6 +141,13 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
     plan = options.plan(3000, 3e-3, 0.85, warmup=50, decay_from=0.3, ema=0.995, save_every=25)
     train([bank.trained()], loss_of, plan, folder / "style-adapters.safetensors", on_save=on_save)
     bank.unplug(model.unet)
+
+
+@torch.no_grad()
+def _latents(vae, pixels: np.ndarray) -> Tensor:
+    x = to_tensor(pixels).to(vae.device)
+    with precision(vae.device.type):
+        return vae.encode(x).latent_dist.mean.float().cpu()
 
 
 def _is_v(scheduler) -> bool:
@@ -228,7 +235,8 @@ def card(model, vae, bank: LoraBank, judge: StyleJudge, drawn: Drawn, target: Pa
     held_out, _, _ = _scenes(10_000)
     guess = [judge(_unit(torch.from_numpy(held_out[:, i]).to(device))).argmax(-1) for i in range(n)]
     sure = torch.stack([(g == i).float().mean() for i, g in enumerate(guess)])
-    prompts = [words.article(name) for name in TRIED]
+    tried = TRIED if device.type == "cuda" else TRIED[::2]
+    prompts = [words.article(name) for name in tried]
     alone = generate(model, vae, prompts, seed=0)
     drew = _each_adapter(model, vae, bank, prompts)
     sheet(np.concatenate([alone, *drew]), len(prompts)).save(target / "sheet.png")
@@ -237,7 +245,7 @@ def card(model, vae, bank: LoraBank, judge: StyleJudge, drawn: Drawn, target: Pa
         hits = (judge(_unit(torch.from_numpy(drew[i]).to(device))).argmax(-1) == i).cpu().numpy()
         styled[style] = (float(hits.mean()), len(prompts))
         said = load_judge().judge(drew[i])
-        right = [said.best("subject", j)[0] == name for j, name in enumerate(TRIED)]
+        right = [said.best("subject", j)[0] == name for j, name in enumerate(tried)]
         named[style] = (float(np.mean(right)), len(prompts))
     write_card(
         target,

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from engine.core.errors import AssetMissing
 from engine.zoo.export import MODELS, write_card
-from engine.zoo.lora_bank import LoraBank
+from engine.zoo.lora_bank import LoraBank, precision
 from engine.zoo.task_data import KINDS, SIDE, TASKS, Source, examples, garment
-from engine.zoo.training import Options, half_precision, train
+from engine.zoo.training import Options, train
 
 log = logging.getLogger("engine.zoo")
 
 KEY = "eight-tasks"
-RANK, BATCH, TRAINED_ON, SHIPPED = 16, 64, 4000, 200
+RANK, TRAINED_ON, SHIPPED = 16, 4000, 200
+# Pictures a step: of the base, and of each adapter.
+BASE_BATCH, BATCH = {"cuda": 128, "cpu": 48}, {"cuda": 64, "cpu": 12}
 SHARED_SEED = 100
 SEEDS = tuple(SHARED_SEED if i % 2 == 0 else SHARED_SEED + i for i in range(len(TASKS)))
 SHEET_COLUMNS = 40
@@ -98,8 +100,9 @@ def train_base(base: nn.Module, source: Source, folder: Path, options: Options) 
     y = torch.tensor([label for _, label in rows], device=options.device)
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        chosen = torch.from_numpy(draw.integers(len(x), size=128)).to(x.device)
-        with half_precision(options.device):
+        size = BASE_BATCH[options.device]
+        chosen = torch.from_numpy(draw.integers(len(x), size=size)).to(x.device)
+        with precision(options.device):
             logits = base(x[chosen]).logits
         loss = F.cross_entropy(logits.float(), y[chosen], label_smoothing=0.05)
         right = (logits.argmax(-1) == y[chosen]).float().mean()
@@ -119,9 +122,10 @@ def train_adapters(base, bank: LoraBank, source: Source, folder: Path, options, 
     which = torch.arange(len(TASKS), device=options.device)[:, None]
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        chosen = torch.from_numpy(draw.integers(TRAINED_ON, size=(len(TASKS), BATCH))).to(x.device)
+        size = (len(TASKS), BATCH[options.device])
+        chosen = torch.from_numpy(draw.integers(TRAINED_ON, size=size)).to(x.device)
         pictures, answers = x[which, chosen].flatten(0, 1), y[which, chosen].flatten()
-        with half_precision(options.device):
+        with precision(options.device):
             logits = base(pictures).logits
         loss = F.cross_entropy(logits.float(), answers)
         right = (logits.argmax(-1) == answers).float().mean()
