@@ -25,7 +25,7 @@ from engine.world import vocabulary as words
 from engine.world.scenes import SIZE, Scene, _pose, _put, caption
 from engine.world.sprites import load_sprites
 from engine.world.styles import render
-from engine.zoo.autoencoder import encode
+from engine.zoo.autoencoder import to_tensor
 from engine.zoo.denoiser import token_ids
 from engine.zoo.examine import generate, sheet
 from engine.zoo.export import MODELS, write_card
