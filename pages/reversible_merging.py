@@ -37,6 +37,11 @@ MERGES = {
     "TSV-M": "tsv",
     "Iso-C": "iso",
 }
+PEFT_MODES = (
+    "linear", "svd", "cat", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd",
+    "dare_ties_svd", "magnitude_prune", "magnitude_prune_svd",
+)  # fmt: skip
+MERGES |= {f"PEFT: {mode}": f"peft {mode}" for mode in PEFT_MODES}
 RIVALS = {
     "Layer basis": "layer",
     "Joint subspace": "joint",

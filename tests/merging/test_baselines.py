@@ -168,3 +168,29 @@ def test_dare_without_dropping_is_pefts(peft_model, mode):
         left, right = merges.separate(a, b, w, merge)
         theirs = getattr(model.base_model.model, module).get_delta_weight(name)
         torch.testing.assert_close(left @ right, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["linear", "ties", "svd", "magnitude_prune"])
+def test_peft_run_layer_by_layer_is_our_merge(mode):
+    from engine.merging.reversible_merging.peft_modes import merged_by_peft
+
+    a, b = (x.float() for x in stacked())
+    state = torch.get_rng_state()
+    theirs = merged_by_peft(mode)(a, b, 0.5, 0.4, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    left, right = MODES[mode](a, b, torch.full((3,), 0.5), 0.4)
+    expected = left @ right
+    if mode == "svd":
+        expected = (lambda pair: pair[0] @ pair[1])(
+            merges.truncated(merges.linear(merges.deltas(a, b), torch.full((3,), 0.5)), 3)
+        )
+    torch.testing.assert_close(theirs, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_peft_dare_repeats_by_seed():
+    from engine.merging.reversible_merging.peft_modes import merged_by_peft
+
+    a, b = (x.float() for x in stacked())
+    one, again, other = (merged_by_peft("dare_linear")(a, b, 0.5, 0.4, s) for s in (3, 3, 4))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

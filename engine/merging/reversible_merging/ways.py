@@ -17,6 +17,7 @@ from engine.merging import _baselines as merges
 from engine.merging.reversible_merging import basis as rmm
 from engine.merging.reversible_merging.collection import Shape
 from engine.merging.reversible_merging.gauge import aligned
+from engine.merging.reversible_merging.peft_modes import MODES, merged_by_peft
 
 Factors = tuple[Float[Tensor, "n m k"], Float[Tensor, "n k d"]]
 
@@ -176,6 +177,16 @@ def _scaled(merge: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda a, b, mix, place: mix.weight * merge(a, b)
 
 
+def _by_peft(mode: str) -> Merge:
+    inner = merged_by_peft(mode)
+
+    def merge(a: Tensor, b: Tensor, mix: Mix, place: int) -> Tensor:
+        return inner(a, b, mix.weight, mix.density, mix.seed * 1000 + place)
+
+    separate = mode != "cat" and not mode.endswith("svd")
+    return Merge(f"PEFT {mode}", merge, separate)
+
+
 MERGES: Mapping[str, Merge] = {
     "average": Merge("factor average (p = 0)", _average, True, False),
     "linear": Merge("task arithmetic, factors", partial(_factors_apart, _linear), True),
@@ -188,6 +199,7 @@ MERGES: Mapping[str, Merge] = {
     "knots": Merge("KnOTS and TIES", _knots),
     "tsv": Merge("TSV-M", _scaled(merges.tsv_merge)),
     "iso": Merge("Iso-C", _scaled(merges.iso_c)),
+    **{f"peft {mode}": _by_peft(mode) for mode in MODES},
 }
 
 
