@@ -108,7 +108,7 @@ def build(frame: Frame) -> None:
         "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
         "styles are still mixed. Align turns them towards one another.",
         {
-            "adapters": [f"{STYLES}/{name}" for name in ("candy", "x-ray", "sunset", "contour")],
+            "adapters": [f"{STYLES}/{name}" for name in ("candy", "x-ray", "thermal")],
             "p": 1,
             "prompt": "a house",
         },

@@ -1,4 +1,4 @@
-"""Eight art styles that the embedded world does not know, computed from a transparent drawing.
+"""Six art styles that the embedded world does not know, computed from a transparent drawing.
 
 What the style adapters learn. Like the world's own styles they work at 128 x 128 and average 2 x 2
 at the end.
@@ -13,10 +13,8 @@ NEW_STYLES = (
     "candy",
     "gold",
     "x-ray",
-    "halftone",
     "sunset",
     "thermal",
-    "contour",
 )
 SIDE = 128
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
@@ -86,19 +84,6 @@ def _x_ray(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return tone * np.array([0.72, 0.95, 1.0]) + np.array([0.0, 0.01, 0.03])
 
 
-def _halftone(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
-    """Black dots on cream, larger where the drawing is darker."""
-    cell = 8
-    dark = np.clip(1.08 - ndimage.uniform_filter(colour.mean(-1), cell), 0, 1) * (
-        0.35 + 0.65 * alpha
-    )
-    dark = np.maximum(dark, 0.28 * (alpha > 0.5))
-    rows, columns = (ROWS + COLUMNS) * 0.7071, (ROWS - COLUMNS) * 0.7071
-    away = np.hypot(rows % cell - cell / 2, columns % cell - cell / 2)
-    dots = np.clip(np.sqrt(dark) * cell * 0.62 - away, 0, 1)[..., None]
-    return np.array([0.98, 0.94, 0.82]) * (1 - dots) + dots * np.array([0.08, 0.06, 0.1])
-
-
 def _sunset(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     """A black shape before a sky from violet to yellow, with a sun."""
     height = (ROWS / (SIDE - 1))[..., None]
@@ -128,28 +113,11 @@ def _thermal(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return np.stack([np.interp(heat, stops, channel) for channel in ramp], -1)
 
 
-def _contour(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
-    """A map: lines of equal distance from the outline, green land in a blue sea."""
-    inside = ndimage.distance_transform_edt(alpha > 0.5)
-    outside = ndimage.distance_transform_edt(alpha <= 0.5)
-    light = ndimage.gaussian_filter(colour.mean(-1), 2)
-    height = np.where(alpha > 0.5, inside + 14 * (1 - light), -outside)
-    step = np.floor(height / 6)
-    land = np.clip(step / 6, 0, 1)[..., None]
-    ground = np.array([0.75, 0.85, 0.5]) + land * np.array([-0.1, -0.35, -0.3])
-    sea = np.array([0.62, 0.82, 0.95]) - np.clip(-step / 9, 0, 1)[..., None] * 0.25
-    lines = (ndimage.maximum_filter(step, 2) != step)[..., None]
-    flat = np.where(alpha[..., None] > 0.5, ground, sea)
-    return flat * (1 - 0.6 * lines)
-
-
 _STYLES = {
     "stained glass": _stained_glass,
     "candy": _candy,
     "gold": _gold,
     "x-ray": _x_ray,
-    "halftone": _halftone,
     "sunset": _sunset,
     "thermal": _thermal,
-    "contour": _contour,
 }

@@ -109,7 +109,7 @@ def train_base(base: nn.Module, source: Source, folder: Path, options: Options) 
         return loss, {"loss": loss.detach(), "right": right}
 
     base.train()
-    plan = options.plan(4000, 2e-3, 0.35, warmup=100, decay_from=0.3, ema=0.998, save_every=30)
+    plan = options.plan(4000, 2e-3, 0.35, warmup=30, decay_from=0.3, ema=0.99, save_every=30)
     train([base], loss_of, plan, folder / "tasks-base.safetensors")
     base.eval()
 
@@ -133,7 +133,7 @@ def train_adapters(base, bank: LoraBank, source: Source, folder: Path, options, 
 
     base.train()
     bank.plug(base)
-    plan = options.plan(4000, 3e-3, 0.6, warmup=100, decay_from=0.3, ema=0.998, save_every=25)
+    plan = options.plan(4000, 3e-3, 0.6, warmup=30, decay_from=0.3, ema=0.99, save_every=25)
     train([bank.trained()], loss_of, plan, folder / "tasks-adapters.safetensors", on_save=on_save)
     bank.unplug(base)
     base.eval()
