@@ -6,15 +6,12 @@ than one. Rows of a batch stand adapter after adapter, in equal numbers.
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from engine.zoo.training import half_precision
 
 
 class Grouped(nn.Module):
@@ -104,11 +101,6 @@ class LoraBank(nn.Module):
         config["target_modules"] = sorted(config["target_modules"])
         text = json.dumps(config, indent=1, sort_keys=True, default=str)
         (folder / "adapter_config.json").write_text(text + "\n")
-
-
-def precision(device: str) -> AbstractContextManager:
-    """bfloat16 on a GPU; on a CPU, which often has to imitate it, float32."""
-    return half_precision(device) if device == "cuda" else nullcontext()
 
 
 def _put(network: nn.Module, name: str, layer: nn.Module) -> None:

@@ -29,9 +29,9 @@ from engine.zoo.autoencoder import to_tensor
 from engine.zoo.denoiser import token_ids
 from engine.zoo.examine import generate, sheet
 from engine.zoo.export import MODELS, write_card
-from engine.zoo.lora_bank import LoraBank, precision
+from engine.zoo.lora_bank import LoraBank
 from engine.zoo.new_styles import NEW_STYLES, render_new
-from engine.zoo.training import Options, train
+from engine.zoo.training import Options, half_precision, train
 from engine.zoo.world import read_pipeline, to_pixels
 
 log = logging.getLogger("engine.zoo")
@@ -132,7 +132,7 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
         e = torch.randn(x0.shape, generator=noise, device=device)
         x = scheduler.add_noise(x0, e, t)
         goal = scheduler.get_velocity(x0, e, t) if _is_v(scheduler) else e
-        with precision(device):
+        with half_precision(device):
             predicted = model.unet(x, t, told[torch.from_numpy(rows).to(device)]).sample
         error = (predicted.float() - goal).square().mean()
         return n * error, {"error": error.detach()}
@@ -148,7 +148,7 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
 @torch.no_grad()
 def _latents(vae, pixels: np.ndarray) -> Tensor:
     x = to_tensor(pixels).to(vae.device)
-    with precision(vae.device.type):
+    with half_precision(vae.device.type):
         return vae.encode(x).latent_dist.mean.float().cpu()
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from engine.core.errors import AssetMissing
 from engine.zoo.export import MODELS, write_card
-from engine.zoo.lora_bank import LoraBank, precision
+from engine.zoo.lora_bank import LoraBank
 from engine.zoo.task_data import KINDS, SIDE, TASKS, Source, examples, garment
-from engine.zoo.training import Options, train
+from engine.zoo.training import Options, half_precision, train
 
 log = logging.getLogger("engine.zoo")
 
@@ -102,7 +102,7 @@ def train_base(base: nn.Module, source: Source, folder: Path, options: Options) 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
         size = BASE_BATCH[options.device]
         chosen = torch.from_numpy(draw.integers(len(x), size=size)).to(x.device)
-        with precision(options.device):
+        with half_precision(options.device):
             logits = base(x[chosen]).logits
         loss = F.cross_entropy(logits.float(), y[chosen], label_smoothing=0.05)
         right = (logits.argmax(-1) == y[chosen]).float().mean()
@@ -125,7 +125,7 @@ def train_adapters(base, bank: LoraBank, source: Source, folder: Path, options, 
         size = (len(TASKS), BATCH[options.device])
         chosen = torch.from_numpy(draw.integers(TRAINED_ON, size=size)).to(x.device)
         pictures, answers = x[which, chosen].flatten(0, 1), y[which, chosen].flatten()
-        with precision(options.device):
+        with half_precision(options.device):
             logits = base(pictures).logits
         loss = F.cross_entropy(logits.float(), answers)
         right = (logits.argmax(-1) == answers).float().mean()
