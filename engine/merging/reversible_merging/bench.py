@@ -4,9 +4,9 @@
 
 1. Eight task adapters, counted on 200 pictures each: RMM at every p, plain, aligned, and after an
    SVD of the deltas (PT-SVD); its rivals in storage; every merge with its best weight, chosen on
-   these very pictures, in the merge's favour. Rates with Wilson intervals over all answers.
+   some of these very pictures, in the merge's favour. Rates with Wilson intervals over all answers.
 2. The four adapters of one start against the four of their own.
-3. Eight style adapters, drawn at every p and judged.
+3. The style adapters, drawn at every p and judged.
 4. Add and subtract against a patch, in three number formats.
 5. Seconds and memory for eight adapters of the size of Stable Diffusion 1.5's: `speed`.
 """
@@ -32,8 +32,9 @@ from engine.models.library import ASSETS, MODELS, adapter_sets
 
 WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 DARE_SEEDS = (0, 1, 2)
-PICTURES, STEPS = 200, 10
-PROMPTS = ("a cat", "a house", "a car", "a rose")
+# A merge's weight is chosen on the first pictures of the very ones that are counted.
+PICTURES, TRIED, STEPS = 200, 50, 10
+PROMPTS = ("a cat", "a house", "a car")
 Rate = dict[str, float]
 Found = Generator[Progress, None, dict[str, Plain]]
 
@@ -86,12 +87,19 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
     names = applied.names_in(known.state, every)
     found: dict[str, Plain] = {}
 
-    def right(deltas: Sequence[applied.Deltas]) -> np.ndarray:
+    def right(deltas: Sequence[applied.Deltas], count: int = PICTURES) -> np.ndarray:
         rows = []
         for change, place in zip(deltas, places, strict=True):
             weights = applied.baked(known.state, every, names, change)
-            rows.append(known.right(weights, place, PICTURES))
+            rows.append(known.right(weights, place, count))
         return np.stack(rows)
+
+    def merged(name: str, weight: float, seeds: Sequence[int], count: int) -> np.ndarray:
+        """Answers of one set of weights to all tasks, for each seed."""
+        mixes = [Mix(weight, 0.4, s) for s in seeds]
+        return np.concatenate(
+            [right([algorithm.merged(every, name, mix)] * every.n, count) for mix in mixes], 1
+        )
 
     own = [algorithm.own(every, i) for i in range(every.n)]
     mine = right(own)
@@ -126,16 +134,14 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
         # PEFT's modes are our own merges again, as the tests show; two of them speak for all.
         if name.startswith("peft") and name not in ("peft svd", "peft ties_svd"):
             continue
-        tried = []
+        seeds = [seed + s for s in DARE_SEEDS] if "dare" in name else [seed]
+        tried = {}
         for weight in WEIGHTS if merge.has_weight else (1.0,):
             yield Progress(done + 1, 6, f"{merge.title}, weight {weight}")
-            seeds = [seed + s for s in DARE_SEEDS] if "dare" in name else [seed]
-            answers = np.concatenate(
-                [right([algorithm.merged(every, name, Mix(weight, 0.4, s))] * every.n)
-                 for s in seeds], 1
-            )  # fmt: skip
-            tried.append({**rate(answers), "weight": weight, "seeds": len(seeds)})
-        merges[name] = max(tried, key=lambda one: one["rate"])
+            tried[weight] = merged(name, weight, seeds[:1], TRIED).mean()
+        best = max(tried, key=lambda weight: tried[weight])
+        answers = merged(name, best, seeds, PICTURES)
+        merges[name] = {**rate(answers), "weight": best, "seeds": len(seeds)}
     found["merges"] = merges
     return found
 
@@ -183,10 +189,13 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
     judge = load_style_judge(ASSETS / key / "judge")
 
     def share(deltas: Sequence[applied.Deltas]) -> Rate:
-        hits = []
-        for change, name in zip(deltas, collection.names, strict=True):
-            drawn = _pictures(bundle, collection, names, change, seed)
-            hits.append([style == name.replace("-", " ") for style, _ in judge.names(drawn)])
+        """Of one set of deltas for each adapter, or of a single one for all."""
+        drawn = [_pictures(bundle, collection, names, change, seed) for change in deltas]
+        drawn = drawn if len(drawn) > 1 else drawn * collection.n
+        hits = [
+            [style == name.replace("-", " ") for style, _ in judge.names(pictures)]
+            for name, pictures in zip(collection.names, drawn, strict=True)
+        ]
         return rate(np.array(hits))
 
     found: dict[str, Plain] = {}
@@ -200,9 +209,7 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
         found[f"RMM, p = {p}"] = {**shown, **_kept(storage, errors)}
     for merge in ("sum", "ties"):
         yield Progress(done, 6, f"Styles, {merge}")
-        found[merge] = share(
-            [algorithm.merged(collection, merge, Mix(0.3, 0.4, seed))] * collection.n
-        )
+        found[merge] = share([algorithm.merged(collection, merge, Mix(0.3, 0.4, seed))])
     return found
 
 
