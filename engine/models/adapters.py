@@ -180,6 +180,15 @@ def open_lora(path: Path, name: str = "") -> Lora:
     return Lora(name, path, layout, layers, base, extra)
 
 
+def read_tensor(path: Path, key: str) -> Tensor:
+    """One tensor of a file. Raises `BadInput` when it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(key)
+    except (SafetensorError, OSError):
+        raise BadInput(f"{path.name} cannot be read.", "Download it again.") from None
+
+
 def canonical(name: str) -> str:
     """The name by which a module is known in all layouts: no library's head, no dots."""
     for head, stands in HEADS:

@@ -11,14 +11,12 @@ from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import safe_open
-
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Float, Tensor
 from engine.merging import _baselines as merges
 from engine.merging.reversible_merging.collection import Collection
 from engine.models._checks import read_header
-from engine.models.adapters import Lora, LoraLayer, canonical
+from engine.models.adapters import Lora, LoraLayer, canonical, read_tensor
 
 
 class FineTune(Lora):
@@ -28,7 +26,7 @@ class FineTune(Lora):
 
     def factors(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
         key = self.layers[module].down
-        after, before = self._tensor(key).double(), _read(self.before, key).double()
+        after, before = self._tensor(key).double(), read_tensor(self.before, key).double()
         a, b = merges.truncated((after - before).flatten(1), self.layers[module].rank)
         return a.float(), b.float()
 
@@ -86,8 +84,3 @@ def fine_tune(
     tuned = FineTune(name or after.stem, after, "fine-tune", layers, "", extra)
     object.__setattr__(tuned, "before", before)
     return tuned
-
-
-def _read(path: Path, key: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(key)
