@@ -220,10 +220,10 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     """Config and weights of a PEFT repository, or its one LoRA file."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    kept = {"repo_id": repo, "revision": revision, "local_files_only": True}
     if constants.HF_HUB_OFFLINE or (revision and COMMIT.fullmatch(revision)):
         try:
-            return _adapter_in(Path(snapshot_download(**kept)), repo)
+            kept = snapshot_download(repo, revision=revision, local_files_only=True)
+            return _adapter_in(Path(str(kept)), repo)
         except (OSError, ValueError):
             if constants.HF_HUB_OFFLINE:
                 raise _not_here(repo, "and the Hub is switched off (HF_HUB_OFFLINE)") from None

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,7 @@ def sweep(
     said: list[tuple[str, ...]] = []
     for p in ps:
         basis, _ = yield from rebuilt(collection, way, p, drawing.done, drawing.total)
-        row = yield from drawing.each(
-            "rebuilt", f"p = {p}", lambda i, basis=basis: products(basis, i), film
-        )
+        row = yield from drawing.each("rebuilt", f"p = {p}", partial(products, basis), film)
         frames.append(row.pictures)  # type: ignore[arg-type]
         said.append(row.lines)
         film = replace(film, frames=np.stack(frames, 1), verdicts=tuple(said))
@@ -711,18 +710,18 @@ def _count(
     done = 2
     for p in ps:
         pairs, _ = yield from rebuilt(collection, asked.way, p, done, todo)
-        one = score(asked.way, p, storage_at(collection, p), lambda i, q=pairs: products(q, i))
+        one = score(asked.way, p, storage_at(collection, p), partial(products, pairs))
         found, done = replace(found, rebuilt=(*found.rebuilt, one)), done + 1
         yield Progress(done, todo, f"Rebuilt with p = {p}", found)
     for merge in asked.merges:
-        deltas = merged(collection, merge, asked.mix)
-        one = score(merge, -1, 1 / n, lambda i, d=deltas: d)
+        same = [merged(collection, merge, asked.mix)] * n
+        one = score(merge, -1, 1 / n, same.__getitem__)
         found, done = replace(found, merged=(*found.merged, one)), done + 1
         yield Progress(done, todo, MERGES[merge].title, found)
     for way, budget in budgets:
         pairs, _ = yield from rebuilt(collection, way, budget, done, todo)
         storage = stored(way, budget, collection)
-        one = score(way, budget, storage, lambda i, q=pairs: products(q, i))
+        one = score(way, budget, storage, partial(products, pairs))
         found, done = replace(found, rivals=(*found.rivals, one)), done + 1
         yield Progress(done, todo, f"{REBUILDING[way].title}, {budget}", found)
     return found
