@@ -485,3 +485,22 @@ def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:
 def _tensors(bundle: Bundle) -> Iterator["torch.Tensor"]:
     yield from bundle.model.parameters()
     yield from bundle.model.buffers()
+
+
+# ---------------------------------------------------------------------- adapters
+
+
+def adapter_sets() -> dict[str, tuple[str, ...]]:
+    """Names of the shipped adapters by the key of their set. No torch."""
+    return {
+        key: tuple(card.notes.get("adapters", {}))  # type: ignore[arg-type]
+        for key, card in MODELS.items()
+        if card.kind == "adapters"
+    }
+
+
+def receive_adapters(files: Sequence[Path]) -> list[str]:
+    """Keeps uploaded adapters and gives a source for each; see `adapter_sources.receive`."""
+    from engine.models.adapter_sources import receive
+
+    return receive(files)
