@@ -7,17 +7,19 @@
 A folder of ours holds `restoration.json` beside a diffusers UNet2DModel in `unet/`:
 
     {"schedule": {"kind": "cosine", "steps": 100, "eps": 0.005, "max_sigma": 50},
-     "fit_targets": ["noise", "data", "velocity"], "tasks": ["noise", "blur"]}
+     "fit_targets": ["noise", "data", "velocity"], "tasks": ["noise", "blur"], "patch": 2}
 
-The UNet sees concat(x - mu, mu) and gives three channels for each fit target, in this order. Its
-class embedding, if it has one, takes the number of the task, and the number after the last for
+The UNet sees concat(x - mu, mu) and gives three channels for each fit target, in this order. With
+`patch` p it sees squares of p x p pixels as channels, which saves the layers of full width. The
+head for "data" says how the clean picture differs from mu, and mu is added to it. Its class
+embedding, if it has one, takes the number of the task, and the number after the last for
 "not known". The schedule belongs to the weights: sampling with another one costs decibels.
 
 The published universal restoration network (Luo et al. 2024, DA-CLIP) is read from a folder with
 `universal-ir.safetensors` and `daclip_ViT-B-32.safetensors`; see `engine.models.daclip`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ class RestorationBundle(Bundle):
     @property
     def factor(self) -> int:
         """Sides must be a multiple of this; smaller ones are mirrored up to it."""
-        return 2 ** (self.model["unet"].depth - 1)
+        return self.model["unet"].factor
 
     @property
     def is_published(self) -> bool:
@@ -67,10 +69,10 @@ class RestorationBundle(Bundle):
 class Unet(nn.Module):
     """A diffusers UNet2DModel as restoration networks are asked: x, mu, t, number of the task."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, targets: Sequence[str], patch: int = 1) -> None:
         super().__init__()
-        self.inner = inner
-        self.depth = len(inner.config.block_out_channels)
+        self.inner, self.patch, self.targets = inner, patch, tuple(targets)
+        self.factor = patch * 2 ** (len(inner.config.block_out_channels) - 1)
         self.is_told = inner.config.num_class_embeds is not None
 
     def forward(
@@ -80,8 +82,11 @@ class Unet(nn.Module):
         t: Float[Tensor, " b"],
         task: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        labels = task if self.is_told else None
-        return self.inner(torch.cat([x - mu, mu], 1), t, labels, return_dict=False)[0]
+        pixels = F.pixel_unshuffle(torch.cat([x - mu, mu], 1), self.patch)
+        out = self.inner(pixels, t, task if self.is_told else None, return_dict=False)[0]
+        heads = F.pixel_shuffle(out, self.patch).split(3, 1)
+        named = zip(self.targets, heads, strict=True)
+        return torch.cat([head + mu if name == "data" else head for name, head in named], 1)
 
 
 def network(bundle: RestorationBundle, fit_target: str) -> Network:
@@ -108,12 +113,12 @@ def network(bundle: RestorationBundle, fit_target: str) -> Network:
 
 
 def condition(bundle: RestorationBundle, mu: Pictures, task: str) -> dict[str, Tensor]:
-    """What the network is told beside x and t: the picture, and the damage or its description."""
+    """What the network is told of the damage: its number, or what it reads off the picture."""
     if not bundle.is_published:
-        return {"mu": mu, "task": torch.tensor([bundle.task(task)], device=mu.device)}
+        return {"task": torch.tensor([bundle.task(task)], device=mu.device)}
     with torch.no_grad():
         image, degradation = bundle.model["daclip"].contexts(mu)
-    return {"mu": mu, "image_context": image, "text_context": degradation}
+    return {"image_context": image, "text_context": degradation}
 
 
 def _padded(x: Pictures, factor: int) -> Pictures:
@@ -132,20 +137,17 @@ def read(
     card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str
 ) -> RestorationBundle:
     """Load a folder of ours or of the published network. Called by `library.load`."""
-    if not (folder / "restoration.json").is_file():
+    if (folder / "restoration.json").is_file():
+        about = read_json(folder / "restoration.json")
+        schedule, targets, tasks = _described(about)
+        unet = _ours(folder, about, card.title, device, dtype)
+        _check_channels(unet, targets, tasks)
+        parts: dict[str, nn.Module] = {"unet": unet}
+    else:
         from engine.models import daclip
 
+        schedule, targets, tasks = Schedule(), ("noise",), ()
         parts = daclip.read(folder, card.title, device, dtype)
-        about: dict[str, Any] = {"schedule": {}, "fit_targets": ["noise"], "tasks": []}
-    else:
-        from diffusers.models.unets.unet_2d import UNet2DModel
-
-        about = read_json(folder / "restoration.json")
-        config = read_json(folder / "unet" / "config.json")
-        inner = _layout.network(folder / "unet", UNet2DModel, config, card.title, device, dtype)
-        parts = {"unet": Unet(inner)}
-    schedule, targets, tasks = _described(about)
-    _check_channels(parts["unet"], targets, tasks)
     return RestorationBundle(
         ref=ref,
         card=card,
@@ -157,6 +159,14 @@ def read(
         fit_targets=targets,
         tasks=tasks,
     )
+
+
+def _ours(folder: Path, about: dict[str, Any], title: str, device: str, dtype: str) -> Unet:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    config = read_json(folder / "unet" / "config.json")
+    inner = _layout.network(folder / "unet", UNet2DModel, config, title, device, dtype)
+    return Unet(inner, about["fit_targets"], _patch(about))
 
 
 def _described(about: dict[str, Any]) -> tuple[Schedule, tuple[str, ...], tuple[str, ...]]:
@@ -177,11 +187,17 @@ def _described(about: dict[str, Any]) -> tuple[Schedule, tuple[str, ...], tuple[
         raise BadInput("The schedule in restoration.json is not usable.", str(error)) from None
 
 
-def _check_channels(unet: nn.Module, targets: tuple[str, ...], tasks: tuple[str, ...]) -> None:
-    if not isinstance(unet, Unet):
-        return
+def _patch(about: dict[str, Any]) -> int:
+    patch = about.get("patch", 1)
+    if type(patch) is not int or not 1 <= patch <= 8:
+        raise BadInput("The patch in restoration.json must be a whole number from 1 to 8.")
+    return patch
+
+
+def _check_channels(unet: Unet, targets: tuple[str, ...], tasks: tuple[str, ...]) -> None:
     config = unet.inner.config
-    wanted = (6, 3 * len(targets), len(tasks) + 1)
+    pixels = unet.patch**2
+    wanted = (6 * pixels, 3 * len(targets) * pixels, len(tasks) + 1)
     found = (config.in_channels, config.out_channels, config.num_class_embeds or len(tasks) + 1)
     if found != wanted:
         raise ModelMismatch(

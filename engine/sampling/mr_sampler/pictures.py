@@ -79,7 +79,7 @@ def held_out(per_photograph: int, drawings: int, *, seed: int = 0) -> Float[Tens
 
 def to_tensor(pictures: UInt8[Array, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """Pictures in [0, 1], channels first."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def to_picture(x: Float[Tensor, "1 3 h w"]) -> Picture:

@@ -31,16 +31,20 @@ class Restorer:
     def path(self) -> Path:
         return self.bundle.schedule.path
 
-    def model(self, mu: Pictures, task: str) -> Model:
-        """The network with the degraded pictures as anchor and its counter at zero."""
+    def model(self, mu: Pictures, task: str, whole: Pictures | None = None) -> Model:
+        """The network with the degraded pictures as anchor and its counter at zero.
+
+        `whole` is the picture that `mu` is a part of, where the damage is read off the picture.
+        """
         mu = mu.to(self.bundle.device)
+        told = condition(self.bundle, mu if whole is None else whole.to(mu), task)
         return Model(
             network(self.bundle, self.fit_target),
             self.path,
             KINDS[self.fit_target],
             "t",
             anchor=mu,
-            cond=condition(self.bundle, mu, task),
+            cond={**told, "mu": mu},
         )
 
     def start(self, mu: Pictures, noise: NoiseSource) -> Pictures:
