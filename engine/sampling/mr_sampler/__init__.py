@@ -68,6 +68,22 @@ TASKS = {
 }
 """Kinds of damage that can be done to a picture here, by the name the network knows."""
 
+UNKNOWN = "unknown"
+"""The task of a picture that was damaged before it came here."""
+
+SPACINGS = {
+    "auto": "as published: even in t for flows, in lambda for SDE",
+    "linspace": "linspace: even in t",
+    "linear-lambda": "linear-lambda: even in log signal-to-noise",
+    "karras-n": "karras-n: by noise level, rho 7",
+    "karras-t": "karras-t: by time, rho 7; stops at t = 1",
+    "leading": "leading: begins below T",
+    "trailing": "trailing: stops above 0",
+}
+
+FIT_TARGETS = {"noise": "the noise", "data": "the clean picture", "velocity": "the velocity"}
+"""What a network may have been trained to say, by the published names."""
+
 SIDE = 128
 
 

@@ -16,13 +16,12 @@ from engine.core.errors import BadInput, ModelMismatch, SamplerError
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Float, Tensor
-from engine.diffusion.mean_reverting import GRIDS
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import Step
 from engine.models.library import load
 from engine.models.restoration import RestorationBundle
 from engine.sampling._plane import plane as plane_of
-from engine.sampling.mr_sampler import EXAMPLES, METHODS, SIDE, TASKS
+from engine.sampling.mr_sampler import EXAMPLES, METHODS, SIDE, SPACINGS, TASKS, UNKNOWN
 from engine.sampling.mr_sampler.degradations import degrade
 from engine.sampling.mr_sampler.pictures import (
     Picture,
@@ -43,8 +42,6 @@ CURVE = (2, 3, 5, 8, 12, 20)
 CURVE_SIDE = 64
 MOST_NFE, MOST_METHODS, FRAMES = 100, 4, 12
 SMALLEST, TILE, OVERLAP = 16, 128, 32
-UNKNOWN = "unknown"
-"""The task of a picture that was damaged before it came here."""
 
 
 def run(
@@ -71,7 +68,7 @@ def run(
     _check_methods(methods)
     _check_settings(task, strength, spacing, nfe, *curve)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target, spacing)
+    restorer = _open(model, fit_target)
     truth = _middle(_chosen(picture, example), SIDE)
     mu = _damaged(truth, task, strength, seed)
     known = None if task == UNKNOWN else truth
@@ -215,7 +212,7 @@ def restore(
     damage: bool = False,
     strength: float = 0.5,
     method: str = "mrs_ode_d_2",
-    nfe: int = 8,
+    nfe: int = 5,
     spacing: str = "auto",
     fit_target: str = "noise",
     tile: int = TILE,
@@ -231,7 +228,7 @@ def restore(
     _check_settings(task, strength, spacing, nfe)
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target, spacing)
+    restorer = _open(model, fit_target)
     whole = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
     given = to_tensor(whole[None])
@@ -268,7 +265,7 @@ def restore(
 # ---------------------------------------------------------------------- pictures and checks
 
 
-def _open(model: ModelRef | str, fit_target: str, spacing: str) -> Restorer:
+def _open(model: ModelRef | str, fit_target: str) -> Restorer:
     bundle = load(ModelRef(model) if isinstance(model, str) else model)
     if not isinstance(bundle, RestorationBundle):
         raise ModelMismatch(
@@ -329,10 +326,8 @@ def _check_settings(task: str, strength: float, spacing: str, *counts: int) -> N
         )
     if not 0 <= strength <= 1:
         raise BadInput(f"The strength must lie between 0 and 1, got {strength:g}.", "Try 0.5.")
-    if spacing not in ("auto", *GRIDS):
-        raise BadInput(
-            f'There is no spacing "{spacing!s:.40}".', f"Choose auto, {', '.join(GRIDS)}."
-        )
+    if spacing not in SPACINGS:
+        raise BadInput(f'There is no spacing "{spacing!s:.40}".', f"Choose {', '.join(SPACINGS)}.")
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_NFE:
             raise BadInput(
