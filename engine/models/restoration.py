@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -69,9 +70,15 @@ class RestorationBundle(Bundle):
 class Unet(nn.Module):
     """A diffusers UNet2DModel as restoration networks are asked: x, mu, t, number of the task."""
 
-    def __init__(self, inner: nn.Module, targets: Sequence[str], patch: int = 1) -> None:
+    spread: Tensor
+
+    def __init__(
+        self, inner: nn.Module, targets: Sequence[str], schedule: Schedule, patch: int = 1
+    ) -> None:
         super().__init__()
         self.inner, self.patch, self.targets = inner, patch, tuple(targets)
+        table = schedule.path.s(np.arange(schedule.steps + 1.0)) / schedule.level**2
+        self.register_buffer("spread", torch.from_numpy(np.asarray(table)).float(), False)
         self.factor = patch * 2 ** (len(inner.config.block_out_channels) - 1)
         self.is_told = inner.config.num_class_embeds is not None
 
@@ -85,8 +92,14 @@ class Unet(nn.Module):
         pixels = F.pixel_unshuffle(torch.cat([x - mu, mu], 1), self.patch)
         out = self.inner(pixels, t, task if self.is_told else None, return_dict=False)[0]
         heads = F.pixel_shuffle(out, self.patch).split(3, 1)
+        guess = {"data": mu, "noise": self._spread(t).to(x.dtype) * (x - mu)}
         named = zip(self.targets, heads, strict=True)
-        return torch.cat([head + mu if name == "data" else head for name, head in named], 1)
+        return torch.cat([head + guess.get(name, 0) for name, head in named], 1)
+
+    def _spread(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
+        """s / level^2 at these times, from the table."""
+        left = t.long().clamp(0, len(self.spread) - 2)
+        return torch.lerp(self.spread[left], self.spread[left + 1], t - left).reshape(-1, 1, 1, 1)
 
 
 def network(bundle: RestorationBundle, fit_target: str) -> Network:
@@ -140,7 +153,7 @@ def read(
     if (folder / "restoration.json").is_file():
         about = read_json(folder / "restoration.json")
         schedule, targets, tasks = _described(about)
-        unet = _ours(folder, about, card.title, device, dtype)
+        unet = _ours(folder, about, schedule, card.title, device, dtype)
         _check_channels(unet, targets, tasks)
         parts: dict[str, nn.Module] = {"unet": unet}
     else:
@@ -161,12 +174,14 @@ def read(
     )
 
 
-def _ours(folder: Path, about: dict[str, Any], title: str, device: str, dtype: str) -> Unet:
+def _ours(
+    folder: Path, about: dict[str, Any], schedule: Schedule, title: str, device: str, dtype: str
+) -> Unet:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     config = read_json(folder / "unet" / "config.json")
     inner = _layout.network(folder / "unet", UNet2DModel, config, title, device, dtype)
-    return Unet(inner, about["fit_targets"], _patch(about))
+    return Unet(inner, about["fit_targets"], schedule, _patch(about)).to(device)
 
 
 def _described(about: dict[str, Any]) -> tuple[Schedule, tuple[str, ...], tuple[str, ...]]:

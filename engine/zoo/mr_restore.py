@@ -1,8 +1,8 @@
-"""The restoration network: one small UNet for six kinds of damage, told which one it is.
+"""The restoration network: one small UNet for four kinds of damage, told which one it is.
 
 It learns all three fit targets of the paper's code at once, from one trunk with three heads: the
 noise, the clean picture and the velocity. Crops of freely licensed photographs and scenes of the
-embedded world are spoilt on the device of the training, so that no two batches are alike. The four
+embedded world are spoilt once, each in its own way; time and noise are drawn anew. The four
 photographs in assets/data/photographs and one artist's drawings are never trained on.
 
 The photographs come out of two Python packages, `fetch` below; where they lie in build/gpu already,
@@ -45,9 +45,12 @@ from engine.zoo.training import Options, half_precision, train
 KEY = "mr-restore"
 SCHEDULE = Schedule()
 TARGETS = ("noise", "data", "velocity")
-CHANNELS, PATCH = (48, 80, 112), 2
-SIDE = 64
-BATCH = {"cuda": 96, "cpu": 24}
+CHANNELS, PATCH = {"cuda": (48, 80, 112), "cpu": (32, 48, 64)}, 2
+SIDE = {"cuda": 64, "cpu": 40}
+BATCH = {"cuda": 96, "cpu": 12}
+CROPS = {"cuda": (40_000, 6_000), "cpu": (10_000, 1_500)}
+"""Squares of photographs and of drawings."""
+RATE = {"cuda": 8e-4, "cpu": 1.5e-3}
 UNTOLD = 0.15
 """Share of a batch that is not told its task, so that a picture of unknown damage can be tried."""
 
@@ -71,8 +74,8 @@ LICENCE = (
 )
 SOURCE = "Trained from nothing by engine/zoo on crops of nine photographs and on emoji scenes."
 ABOUT = (
-    "Nine photographs are few: it restores what damage of these six kinds does to small structures "
-    "and has seen too little to invent what is lost."
+    "Nine photographs are few: it restores what damage of these four kinds does to small "
+    "structures and has seen too little to invent what is lost."
 )
 
 log = logging.getLogger(__name__)
@@ -104,8 +107,8 @@ def _shortened(image: Image.Image, short: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS) if share < 1 else image
 
 
-def crops(paths: list[Path], count: int, draw_from: np.random.Generator) -> np.ndarray:
-    """Squares out of the photographs at four scales, uint8 n 3 64 64; colour comes more often."""
+def crops(paths: list[Path], count: int, side: int, draw_from: np.random.Generator) -> np.ndarray:
+    """Squares of photographs at four scales, uint8 n 3 side side; colour ones come more often."""
     layers, weights = [], []
     for path in paths:
         with Image.open(path) as image:
@@ -113,87 +116,101 @@ def crops(paths: list[Path], count: int, draw_from: np.random.Generator) -> np.n
             colour = float(np.ptp(pixels.astype(int), axis=2).mean()) > 4
             for share in (1.0, 0.7, 0.5, 0.35):
                 size = tuple(round(side * share) for side in image.size)
-                if min(size) < SIDE:
+                if min(size) < side:
                     continue
                 small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
                 layers.append(np.asarray(small).transpose(2, 0, 1))
                 weights.append((3.0 if colour else 1.0) * (0.5 + share))
     chosen = draw_from.choice(len(layers), count, p=np.array(weights) / sum(weights))
-    out = np.empty((count, 3, SIDE, SIDE), np.uint8)
+    out = np.empty((count, 3, side, side), np.uint8)
     for i, which in enumerate(chosen):
         layer = layers[which]
-        y, x = (draw_from.integers(side - SIDE + 1) for side in layer.shape[1:])
-        out[i] = layer[:, y : y + SIDE, x : x + SIDE]
+        y, x = (draw_from.integers(length - side + 1) for length in layer.shape[1:])
+        out[i] = layer[:, y : y + side, x : x + side]
     return out
 
 
-def scenes(count: int, draw_from: np.random.Generator) -> np.ndarray:
-    """Scenes of the embedded world without the held-out artist, uint8 n 3 64 64."""
+def scenes(count: int, side: int, draw_from: np.random.Generator) -> np.ndarray:
+    """Squares of scenes without the held-out artist, uint8 n 3 side side."""
     sprites = load_sprites()
     sprites = sprites.only(tuple(a for a in sprites.artists if a != HELD_OUT_ARTIST))
     drawn = [draw(random_scene(draw_from, sprites), sprites, draw_from) for _ in range(count)]
-    return np.stack(drawn).transpose(0, 3, 1, 2)
+    y, x = draw_from.integers(drawn[0].shape[0] - side + 1, size=(2, count))
+    squares = [one[i : i + side, j : j + side] for one, i, j in zip(drawn, y, x, strict=True)]
+    return np.stack(squares).transpose(0, 3, 1, 2)
 
 
-def varied(x: Tensor, draw_from: np.random.Generator, noise: torch.Generator) -> Tensor:
-    """Turned, mirrored, channels exchanged, and a little brighter or darker; in [0, 1]."""
-    x = torch.rot90(x, int(draw_from.integers(4)), (-2, -1))
-    x = x.flip(-1) if draw_from.random() < 0.5 else x
-    if draw_from.random() < 0.5:
-        x = x[:, draw_from.permutation(3).tolist()]
-    power, gain = torch.rand((2, len(x), 1, 1, 1), generator=noise, device=x.device)
-    return ((x.float() / 255) ** (0.7 + 0.7 * power) * (0.75 + 0.25 * gain)).clamp(0, 1)
+def pairs(bank: np.ndarray, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean squares, damaged ones (uint8 n 3 side side) and the numbers of their tasks, mixed.
+
+    Squares are turned, mirrored, given other colours and light first; damage has all strengths.
+    """
+    chunks, noise = [], rng.generator(0, "pairs")
+    if device == "cuda":
+        noise = torch.Generator(device).manual_seed(0)
+    draw_from = np.random.default_rng(1)
+    order = draw_from.permutation(len(bank))
+    for number, rows in enumerate(np.array_split(order, max(len(bank) // 125, len(TASKS)))):
+        x = torch.from_numpy(bank[np.sort(rows)]).to(device).float() / 255
+        x = torch.rot90(x, int(draw_from.integers(4)), (-2, -1))
+        x = x.flip(-1) if draw_from.random() < 0.5 else x
+        if draw_from.random() < 0.5:
+            x = x[:, draw_from.permutation(3).tolist()]
+        power, gain, strength = torch.rand(3, len(x), generator=noise, device=device)
+        power, gain = (value.reshape(-1, 1, 1, 1) for value in (power, gain))
+        x0 = (x ** (0.7 + 0.7 * power) * (0.75 + 0.25 * gain)).clamp(0, 1)
+        task = number % len(TASKS)
+        mu = degrade(x0, list(TASKS)[task], strength, noise)
+        tasks = torch.full((len(x),), task, device=device)
+        chunks.append(((x0 * 255).round().byte(), (mu * 255).round().byte(), tasks))
+    x0, mu, tasks = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return x0, mu, tasks
 
 
 # ---------------------------------------------------------------------- training
 
 
-def new_unet() -> Unet:
-    """2.5 M weights on squares of 2 x 2 pixels, without attention, so that tiles look alike."""
+def new_unet(device: str) -> Unet:
+    """On squares of 2 x 2 pixels, without attention, so that tiles look alike."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    depth = len(CHANNELS)
+    channels = CHANNELS[device]
     inner = UNet2DModel(
-        sample_size=SIDE // PATCH,
+        sample_size=SIDE[device] // PATCH,
         in_channels=6 * PATCH**2,
         out_channels=3 * len(TARGETS) * PATCH**2,
         layers_per_block=1,
-        block_out_channels=CHANNELS,
-        down_block_types=("DownBlock2D",) * depth,
-        up_block_types=("UpBlock2D",) * depth,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D",) * len(channels),
+        up_block_types=("UpBlock2D",) * len(channels),
         norm_num_groups=8,
         add_attention=False,
         num_class_embeds=len(TASKS) + 1,
     )
-    return Unet(inner, TARGETS, PATCH)
+    return Unet(inner, TARGETS, SCHEDULE, PATCH).to(device)
 
 
 class Trainer:
-    """The loss of a batch: data lies on the device, damage and noise are made there."""
+    """The loss of a batch: data lies on the device, times and noise are drawn there."""
 
-    def __init__(self, unet, bank: Tensor, batch: int) -> None:
-        self.unet, self.bank, self.batch = unet, bank, batch - batch % len(TASKS)
-        path, self.level = SCHEDULE.path, SCHEDULE.level
-        self.log_a = torch.from_numpy(np.log(path.a(np.arange(SCHEDULE.steps + 1.0)))).float()
-        self.log_a = self.log_a.to(bank.device)
-        each = self.batch // len(TASKS)
-        self.tasks = torch.arange(len(TASKS), device=bank.device).repeat_interleave(each)
+    def __init__(self, unet: Unet, data: tuple[Tensor, Tensor, Tensor], batch: int) -> None:
+        self.unet, (self.x0, self.mu, self.tasks), self.batch = unet, data, batch
+        self.device, self.level = self.x0.device, SCHEDULE.level
+        log_a = np.log(SCHEDULE.path.a(np.arange(SCHEDULE.steps + 1.0)))
+        self.log_a = torch.from_numpy(log_a).float().to(self.device)
 
     def __call__(self, draw_from: np.random.Generator, noise: torch.Generator):
-        device = self.bank.device
-        chosen = torch.from_numpy(draw_from.integers(len(self.bank), size=self.batch)).to(device)
-        x0 = varied(self.bank[chosen], draw_from, noise)
-        strength = torch.rand(self.batch, generator=noise, device=device)
-        parts = zip(TASKS, x0.chunk(len(TASKS)), strength.chunk(len(TASKS)), strict=True)
-        mu = torch.cat([degrade(part, task, amount, noise) for task, part, amount in parts])
+        rows = torch.from_numpy(draw_from.integers(len(self.x0), size=self.batch)).to(self.device)
+        x0, mu, tasks = self.x0[rows].float() / 255, self.mu[rows].float() / 255, self.tasks[rows]
+        if draw_from.random() < 0.5:
+            x0, mu = x0.flip(-1), mu.flip(-1)
         a, s, t = self.levels(noise)
-        eps = torch.randn(x0.shape, generator=noise, device=device)
+        eps = torch.randn(x0.shape, generator=noise, device=self.device)
         x = mu + a * (x0 - mu) + s * eps
-        told = torch.rand(self.batch, generator=noise, device=device) >= UNTOLD
-        labels = torch.where(told, self.tasks, len(TASKS))
+        told = torch.rand(self.batch, generator=noise, device=self.device) >= UNTOLD
         # bfloat16 is ten times slower than float32 on a CPU without instructions for it
-        with half_precision(device) if device.type == "cuda" else nullcontext():
-            out = self.unet(x, mu, t, labels)
+        with half_precision(self.device) if self.device.type == "cuda" else nullcontext():
+            out = self.unet(x, mu, t, torch.where(told, tasks, len(TASKS)))
         heads = out.float().chunk(3, 1)
         velocity = a * self.level * eps - s / self.level * (x0 - mu)
         losses = [F.l1_loss(heads[0], eps), F.l1_loss(heads[1], x0), F.l1_loss(heads[2], velocity)]
@@ -203,7 +220,7 @@ class Trainer:
 
     def levels(self, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """a, s and t at uniform times, not only whole ones: solvers ask between them too."""
-        t = SCHEDULE.steps * torch.rand(self.batch, generator=noise, device=self.bank.device)
+        t = SCHEDULE.steps * torch.rand(self.batch, generator=noise, device=self.device)
         left = t.long().clamp(max=SCHEDULE.steps - 1)
         log_a = torch.lerp(self.log_a[left], self.log_a[left + 1], t - left).reshape(-1, 1, 1, 1)
         return log_a.exp(), self.level * (-torch.expm1(2 * log_a)).sqrt(), t
@@ -211,21 +228,22 @@ class Trainer:
 
 def build(folder: Path, options: Options) -> None:
     """Train, export, measure and publish."""
-    cuda = options.device == "cuda"
-    photographs, drawings = (26_000, 4_000) if cuda else (2_000, 300)
-    draw_from = np.random.default_rng(0)
-    bank = np.concatenate([crops(fetch(), photographs, draw_from), scenes(drawings, draw_from)])
+    device, draw_from = options.device, np.random.default_rng(0)
+    photographs, drawings = CROPS[device]
+    bank = np.concatenate(
+        [
+            crops(fetch(), photographs, SIDE[device], draw_from),
+            scenes(drawings, SIDE[device], draw_from),
+        ]
+    )
     torch.manual_seed(0)
-    unet = new_unet().to(options.device).to(memory_format=torch.channels_last)
-    log.info("%d weights, %d crops", sum(p.numel() for p in unet.parameters()), len(bank))
-    plan = options.plan(30_000, 8e-4, warmup=300, decay_from=0.4, ema=0.999, save_every=30.0)
-    trainer = Trainer(
-        unet, torch.from_numpy(bank).to(options.device), BATCH["cuda" if cuda else "cpu"]
-    )
+    unet = new_unet(device).to(memory_format=torch.channels_last)
+    log.info("%d weights, %d squares", sum(p.numel() for p in unet.parameters()), len(bank))
+    plan = options.plan(60_000, RATE[device], warmup=200, decay_from=0.35, ema=0.998, save_every=30)
+    trainer = Trainer(unet, pairs(bank, device), BATCH[device])
     unet.train()
-    done = train(
-        [unet], trainer, plan, folder / f"{KEY}.safetensors", on_save=lambda _: export(unet)
-    )
+    state = folder / f"{KEY}.safetensors"
+    done = train([unet], trainer, plan, state, on_save=lambda _: export(unet))
     export(unet, done)
     examine(folder, options)
 
@@ -263,7 +281,7 @@ def _write_card(measured: dict[str, object]) -> None:
     write_card(
         MODELS / KEY,
         key=KEY,
-        title="Small restorer: six kinds of damage, told which",
+        title="Small restorer: four kinds of damage, told which",
         kind="restoration",
         licence=LICENCE,
         source=SOURCE,

@@ -39,7 +39,7 @@ takes plain steps of the flow, and looks worst, since its steps bend most near t
 
 **Where it breaks.** With "n", an error of the named noise grows by $e^h$ within a step. At 5
 evaluations h reaches 4, and MRS-SDE-n explodes: the largest value of the result is printed before
-it is clipped. And quality is bounded by the network: this one is small, knows six kinds of damage
+it is clipped. And quality is bounded by the network: this one is small, knows four kinds of damage
 made by formulas, and was trained on nine photographs. It cannot invent what is lost, and PSNR
 favours the smooth answer of few steps, so read it beside the distance of features.
 
@@ -60,11 +60,9 @@ from engine.core.catalog import Action, Budget, Claim, Exactness, Family, Method
 
 TASKS = {
     "noise": "noise",
-    "blur": "motion blur",
     "rain": "rain",
     "inpaint": "scribbles",
     "low_light": "low light",
-    "jpeg": "JPEG",
 }
 """Kinds of damage that can be done to a picture here, by the name the network knows."""
 
@@ -141,10 +139,10 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2502.07856",
         "https://github.com/grrrute/mr-sampler",
     ),
-    undoes="noise, blur, rain, scribbles, darkness or compression of a picture, in few evaluations",
+    undoes="noise, rain, scribbles or darkness on a picture, in few network evaluations",
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
-        "On held-out pictures with six kinds of damage, MRS-ODE-d-2 with 10 network evaluations "
+        "On held-out pictures with four kinds of damage, MRS-ODE-d-2 with 10 network evaluations "
         "reaches at least the PSNR of the released posterior sampler with 100.",
         "PSNR of MRS-ODE-d-2 at 10 NFE, dB",
         "PSNR of the released posterior sampler at 100 NFE, dB",

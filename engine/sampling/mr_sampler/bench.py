@@ -2,7 +2,8 @@
 
     python -m engine bench mr-sampler          writes assets/claims/mr_sampler.json
 
-32 squares of pictures that were never trained on, each with three draws of damage and noise, so
+32 squares of 48 pixels of pictures that were never trained on, each with three draws of damage and
+noise, so
 that every kind of damage occurs equally often. All methods see the same damage and the same noise.
 Intervals are bootstraps over pictures: the three draws of one picture stay together.
 """
@@ -31,12 +32,13 @@ from engine.sampling.mr_sampler.quality import scores
 from engine.sampling.mr_sampler.restoring import Restorer
 
 PER_PHOTOGRAPH, DRAWINGS, DRAWS = 6, 8, 3
-COUNTS = (2, 5, 10, 20, 50, 100)
-COMPARED = (
-    "mrs_ode_d_2", "mrs_ode_n_2", "mrs_ode_d_1", "mrs_sde_d_2", "mrs_sde_n_1", "mrs_sde_n_2",
-    "posterior_strided", "posterior_released", "euler_strided", "heun",
-)  # fmt: skip
-HEADS = (("mrs_ode_d_2", 5), ("mrs_ode_d_2", 10), ("mrs_ode_n_2", 5), ("mrs_ode_n_2", 10))
+COUNTS = {
+    **dict.fromkeys(("mrs_ode_d_2", "mrs_ode_n_2", "mrs_sde_d_2", "mrs_sde_n_1"), (5, 10, 20)),
+    "posterior_strided": (5, 10, 20),
+    "posterior_released": (5, 10, 20, 100),
+}
+"""Evaluations by method. With 100 of 100 steps the two posterior samplers are one."""
+HEADS = (("mrs_ode_d_2", 10),)
 OURS, RIVAL = ("mrs_ode_d_2", 10), ("posterior_released", 100)
 RESAMPLES = 10_000
 FIGURES = ("psnr", "ssim", "distance")
@@ -59,7 +61,7 @@ class Trials:
         """Every picture meets `DRAWS` of the tasks, every task equally many pictures."""
         x0, names = held_out(per_photograph, drawings), list(TASKS)
         rows = [
-            (names[(index + 2 * turn) % len(names)], index, turn)
+            (names[(index + turn) % len(names)], index, turn)
             for turn in range(DRAWS)
             for index in range(len(x0))
         ]
@@ -87,7 +89,7 @@ def run(
     trials = Trials.make(seed, per_photograph, drawings)
     damaged = _figures(trials.mu, trials)
     found: dict[str, dict[int, Table]] = {}
-    plan = [(method, nfe) for method in COMPARED for nfe in COUNTS]
+    plan = [(method, nfe) for method, counts in COUNTS.items() for nfe in counts]
     heads = [(target, *pair) for target in bundle.fit_targets for pair in HEADS]
     total = len(plan) + len(heads)
     for done, (method, nfe) in enumerate(plan):
@@ -127,8 +129,8 @@ def run(
             "by what the network predicts": by_head,
             "evaluations of rivals for the PSNR of MRS-ODE-d-2 at 10": {
                 METHODS[name].title: _reaches(found[name], float(ours.mean()))
-                for name in COMPARED
-                if METHODS[name].is_rival and name in found
+                for name in found
+                if METHODS[name].is_rival
             },
         },
     )

@@ -1,4 +1,4 @@
-"""Six ways to spoil a picture, with a known original: what the network was trained to take back.
+"""Four ways to spoil a picture, with a known original: what the network was trained to take back.
 
     mu = degrade(x0, "rain", 0.5, generator)
 
@@ -21,7 +21,7 @@ from engine.sampling.mr_sampler import TASKS
 Pictures = Float[Tensor, "b 3 h w"]
 Strength = Float[Tensor, "b 1 1 1"]
 KERNEL = 15
-"""Side of blur and rain kernels in pixels."""
+"""Side of the rain kernels in pixels."""
 
 
 def degrade(
@@ -38,13 +38,6 @@ def degrade(
 def noisy(x0: Pictures, strength: Strength, generator: torch.Generator) -> Pictures:
     """Gaussian noise of standard deviation 15 to 50 steps of 1/255."""
     return x0 + (15 + 35 * strength) / 255 * _normal(x0.shape, generator)
-
-
-def blurred(x0: Pictures, strength: Strength, generator: torch.Generator) -> Pictures:
-    """Motion along a random direction."""
-    angle = math.pi * _uniform((len(x0), 1, 1), generator)
-    kernels = _streak(angle, 1.2 + 2.8 * strength[..., 0], 0.6)
-    return _filtered(x0, kernels / kernels.sum((1, 2), keepdim=True))
 
 
 def rainy(x0: Pictures, strength: Strength, generator: torch.Generator) -> Pictures:
@@ -72,65 +65,12 @@ def darkened(x0: Pictures, strength: Strength, generator: torch.Generator) -> Pi
     return dark + (2 + 4 * strength) / 255 * _normal(x0.shape, generator)
 
 
-def compressed(x0: Pictures, strength: Strength, generator: torch.Generator) -> Pictures:
-    """The losses of JPEG: rounded cosine coefficients of 8 x 8 blocks, quality 30 to 5."""
-    h, w = x0.shape[-2:]
-    to_ycc = _YCC.to(x0)
-    ycc = torch.einsum("dc,bchw->bdhw", to_ycc, F.pad(x0, (0, -w % 8, 0, -h % 8), "replicate"))
-    b, _, tall, wide = ycc.shape
-    blocks = (255 * ycc - 128).reshape(b, 3, tall // 8, 8, wide // 8, 8)
-    cosines = _cosines().to(x0)
-    waves = torch.einsum("iy,bcmynx,jx->bcminj", cosines, blocks, cosines)
-    tables = _TABLES.to(x0)[[0, 1, 1]].reshape(3, 1, 8, 1, 8)
-    quality = (30 - 25 * strength).reshape(b, 1, 1, 1, 1, 1)
-    step = (tables * 50 / quality).clamp(min=1)
-    waves = (waves / step).round() * step
-    back = torch.einsum("iy,bcminj,jx->bcmynx", cosines, waves, cosines)
-    ycc = (back.reshape(b, 3, tall, wide) + 128) / 255
-    return torch.einsum("dc,bchw->bdhw", torch.linalg.inv(to_ycc), ycc)[..., :h, :w]
-
-
 _DEGRADE: dict[str, Callable[[Pictures, Strength, torch.Generator], Pictures]] = {
     "noise": noisy,
-    "blur": blurred,
     "rain": rainy,
     "inpaint": scribbled,
     "low_light": darkened,
-    "jpeg": compressed,
 }
-
-# Full-range YCbCr without its offset, which the rounding does not see.
-_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
-# Tables K.1 and K.2 of the standard (ITU-T T.81).
-_TABLES = torch.tensor(
-    [
-        [
-            [16, 11, 10, 16, 24, 40, 51, 61],
-            [12, 12, 14, 19, 26, 58, 60, 55],
-            [14, 13, 16, 24, 40, 57, 69, 56],
-            [14, 17, 22, 29, 51, 87, 80, 62],
-            [18, 22, 37, 56, 68, 109, 103, 77],
-            [24, 35, 55, 64, 81, 104, 113, 92],
-            [49, 64, 78, 87, 103, 121, 120, 101],
-            [72, 92, 95, 98, 112, 100, 103, 99],
-        ],
-        [
-            [17, 18, 24, 47, 99, 99, 99, 99],
-            [18, 21, 26, 66, 99, 99, 99, 99],
-            [24, 26, 56, 99, 99, 99, 99, 99],
-            [47, 66, 99, 99, 99, 99, 99, 99],
-            *[[99] * 8] * 4,
-        ],
-    ]
-)
-
-
-def _cosines() -> Float[Tensor, "8 8"]:
-    """The orthonormal cosine basis of eight points, one wave a row."""
-    k, x = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
-    waves = torch.cos((2 * x + 1) * k * math.pi / 16) / 2
-    waves[0] /= math.sqrt(2)
-    return waves
 
 
 def _streak(
