@@ -46,11 +46,11 @@ KEY = "mr-restore"
 SCHEDULE = Schedule()
 TARGETS = ("noise", "data", "velocity")
 CHANNELS, PATCH = {"cuda": (48, 80, 112), "cpu": (32, 48, 64)}, 2
-SIDE = {"cuda": 64, "cpu": 40}
+SIDE = {"cuda": 64, "cpu": 32}
 BATCH = {"cuda": 96, "cpu": 12}
 CROPS = {"cuda": (40_000, 6_000), "cpu": (10_000, 1_500)}
 """Squares of photographs and of drawings."""
-RATE = {"cuda": 8e-4, "cpu": 1.5e-3}
+RATE = {"cuda": 8e-4, "cpu": 1e-3}
 UNTOLD = 0.15
 """Share of a batch that is not told its task, so that a picture of unknown damage can be tried."""
 
