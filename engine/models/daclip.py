@@ -162,7 +162,8 @@ class ConditionalUnet(nn.Module):
         image_context: Float[Tensor, "b d"],
         text_context: Float[Tensor, "b d"],
     ) -> Float[Tensor, "b 3 h w"]:
-        x = first = self.init_conv(torch.cat([x - mu, mu], 1))
+        pixels = torch.cat([x - mu, mu], 1).to(self.init_conv.weight.dtype)
+        x = first = self.init_conv(pixels)
         time = self.time_mlp(t.to(x.dtype))
         prompt = torch.softmax(self.text_mlp(text_context.to(x.dtype)), 1) * self.prompt
         time = time + self.prompt_mlp(prompt)

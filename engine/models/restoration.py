@@ -70,15 +70,16 @@ class RestorationBundle(Bundle):
 class Unet(nn.Module):
     """A diffusers UNet2DModel as restoration networks are asked: x, mu, t, number of the task."""
 
-    spread: Tensor
+    tables: Tensor
 
     def __init__(
         self, inner: nn.Module, targets: Sequence[str], schedule: Schedule, patch: int = 1
     ) -> None:
         super().__init__()
         self.inner, self.patch, self.targets = inner, patch, tuple(targets)
-        table = schedule.path.s(np.arange(schedule.steps + 1.0)) / schedule.level**2
-        self.register_buffer("spread", torch.from_numpy(np.asarray(table)).float(), False)
+        path, times = schedule.path, np.arange(schedule.steps + 1.0)
+        tables = np.stack([path.a(times), path.s(times) / schedule.level**2])
+        self.register_buffer("tables", torch.from_numpy(tables).float(), False)
         self.factor = patch * 2 ** (len(inner.config.block_out_channels) - 1)
         self.is_told = inner.config.num_class_embeds is not None
 
@@ -90,16 +91,24 @@ class Unet(nn.Module):
         task: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         pixels = F.pixel_unshuffle(torch.cat([x - mu, mu], 1), self.patch)
-        out = self.inner(pixels, t, task if self.is_told else None, return_dict=False)[0]
-        heads = F.pixel_shuffle(out, self.patch).split(3, 1)
-        guess = {"data": mu, "noise": self._spread(t).to(x.dtype) * (x - mu)}
-        named = zip(self.targets, heads, strict=True)
-        return torch.cat([head + guess.get(name, 0) for name, head in named], 1)
+        told = task if self.is_told else None
+        out = self.inner(pixels.to(self.inner.dtype), t, told, return_dict=False)[0]
+        # in full precision, as the path divides what is nearly noise by a small a
+        heads = F.pixel_shuffle(out.float(), self.patch).split(3, 1)
+        a, spread = self.levels(t)
+        named = dict(zip(self.targets, heads, strict=True))
+        if "data" in named:
+            named["data"] = mu + named["data"]
+        if "noise" in named:
+            named["noise"] = spread * (x - mu) + a * named["noise"]
+        return torch.cat(list(named.values()), 1)
 
-    def _spread(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1 1"]:
-        """s / level^2 at these times, from the table."""
-        left = t.long().clamp(0, len(self.spread) - 2)
-        return torch.lerp(self.spread[left], self.spread[left + 1], t - left).reshape(-1, 1, 1, 1)
+    def levels(self, t: Float[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        """a and s / level^2 at these times, from the table."""
+        left = t.long().clamp(0, self.tables.shape[1] - 2)
+        at = torch.lerp(self.tables[:, left], self.tables[:, left + 1], t - left)
+        a, spread = at.reshape(2, -1, 1, 1, 1)
+        return a, spread
 
 
 def network(bundle: RestorationBundle, fit_target: str) -> Network:
@@ -114,11 +123,10 @@ def network(bundle: RestorationBundle, fit_target: str) -> Network:
         )
     first = 3 * bundle.fit_targets.index(fit_target)
     unet = bundle.model["unet"]
-    dtype = next(unet.parameters()).dtype
 
     def net(x: Pictures, label: Float[Tensor, " b"], mu: Pictures, **told: Tensor) -> Pictures:
         h, w = x.shape[-2:]
-        x, mu = (_padded(part.to(dtype), bundle.factor) for part in (x, mu))
+        x, mu = (_padded(part.float(), bundle.factor) for part in (x, mu))
         out = unet(x, mu, label, **told)
         return out[:, first : first + 3, :h, :w].float()
 

@@ -62,11 +62,12 @@ def test_task_changes_the_answer(ours):
     assert not torch.equal(*answers)
 
 
-def test_the_guess_of_the_noise_head_is_that_of_the_schedule(ours):
-    path, unet = ours.schedule.path, ours.model["unet"]
-    times = torch.tensor([0.0, 12.0, 60.0, 100.0])
+def test_the_noise_head_knows_the_levels_of_the_schedule(ours):
+    path, times = ours.schedule.path, torch.tensor([0.0, 12.0, 60.0, 100.0])
+    a, spread = ours.model["unet"].levels(times)
+    np.testing.assert_allclose(a.flatten(), path.a(times.double().numpy()), rtol=1e-6)
     wanted = path.s(times.double().numpy()) / path.prior_std**2
-    np.testing.assert_allclose(unet._spread(times).flatten(), wanted, rtol=1e-6)
+    np.testing.assert_allclose(spread.flatten(), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
