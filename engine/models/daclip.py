@@ -50,19 +50,19 @@ def read(folder: Path, title: str, device: str, dtype: str) -> dict[str, nn.Modu
     unet = _layout.network(
         folder,
         ConditionalUnet,
-        unet_settings(_plain(read_header(paths[UNIVERSAL]))),
         title,
         device,
         dtype,
+        config=unet_settings(_plain(read_header(paths[UNIVERSAL]))),
         stem=UNIVERSAL,
     )
     towers = _layout.network(
         folder,
         Towers,
-        tower_settings(_plain(read_header(paths[TOWERS]))),
         title,
         device,
         dtype,
+        config=tower_settings(_plain(read_header(paths[TOWERS]))),
         stem=TOWERS,
         unused=("clip.", "logit_scale"),
     )

@@ -187,8 +187,7 @@ def _ours(
 ) -> Unet:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    config = read_json(folder / "unet" / "config.json")
-    inner = _layout.network(folder / "unet", UNet2DModel, config, title, device, dtype)
+    inner = _layout.network(folder / "unet", UNet2DModel, title, device, dtype)
     return Unet(inner, about["fit_targets"], schedule, _patch(about)).to(device)
 
 
