@@ -29,8 +29,8 @@ from engine.core.errors import SamplerError
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid
+from engine.diffusion.moves import Hop, State, Step
 from engine.diffusion.schedules import Level, Path
-from engine.diffusion.solvers import Hop, State, Step
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,11 @@ def subvp(b0: float = 0.1, b1: float = 20.0, *, t_min: float = 1e-3) -> Path:
     )
 
 
-def ve(s_min: float = 0.01, s_max: float = 50.0, *, t_min: float = 1e-5) -> Path:
-    """Variance exploding, s = s_min (s_max / s_min)^t, as in the published code."""
+def ve(s_min: float = 0.01, s_max: Level = 50.0, *, t_min: float = 1e-5) -> Path:
+    """Variance exploding, s = s_min (s_max / s_min)^t, as in the published code.
+
+    `s_max` may be one level a sample, for samples that start at different noise.
+    """
     span = np.log(s_max / s_min)
     return Path(
         "ve",
@@ -127,7 +130,7 @@ def ve(s_min: float = 0.01, s_max: float = 50.0, *, t_min: float = 1e-5) -> Path
         lambda lam: (-np.asarray(lam) - np.log(s_min)) / span,
         t_min=t_min,
         t_zero=None,
-        prior_std=s_max,
+        prior_std=float(np.max(s_max)),
     )
 
 

@@ -16,49 +16,24 @@ A solver is a generator: memory of earlier steps is local to it, stopping means 
 Every name of the literature that means the same formula is an alias in `SOLVERS`.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from engine.core.errors import SamplerError
-from engine.core.shapes import Num, Tensor
+from engine.diffusion.adaptive import rk45
 from engine.diffusion.denoiser import Model, combine
 from engine.diffusion.grids import Grid
+from engine.diffusion.moves import Hop, Move, Moves, State, Step, hops
 from engine.diffusion.noise import NoiseSource, no_noise
+from engine.diffusion.predictors import pc
 from engine.diffusion.schedules import Level, Path
 
-State: TypeAlias = Num[Tensor, "b *d"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """After step `i` (from 0): the state `z` at time `t`, and `mean`, z without this step's noise.
-
-    `x0` is the clean estimate, centred, that the step was made with; `nfe` counts evaluations since
-    the solve began.
-    """
-
-    i: int
-    t: Level
-    z: State
-    mean: State
-    x0: State
-    nfe: int
-
-
-class Move(NamedTuple):
-    """What a solver yields; it is sent back the state to go on from, which a hook may change."""
-
-    z: State
-    mean: State
-    x0: State
-
-
-Moves: TypeAlias = Generator[Move, State, None]
+__all__ = ["SOLVERS", "Hop", "Move", "Moves", "Solver", "State", "Step", "find", "run", "solve"]
 
 
 @dataclass(frozen=True)
@@ -102,21 +77,27 @@ def solve(
 ) -> Iterator[Step]:
     """Walk from z, at the first time of the grid, to its last time, yielding every step.
 
-    `hook` sees each step and gives the state to go on from. Raises `SamplerError` for an unknown
+    `hook` sees each step, of a corrector too, and gives the state to go on from, which is the one
+    that is reported. Raises `SamplerError` for an unknown
     solver, a grid that does not fall, missing noise, or a state that is no longer finite.
     """
     entry = find(solver)
     grid.check(model.path)
     begun = model.nfe
     moves = entry.moves(model, z, grid, noise, **options)
-    for i, t in enumerate(grid.times[1:]):
-        move = moves.send(z) if i else next(moves)
-        if i == grid.steps - 1 and grid.final == "mean":
+    i, move = 0, next(moves)
+    while True:
+        ended = move.role == "step"
+        if ended and i == grid.steps - 1 and grid.final == "mean":
             move = move._replace(z=move.mean)
-        step = Step(i, t, *move, model.nfe - begun)
+        step = Step(i, grid.times[i + ended], *move[:3], model.nfe - begun, move.role)
         _check_finite(step, entry)
         z = hook(step) if hook else step.z
-        yield step
+        yield step if z is step.z else replace(step, z=z)
+        i += ended
+        if i == grid.steps:
+            break
+        move = moves.send(z)
     if grid.final == "x0":
         x0 = model(z, grid.times[-1]).x0
         yield Step(grid.steps, grid.times[-1], x0, x0, x0, model.nfe - begun)
@@ -128,35 +109,14 @@ def run(
     z: State,
     grid: Grid,
     noise: NoiseSource = no_noise,
+    *,
+    hook: Callable[[Step], State] | None = None,
     **options: float | str,
 ) -> State:
     """The state that `solve` ends with."""
-    for step in solve(solver, model, z, grid, noise, hook=None, **options):
+    for step in solve(solver, model, z, grid, noise, hook=hook, **options):
         z = step.z
     return z
-
-
-class Hop:
-    """The levels of one step, from time t0 to time t1."""
-
-    def __init__(self, path: Path, t0: Level, t1: Level) -> None:
-        self.a0, self.s0, self.a1, self.s1 = path.a(t0), path.s(t0), path.a(t1), path.s(t1)
-        self.ends_clean = path.is_clean(t1)
-        if self.ends_clean:
-            self.s1 = 0 * self.s1
-        self.h = np.inf if self.ends_clean else path.lam(t1) - path.lam(t0)
-        self.ratio = self.s1 / self.s0
-
-    def ode(self, z: State, x0: State) -> State:
-        """The first-order step of the probability flow, to exactly x0 where no noise is left."""
-        if self.ends_clean:
-            return combine((self.a1, x0))
-        return combine((self.ratio, z), (self.a1 - self.ratio * self.a0, x0))
-
-
-def _hops(path: Path, grid: Grid) -> Iterator[tuple[int, Level, Hop]]:
-    for i, (t0, t1) in enumerate(grid.hops()):
-        yield i, t0, Hop(path, t0, t1)
 
 
 def ddim(
@@ -170,7 +130,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise SamplerError(f"eta must lie between 0 and 1, got {eta:g}.")
-    for i, t0, hop in _hops(model.path, grid):
+    for i, t0, hop in hops(model.path, grid):
         x0 = model(z, t0).x0
         mean = hop.ode(z, x0)
         moved = mean
@@ -215,12 +175,28 @@ def euler_maruyama(model: Model, z: State, grid: Grid, noise: NoiseSource) -> Mo
         z = yield Move(mean + combine((np.sqrt(-g2 * dt), noise(z, i))), mean, pred.x0)
 
 
-def heun(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
+def heun(
+    model: Model,
+    z: State,
+    grid: Grid,
+    noise: NoiseSource = no_noise,
+    *,
+    churn: float = 0.0,
+    churn_from: float = 0.05,
+    churn_to: float = 1.0,
+    churn_noise: float = 1.007,
+) -> Moves:
     """Trapezoid in (z / a, kappa): the slope is eps^, averaged over both ends (EDM, alg. 1).
 
-    The second evaluation is left out where no signal was, or no noise is left.
+    The second evaluation is left out where no signal was, or no noise is left. `churn` is gamma of
+    the stochastic variant (EDM, alg. 2): where `churn_from` <= kappa <= `churn_to`, the noise level
+    is raised by this share first, with fresh noise. It is drawn on every step.
     """
-    for t0, t1 in grid.hops():
+    for i, (t0, t1) in enumerate(grid.hops()):
+        if churn:
+            z, t0 = _churned(
+                model.path, z, t0, noise(z, i), churn, churn_from, churn_to, churn_noise
+            )
         hop = Hop(model.path, t0, t1)
         pred = model(z, t0)
         moved = hop.ode(z, pred.x0)
@@ -229,6 +205,25 @@ def heun(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> M
             span = hop.s1 - hop.s0 * hop.a1 / hop.a0
             moved = combine((hop.a1 / hop.a0, z), (span / 2, slopes))
         z = yield Move(moved, moved, pred.x0)
+
+
+def _churned(
+    path: Path,
+    z: State,
+    t: Level,
+    drawn: State,
+    churn: float,
+    low: float,
+    high: float,
+    scale: float,
+) -> tuple[State, Level]:
+    """The state at a noise level raised by the share `churn`, in samples within the band."""
+    kappa = path.kappa(t)
+    raised = np.where((kappa >= low) & (kappa <= high), 1 + churn, 1.0) * kappa
+    later = np.where(raised > kappa, path.t_of_lam(-np.log(raised)), t)
+    ratio = path.a(later) / path.a(t)
+    fresh = path.a(later) * np.sqrt(np.maximum(raised**2 - kappa**2, 0))
+    return combine((ratio, z), (scale * fresh, drawn)), later
 
 
 class Weights(NamedTuple):
@@ -285,7 +280,7 @@ def multistep(
         if flavour not in ("exact", "midpoint"):
             raise SamplerError(f'Unknown flavour "{flavour}".', "Use exact or midpoint.")
         before: tuple[State, Level] | None = None
-        for i, t0, hop in _hops(model.path, grid):
+        for i, t0, hop in hops(model.path, grid):
             pred = model(z, t0)
             m = getattr(pred, reading)
             c = None if hop.ends_clean else weights(hop, midpoint=flavour == "midpoint")
@@ -312,7 +307,7 @@ def unipc2(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) ->
     """
     correct: Callable[[State], State] | None = None
     before: tuple[State, Level] | None = None
-    for _, t0, hop in _hops(model.path, grid):
+    for _, t0, hop in hops(model.path, grid):
         x0 = model(z, t0).x0
         if correct is not None:
             z = z + correct(x0)
@@ -449,15 +444,43 @@ _ALL = (
         "Song et al. 2021, arXiv:2011.13456",
         stochastic=True,
     ),
+    Solver(
+        "reverse_diffusion",
+        "Reverse diffusion",
+        partial(pc, predictor="reverse_diffusion"),
+        1,
+        "Song et al. 2021, arXiv:2011.13456",
+        stochastic=True,
+        note="The reverse of the process taken link by link.",
+    ),
+)
+
+_SONG = "Song et al. 2021, arXiv:2011.13456"
+
+_OTHERS = (
+    Solver(
+        "pc",
+        "Predictor-corrector",
+        pc,
+        1,
+        _SONG,
+        stochastic=True,
+        note="Its cost depends on the corrector, and a sample on its batch.",
+    ),
+    Solver("rk45", "Runge-Kutta 4(5)", rk45, 5, _SONG, note="Adaptive: the cost is what it took."),
 )
 
 SOLVERS: dict[str, Solver] = {entry.name: entry for entry in _ALL}
-_BY_ALIAS = {alias: entry for entry in _ALL for alias in entry.aliases}
+"""Solvers of a fixed cost, in which every sample is alone."""
+_BY_NAME = SOLVERS | {entry.name: entry for entry in _OTHERS}
+_BY_NAME |= {alias: entry for entry in _ALL for alias in entry.aliases}
 
 
 def find(name: str) -> Solver:
     """The solver of this name or alias; raises `SamplerError` with the names there are."""
-    entry = SOLVERS.get(name) or _BY_ALIAS.get(name)
+    entry = _BY_NAME.get(name)
     if entry is None:
-        raise SamplerError(f'There is no solver "{name[:40]}".', f"Choose {', '.join(SOLVERS)}.")
+        raise SamplerError(
+            f'There is no solver "{name[:40]}".', f"Choose {', '.join(SOLVERS)}, pc, rk45."
+        )
     return entry
