@@ -48,11 +48,11 @@ def networks(
     is allocated, except for weights that are not finite.
     """
     parts = _empty_networks(folder, index)
-    headers = {name: _matched(folder / name, network) for name, network in parts.items()}
+    headers = {name: matched(folder / name, network) for name, network in parts.items()}
     _check_memory(title, parts, device, dtype)
     for name, network in parts.items():
         kind = torch.float32 if _keeps_float32(network) else getattr(torch, dtype)
-        _fill(folder / name, network, headers[name], device, kind)
+        fill(folder / name, network, headers[name], device, kind)
     return parts
 
 
@@ -132,7 +132,7 @@ def _check_config(value: object, name: str, key: str = "") -> None:
             )
 
 
-def _matched(folder: Path, network: nn.Module) -> Found:
+def matched(folder: Path, network: nn.Module) -> Found:
     """The headers of a network's weight files, after comparing every name and shape with it."""
     found = weight_files(folder, _stem(folder))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -215,7 +215,7 @@ def _free_bytes(device: str) -> int | None:
     return int(available[1]) * 1024 if available else None
 
 
-def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
+def fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
     """Give a network on the meta device its weights, one tensor at a time.
 
     Raises `BadInput` when a weight is not a finite number.

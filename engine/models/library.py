@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
-LOADERS = {"diffusion": "engine.models.diffusion"}
+LOADERS = {"diffusion": "engine.models.diffusion", "speech": "engine.models.speech"}
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -223,6 +223,9 @@ def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
 def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
         return "diffusion"
+    config = folder / "config.json"
+    if config.is_file() and "front" in read_json(config):
+        return "speech"
     raise ModelMismatch(
         "This folder has no model_index.json, so it is not a diffusers checkpoint.",
         "Point at the folder that `pipeline.save_pretrained` wrote, not at a file inside it.",
