@@ -39,9 +39,10 @@ def _plain(value: object, name: str, files: Files, recipe: Recipe) -> object:
         return value
     if isinstance(value, np.ndarray):
         return _array(value, name or "result", files, recipe)
-    if callable(pieces := getattr(value, "pieces", None)):  # a Patch
-        files[f"{name or 'patch'}.safetensors"] = b"".join(bytes(piece) for piece in pieces())
-        return f"{name or 'patch'}.safetensors"
+    if callable(pieces := getattr(value, "pieces", None)):  # a Patch, or what else is a file
+        file = f"{name or 'patch'}.{getattr(value, 'ending', 'safetensors')}"
+        files[file] = b"".join(bytes(piece) for piece in pieces())
+        return file
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -16,8 +16,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 from engine.core.errors import BadInput
 
@@ -65,6 +63,8 @@ class Sound:
         """The same at another sample rate."""
         if rate == self.rate:
             return self
+        from scipy.signal import resample_poly
+
         common = gcd(rate, self.rate)
         return Sound.of(resample_poly(self.wave(), rate // common, self.rate // common), rate)
 
@@ -92,6 +92,8 @@ def from_file(path: Path) -> Sound:
 
 def read(data: bytes) -> Sound:
     """The recording in the bytes of a WAV file, its channels averaged."""
+    from scipy.io import wavfile
+
     if data[:4] not in (b"RIFF", b"RIFX"):
         raise BadInput("This is not a WAV file.", ADVICE)
     try:

@@ -27,6 +27,7 @@ from urllib.parse import quote, urlencode
 import gradio as gr
 from gradio.components.base import Component
 
+from engine import sounds
 from engine.core.catalog import Entry
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Done, Event, Failed, Job, Progress
@@ -563,7 +564,7 @@ def recipe_path(recipe: Recipe, route: str) -> str:
 def api_result(result: object, recipe: Recipe) -> dict:
     """A result for clients: its plain values, its files as data URLs, and the recipe."""
     files = files_of(result, recipe)
-    kinds = {".png": "image/png", ".csv": "text/csv"}
+    kinds = {".png": "image/png", ".csv": "text/csv", ".wav": "audio/wav"}
     return {
         "recipe": json.loads(files.pop("recipe.json")),
         "result": json.loads(files.pop("result.json")),
@@ -623,6 +624,9 @@ def filled(control: Component, value: object) -> object:
     """The update that puts a value which fits into a control."""
     if isinstance(control, gr.Image):
         return gr.Image(value=from_text(str(value)))
+    if isinstance(control, gr.Audio):
+        sound = sounds.from_text(str(value))
+        return gr.Audio(value=(sound.rate, sound.samples))
     return type(control)(value=value)
 
 
@@ -673,6 +677,8 @@ def fits(control: Component, value: object) -> bool:
         return isinstance(value, bool)
     if isinstance(control, gr.Image):
         return isinstance(value, str) and value.startswith(HEAD)
+    if isinstance(control, gr.Audio):
+        return isinstance(value, str) and value.startswith(sounds.HEAD)
     if isinstance(control, gr.Textbox):
         return isinstance(value, str) and len(value) <= (control.max_length or 10_000)
     return False

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -47,6 +48,11 @@ def theme() -> gr.themes.Base:
         font=("Plex", "system-ui", "sans-serif"),
         font_mono=(gr.themes.LocalFont("IBM Plex Mono", (400,)), "ui-monospace", "monospace"),
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of the shipped files."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def escape(text: object) -> str:
@@ -219,6 +225,38 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     )
     ink = np.where(values[..., None] > 0, above, below)
     return (paper + scale * (ink - paper)).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One version of a recording to listen to: the bytes of a WAV file, and a name to save it."""
+
+    title: str
+    wav: bytes
+    file_name: str = ""
+    backward: bool = False
+
+
+def voices(title: str, versions: Sequence[Voice]) -> str:
+    """Buttons that play versions of one recording: another one goes on where the last one was."""
+    buttons = []
+    for voice in versions:
+        url = "data:audio/wav;base64," + base64.b64encode(voice.wav).decode("ascii")
+        tone = "backward" if voice.backward else ""
+        save = (
+            f'<a class="quiet" download="{escape(voice.file_name)}" href="{url}">Save WAV</a>'
+            if voice.file_name
+            else ""
+        )
+        buttons.append(
+            f'<li><button type="button" class="hear {tone}" data-hear aria-pressed="false">'
+            f'<span aria-hidden="true">▶</span> {escape(voice.title)}</button>'
+            f'<audio src="{url}" preload="auto"></audio>{save}</li>'
+        )
+    return (
+        f'<section class="voices" data-voices><h4>{escape(title)}</h4>'
+        f'<ol>{"".join(buttons)}</ol><div class="clock" aria-hidden="true"><i></i></div></section>'
+    )
 
 
 def scrubber(longest: int, ends: tuple[str, str]) -> str:

@@ -1,9 +1,9 @@
 """How good speech is, beside the clean recording: SI-SDR, PESQ and ESTOI.
 
-SI-SDR (dB) is computed here. PESQ (1 to 4.5, what listeners would say of a telephone line) and
-ESTOI (0 to 1, how much is understood) come from the packages `pesq` and `pystoi`, which only tests
-and benchmarks need; without them, or where a recording is too short or silent for them, the answer
-is None.
+SI-SDR (dB) is computed here, ESTOI (0 to 1, how much is understood) by the package `pystoi`, and
+PESQ (1 to 4.5, what listeners would say of a telephone line) by `pesq`, which needs a C compiler to
+install and is there for benchmarks alone. Without a package, or where a recording is too short or
+too silent for it, the answer is None.
 """
 
 import importlib

@@ -48,11 +48,11 @@ def networks(
     is allocated, except for weights that are not finite.
     """
     parts = _empty_networks(folder, index)
-    headers = {name: matched(folder / name, network) for name, network in parts.items()}
+    headers = {name: _matched(folder / name, network) for name, network in parts.items()}
     _check_memory(title, parts, device, dtype)
     for name, network in parts.items():
         kind = torch.float32 if _keeps_float32(network) else getattr(torch, dtype)
-        fill(folder / name, network, headers[name], device, kind)
+        _fill(folder / name, network, headers[name], device, kind)
     return parts
 
 
@@ -132,7 +132,7 @@ def _check_config(value: object, name: str, key: str = "") -> None:
             )
 
 
-def matched(folder: Path, network: nn.Module) -> Found:
+def _matched(folder: Path, network: nn.Module) -> Found:
     """The headers of a network's weight files, after comparing every name and shape with it."""
     found = weight_files(folder, _stem(folder))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -167,7 +167,9 @@ def _stem(folder: Path) -> str:
                 if (folder / f"{stem}{variant}{ending}").is_file():
                     return f"{stem}{variant}"
     others = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt")]
-    there = f" There is {others[0][:60]}, which is not read because it can run code." * bool(others)
+    there = "".join(
+        f" There is {name[:60]}, which is not read because it can run code." for name in others[:1]
+    )
     raise AssetMissing(
         f"The model has no safetensors weights in {folder.name}.{there}",
         "Save it with `save_pretrained(..., safe_serialization=True)`.",
@@ -215,7 +217,7 @@ def _free_bytes(device: str) -> int | None:
     return int(available[1]) * 1024 if available else None
 
 
-def fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
+def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
     """Give a network on the meta device its weights, one tensor at a time.
 
     Raises `BadInput` when a weight is not a finite number.

@@ -76,8 +76,9 @@ class NCSNpp(nn.Module):
             layers += [_norm(width), _silent(_conv3(width, CHANNELS))]
             if level:
                 layers.append(ResidualBlock(width, width, embedded, "up"))
-        self.all_modules = nn.ModuleList(layers)
+        # first the last layer, as the published averages are in this order
         self.output_layer = nn.Conv2d(CHANNELS, 2, 1)
+        self.all_modules = nn.ModuleList(layers)
 
     def forward(
         self,
@@ -240,6 +241,7 @@ def _norm(width: int) -> nn.GroupNorm:
 def _silent(layer: nn.Conv2d) -> nn.Conv2d:
     """The last layer of a block, which adds nothing before training."""
     nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -28,8 +28,8 @@ from engine.core.errors import BadInput
 from engine.core.shapes import Complex, Float, Tensor
 from engine.diffusion.denoiser import Model, spread
 from engine.diffusion.schedules import Path, ouve
+from engine.models import _layout
 from engine.models._checks import read_json
-from engine.models._layout import fill, matched
 from engine.models.library import Bundle, ModelCard, ModelRef
 from engine.models.ncsnpp import NCSNpp
 
@@ -243,19 +243,24 @@ def read(card: ModelCard, folder: Folder, ref: ModelRef, device: str, dtype: str
             f"The settings in config.json do not make a network ({type(error).__name__}).",
             "Take the whole folder as it was written.",
         ) from error
-    found = matched(folder, network)
-    fill(folder, network, found, device, torch.float32)
+    found = _layout._matched(folder, network)
+    _layout._fill(folder, network, found, device, torch.float32)
     network.eval().requires_grad_(False)
     return SpeechBundle(ref, card, folder, network, device, "float32", config)
 
 
 def save(network: SpeechNetwork, config: SpeechConfig, folder: Folder, *, half: bool) -> None:
-    """Write config.json and model.safetensors, in float16 if it is to be small."""
+    """Write config.json and model.safetensors, in float16 if it is to be small.
+
+    The frequencies of the time stay float32: they are large, and angles are what counts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     state = {
-        name: tensor.detach().to("cpu", dtype).contiguous()
+        name: tensor.detach().to("cpu", torch.float32 if name.endswith(".0.W") else dtype)
         for name, tensor in network.state_dict().items()
     }
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     config.save(folder)

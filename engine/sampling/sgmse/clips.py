@@ -4,14 +4,13 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file
 
 from engine.core import rng
 from engine.core.catalog import ROOT
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.shapes import Float, Tensor
+from engine.core.shapes import Float, Int, Tensor
+from engine.models.tensor_file import TensorFile
 from engine.sampling.sgmse import noises
 
 FOLDER = ROOT / "assets" / "data" / "speech"
@@ -34,14 +33,14 @@ def clips() -> tuple[Clip, ...]:
 
 
 @cache
-def _samples() -> dict[str, np.ndarray]:
+def _samples() -> dict[str, Int[Tensor, " l"]]:
     path = FOLDER / "clips.safetensors"
     if not path.is_file():
         raise AssetMissing(
             "The example recordings are not in assets/data/speech.",
             "Fetch the repository again, or run: python -m engine.zoo build speech-clips",
         )
-    return load_file(path)
+    return TensorFile(path.name, path.read_bytes()).read()
 
 
 def sentence(key: str) -> Float[Tensor, "1 l"]:
@@ -49,15 +48,12 @@ def sentence(key: str) -> Float[Tensor, "1 l"]:
     known = [clip.key for clip in clips()]
     if key not in known:
         raise BadInput(f'There is no clip "{key[:40]}".', f"Choose {', '.join(known)}.")
-    return torch.from_numpy(_samples()[key].astype(np.float32) / 32768)[None]
+    return _samples()[key].float()[None] / 32768
 
 
 def recorded() -> dict[str, Float[Tensor, " n"]]:
     """Material for music and babble."""
-    return {
-        name: torch.from_numpy(_samples()[name].astype(np.float32) / 32768)
-        for name in noises.RECORDED
-    }
+    return {name: _samples()[name].float() / 32768 for name in noises.RECORDED}
 
 
 def spoilt(
