@@ -16,7 +16,7 @@ from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Float
 from engine.diffusion.noise import Noise
 from engine.sampling.sgmse import baselines, enhancing, scene
-from engine.sampling.sgmse.results import Comparison, Enhanced, Moment, Point
+from engine.sampling.sgmse.results import Comparison, Enhanced, Marks, Moment, Point, Track
 from engine.sampling.sgmse.scene import Scene
 
 MOST_MOMENTS, SOUNDING = 24, 6
@@ -61,7 +61,8 @@ def run(
     )
     shown = Enhanced(noisy=here.track("noisy", "Noisy", here.noisy[0].numpy()))
     if here.clean is not None:
-        shown = replace(shown, clean=here.track("clean", "Clean", here.clean[0].numpy()))
+        clean = here.track("clean", "Clean", here.clean[0].numpy())
+        shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
     yield Progress(0, total + 2, "From noise to speech", shown)
     shown, wave = yield from _walked(
         here, shown, Noise(seed), total, sampler=sampler, steps=steps, corrector=corrector, snr=snr
@@ -98,7 +99,7 @@ def _walked(
     return replace(shown, nfe=model.nfe, real_time_factor_seconds=factor), wave
 
 
-def _others(here: Scene, seed: int) -> list:
+def _others(here: Scene, seed: int) -> list[Track]:
     """The same recording by the network used once, and by the classical estimator."""
     y = here.spectrogram()
     model = here.bundle.at(y)
