@@ -43,7 +43,7 @@ class Sound:
 
     def wave(self) -> NDArray[np.float32]:
         """The samples in [-1, 1]."""
-        return self.samples.astype(np.float32) / 32767
+        return (self.samples / 32767).astype(np.float32)
 
     def file(self) -> bytes:
         """The bytes of a WAV file."""
