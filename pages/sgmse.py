@@ -140,12 +140,13 @@ def clip_choices() -> list[tuple[str, str]]:
 
 def run_params(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of `run` as the controls give them."""
-    return compare_params(values) | {
-        "recording": recording_text(values["recording"]),
+    recording = recording_text(values["recording"])
+    settings = {
         "steps": whole_number(values["steps"], "Steps"),
         "sampler": str(values["sampler"]),
         "corrector": str(values["corrector"]),
     }
+    return compare_params(values) | settings | ({"recording": recording} if recording else {})
 
 
 def compare_params(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ spectrogram from x_t and y at a random time t, its numbers scaled to size one (`
 import logging
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ CONFIG = SpeechConfig(
     objective="denoised",
     sigma_data=0.14,
     network={
-        "nf": 24,
         "ch_mult": [1, 2, 3, 4],
         "num_res_blocks": 1,
         "attn_resolutions": [],
@@ -53,9 +53,26 @@ whom it never heard.
 
 Made again by `python -m engine.zoo build sgmse-8k`.
 """
-FRAMES = 128
-LENGTH = (FRAMES - 1) * CONFIG.front.hop
-BATCH = {"cuda": 48, "cpu": 4}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a device trains in a few minutes: first channels, batch, frames of each sample."""
+
+    channels: int
+    batch: int
+    frames: int
+
+    @property
+    def config(self) -> SpeechConfig:
+        return replace(CONFIG, network={"nf": self.channels, **CONFIG.network})
+
+    @property
+    def length(self) -> int:
+        return (self.frames - 1) * CONFIG.front.hop
+
+
+SIZES = {"cuda": Size(24, 48, 128), "cpu": Size(16, 6, 64)}
 STEPS, LEARNING_RATE = 40_000, 8e-4
 SAVE_EVERY = 30.0  # seconds
 PIECE = 55_440  # samples, a multiple of every number in SPEEDS
@@ -66,8 +83,8 @@ SHARES = {"hiss": 0.2, "rumble": 0.15, "gusts": 0.2, "hum": 0.1, "music": 0.15, 
 class Mixtures:
     """Draws batches of clean and spoilt speech, b l, on one device."""
 
-    def __init__(self, recorded: voices.Voices, device: str) -> None:
-        self.device = device
+    def __init__(self, recorded: voices.Voices, length: int, device: str) -> None:
+        self.length, self.device = length, device
         others = [_at_speed(recorded.speech, *speed) for speed in SPEEDS]
         self.speech = torch.from_numpy(recorded.speech).to(device)
         self.others = torch.from_numpy(np.concatenate(others)).to(device)
@@ -77,8 +94,8 @@ class Mixtures:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Clean and noisy speech; the noisy one has peak 1."""
         rate = CONFIG.front.sample_rate
-        natural = noises.crops(self.speech, count, LENGTH, generator)
-        changed = noises.crops(self.others, count, LENGTH, generator)
+        natural = noises.crops(self.speech, count, self.length, generator)
+        changed = noises.crops(self.others, count, self.length, generator)
         is_natural = noises.uniform(count, 0.0, 1.0, generator) < 0.5
         clean = _tilted(torch.where(is_natural, natural, changed) / 32768, generator)
         t60 = noises.uniform(count, 0.15, 0.8, generator)
@@ -95,7 +112,7 @@ class Mixtures:
         rate = CONFIG.front.sample_rate
         every = torch.stack(
             [
-                _levelled(noises.noise(kind, count, LENGTH, rate, generator, self.recorded))
+                _levelled(noises.noise(kind, count, self.length, rate, generator, self.recorded))
                 for kind in SHARES
             ]
         )
@@ -139,37 +156,40 @@ def build(folder: Path, options: Options) -> None:
     """Train for the time given, write the checkpoint, and measure it."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    mixtures = Mixtures(voices.unpack(voices.pack_of(folder)), options.device)
+    size = SIZES[torch.device(options.device).type]
+    recorded = voices.unpack(voices.pack_of(folder))
+    mixtures = Mixtures(recorded, size.length, options.device)
     torch.manual_seed(0)
-    network = SpeechNetwork(CONFIG).to(options.device, memory_format=torch.channels_last)
+    network = SpeechNetwork(size.config).to(options.device, memory_format=torch.channels_last)
     weights = sum(p.numel() for p in network.parameters())
     log.info(
         "%.2f million weights; data there after %.0f s", weights / 1e6, time.monotonic() - begun
     )
-    batch = BATCH[torch.device(options.device).type]
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        loss = loss_of_batch(network, *mixtures.draw(batch, noise), noise)
+        loss = loss_of_batch(network, *mixtures.draw(size.batch, noise), noise)
         return loss, {"loss": loss.detach()}
 
     def on_save(step: int) -> None:
-        export(network, {"steps": step, "batch": batch})
+        export(network, size.config, {"steps": step, "batch": size.batch})
 
     plan = options.plan(STEPS, LEARNING_RATE, save_every=SAVE_EVERY, decay_from=0.5)
     network.train()
     steps = train([network], loss_of, plan, folder / f"{KEY}.safetensors", on_save=on_save)
     network.eval()
-    trained = {"steps": steps, "batch": batch, "weights": weights}
-    export(network, trained)
+    trained = {"steps": steps, "batch": size.batch, "weights": weights, "on": options.device}
+    export(network, size.config, trained)
     try:
-        export(network, trained, measure(options.device))
+        export(network, size.config, trained, measure(options.device))
     except Exception:  # a checkpoint without figures is better than none
         log.exception("the measurement of %s failed", KEY)
 
 
-def export(network: SpeechNetwork, trained: dict, measured: dict | None = None) -> None:
+def export(
+    network: SpeechNetwork, config: SpeechConfig, trained: dict, measured: dict | None = None
+) -> None:
     """Write the shipped folder with its card."""
-    speech.save(network, CONFIG, MODELS / KEY, half=True)
+    speech.save(network, config, MODELS / KEY, half=True)
     card = {
         "key": KEY,
         "title": "SGMSE+, small, 8 kHz: trained on recordings of three women",
@@ -202,7 +222,7 @@ def examine(folder: Path, options: Options) -> None:
     """Measure the shipped model again."""
     bundle = shipped(options.device)
     trained = dict(bundle.card.notes["trained"])
-    export(bundle.model, trained, measure(options.device))
+    export(bundle.model, bundle.config, trained, measure(options.device))
 
 
 def _at_speed(samples: np.ndarray, up: int, down: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The build of the speech model, on a second of made-up sound and a tiny network."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ from engine.models.library import ModelCard, ModelRef
 from engine.zoo import speech, voices
 from engine.zoo.training import Options
 
-TINY = replace(
-    speech.CONFIG,
-    network={**speech.CONFIG.network, "nf": 4, "ch_mult": [1, 2]},
-)
+SIZE = speech.Size(channels=4, batch=2, frames=64)
+TINY = SIZE.config
 
 
 @pytest.fixture
@@ -36,9 +33,9 @@ def test_packed_recordings_come_back_nearly(made_up):
 
 
 def test_mixtures_are_never_silent_and_never_equal(made_up):
-    mixtures = speech.Mixtures(made_up, "cpu")
+    mixtures = speech.Mixtures(made_up, SIZE.length, "cpu")
     clean, noisy = mixtures.draw(24, torch.Generator().manual_seed(0))
-    assert clean.shape == noisy.shape == (24, speech.LENGTH)
+    assert clean.shape == noisy.shape == (24, SIZE.length)
     torch.testing.assert_close(noisy.abs().amax(1), torch.ones(24), atol=1e-3, rtol=0)
     assert torch.isfinite(clean).all()
     again = mixtures.draw(24, torch.Generator().manual_seed(0))[1]
@@ -58,7 +55,7 @@ def test_the_loss_is_that_of_the_process_of_the_interface():
 def test_the_clean_estimate_is_what_the_loss_asks_for(made_up):
     """A network that gives the wanted number gives the clean spectrogram."""
     network = models.SpeechNetwork(TINY)
-    mixtures = speech.Mixtures(made_up, "cpu")
+    mixtures = speech.Mixtures(made_up, SIZE.length, "cpu")
     clean, noisy = mixtures.draw(2, torch.Generator().manual_seed(0))
     x0, y = (TINY.front.spectrogram(wave) for wave in (clean, noisy))
     t = torch.tensor([0.3, 0.9])
@@ -70,9 +67,8 @@ def test_the_clean_estimate_is_what_the_loss_asks_for(made_up):
 
 
 def test_a_build_leaves_a_checkpoint_that_loads(made_up, tmp_path, monkeypatch):
-    monkeypatch.setattr(speech, "CONFIG", TINY)
+    monkeypatch.setattr(speech, "SIZES", {"cpu": SIZE})
     monkeypatch.setattr(speech, "MODELS", tmp_path / "models")
-    monkeypatch.setattr(speech, "BATCH", {"cpu": 2, "cuda": 2})
     monkeypatch.setattr(speech, "measure", lambda device: {"noisy": {"si_sdr": 5.0}})
     np.savez(
         tmp_path / "voices.npz",
@@ -96,9 +92,8 @@ def test_a_failed_measurement_leaves_the_checkpoint(made_up, tmp_path, monkeypat
     def broken(device: str) -> dict:
         raise RuntimeError("no metrics")
 
-    monkeypatch.setattr(speech, "CONFIG", TINY)
+    monkeypatch.setattr(speech, "SIZES", {"cpu": SIZE})
     monkeypatch.setattr(speech, "MODELS", tmp_path / "models")
-    monkeypatch.setattr(speech, "BATCH", {"cpu": 2, "cuda": 2})
     monkeypatch.setattr(speech, "measure", broken)
     packed = {name: voices.encoded(getattr(made_up, name)) for name in ("speech", "music")}
     np.savez(tmp_path / "voices.npz", **packed)

@@ -75,7 +75,7 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
     marks = yield from _of_all(bundle, noisy, seed, settings, "Noise")
     room = mixtures(bundle, seed, (15.0,), REVERB)
     in_room = yield from _of_all(bundle, room, seed, settings, "Room")
-    curve = yield from _curve(bundle, noisy[:: len(LEVELS) * 2], seed, sampling.snr)
+    curve = yield from _curve(bundle, noisy[:: len(LEVELS) * 4], seed, sampling.snr)
     gains = _gains(marks, "enhanced", "si_sdr")
     low, high = _interval(np.asarray([m.si_sdr for m in marks["enhanced"]]), seed)
     return Measured(
