@@ -169,7 +169,7 @@ def test_a_run_ends_with_every_version_and_its_marks(run):
     found = end.result
     assert isinstance(end, Done)
     assert found.nfe == 4
-    assert found.noisy.marks.si_sdr == pytest.approx(5, abs=0.01)
+    assert found.noisy.marks.si_sdr == pytest.approx(5, abs=0.2)
     assert [track.name for track in found.others] == ["once", "classical"]
     assert found.moments[0].t == 1
     assert found.moments[-1].t == 0
@@ -210,7 +210,7 @@ def test_comparing_counts_every_way_at_its_budget(tiny, run_job):
         ("ode", 1),
         *((name, nfe) for name in algorithm.COMPARED for nfe in (2, 4)),
     }
-    assert end.result.noisy.si_sdr == pytest.approx(5, abs=0.01)
+    assert end.result.noisy.si_sdr == pytest.approx(5, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     monkeypatch.setattr(bench, "BUDGETS", (1, 2))
     monkeypatch.setattr(bench.clips, "clips", lambda: clips_of()[:2])
     found = finish(bench.run(seed=0, model=tiny))
-    assert found.versus == pytest.approx(5, abs=0.01)
+    assert found.versus == pytest.approx(5, abs=0.2)
     assert found.interval[0] <= found.measured <= found.interval[1]
     assert {"noisy", "enhanced", "asked once", "classical"} <= set(found.figures["mean"])
     ahead = found.figures["ahead of"]["classical"]["si_sdr"]
