@@ -25,13 +25,15 @@ with n. You must also know which adapter you want back; the basis does not guess
 
 **What to look at.** Drag p. Merged pictures are mush; the styles part one after the other. The
 accuracies of the eight tasks do the same, counted. Then look at the rivals in the same axes: a
-**joint subspace** for all deltas, or each adapter cut to fewer ranks, often keep more at equal
-storage. The claim is about merging, and there it holds; as a way to save space it is beaten.
+**joint subspace** for all deltas, or each adapter simply cut to fewer ranks, keep more at equal
+storage here. The claim is about merging, and there it holds; as a way to save space it is beaten.
 
 **Where it breaks.** The same adapter can be written as (A G, G⁻¹ B) for any invertible G, and the
 basis depends on which one is written down. Adapters that started from the same random A are alike
-in this; others are not, and need a larger p. *Align* turns them towards one another first, which
-goes beyond the paper. Deltas compressed by an SVD after training (PT-SVD) are the worst case.
+in this; others are not, and lose more at equal p. *Align* turns them towards one another first,
+which goes beyond the paper. Deltas compressed by an SVD after training (PT-SVD) have lost what
+training wrote; on adapters of few strong directions, as these are, the form that the SVD gives them
+is the better one for the basis, though its signs are arbitrary.
 
 **Undo of an ordinary merge.** Adding a delta to the weights and subtracting it later does not give
 the weights back: rounding keeps a part of it. The merges here are patches, which hold the bits.

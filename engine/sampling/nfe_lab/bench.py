@@ -53,7 +53,7 @@ Errors: TypeAlias = dict[str, dict[str, list[float]]]
 """Relative errors of all samples, by spacing of the steps and by solver."""
 
 
-def run(*, seed: int, model: ModelRef | str = "world", batches: int = 2) -> Steps[Measured]:
+def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Steps[Measured]:
     """All four measurements; `batches` of one sample a prompt, each from another seed."""
     begun, total = time.perf_counter(), batches + 3
     scene = Scene.open(model, "", "", 1.0).told_each(PROMPTS, "", GUIDANCE)
