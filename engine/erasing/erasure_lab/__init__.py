@@ -34,9 +34,9 @@ as ESD as far, without knowing where to: what it "erases" is damage, and so is a
 only the whole; a way between is our extrapolation. Up and to the right is better, and a ring marks
 points that no other one beats.
 
-*Where it breaks.* The judge is a small network, right in nine of ten of its held-out pictures, and
-it learned from the same drawings as the model. The prompts are a few templates. What wins here need
-not win on Stable Diffusion; what is called ESD here runs for seconds, not for an hour.
+*Where it breaks.* The judge is a small network. It is right on nearly all of its held-out pictures,
+but it learned from the same drawings as the model. The prompts are a few templates. What wins here
+need not win on Stable Diffusion; what is called ESD here runs for seconds, not for an hour.
 """
 
 from importlib.util import find_spec
