@@ -97,7 +97,7 @@ CARD = MethodCard(
         Action(
             "revert",
             quick={"adapters": _STYLES, "adapter": "gold", "p": 1, "prompts": "a cat", "steps": 2},
-            bad={"align": 3},
+            bad={"prompts": " ; "},
         ),
         Action("bake", quick={"adapters": _STYLES}, bad={"density": 0.0}),
         Action("export", quick={"adapters": _TASKS, "p": 1}, bad={"form": "pickle"}),
