@@ -218,7 +218,7 @@ def _count_fields() -> dict[str, Any]:
             label="Compress by SVD after training",
             info="The paper's PT-SVD: forgets how training wrote the factors",
         ),
-        "pictures": gr.Slider(20, 200, value=60, step=20, label="Pictures a task"),
+        "pictures": gr.Slider(20, 200, value=40, step=20, label="Pictures a task"),
     }
 
 

@@ -182,7 +182,7 @@ def count(
     merges: Sequence[str] = ("average", "sum", "ties", "dare"),
     weight: float = 0.3,
     density: float = 0.4,
-    pictures: int = 60,
+    pictures: int = 40,
 ) -> Steps[Counted]:
     """Accuracy per task: the base, each adapter alone, rebuilt at every p, rivals and merges.
 
@@ -398,7 +398,7 @@ class _Count:
                     f'There is no way called "{name[:40]}".', f"Choose {', '.join(REBUILDING)}."
                 )
         if isinstance(pictures, bool) or not isinstance(pictures, int) or not 1 <= pictures <= 200:
-            raise BadInput(f"pictures must be from 1 to 200, got {pictures!s:.40}.", "Try 60.")
+            raise BadInput(f"pictures must be from 1 to 200, got {pictures!s:.40}.", "Try 40.")
         return cls(
             tuple(_chosen(adapters, tasks.KEY)),
             p,
@@ -727,7 +727,7 @@ def _count(
     return found
 
 
-def few(way: str, collection: Collection, most: int = 4) -> list[int]:
+def few(way: str, collection: Collection, most: int = 3) -> list[int]:
     """Some budgets of a way whose storage stays below the adapters' own."""
     every = [
         x
