@@ -169,11 +169,11 @@ def polar(matrix: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
 
 def _svd_of_product(
     a: Float[Tensor, "m r"], b: Float[Tensor, "r d"]
-) -> tuple[Float[Tensor, "m r"], Float[Tensor, " r"], Float[Tensor, "r d"]]:
-    """SVD of a b by way of an r x r core."""
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"], Float[Tensor, "k d"]]:
+    """SVD of a b by way of its core, r x r unless the layer is narrower."""
     qa, ra = torch.linalg.qr(a)
     qb, rb = torch.linalg.qr(b.mT)
-    u, s, vh = torch.linalg.svd(ra @ rb.mT)
+    u, s, vh = torch.linalg.svd(ra @ rb.mT, full_matrices=False)
     return qa @ u, s, vh @ qb.mT
 
 
@@ -197,7 +197,7 @@ def layer_basis(
 
 def joint_subspace(
     a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"], k: int
-) -> tuple[Float[Tensor, "m k"], Float[Tensor, "n k k"], Float[Tensor, "k d"]]:
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, "n k l"], Float[Tensor, "l d"]]:
     """One column space, one row space and a small core for each task: delta_i ~ U C_i V^T.
 
     U and V are the leading singular vectors of the deltas side by side and on top of one another,

@@ -79,6 +79,14 @@ def test_storage_competitors_are_exact_where_nothing_is_left_out():
     assert errors == sorted(errors, reverse=True)
 
 
+def test_layers_narrower_than_the_rank_are_no_trouble():
+    a, b = stacked(n=3, m=4, d=18, r=6)
+    left, right = merges.fewer_ranks(a, b, 6)
+    torch.testing.assert_close(left @ right, a @ b)
+    u, cores, vh = merges.joint_subspace(a, b, 18)
+    torch.testing.assert_close(u @ cores @ vh, a @ b)
+
+
 def test_int8_is_within_half_a_step():
     x = torch.randn(3, 5, 40, dtype=torch.float64)
     step = x.abs().amax(-1, keepdim=True) / 127
