@@ -336,7 +336,8 @@ def uploaded(files: Sequence[str], chosen: Sequence[str]) -> gr.Dropdown:
         mine = [source for source in chosen or [] if source.startswith("upload:")]
         listed = [*mine, *(source for source in sources if source not in mine)]
         names = [(source.rpartition("/")[2], source) for source in listed]
-        return gr.Dropdown(choices=[*shipped(STYLES), *names], value=listed)
+        choices = [*shipped(STYLES), *names]
+        return gr.Dropdown(choices=choices, value=listed, multiselect=True)
 
 
 # ---------------------------------------------------------------------- drawing

@@ -113,7 +113,7 @@ def test_every_file_is_written(call, form: str):
         ("run", {"adapters": []}, ""),
         ("run", {"adapters": ["/nowhere"]}, "no such model"),
         ("run", {"prompt": "x" * 400}, "characters"),
-        ("export", {"adapter": "nobody"}, "not among"),
+        ("export", {"form": "peft", "adapter": "nobody"}, "not among"),
         ("revert", {"prompts": ""}, "prompts"),
     ],
 )

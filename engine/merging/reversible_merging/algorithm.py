@@ -800,21 +800,22 @@ def _lost(
 def _bundle(
     collection: Collection, p: int, align: bool, half: bool
 ) -> Generator[Progress, None, Exported]:
+    layers = len(collection.modules)  # each is fitted, and then read back
     for made in bundles.make(collection, p, align=align, half=half):
         if isinstance(made, Progress):
-            yield made
+            yield replace(made, total=2 * layers)
         else:
             file = made
     told, tensors = bundles.header(file), file.read()
     error = 0.0
-    for module, found in bundles.read(tensors, told).items():
+    for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):
         a, b = collection.factors(module)
         pair = aligned(a, b) if align else (a, b)
         truth = rmm.revert_all(rmm.fit(*pair, min(p, rmm.largest_p(len(a), a.shape[2]))))
         back = rmm.revert_all(replace(found, mu=found.mu.double(), U=found.U.double(),
                                       C=found.C.double()))  # fmt: skip
         error = max(error, _relative(back[0], truth[0]), _relative(back[1], truth[1]))
-        yield Progress(1, 1, "Reading it back")
+        yield Progress(layers + place, 2 * layers, "Reading it back")
     said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
     return Exported("bundle", {"bundle": file}, {"read_bundle.py": bundles.READER}, error, said)
 
