@@ -476,17 +476,7 @@ def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     base = recipe.model or ModelRef("world")
     with friendly():
         digest = default_store().put(found.patch)
-    same = found.before == found.undone
-    said = (
-        f'<div class="ticks"><p><b>{"✓" if same else "✗"} applied and undone: '
-        f"{'every bit as before' if same else 'bits differ'}</b> "
-        f'<span class="note">before <code>{found.before[:12]}</code> '
-        f'<span class="mark forward" aria-label="becomes">▶</span> <code>{found.after[:12]}</code> '
-        f'<span class="mark backward" aria-label="goes back to">◀</span> '
-        f"<code>{found.undone[:12]}</code></span></p>"
-        f'<p class="note">“{escape(found.name)}”: {found.tensors} tensors, '
-        f"{found.megabytes:.1f} MB. It lies on your shelf below; undo it there.</p></div>"
-    )
+    said = parts.baked(found, f"{found.tensors} tensors, {found.megabytes:.1f} MB")
     shelved = {
         "name": found.name,
         "source": base.source,
