@@ -100,21 +100,20 @@
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
   // A lesson: its sheet stands beside the panel, and settings that its task does not need are away.
-  const lesson = new URLSearchParams(location.search).get("lesson");
-  let clicked = 0, open = false, widened = false;
+  const wanted = new URLSearchParams(location.search), lesson = wanted.get("lesson");
+  let widened = false;
   const openLesson = () => {
     if (!lesson || widened) return;
-    const fold = [...document.querySelectorAll(".lesson-fold button.label-wrap")].find((b) => b.offsetParent);
-    // A page that is still waking up does not hear a click: try again until the sheet is there.
-    if (fold && !open && !fold.classList.contains("open") && Date.now() - clicked > 700) {
-      clicked = Date.now();
-      fold.click();
+    // The page may draw a sheet anew: each new one is opened once.
+    const sheet = `.lesson-fold [data-sheet="${CSS.escape(wanted.get("method"))}"]`;
+    const fold = document.querySelector(sheet)?.closest(".lesson-fold");
+    if (!fold?.getClientRects().length) return;
+    if (!("opened" in fold.dataset)) {
+      fold.dataset.opened = "";
+      fold.open = true;
     }
-    const sheet = [...document.querySelectorAll(".lesson-fold .worksheet")].find((s) => s.offsetParent);
-    if (!sheet) return;
-    open = true;
     document.body.classList.add("in-lesson");
-    const task = sheet.querySelector(`[data-number="${CSS.escape(lesson)}"]`);
+    const task = fold.querySelector(`[data-number="${CSS.escape(lesson)}"]`);
     if (!task) return;
     task.classList.add("current");
     const kept = task.dataset.controls.split(" ").map((name) => `set-${name}`);

@@ -153,8 +153,11 @@ class Frame:
             with gr.Accordion("Faithfulness: the golden cases", open=False):
                 self._golden()
         if (lesson := lesson_of(self.entry)) is not None:
-            with gr.Accordion("Worksheet", open=False, elem_classes="lesson-fold"):
-                gr.HTML(sheet(self.entry, lesson))
+            # A fold of the page itself: a lesson link opens it before the controls are awake.
+            gr.HTML(
+                '<details class="lesson-fold"><summary>Worksheet</summary>'
+                f"{sheet(self.entry, lesson)}</details>"
+            )
         self._api()
 
     def _claim(self) -> None:

@@ -291,7 +291,7 @@ class Catalog(Mapping[str, Entry]):
         return entry
 
     def of(self, family: Family) -> tuple[Entry, ...]:
-        """The methods of a family, in the order of their slugs."""
+        """The methods of a family, in the order it is taught in."""
         return tuple(entry for entry in self.values() if entry.card.family is family)
 
 
@@ -319,15 +319,18 @@ def announced(catalog: Catalog | None = None) -> Catalog:
 
 
 def _method_modules(family: str) -> list[str]:
+    """The methods of a family: first those its package names in `ORDER`, then by name."""
     try:
-        folder = importlib.import_module(family).__path__
+        package = importlib.import_module(family)
     except ModuleNotFoundError:
         return []
-    return sorted(
-        f"{family}.{found.name}"
-        for found in pkgutil.iter_modules(folder)
+    slugs = {
+        found.name
+        for found in pkgutil.iter_modules(package.__path__)
         if found.ispkg and not found.name.startswith("_")
-    )
+    }
+    named = [slug for slug in getattr(package, "ORDER", ()) if slug in slugs]
+    return [f"{family}.{slug}" for slug in [*named, *sorted(slugs.difference(named))]]
 
 
 def _card(module: ModuleType, family: Family) -> MethodCard:

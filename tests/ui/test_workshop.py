@@ -62,9 +62,35 @@ def test_golden_cases_are_told_from_methods_without_any():
 
 
 @pytest.mark.browser
+def test_a_lesson_stands_beside_the_panel_and_keeps_answers(new_visitor):
+    page: Page = new_visitor(width=1440).page
+    page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
+    worksheet = page.locator(".worksheet:visible")
+    expect(page.locator("body.in-lesson")).to_be_attached(timeout=60_000)
+    expect(worksheet).to_be_visible()
+    assert page.locator(".lesson-fold:visible").bounding_box()["x"] > 900
+    expect(page.locator(".set-nfe").first).to_be_visible()
+    expect(page.locator(".set-guidance_scale").first).to_be_hidden()
+    task = worksheet.locator("[data-task]").first
+    task.locator("summary").click()
+    expect(task.locator("details p")).to_be_hidden()
+    task.locator("textarea").fill("the second order one")
+    task.locator("summary").click()
+    expect(task.locator("details p")).to_be_visible()
+    page.reload()
+    expect(worksheet.locator("textarea").first).to_have_value(
+        "the second order one", timeout=60_000
+    )
+    expect(page.locator(".set-guidance_scale").first).to_be_hidden()
+    worksheet.locator("[data-widen]").click()
+    expect(page.locator(".set-guidance_scale").first).to_be_visible()
+
+
+@pytest.mark.browser
 def test_a_lesson_on_a_phone_stays_below_the_panel(new_visitor):
     page: Page = new_visitor(width=390, height=800).page
     page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
-    expect(page.locator(".worksheet:visible")).to_be_visible(timeout=60_000)
+    expect(page.locator("body.in-lesson")).to_be_attached(timeout=60_000)
+    expect(page.locator(".worksheet:visible")).to_be_visible()
     assert page.locator(".lesson-fold:visible").bounding_box()["x"] < 60
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
