@@ -216,9 +216,7 @@ def _take_along(frame: Frame, word: gr.Textbox) -> None:
     export = frame.action("export", "Write the file")
     said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
     export.wire({"word": word}, draw_export, [said, file])
-    given = gr.File(
-        label="A textual inversion file", file_types=[".safetensors", ".bin"], height=120
-    )
+    given = gr.File(label="A textual inversion file", file_types=[".safetensors"], height=120)
     read = frame.action("read", "Read the file", backward=True)
     opened = gr.HTML("", elem_id="reversion-opened")
     read.wire({"file": given}, draw_read, [opened, word], params=file_params)

@@ -124,11 +124,11 @@ def test_a_file_goes_out_and_comes_back(call, tmp_path: Path):
     assert "&lt;R&gt; stands in the field" in said
 
 
-def test_the_published_bin_is_read(call, tmp_path: Path):
-    path = tmp_path / "learned_embeds.bin"
+def test_a_pickled_file_is_refused(call, tmp_path: Path):
+    path = tmp_path / "learned_embeds.safetensors"
     torch.save({"<cat-on>": torch.ones(TEXT_WIDTH)}, path)
-    _, word, *_ = call("read", file=handle_file(str(path)))
-    assert Word.parse(word).token == "<cat-on>"
+    with pytest.raises(AppError, match="pickled file"):
+        call("read", file=handle_file(str(path)))
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def export(
 
 
 def read(*, seed: int, model: ModelRef | str = "world", file: str = "") -> Steps[Opened]:
-    """The words of a textual inversion file: safetensors or learned_embeds.bin.
+    """The words of a textual inversion file of safetensors.
 
     `file` is its content as base64, or the name of a shipped word.
     """

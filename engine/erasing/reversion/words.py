@@ -7,7 +7,6 @@ read_file(write_file([word]).data)                  as textual inversion files a
 
 import base64
 import binascii
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ PLACEHOLDER = re.compile(r"[^\s:;=]{1,40}")
 SHIPPED = "relations"
 LARGEST_FILE = 2_000_000
 FILE_NAME = "learned_embeds.safetensors"
+PICKLED = (b"PK\x03\x04", b"\x80")  # how torch.save and pickle begin
 
 
 @dataclass(frozen=True)
@@ -150,32 +150,21 @@ def write_file(words: Sequence[Word], metadata: Mapping[str, str] | None = None)
 
 
 def read_file(data: bytes) -> tuple[Word, ...]:
-    """The words in a textual inversion file, safetensors or learned_embeds.bin.
-
-    Told apart by content. Of a pickled file only tensors and plain containers are read, never code.
-    """
+    """The words in a textual inversion file of safetensors. Raises `BadInput` for any other."""
     if len(data) > LARGEST_FILE:
         raise BadInput("This file is too large for a learnt word.", "One row has a few kB.")
     try:
-        is_safe = data[8:9] == b"{"
-        tensors = TensorFile(FILE_NAME, data).read() if is_safe else _unpickled(data)
+        tensors = TensorFile(FILE_NAME, data).read()
     except Exception as error:  # damaged files fail in many ways
-        raise _no_file() from error
+        raise (_pickled() if data.startswith(PICKLED) else _no_file()) from error
     words = [
         Word(token, tensor.detach().float().reshape(-1).clone())
         for token, tensor in tensors.items()
-        if isinstance(token, str) and isinstance(tensor, torch.Tensor) and _is_row(tensor)
+        if _is_row(tensor)
     ]
     if not words or not all(PLACEHOLDER.fullmatch(word.token) for word in words):
         raise _no_file()
     return tuple(words)
-
-
-def _unpickled(data: bytes) -> Mapping[str, Tensor]:
-    found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(found, Mapping):
-        raise _no_file()
-    return found
 
 
 def _is_row(tensor: Tensor) -> bool:
@@ -210,8 +199,15 @@ def _no_word(text: str) -> BadInput:
     )
 
 
+def _pickled() -> BadInput:
+    return BadInput(
+        "This is a pickled file, as learned_embeds.bin is; reading one can run its code.",
+        "Save the embedding as safetensors and read that.",
+    )
+
+
 def _no_file() -> BadInput:
     return BadInput(
         "This file holds no learnt word.",
-        "Take a textual inversion file: safetensors or learned_embeds.bin.",
+        "Take a textual inversion file: learned_embeds.safetensors.",
     )
