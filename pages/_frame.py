@@ -58,8 +58,7 @@ class Frame:
     shelf: Shelf
     runner: Runner
     demo: gr.Blocks
-    controls: dict[str, dict[str, Component]] = field(default_factory=dict)
-    back: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    actions: dict[str, "Action"] = field(default_factory=dict)
     _model: gr.Dropdown | None = None
     _seed: gr.Number | None = None
     _status: gr.HTML | None = None
@@ -251,7 +250,7 @@ class Frame:
     # ------------------------------------------------------------------ recipe
 
     def _restores(self, opened: gr.UploadButton) -> None:
-        outputs = [*self._slots(), self._status]
+        outputs = [*self.slots(), self._status]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
         self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
         opened.upload(
@@ -264,21 +263,24 @@ class Frame:
 
     def _every_control(self) -> dict[str, Component]:
         found: dict[str, Component] = {}
-        for controls in self.controls.values():
-            found |= controls
+        for action in self.actions.values():
+            found |= action.controls
         return found
 
-    def _slots(self) -> list[Component]:
+    def slots(self) -> list[Component]:
         """Every control once. Two actions may each have one of the same name, or share one."""
-        every = [c for controls in self.controls.values() for c in controls.values()]
+        every = [c for action in self.actions.values() for c in action.controls.values()]
         return list({id(control): control for control in every}.values())
 
     def _from_link(self, request: gr.Request) -> list[object]:
         """Sets the controls from the address of the page, if it holds a recipe of this method."""
-        query = urlencode(dict(request.query_params)) if request else ""
+        return self.restored(urlencode(dict(request.query_params)) if request else "")
+
+    def restored(self, query: str) -> list[object]:
+        """An update of each control, then what is said of it; the query is that of a link."""
         recipe = Recipe.from_query(query, known=self._every_control()) if query else None
         if recipe is None or recipe.method != self.entry.slug:
-            return [gr.skip() for _ in range(len(self._slots()) + 1)]
+            return [gr.skip() for _ in range(len(self.slots()) + 1)]
         return self._apply(recipe, "Restored from the link.")
 
     def _from_file(self, path: str) -> list[object]:
@@ -297,17 +299,18 @@ class Frame:
             return self._apply(recipe, "Restored from the file.")
 
     def _apply(self, recipe: Recipe, said: str) -> list[object]:
-        back = self.back.get(recipe.action, dict)
-        given: dict[str, object] = {**back(dict(recipe.params)), "seed": recipe.seed}
+        action = self.actions.get(recipe.action)
+        controls = action.controls if action else {}
+        values = action.back(dict(recipe.params)) if action else recipe.params
+        given: dict[str, object] = {**values, "seed": recipe.seed}
         if recipe.model is not None:
             given["model"] = model_text(recipe.model)
-        controls = self.controls.get(recipe.action, {})
         names = {id(control): name for name, control in controls.items()}
         updates = [
             filled(control, given[name])
             if (name := names.get(id(control))) in given and fits(control, given[name])
             else gr.skip()
-            for control in self._slots()
+            for control in self.slots()
         ]
         left_out = [
             name for name in given if name not in controls or not fits(controls[name], given[name])
@@ -321,7 +324,7 @@ class Frame:
     # ------------------------------------------------------------------ API
 
     def _api(self) -> None:
-        for action in self.controls:
+        for action in self.actions:
             name = f"{self.entry.slug}_{action}"
             gr.api(named(self._endpoint(action), name), api_name=name, **LANE)
 
@@ -388,11 +391,11 @@ class Action:
         controls: dict[str, Component] = {**inputs, "seed": seed}
         if frame.entry.card.models:
             controls["model"] = frame.model() if frame._model is None else frame._model
-        frame.controls[self.name] = controls
+        frame.actions[self.name] = self
+        self.controls, self.back = controls, back or dict
         for setting, control in controls.items():
             # A lesson puts away what its task does not need; see rewind.js.
             control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
-        frame.back[self.name] = back or dict
         self.draw, self.params = draw, params or dict
         self.outputs = [*outputs, self.status, frame._recipe_view]
         panel = f"{frame.entry.slug}_{self.name}_panel"
@@ -418,7 +421,7 @@ class Action:
         """Runs the method with the settings of the panel and draws what happens."""
         frame = self.frame
         with friendly():
-            recipe = self._recipe(values)
+            recipe = self.recipe(values)
             job = job_of(recipe, frame.entry)
         waiting = [gr.skip()] * (len(self.outputs) - 2)
         yield [
@@ -449,10 +452,10 @@ class Action:
                     recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
                 ]
 
-    def _recipe(self, values: Values) -> Recipe:
+    def recipe(self, values: Values) -> Recipe:
         """The recipe of a click. Raises `BadInput` when a value cannot be used."""
         rest = dict(values)
-        check_texts(self.frame.controls[self.name], rest)
+        check_texts(self.controls, rest)
         model = model_ref(rest.pop("model")) if "model" in rest else None
         seed = whole_number(rest.pop("seed", 0), "Seed")
         return Recipe(self.frame.entry.slug, self.name, model, self.params(rest), seed).here()
@@ -633,10 +636,10 @@ def job_of(recipe: Recipe, entry: Entry) -> Job:
 def filled(control: Component, value: object) -> object:
     """The update that puts a value which fits into a control."""
     if isinstance(control, gr.Image):
-        return gr.Image(value=from_text(str(value)))
+        return gr.update(value=from_text(str(value)))
     if isinstance(control, gr.Gallery):
-        return gr.Gallery(value=[from_text(text) for text in value])  # type: ignore[attr-defined]
-    return type(control)(value=value)
+        return gr.update(value=[from_text(text) for text in value])  # type: ignore[attr-defined]
+    return gr.update(value=value)
 
 
 def check_texts(controls: Mapping[str, Component], values: Values) -> None:

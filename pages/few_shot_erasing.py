@@ -238,7 +238,7 @@ def values(given: dict[str, Any]) -> dict[str, Any]:
     """The values of the controls for such settings."""
     rate = given.get("learning_rate")
     if isinstance(rate, int | float) and rate > 0:
-        given = given | {"learning_rate": round(math.log10(rate), 3)}
+        given = given | {"learning_rate": round(math.log10(rate), 6)}
     if isinstance(given.get("prompts"), list):
         given = given | {"prompts": "; ".join(map(str, given["prompts"]))}
     return given

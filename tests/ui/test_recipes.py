@@ -1,0 +1,144 @@
+"""Every panel's recipe in all its forms: the same controls again, and the same result."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio.components.base import Component
+from gradio_client import Client
+from PIL import Image
+
+from benchmarks.harness import Server
+from engine.__main__ import main
+from engine.core.catalog import Entry, Family, announced
+from engine.core.recipe import ModelRef, Recipe
+from engine.runners import local
+from pages import _family
+from pages._frame import Action, Frame
+from pages._lessons import lesson_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+CATALOG = announced()
+METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
+
+
+# ---------------------------------------------------------------------- the state of a panel
+
+
+@pytest.fixture(scope="module")
+def frames() -> Mapping[str, Frame]:
+    """The panels of the app by method, as the server draws them."""
+    return asyncio.run(drawn())
+
+
+async def drawn() -> dict[str, Frame]:
+    """Gradio makes event loops that nobody closes, except where one is running already."""
+    frames = []
+    for family in Family:
+        if entries := CATALOG.of(family):
+            with gr.Blocks() as demo:
+                frames += _family.build(demo, family, entries, (), local, "pages")
+    return {frame.entry.slug: frame for frame in frames}
+
+
+def moved(control: Component) -> object:
+    """Another value of a control, where it offers one."""
+    if isinstance(control, gr.Slider):
+        return control.minimum if control.value != control.minimum else control.maximum
+    if isinstance(control, gr.Checkbox):
+        return not control.value
+    if isinstance(control, gr.Radio | gr.Dropdown) and isinstance(control.value, str):
+        return control.choices[-1][1] if control.choices else control.value
+    return control.value
+
+
+def restored(frame: Frame, action: Action, query: str) -> dict[str, object]:
+    """What the controls of an action hold after a link is opened."""
+    updates = frame.restored(query)
+    new = dict(zip(map(id, frame.slots()), updates, strict=False))
+    return {
+        name: control.value if (found := new[id(control)]) == gr.skip() else found["value"]
+        for name, control in action.controls.items()
+    }
+
+
+@pytest.mark.parametrize("entry", METHODS)
+@pytest.mark.parametrize("change", [lambda control: control.value, moved], ids=["first", "moved"])
+def test_a_link_brings_every_control_back(frames: Mapping[str, Frame], entry: Entry, change):
+    frame = frames[entry.slug]
+    for action in frame.actions.values():
+        if any(isinstance(control, gr.File) for control in action.controls.values()):
+            continue  # no link carries a file
+        values = {name: change(control) for name, control in action.controls.items()}
+        recipe = action.recipe({**values, "seed": 11})
+        again = restored(frame, action, recipe.query())
+        assert action.recipe(again) == recipe, action.name
+
+
+@pytest.mark.parametrize("entry", METHODS)
+def test_the_settings_of_every_lesson_reach_the_controls(frames: Mapping[str, Frame], entry: Entry):
+    frame = frames[entry.slug]
+    for task in lesson_of(entry).tasks:
+        action = frame.actions[task.action]
+        query = Recipe(entry.slug, task.action, params=task.params, seed=task.seed).query()
+        recipe = action.recipe(restored(frame, action, query))
+        told = {name: recipe.params[name] for name in task.params}
+        assert json.loads(json.dumps(told)) == json.loads(json.dumps(dict(task.params)))
+
+
+# ---------------------------------------------------------------------- the result of a run
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Client:
+    return Client(server.url, verbose=False)
+
+
+def steady(value: object) -> object:
+    """A result without the fields that tell how long it took or whether something was kept."""
+    if isinstance(value, dict):
+        told = {name: held for name, held in value.items() if not name.startswith("was_")}
+        return {name: steady(held) for name, held in told.items() if "seconds" not in name}
+    return [steady(held) for held in value] if isinstance(value, list) else value
+
+
+def made(arguments: Sequence[str], folder: Path) -> tuple[object, dict[str, bytes]]:
+    """The plain values and the pictures that a command line writes into the folder."""
+    assert main(["run", *arguments, "--out", str(folder)]) == 0
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return steady(json.loads(files["result.json"])), pictures(files)
+
+
+def pictures(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name.endswith(".png")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", METHODS)
+def test_every_form_of_a_recipe_gives_the_same_pixels(entry: Entry, client: Client, tmp_path: Path):
+    action = entry.card.actions[0]
+    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    recipe = Recipe(entry.slug, action.name, model, action.quick, seed=7).here()
+    assert Recipe.from_query(recipe.query()) == recipe
+    values, drawn = made(recipe.arguments()[1:], tmp_path / "typed")
+
+    (tmp_path / "recipe.json").write_text(recipe.json())
+    again = made(["--recipe", str(tmp_path / "recipe.json")], tmp_path / "json")
+    assert again == (values, drawn)
+
+    blank = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(blank, "PNG")
+    carrier = next(iter(drawn.values()), recipe.stamp(blank.getvalue()))
+    (tmp_path / "picture.png").write_bytes(carrier)
+    again = made(["--recipe", str(tmp_path / "picture.png")], tmp_path / "png")
+    assert again == (values, drawn)
+
+    given = client.predict(recipe.json(), api_name=recipe.endpoint)
+    files = {name: base64.b64decode(url.partition(",")[2]) for name, url in given["files"].items()}
+    assert (steady(given["result"]), pictures(files)) == (values, drawn)
