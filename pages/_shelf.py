@@ -120,8 +120,11 @@ def without(kept: object, ref: ModelRef, digest: str) -> tuple[dict[str, Plain],
             continue
         labels = dict(zip(ref.edits, model.labels, strict=True))
         left = replace(ref, edits=stack.digests)
-        models[place] = Shelved(model.name, left, tuple(labels[d] for d in stack.digests))
-        return written([m for m in models if m.ref.edits]), left
+        rest = models[:place] + models[place + 1 :]
+        if left.edits and left not in [other.ref for other in rest]:
+            again = Shelved(model.name, left, tuple(labels[d] for d in stack.digests))
+            rest.insert(place, again)
+        return written(rest), left
     raise BadInput("This model is not on the shelf any more.", "Reload the page.")
 
 
@@ -162,15 +165,14 @@ def edits_on(kept: object) -> list[tuple[str, str]]:
     ]
 
 
-def drawn(kept: object, said: str = "") -> str:
+def drawn(kept: object) -> str:
     """The shelf as a list of models, each with its stack of edits and their fingerprints."""
     models = "".join(_drawn_model(model) for model in read(kept))
     empty = (
         '<p class="note">Nothing here yet. A model that you edit in a panel lands here, and a '
         "patch file can be opened. Edits stay with this browser.</p>"
     )
-    message = f'<p role="status" class="said">{said}</p>' if said else ""
-    return f'<div class="shelf">{message}{f"<ul>{models}</ul>" if models else empty}</div>'
+    return f'<div class="shelf">{f"<ul>{models}</ul>" if models else empty}</div>'
 
 
 def _drawn_model(model: Shelved) -> str:
@@ -199,6 +201,11 @@ def _drawn_edit(digest: str, label: str) -> str:
     )
 
 
+def message(said: str) -> str:
+    """What was done, above the shelf."""
+    return f'<p role="status" class="said">{said}</p>'
+
+
 def combined(fingerprints: Mapping[str, str]) -> str:
     """Twelve digits that stand for the fingerprints of all touched tensors together."""
     lines = "".join(f"{name} {print_}\n" for name, print_ in sorted(fingerprints.items()))
@@ -222,6 +229,7 @@ class Shelf:
     def draw(self, demo: gr.Blocks, family: str) -> None:
         """The fold-out below the panels."""
         with gr.Accordion("Your shelf: edited models", open=False, elem_id="shelf"):
+            self.said = gr.HTML("")
             self.view = gr.HTML(drawn(EMPTY))
             self.edit = gr.Dropdown([], label="Edit", info="What the buttons below act on")
             with gr.Row():
@@ -239,22 +247,21 @@ class Shelf:
             "open": (opened.upload, self._open, opened),
         }
         for name, (trigger, handler, given) in wire.items():
-            outputs = [self.kept, *shown]
+            outputs = [self.kept, self.said, *shown]
             trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, given], outputs, **quiet)
-        given = [self.kept, self.edit]
-        save.click(named(self._save, f"{family}_shelf_save"), given, self.view, **quiet)
+        save.click(named(self._save, f"{family}_shelf_save"), self.edit, self.said, **quiet)
         show = named(self._show, f"{family}_shelf_show")
         gr.on([demo.load, self.kept.change], show, self.kept, shown, **quiet)
 
     def _show(self, kept: object) -> list[object]:
         """Draws the shelf that the browser keeps and offers its models."""
-        return self._updates(kept, "")
-
-    def _updates(self, kept: object, said: str) -> list[object]:
         options = edits_on(kept)
         pickers = [gr.Dropdown(choices=choices(kept, titles)) for _, titles in self.pickers]
         first = options[0][1] if options else None
-        return [drawn(kept, said), gr.Dropdown(choices=options, value=first), *pickers]
+        return [drawn(kept), gr.Dropdown(choices=options, value=first), *pickers]
+
+    def _updates(self, kept: object, said: str) -> list[object]:
+        return [kept, message(said), *self._show(kept)]
 
     def _undo(self, kept: object, edit: str) -> list[object]:
         """Takes one edit off its model, if nothing later lies on it."""
@@ -267,22 +274,22 @@ class Shelf:
                 f'<span class="mark backward" aria-label="goes back to">◀</span> '
                 f"<code>{combined(header.before)}</code>"
             )
-            return [shelf, *self._updates(shelf, said)]
+            return self._updates(shelf, said)
 
     def _forget(self, kept: object, edit: str) -> list[object]:
         """Takes a whole model off the shelf; the store forgets its edits in time."""
         with friendly():
             ref, _ = _chosen(edit)
             shelf = written([model for model in read(kept) if model.ref != ref])
-            return [shelf, *self._updates(shelf, "Taken off the shelf.")]
+            return self._updates(shelf, "Taken off the shelf.")
 
     def _open(self, kept: object, path: str) -> list[object]:
         """Puts the model that a patch file makes on the shelf."""
         with friendly():
             shelf = imported(kept, Path(path))
-            return [shelf, *self._updates(shelf, "Opened. Its model can be picked in the panels.")]
+            return self._updates(shelf, "Opened. Its model can be picked in the panels.")
 
-    def _save(self, kept: object, edit: str) -> str:
+    def _save(self, edit: str) -> str:
         """Gives the chosen edit as a patch file to download."""
         with friendly():
             _, digest = _chosen(edit)
@@ -293,7 +300,7 @@ class Shelf:
             copy = shutil.copy(default_store().path(digest), folder / f"{name}.safetensors")
             address = f"gradio_api/file={escape(copy)}"
             link = f'<a download="{name}.safetensors" href="{address}">{name}.safetensors</a>'
-            return drawn(kept, f"{link}, {header.file_bytes / 1e6:.1f} MB")
+            return message(f"{link}, {header.file_bytes / 1e6:.1f} MB")
 
 
 def _chosen(edit: object) -> tuple[ModelRef, str]:

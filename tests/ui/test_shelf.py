@@ -83,6 +83,16 @@ def test_the_last_edit_off_takes_the_model_off(store: PatchStore):
     assert _shelf.read(after) == []
 
 
+def test_a_model_that_becomes_one_on_the_shelf_is_kept_once(store: PatchStore):
+    first, second = edit(store, "a", "erase cat"), edit(store, "b", "merge")
+    alone, both = ModelRef("world", None, (first,)), ModelRef("world", None, (first, second))
+    kept = _shelf.add(_shelf.EMPTY, "cat erased", alone, ("erase cat",))
+    kept = _shelf.add(kept, "merged", both, ("erase cat", "merge"))
+    after, left = _shelf.without(kept, both, second)
+    assert left == alone
+    assert [model.name for model in _shelf.read(after)] == ["cat erased"]
+
+
 def test_a_patch_file_brings_its_model_and_label(store: PatchStore, tmp_path: Path):
     digest = edit(store, "a", "erase cat")
     kept = _shelf.imported(_shelf.EMPTY, store.path(digest))
