@@ -106,6 +106,7 @@ def measures(runs: int) -> dict[str, Measure]:
         "run": seen.run,
         "stop": seen.stop,
         "links": seen.links,
+        "class": seen.classroom,
         "soak": lambda: served.soak(runs),
     }
 

@@ -6,6 +6,7 @@ import io
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from PIL import Image
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page
 from benchmarks.bars import Bar
 from benchmarks.harness import Server, axe_findings, chromium, serve, sideways_scroll, visit
 from engine.core.catalog import Entry, announced
+from pages._lessons import address
 
 LONGEST_RUN = 300_000  # milliseconds to the end of a run, on a machine busy with other work
 
@@ -253,6 +255,44 @@ def links() -> Iterator[Bar]:
             if not wanted or found != wanted:
                 unequal.append(panel.entry.name)
     yield Bar.none("panels whose link gives other pixels", unequal, pictures=pictures)
+
+
+def classroom(count: int = 20) -> Iterator[Bar]:
+    """A class: that many browsers open the first lesson, and all of them press Run at once.
+
+    Server and browsers share the machine here; in a room the browsers have their own.
+    """
+    panel = next(one for one in panels() if one.entry.slug == "nfe_lab")
+    lesson = f"/{address(panel.entry, 1)}"
+    done = f"{panel.line} .status:is(.done, .failed)"
+    with serve() as server, chromium() as browser, ExitStack() as stack:
+        room = [stack.enter_context(visit(browser, server.url)) for _ in range(count)]
+        begin = time.perf_counter()
+        for seen in room:
+            seen.page.goto(lesson, wait_until="domcontentloaded")
+        for seen in room:
+            seen.page.locator("body.in-lesson").wait_for(state="attached")
+            seen.page.locator(panel.line, has_text="Restored").wait_for()
+        opened = time.perf_counter() - begin
+        begin, ends = time.perf_counter(), []
+        for seen in room:
+            seen.page.locator(panel.button).click()
+        for seen in room:
+            seen.page.locator(done).wait_for(timeout=LONGEST_RUN)
+            ends.append(time.perf_counter() - begin)
+        failed = [
+            seen.page.locator(done).inner_text()
+            for seen in room
+            if not seen.page.locator(f"{panel.line} .status.done").count()
+        ]
+        hashes = {tuple(_pixels(seen.page)) for seen in room}
+        memory = server.megabytes()
+    class_ = f"a class of {count} browsers"
+    figures = {"first": ends[0], "server MB": memory}
+    yield Bar.at_most(f"{class_}: all have the lesson before them", opened, 60, "s")
+    yield Bar.at_most(f"{class_}: the last result of one Run each", ends[-1], 120, "s", **figures)
+    yield Bar.none(f"{class_}: runs that failed or were refused", failed)
+    yield Bar.at_most(f"{class_}: kinds of pixels seen", len(hashes), 1, "")
 
 
 def _pixels(page: Page) -> list[str]:
