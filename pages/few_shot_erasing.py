@@ -1,23 +1,19 @@
 """Few-shot erasing: a word is forgotten from a few pictures, epoch by epoch, and restored."""
 
 import math
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
-from engine.core.recipe import ModelRef, Recipe
-from engine.core.store import default_store
+from engine.core.recipe import Recipe
 from engine.erasing.few_shot_erasing import COMPARED, PARAMETERS
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame, real_number
-from pages._handlers import friendly, named
+from pages._handlers import named
 from pages._parts import escape
 
 CONCEPT = "penguin"
@@ -197,29 +193,14 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
         "file: it fits every checkpoint with the same text encoder.",
     )
     epoch = gr.Slider(-1, 20, value=-1, step=1, label="Epoch to take", info="−1 is the last")
-    bake = frame.action("bake", "Bake and put on the shelf")
-    told = gr.HTML("", elem_id="few-shot-baked")
-    baked = gr.State(None)
-    bake.wire({**edit, "epoch": epoch}, draw_bake, [told, baked], params=params, back=values)
-    baked.change(
-        named(on_shelf, "few_shot_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    fields = {**edit, "epoch": epoch}
+    both_ways: dict[str, Any] = {"params": params, "back": values}
+    taking.bakes(frame, "Bake and put on the shelf", fields, taking.in_tensors, **both_ways)
     with gr.Row():
         form = gr.Dropdown(list(FORMS.items()), value="encoder", label="File for other tools")
         rank = gr.Number(8, label="Rank of a LoRA", precision=0, minimum=1, maximum=768)
-    export = frame.action("export", "Write the file")
-    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
-    export.wire(
-        {**edit, "epoch": epoch, "form": form, "rank": rank},
-        draw_export,
-        [said, file],
-        params=params,
-        back=values,
-    )
+    fields |= {"form": form, "rank": rank}
+    taking.exports(frame, "Write the file", fields, taking.of_largest, **both_ways)
 
 
 # ---------------------------------------------------------------------- fields
@@ -439,45 +420,3 @@ def _became(course: Any) -> str:
         "<th>still shown</th><th>what is seen</th><th>change of others</th></tr>"
         f"{rows}</table></div>"
     )
-
-
-def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """Fingerprints before, after and undone; the patch goes to the store."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found: Any = event.result
-    base = recipe.model or ModelRef("world")
-    with friendly():
-        digest = default_store().put(found.patch)
-    size = f"{found.tensors} tensors, {found.megabytes:.1f} MB"
-    shelved = {
-        "name": found.name,
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
-    return parts.baked(found, size), shelved
-
-
-def on_shelf(kept: object, baked: dict[str, Any] | None) -> object:
-    """Puts the baked model on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
-
-
-def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """The file, with what reading it back gave."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found: Any = event.result
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    (file,) = found.files.values()
-    (folder / file.name).write_bytes(file.data)
-    rank = f"rank {found.rank}, " if found.rank else ""
-    said = (
-        f'<div class="ticks"><p><b>Read back: {rank}largest error {found.error:.1e} of the largest '
-        f'weight.</b></p><p class="note"><code>{escape(found.note)}</code></p></div>'
-    )
-    return said, gr.File(value=str(folder / file.name), visible=True)

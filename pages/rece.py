@@ -1,21 +1,17 @@
 """RECE and UCE: a word is erased by one matrix on the prompt, attacked, and restored."""
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
-from engine.core.recipe import ModelRef, Recipe
-from engine.core.store import default_store
+from engine.core.recipe import Recipe
 from engine.world import vocabulary as words
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame
-from pages._handlers import friendly, named
+from pages._handlers import named
 from pages._parts import escape
 
 CONCEPT, GUIDE = "neon style", "plain style"
@@ -205,26 +201,16 @@ def _take_along(frame: Frame, edit: Mapping[str, Any], strength: gr.Slider) -> N
         "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as a "
         "file for other tools.",
     )
-    bake = frame.action("bake", "Bake and put on the shelf")
-    told = gr.HTML("", elem_id="rece-baked")
-    baked = gr.State(None)
-    bake.wire({**edit, "strength": strength}, draw_bake, [told, baked])
-    baked.change(
-        named(on_shelf, "rece_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
+    taking.bakes(
+        frame, "Bake and put on the shelf", {**edit, "strength": strength}, taking.in_tensors
     )
     with gr.Row():
         form = gr.Dropdown(list(FORMS.items()), value="lora", label="File for other tools")
         rank = gr.Number(
             0, label="Rank of a LoRA", precision=0, minimum=0, maximum=4096, info="0 keeps all"
         )
-    export = frame.action("export", "Write the file")
-    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
     chosen = {**edit, "strength": strength, "form": form, "rank": rank}
-    export.wire(chosen, draw_export, [said, file])
+    taking.exports(frame, "Write the file", chosen, taking.of_largest)
 
 
 # ---------------------------------------------------------------------- fields
@@ -409,48 +395,3 @@ def draw_comeback(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     }
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     return (parts.sheet((found.prompt, *ATTACKS[1:]), rows) + notes,)
-
-
-def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """Fingerprints before, after and undone; the patch goes to the store."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    base = recipe.model or ModelRef("world")
-    with friendly():
-        digest = default_store().put(found.patch)
-    said = parts.baked(found, f"{found.tensors} tensors, {found.megabytes:.1f} MB")
-    shelved = {
-        "name": found.name,
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
-    return said, shelved
-
-
-def on_shelf(kept: object, baked: dict[str, Any] | None) -> object:
-    """Puts the baked model on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
-
-
-def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """The file, with what reading it back gave."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    paths = []
-    for file in found.files.values():
-        path = folder / file.name
-        path.write_bytes(file.data)
-        paths.append(str(path))
-    rank = f"rank {found.rank}, " if found.rank else ""
-    said = (
-        f'<div class="ticks"><p><b>Read back: {rank}largest error {found.error:.1e} of the largest '
-        f'weight.</b></p><p class="note"><code>{escape(found.note)}</code></p></div>'
-    )
-    return said, gr.File(value=paths[0], visible=True)

@@ -1,22 +1,18 @@
 """Reversible model merging: adapters are merged, seen as mush, and each is pulled out again."""
 
 import math
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
-from engine.core.recipe import ModelRef, Recipe
-from engine.core.store import default_store
+from engine.core.recipe import Recipe
 from engine.models.library import MODELS, adapter_sets, receive_adapters
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import escape
@@ -278,26 +274,29 @@ def _take_along(
         "A merge on your shelf can be picked in other panels and comes off bit for bit. Files are "
         "read back before you get them.",
     )
-    adapters = basis["adapters"]
-    bake = frame.action("bake", "Bake the merge and put it on the shelf")
-    told = gr.HTML("", elem_id="rmm-baked")
-    baked = gr.State(None)
-    bake.wire({"adapters": adapters, **mix}, draw_bake, [told, baked])
-    baked.change(
-        named(on_shelf, "rmm_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    fields = {"adapters": basis["adapters"], **mix}
+    label = "Bake the merge and put it on the shelf"
+    taking.bakes(frame, label, fields, taking.in_tensors, more=_lost)
     with gr.Row():
         form = gr.Dropdown(list(FORMS.items()), value="bundle", label="File")
         adapter = gr.Textbox("", label="Adapter to rebuild", info="Its name; empty: the first")
         half = gr.Checkbox(False, label="Bundle in half precision")
-    export = frame.action("export", "Write the files")
-    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
     fields = {**basis, "p": p, **mix, "form": form, "adapter": adapter, "half": half}
-    export.wire(fields, draw_export, [said, file], params=within)
+    taking.exports(frame, "Write the files", fields, taking.of_largest, params=within)
+
+
+def _lost(found: Any) -> str:
+    """What adding the merge and subtracting it again would have lost."""
+    rows = "".join(
+        f"<tr><td>{escape(lost.number_format)}</td><td>{100 * lost.share:.1f} %</td>"
+        f"<td>{100 * lost.patch_share:g} %</td></tr>"
+        for lost in found.lost
+    )
+    return (
+        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>weights that did not come '
+        "back</th><th>added, then subtracted</th><th>as a patch, undone</th></tr>"
+        f"{rows}</table></div>"
+    )
 
 
 # ---------------------------------------------------------------------- fields
@@ -637,72 +636,3 @@ def draw_reverted(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     said = f'<p class="note">{escape(question)}Error of the rebuilt delta: {found.error:.4f}.</p>'
     return (parts.sheet(found.columns, rows, backward=back) + said + notes,)
-
-
-def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """Fingerprints before, after and undone; and what adding and subtracting would have lost."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    base = recipe.model or ModelRef("world")
-    with friendly():
-        digest = default_store().put(found.patch)
-    same = found.before == found.undone
-    rows = "".join(
-        f"<tr><td>{escape(lost.number_format)}</td><td>{100 * lost.share:.1f} %</td>"
-        f"<td>{100 * lost.patch_share:g} %</td></tr>"
-        for lost in found.lost
-    )
-    said = (
-        f'<div class="ticks"><p><b>{"✓" if same else "✗"} applied and undone: '
-        f"{'every bit as before' if same else 'bits differ'}</b> "
-        f'<span class="note">before <code>{found.before[:12]}</code> '
-        f'<span class="mark forward" aria-label="becomes">▶</span> <code>{found.after[:12]}</code> '
-        f'<span class="mark backward" aria-label="goes back to">◀</span> '
-        f"<code>{found.undone[:12]}</code></span></p>"
-        f'<p class="note">“{escape(found.name)}”: {found.tensors} tensors, '
-        f"{found.megabytes:.1f} MB. It lies on your shelf below; undo it there.</p></div>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>weights that did not come '
-        "back</th><th>added, then subtracted</th><th>as a patch, undone</th></tr>"
-        f"{rows}</table></div>"
-    )
-    shelved = {
-        "name": found.name,
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
-    return said, shelved
-
-
-def on_shelf(kept: object, baked: dict[str, Any] | None) -> object:
-    """Puts the merged model on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
-
-
-def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """One file, or a zip where there are several, with what reading it back gave."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    made = {file.name: file.data for file in found.files.values()}
-    made |= {name: text.encode() for name, text in found.texts.items()}
-    path = folder / next(iter(made))
-    if len(made) == 1:
-        path.write_bytes(made[path.name])
-    else:
-        path = folder / f"{found.form}.zip"
-        with zipfile.ZipFile(path, "w") as packed:
-            for name, data in made.items():
-                packed.writestr(name, data)
-    size = sum(map(len, made.values())) / 1e6
-    said = (
-        f'<div class="ticks"><p><b>Read back: largest error {found.error:.1e} of the largest '
-        f'value.</b> <span class="note">{size:.2f} MB: {escape(", ".join(made))}</span></p>'
-        f'<p class="note">{escape(found.note)}</p></div>'
-    )
-    return said, gr.File(value=str(path), visible=True)

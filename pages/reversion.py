@@ -1,25 +1,21 @@
 """ReVersion: a relation is read off a few pictures as one word, and used on new objects."""
 
 import base64
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
-from gradio.utils import get_upload_folder
 
 from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
-from engine.core.recipe import ModelRef, Recipe
-from engine.core.store import default_store
+from engine.core.recipe import Recipe
 from engine.erasing.reversion import RELATIONS
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame, real_number
-from pages._handlers import friendly, named
+from pages._handlers import named
 from pages._parts import escape
 
 RELATION = "on top of"
@@ -202,24 +198,21 @@ def _take_along(frame: Frame, word: gr.Textbox) -> None:
         "One row at the end of the token table: on your shelf other panels can use the word in "
         "their prompts. Or as a textual inversion file, to and from other tools.",
     )
-    bake = frame.action("bake", "Add the word and put the model on the shelf")
-    told = gr.HTML("", elem_id="reversion-baked")
-    baked = gr.State(None)
-    bake.wire({"word": word}, draw_bake, [told, baked])
-    baked.change(
-        named(on_shelf, "reversion_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
-    )
-    export = frame.action("export", "Write the file")
-    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
-    export.wire({"word": word}, draw_export, [said, file])
+    label = "Add the word and put the model on the shelf"
+    taking.bakes(frame, label, {"word": word}, _grown)
+    taking.exports(frame, "Write the file", {"word": word}, _read_back)
     given = gr.File(label="A textual inversion file", file_types=[".safetensors"], height=120)
     read = frame.action("read", "Read the file", backward=True)
     opened = gr.HTML("", elem_id="reversion-opened")
     read.wire({"file": given}, draw_read, [opened, word], params=file_params)
+
+
+def _grown(found: Any) -> str:
+    return f"{found.rows} row added to the token table, {found.kilobytes:.1f} kB"
+
+
+def _read_back(found: Any) -> str:
+    return f"{', '.join(found.tokens)}, {found.equal_bits:.0%} of the numbers with every bit"
 
 
 # ---------------------------------------------------------------------- fields
@@ -393,48 +386,6 @@ def _bar(rate: Any) -> str:
         f'<td><meter min="0" max="1" value="{rate.rate:.3f}" aria-label="{escape(said)}"></meter> '
         f'{rate.rate:.0%} <span class="note">{escape(said)}</span></td>'
     )
-
-
-def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """Fingerprints of the token table; the patch goes to the store."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found: Any = event.result
-    base = recipe.model or ModelRef("world")
-    with friendly():
-        digest = default_store().put(found.patch)
-    size = f"{found.rows} row added to the token table, {found.kilobytes:.1f} kB"
-    shelved = {
-        "name": found.name,
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
-    return parts.baked(found, size), shelved
-
-
-def on_shelf(kept: object, baked: Mapping[str, Any] | None) -> object:
-    """Puts the model with the word on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
-
-
-def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """The file, with what reading it back gave."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found: Any = event.result
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    (file,) = found.files.values()
-    (folder / file.name).write_bytes(file.data)
-    said = (
-        f'<div class="ticks"><p><b>Read back: {escape(", ".join(found.tokens))}, '
-        f"{found.equal_bits:.0%} of the numbers with every bit.</b></p>"
-        f'<p class="note"><code>{escape(found.note)}</code></p></div>'
-    )
-    return said, gr.File(value=str(folder / file.name), visible=True)
 
 
 def draw_read(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:

@@ -1,22 +1,17 @@
 """SPM: an adapter one dimension wide holds a concept back, and each prompt opens it so far."""
 
 import base64
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
-from engine.core.recipe import ModelRef, Recipe
-from engine.core.store import default_store
+from engine.core.recipe import Recipe
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame
-from pages._handlers import friendly, named
 from pages._parts import escape
 
 CONCEPT = "neon style"
@@ -236,28 +231,12 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
         "always open; the gate is lost.",
     )
     strength = gr.Slider(0, 2, value=1, step=0.05, label="Fixed γ of what is baked")
-    bake = frame.action("bake", "Bake and put on the shelf")
-    told, baked = gr.HTML("", elem_id="spm-baked"), gr.State(None)
-    bake.wire(
-        {**edit, "strength": strength},
-        draw_bake,
-        [told, baked],
-        params=with_files,
-        back=listed_as_text,
-    )
-    baked.change(
-        named(on_shelf, "spm_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    fields = {**edit, "strength": strength}
+    both_ways: dict[str, Any] = {"params": with_files, "back": listed_as_text}
+    taking.bakes(frame, "Bake and put on the shelf", fields, taking.in_tensors, **both_ways)
     form = gr.Dropdown(list(FORMS.items()), value="spm", label="File for other tools")
-    export = frame.action("export", "Write the file")
-    said = gr.HTML("")
-    file = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
-    chosen = {**edit, "strength": strength, "form": form}
-    export.wire(chosen, draw_export, [said, file], params=with_files, back=listed_as_text)
+    fields |= {"form": form}
+    taking.exports(frame, "Write the file", fields, taking.of_largest, **both_ways)
 
 
 # ---------------------------------------------------------------------- fields
@@ -466,47 +445,3 @@ def draw_transfer(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
         rows = {row.way: (row.pictures, row.verdicts) for row in found.rows}
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     return (parts.sheet(found.prompts, rows) + notes,)
-
-
-def draw_bake(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """Fingerprints before, after and undone; the patch goes to the store."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    base = recipe.model or ModelRef("world")
-    with friendly():
-        digest = default_store().put(found.patch)
-    said = parts.baked(found, f"{found.tensors} tensors, {found.megabytes:.1f} MB")
-    shelved = {
-        "name": found.name,
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
-    return said, shelved
-
-
-def on_shelf(kept: object, baked: dict[str, Any] | None) -> object:
-    """Puts the baked model on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
-
-
-def draw_export(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-    """The files, with what reading them back gave."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found = event.result
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    paths = []
-    for file in found.files.values():
-        path = folder / file.name
-        path.write_bytes(file.data)
-        paths.append(str(path))
-    said = (
-        f'<div class="ticks"><p><b>Read back: largest error {found.error:.1e} of the largest '
-        f'weight.</b></p><p class="note"><code>{escape(found.note)}</code></p></div>'
-    )
-    return said, gr.File(value=paths, visible=True)

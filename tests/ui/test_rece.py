@@ -10,6 +10,7 @@ from gradio_client.exceptions import AppError
 
 from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
+from pages import _taking as taking
 from pages import rece
 from tests.tiny import tiny_checkpoint
 
@@ -195,6 +196,6 @@ def test_a_preset_sets_every_field_it_names():
 
 def test_a_baked_model_lands_on_the_shelf_once():
     baked = {"name": "erase cat", "source": "world", "revision": None, "edits": ["ab" * 32]}
-    kept = rece.on_shelf({}, baked)
-    assert rece.on_shelf(kept, baked) == kept
+    kept = taking.on_shelf({}, baked)
+    assert taking.on_shelf(kept, baked) == kept
     assert kept["models"][0]["edits"] == ["ab" * 32]

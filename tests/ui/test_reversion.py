@@ -15,6 +15,7 @@ from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from engine.erasing.reversion.steering import importance
 from engine.erasing.reversion.words import Word, write_file
+from pages import _taking as taking
 from pages import reversion as page
 from tests.tiny import TEXT_WIDTH, tiny_checkpoint
 
@@ -202,5 +203,5 @@ def test_a_file_travels_whole_inside_the_recipe(tmp_path: Path):
 
 def test_a_model_with_the_word_lands_on_the_shelf_once():
     baked = {"name": "<R> added", "source": "world", "revision": None, "edits": ["ab" * 32]}
-    kept = page.on_shelf({}, baked)
-    assert page.on_shelf(kept, baked) == kept
+    kept = taking.on_shelf({}, baked)
+    assert taking.on_shelf(kept, baked) == kept
