@@ -36,6 +36,7 @@ from engine.world.vocabulary import TEN_OBJECTS
 
 Kind = Literal["ve", "vp", "subvp"]
 CLASSES = TEN_OBJECTS
+SIDE = 16  # of the pictures of the shipped networks
 LEVELS = 1000
 READERS = ASSETS / "score-readers"
 
@@ -226,7 +227,7 @@ class _Told(nn.Module):
 class LevelClassifier(nn.Module):
     """How noisy a picture is: logits over `LEVELS`. It is not told; four convolutions, one line.
 
-    The network of Denoising MCMC with half its channels, for 32 x 32 pixels.
+    The network of Denoising MCMC with half its channels, for pictures of `SIDE` pixels.
     """
 
     def __init__(self, width: int = 16, levels: int = LEVELS) -> None:
@@ -235,9 +236,9 @@ class LevelClassifier(nn.Module):
         for a, b in zip((3, width, 2 * width, 4 * width), (1, 2, 4, 8), strict=True):
             layers += [nn.Conv2d(a, b * width, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Linear(8 * width * 4, levels)
+        self.head = nn.Linear(8 * width * (SIDE // 16) ** 2, levels)
 
-    def forward(self, x: Float[Tensor, "b 3 32 32"]) -> Float[Tensor, "b k"]:
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
         return self.head(self.trunk(x).flatten(1))
 
 

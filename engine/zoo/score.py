@@ -1,6 +1,6 @@
 """Score networks for the three processes of Score SDE, and the classifiers that read noise.
 
-Pictures are 32 x 32: one of ten objects on one of six pale grounds, put together on the device from
+Pictures are 16 x 16: one of ten objects on one of six pale grounds, put together on the device from
 the drawings of six artists; the seventh artist's are kept for tests. Values are 8-bit and
 dequantised, x = (k + u) / 256, since exact likelihoods of 8-bit data are only defined so.
 
@@ -20,19 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.diffusion.chain import noise_levels
-from engine.models.score import CLASSES, LevelClassifier, NoisyClassifier, ScaledUNet
+from engine.models.score import CLASSES, SIDE, LevelClassifier, NoisyClassifier, ScaledUNet
 from engine.world.sprites import load_sprites
 from engine.world.vocabulary import BACKGROUNDS
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options, half_precision, train
 
-SIDE = 32
 HELD_OUT_ARTIST = "fluent-emoji"
 S_MAX = 50.0
 CARDS = {
-    "ve": "Score network, variance exploding: ten objects, 32 x 32",
-    "vp": "Score network, variance preserving: ten objects, 32 x 32",
-    "subvp": "Score network, sub-variance preserving: ten objects, 32 x 32",
+    "ve": "Score network, variance exploding: ten objects, 16 x 16",
+    "vp": "Score network, variance preserving: ten objects, 16 x 16",
+    "subvp": "Score network, sub-variance preserving: ten objects, 16 x 16",
 }
 
 log = logging.getLogger(__name__)
@@ -52,13 +51,13 @@ class Drawings:
                     labels.append(index)
         rgba = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
         rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], dim=1)
-        self.sprites = F.avg_pool2d(rgba, 2).to(device)
+        self.sprites = F.avg_pool2d(rgba, rgba.shape[-1] // (2 * SIDE)).to(device)
         self.labels = torch.tensor(labels, device=device)
         grounds = torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32) / 255
         self.grounds = grounds.to(device)
 
     def draw(self, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Dequantised pictures in [0, 1], b 3 32 32, and the index of their object."""
+        """Dequantised pictures in [0, 1], b 3 16 16, and the index of their object."""
         device = self.sprites.device
 
         def uniform(low: float, high: float) -> Tensor:
@@ -74,7 +73,9 @@ class Drawings:
             torch.stack([mirror * cos, mirror * sin, -mirror * (cos * x + sin * y)], 1),
             torch.stack([-sin, cos, sin * x - cos * y], 1),
         ]
-        grid = F.affine_grid(torch.stack(rows, 1), [count, 4, 64, 64], align_corners=False)
+        grid = F.affine_grid(
+            torch.stack(rows, 1), [count, 4, 2 * SIDE, 2 * SIDE], align_corners=False
+        )
         layer = F.grid_sample(self.sprites[chosen], grid, align_corners=False)
         flat = layer[:, :3] + (1 - layer[:, 3:]) * self.grounds[ground][:, :, None, None]
         eight_bit = (F.avg_pool2d(flat, 2).clamp(0, 1) * 255).round()
@@ -83,15 +84,15 @@ class Drawings:
 
 
 def new_unet(process: str) -> nn.Module:
-    """1.8 million weights, most of them at 8 x 8 and below, so that a processor can train them."""
+    """0.7 million weights, small enough that a processor can train them; attention at 4 x 4."""
     from diffusers import UNet2DModel
 
     return UNet2DModel(
         sample_size=SIDE,
         layers_per_block=1,
-        block_out_channels=(16, 32, 64, 96),
-        down_block_types=("DownBlock2D", "DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=16,
         # NCSN++ hears log sigma and divides its answer by sigma; DDPM hears 999 t
@@ -132,14 +133,14 @@ def build_score(process: str, folder: Path, options: Options) -> None:
         unet = new_unet(process)
     net = ScaledUNet(unet, scale_input=process == "ve").to(options.device)
     drawings = Drawings(options.device)
-    batch = 512 if options.device == "cuda" else 16
+    batch = 512 if options.device == "cuda" else 32
 
     def loss_of(_: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
         loss = process_loss(process, net, drawings.draw(batch, noise)[0], noise)
         return loss, {"loss": loss.detach()}
 
     # save_every: a run that is cut off leaves weights that can be used
-    plan = options.plan(20_000, 1e-3, warmup=200, decay_from=0.4, ema=0.998, save_every=25.0)
+    plan = options.plan(20_000, 2e-3, warmup=200, decay_from=0.4, ema=0.998, save_every=25.0)
     train([net], loss_of, plan, folder / f"{key}.safetensors",
           on_save=lambda _: export_score(process, net))  # fmt: skip
     export_score(process, net)

@@ -17,7 +17,7 @@ from engine.core.recipe import ModelRef
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, noise_levels
 from engine.diffusion.noise import Stream
-from engine.models.score import CLASSES, ScoreBundle, load_readers, load_score
+from engine.models.score import CLASSES, SIDE, ScoreBundle, load_readers, load_score
 from engine.sampling._settings import choice, number, whole
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
@@ -106,9 +106,9 @@ class Reader:
     """log q(level | x) by the shipped classifier, counted apart from the score."""
 
     def __init__(self, bundle: ScoreBundle) -> None:
-        if bundle.shape != (3, 32, 32) or bundle.path.prior_std != TOP:
+        if bundle.shape != (3, SIDE, SIDE) or bundle.path.prior_std != TOP:
             raise ModelMismatch(
-                "The classifier of noise levels knows 32 x 32 pictures with noise up to 50.",
+                f"The classifier of noise levels knows {SIDE} x {SIDE} pictures with noise up to 50.",
                 "Pick score-ve.",
             )
         self.network = load_readers().level
