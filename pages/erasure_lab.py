@@ -20,7 +20,7 @@ from pages._frame import Frame
 from pages._parts import escape
 
 CONCEPT = "neon style"
-SUGGESTIONS = ("neon style", "sketch style", "cat", "car")
+SUGGESTIONS = ("neon style", "sketch style", "penguin", "car")
 CHOSEN = ("negative prompt", "word filter", "UCE", "SPM")
 ATTACKS = ("paraphrase", "closed form", "inversion")
 COLUMNS = ("names it", "names it", "paraphrase", "near", "far")

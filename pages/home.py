@@ -11,6 +11,16 @@ from engine.core.recipe import Recipe
 from pages._parts import ASSETS, escape, scrubber
 
 LIVING = ASSETS / "living"
+# What the two ends of a family's films show.
+ENDS = {
+    Family.SAMPLE: ("noise", "picture"),
+    Family.ERASE: ("erased", "as it was"),
+    Family.MERGE: ("merged", "pulled out"),
+}
+RECORDED = (
+    '<p class="note">Recorded here, on the model that ships with this page. '
+    "Drag to run them backwards; press one to make it yourself.</p>"
+)
 
 
 def build(catalog: Catalog) -> None:
@@ -18,7 +28,11 @@ def build(catalog: Catalog) -> None:
     families = [family for family in Family if catalog.of(family)]
     first = next(iter(catalog.values()), None)
     gr.HTML(hero(first, families))
-    gr.HTML("".join(family_section(family, catalog.of(family)) for family in families))
+    sections = [
+        family_section(family, catalog.of(family), living(family) if place else "")
+        for place, family in enumerate(families)  # the first one's picture stands above them all
+    ]
+    gr.HTML("".join(sections))
 
 
 def hero(first: Entry | None, families: list[Family]) -> str:
@@ -30,6 +44,7 @@ def hero(first: Entry | None, families: list[Family]) -> str:
             f"Begin with the {escape(first.card.title)}</a>"
         )
     picture = living(families[0]) if families else ""
+    picture += RECORDED if picture else ""
     return (
         '<section class="hero"><div><h1>Machine learning, run backwards.</h1>'
         '<p class="lead">Real algorithms on a real small model, in this page. '
@@ -38,12 +53,12 @@ def hero(first: Entry | None, families: list[Family]) -> str:
     )
 
 
-def family_section(family: Family, entries: tuple[Entry, ...]) -> str:
-    """One family with its methods and their claims."""
+def family_section(family: Family, entries: tuple[Entry, ...], picture: str = "") -> str:
+    """One family with a picture of what it does, its methods and their claims."""
     methods = "".join(method(entry) for entry in entries)
     return (
         f'<section class="family"><div><h2><a href="{route_of(family)}">{escape(family.title)}</a>'
-        f"</h2><p>{escape(family.sentence)}</p></div><div>{methods}</div></section>"
+        f"</h2><p>{escape(family.sentence)}</p>{picture}</div><div>{methods}</div></section>"
     )
 
 
@@ -83,9 +98,7 @@ def living(family: Family, folder: Path = LIVING) -> str:
         return ""
     return (
         f'<div class="films living" data-films data-living><div class="shots">{"".join(films)}'
-        f"</div>{scrubber(49, ('noise', 'picture'))}</div>"
-        '<p class="note">Recorded here, on the model that ships with this page. '
-        "Drag to run them backwards; press one to make it yourself.</p>"
+        f"</div>{scrubber(49, ENDS[family])}</div>"
     )
 
 
@@ -97,7 +110,7 @@ def film(family: Family, path: Path) -> str:
             frames = row.width // row.height
     except (BadInput, OSError):
         return ""
-    prompt = escape(recipe.params.get("prompt", recipe.slug))
+    prompt = escape(recipe.params.get("prompt", recipe.params.get("prompts", recipe.slug)))
     link = f"{route_of(family)}?{escape(recipe.query())}"
     address = f"gradio_api/file=assets/living/{path.name}"
     return (

@@ -36,10 +36,10 @@ SOLVERS = {
 GRIDS = ("trailing", "leading", "linspace", "lambda", "karras")
 CURVE = [4, 6, 8, 10, 14, 20, 28, 40]
 PROMPTS = (
-    "a cat in neon style",
+    "a rose in neon style",
     "a sketch of a house",
     "a penguin on a pink background",
-    "a watercolor rose",
+    "a watercolor mushroom",
     "a pixel art rocket",
 )
 WAYS = ("DDIM inversion", "Reversible Heun")
@@ -52,7 +52,7 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
             prompt = gr.Textbox(
-                "a cat in neon style",
+                "a rose in neon style",
                 label="Prompt",
                 lines=2,
                 max_lines=4,
@@ -114,7 +114,7 @@ def build(frame: Frame) -> None:
     frame.breaks(
         "High guidance bends the flow; with few evaluations a second-order solver can then point "
         "past the goal and end further from the reference than DDIM.",
-        {"prompt": "a cat in neon style", "nfe": 6, "guidance_scale": 12, "solvers": list(FIRST)},
+        {"prompt": "a rose in neon style", "nfe": 6, "guidance_scale": 12, "solvers": list(FIRST)},
     )
 
 
@@ -283,7 +283,7 @@ def build_rewind(
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
             edit = gr.Textbox(
-                "a dog in neon style",
+                "a sunflower in neon style",
                 label="Prompt of the way back",
                 lines=2,
                 max_length=1000,

@@ -15,8 +15,8 @@ from pages._handlers import named
 from pages._parts import escape
 
 CONCEPT, GUIDE = "neon style", "plain style"
-SUGGESTIONS = ("neon style", "sketch style", "cat", "cat, dog")
-PROMPTS = "a cat in neon style; a house in neon style; a sketch of a cat; a cat in blueprint style"
+SUGGESTIONS = ("neon style", "sketch style", "car", "car, bus")
+PROMPTS = "a penguin in neon style; a neon house; a sketch of a house; a rose in blueprint style"
 KEPT = ["sketch style", "blueprint style", "watercolor style", "pixel art style"]
 KEPT += ["cat", "dog", "car", "rose"]
 EMPTY_GUIDE = ('"" the empty text: damages other prompts here', " ")

@@ -19,7 +19,7 @@ from pages._parts import escape
 
 STYLES, TASKS = "world-styles", "eight-tasks"
 FIRST = ("stained-glass", "candy", "gold", "x-ray", "sunset", "thermal")
-PROMPTS = ("a cat", "a house", "a car", "a penguin")
+PROMPTS = ("a penguin", "a house", "a car", "a rose")
 MERGES = {
     "Factor average (p = 0)": "average",
     "Task arithmetic, factors": "linear",
@@ -258,7 +258,7 @@ def _reverted(
             label="Adapter",
         )
         prompts = gr.Textbox(
-            "a cat; a house; a car; a rose", label="Prompts", max_length=400, info="With semicolons"
+            "; ".join(PROMPTS), label="Prompts", max_length=400, info="With semicolons"
         )
     shown = gr.HTML("", elem_id="rmm-reverted")
     fields = {**basis, "adapter": adapter, "p": p, **mix, "prompts": prompts}

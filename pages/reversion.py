@@ -19,7 +19,7 @@ from pages._handlers import named
 from pages._parts import escape
 
 RELATION = "on top of"
-PROMPTS = "a cat {} a house; a star {} a boat"
+PROMPTS = "a penguin {} a house; a star {} a boat"
 NEW = "a rose {} a car; a bear {} a burger; a crown {} a horse; an umbrella {} a bus"
 MOST_PICTURES = 16
 LARGEST_FILE = 2_000_000

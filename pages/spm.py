@@ -15,9 +15,9 @@ from pages._frame import Frame
 from pages._parts import escape
 
 CONCEPT = "neon style"
-SUGGESTIONS = ("neon style", "cat", "neon style, cat", "car")
+SUGGESTIONS = ("neon style", "penguin", "neon style, penguin", "car")
 PROMPTS = (
-    "a cat in neon style; a neon picture of a car; a cat in blueprint style; a sketch of a car"
+    "a penguin in neon style; a neon picture of a car; a rose in blueprint style; a sketch of a car"
 )
 GATE_PROMPT = "a house in neon style; a house in blueprint style; a house"
 WAYS = {

@@ -1,11 +1,15 @@
-"""Records the living pictures of Home: `python -m scripts.living`, on the shipped model.
+"""Records the living pictures of Home on the shipped model: `python -m scripts.living [FAMILY]`.
 
-A recording is a row of frames from noise to picture, as the reversible solver walks, in one PNG
-that carries the recipe of its run.
+A recording is a row of square frames in one PNG that carries the recipe of its run: from noise to
+picture as the reversible solver walks, from an erased word back to it, from a merge to the adapters
+that went into it.
 """
 
 import io
 import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,30 +19,69 @@ from engine.core.job import finish
 from engine.core.recipe import ModelRef, Recipe
 
 PICTURES = (
-    ("a cat in neon style", "cat"),
-    ("a rose on a pink background", "rose"),
+    ("a rose in neon style", "rose"),
+    ("a penguin on a pink background", "penguin"),
     ("a sketch of a house", "house"),
     ("a watercolor mushroom", "mushroom"),
 )
 STEPS, SEEDS = 24, range(8)
+ERASED = (
+    ("a penguin in neon style", "neon style", "plain style"),
+    ("a sketch of a house", "sketch style", "plain style"),
+)
+STRENGTHS = np.linspace(1, 0, 13)
+STYLES = ("stained-glass", "candy", "gold", "x-ray", "sunset", "thermal")
+
+Recording = tuple[Recipe, Sequence[np.ndarray]]
 
 
-def main() -> None:
-    """Writes assets/living/sampling-<number>.png."""
-    entry = discover()["nfe_lab"]
-    for number, (prompt, name) in enumerate(PICTURES, start=1):
-        seed = best_seed(entry, prompt, name)
+def main(families: Sequence[str]) -> None:
+    """Writes assets/living/<family>-<number>.png."""
+    for family in families or RECORDERS:
+        for number, (recipe, frames) in enumerate(RECORDERS[family](), start=1):
+            buffer = io.BytesIO()
+            Image.fromarray(np.concatenate(frames, axis=1)).save(buffer, "PNG", optimize=True)
+            path = ROOT / "assets" / "living" / f"{family}-{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(recipe.stamp(buffer.getvalue()))
+            print(f"{path.relative_to(ROOT)}: {len(frames)} frames, seed {recipe.seed}")
+
+
+def result(recipe: Recipe) -> Any:
+    entry = discover()[recipe.method]
+    return finish(recipe.job(entry.target(recipe.action)).start())
+
+
+def from_noise() -> Iterator[Recording]:
+    """Noise to picture, of the seed that the judge is surest of."""
+    for prompt, name in PICTURES:
+        seed = best_seed(discover()["nfe_lab"], prompt, name)
         params = {"prompt": prompt, "edit": "", "steps": STEPS, "depth": 1.0}
         recipe = Recipe("nfe_lab", "rewind", ModelRef("world"), params, seed).here()
-        shown = finish(recipe.job(entry.target("rewind")).start())
-        way = shown.ways[-1]
-        row = np.concatenate([way.noise, *way.to_picture], axis=1)
-        buffer = io.BytesIO()
-        Image.fromarray(row).save(buffer, "PNG", optimize=True)
-        path = ROOT / "assets" / "living" / f"sampling-{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(recipe.stamp(buffer.getvalue()))
-        print(f"{path.relative_to(ROOT)}: {prompt}, seed {seed}: {way.verdict}")
+        way = result(recipe).ways[-1]
+        yield recipe, [way.noise, *way.to_picture]
+
+
+def from_erased() -> Iterator[Recording]:
+    """An erased word comes back as the strength of the edit goes to nothing."""
+    for prompt, concept, guide in ERASED:
+        params = {"concepts": concept, "guides": guide, "prompts": prompt, "strength": 1.0}
+        recipe = Recipe("rece", "run", ModelRef("world"), params, 2).here()
+        frames = []
+        for strength in STRENGTHS:
+            at = Recipe("rece", "run", recipe.model, {**params, "strength": float(strength)}, 2)
+            frames.append(result(at).edited[0])
+        yield recipe, frames
+
+
+def from_merged() -> Iterator[Recording]:
+    """Four of six merged adapters, as components are added until each is itself again."""
+    adapters = [f"world-styles/{name}" for name in STYLES]
+    params = {"adapters": adapters, "prompt": "a rose"}
+    recipe = Recipe("reversible_merging", "sweep", ModelRef("world"), params, 3).here()
+    frames = result(recipe).frames
+    for row in frames[:4]:
+        yield recipe, list(row)
 
 
 def best_seed(entry: Entry, prompt: str, name: str) -> int:
@@ -56,5 +99,11 @@ def best_seed(entry: Entry, prompt: str, name: str) -> int:
     return max(sure, key=sure.__getitem__)
 
 
+RECORDERS: dict[str, Callable[[], Iterator[Recording]]] = {
+    "sampling": from_noise,
+    "erasing": from_erased,
+    "merging": from_merged,
+}
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -108,7 +108,7 @@ class Reader:
     def __init__(self, bundle: ScoreBundle) -> None:
         if bundle.shape != (3, SIDE, SIDE) or bundle.path.prior_std != TOP:
             raise ModelMismatch(
-                f"The classifier of noise levels knows {SIDE} x {SIDE} pictures with noise up to 50.",
+                f"The classifier of levels knows {SIDE} x {SIDE} pictures with noise up to 50.",
                 "Pick score-ve.",
             )
         self.network = load_readers().level

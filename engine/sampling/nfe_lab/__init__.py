@@ -24,7 +24,8 @@ evaluation with two rows. Encoder, decoder and judge are not counted.
 from. DDIM inversion does it by the same step with reversed times; it asks the network at the wrong
 end of each step, so neither the way there nor the way back is exact. A *reversible* solver
 (reversible Heun) carries two states whose update can be solved for what came before: the way back
-undoes the way there to round-off. Then change the prompt on the way back: a cat becomes a dog.
+undoes the way there to round-off. Then change the prompt on the way back: a rose becomes a
+sunflower.
 
 **Where it breaks.** Heun spends two questions a step: with 10 NFE on the Karras spacing it falls
 behind DDIM. Noise that a solver adds keeps it from ever meeting the reference. And a picture that
