@@ -84,7 +84,7 @@ tags: [rewind, {card["kind"]}]
 nothing like the models of the same layout that were trained on photographs.
 
 Made again by `python -m engine.zoo build {card["key"]}`. Drawings, artists and licences:
-`assets/LICENSES.md`. Measured by `python -m engine.zoo examine {card["key"]}`:
+`assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {card["key"]}`:
 
 | what | figure |
 |---|---|
