@@ -119,7 +119,8 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, dict[str, Any]]:
         multiselect=True,
         allow_custom_value=True,
         label="Adapters",
-        info="Shipped, uploaded, a Hub id (owner/name@revision), or a folder",
+        info="Shipped, uploaded, a Hub id (owner/name@revision), or a folder; a full fine-tune "
+        "as: tuned.safetensors minus base.safetensors rank 16",
         elem_id="rmm-adapters",
     )
     opened = gr.UploadButton(

@@ -15,7 +15,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import finish
 from engine.merging.reversible_merging import basis as rmm
 from engine.merging.reversible_merging import bundle as bundles
-from engine.merging.reversible_merging import exports, golden, pt_svd
+from engine.merging.reversible_merging import exports, fine_tunes, golden, pt_svd
 from engine.merging.reversible_merging.collection import check_sources, of
 from engine.merging.reversible_merging.gauge import aligned
 from engine.merging.reversible_merging.survey import (
@@ -249,11 +249,34 @@ def test_a_full_fine_tune_becomes_an_adapter(tmp_path):
     tuned = {"a.weight": base["a.weight"] + low, "a.bias": torch.ones(9)}
     save_file(base, tmp_path / "base.safetensors")
     save_file(tuned, tmp_path / "tuned.safetensors")
-    lora = pt_svd.fine_tune(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", 2)
+    lora = fine_tunes.fine_tune(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", 2)
     a, b = lora.factors("a")
     torch.testing.assert_close(a @ b, low, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(a.square().sum(0), b.square().sum(1))
     assert list(lora.extra) == ["a.bias"]
+
+
+def test_full_fine_tunes_are_named_beside_adapters(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    from engine.merging.reversible_merging.collection import collect
+
+    monkeypatch.setenv("REWIND_FOLDERS", str(tmp_path))
+    draw = torch.Generator().manual_seed(4)
+    base = {"a.weight": torch.randn(9, 7, generator=draw)}
+    save_file(base, tmp_path / "base.safetensors")
+    sources, deltas = [], []
+    for name in ("one", "two", "three"):
+        deltas.append(torch.randn(9, 2, generator=draw) @ torch.randn(2, 7, generator=draw))
+        save_file({"a.weight": base["a.weight"] + deltas[-1]}, tmp_path / f"{name}.safetensors")
+        sources.append(f"{tmp_path}/{name}.safetensors minus {tmp_path}/base.safetensors rank 2")
+    collection = collect(sources)
+    assert collection.names == ("one", "two", "three")
+    a, b = collection.factors("a")
+    torch.testing.assert_close(a @ b, torch.stack(deltas), atol=1e-5, rtol=1e-4)
+    assert collect([sources[0].replace("rank 2", "rank 1")]).digest != collect(sources[:1]).digest
+    with pytest.raises(BadInput, match="two files"):
+        collect([f"{tmp_path}/one.safetensors minus {tmp_path}"])
 
 
 def test_recompressing_keeps_the_delta_and_forgets_the_gauge(collection):

@@ -12,6 +12,7 @@ import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Float, Tensor
+from engine.merging.reversible_merging.fine_tunes import from_source
 from engine.models.adapter_sources import find
 from engine.models.adapters import Lora, LoraLayer, open_lora
 
@@ -135,7 +136,12 @@ def collect(sources: Sequence[str]) -> Collection:
     that cannot be merged, and what opening an adapter raises.
     """
     check_sources(sources)
-    return of([open_lora(find(source), _name(source)) for source in sources])
+    return of([_opened(source) for source in sources])
+
+
+def _opened(source: str) -> Lora:
+    name = _name(source)
+    return from_source(source, find, name) or open_lora(find(source), name)
 
 
 def check_sources(sources: object) -> None:
@@ -177,4 +183,5 @@ def of(loras: Sequence[Lora]) -> Collection:
 
 
 def _name(source: str) -> str:
+    source = source.partition(" minus ")[0].strip()
     return source.rstrip("/").rpartition("/")[2].removesuffix(".safetensors")[:60] or source[:60]

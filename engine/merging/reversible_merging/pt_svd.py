@@ -1,34 +1,16 @@
-"""Low-rank factors of what was not trained as such: the paper's PT-SVD setting.
+"""Adapters as if they had been compressed after training, as the paper's PT-SVD is.
 
-A full fine-tune is W_after - W_before, cut to rank r by its SVD, with the singular values shared
-evenly: A = U sqrt(S), B = sqrt(S) V^T. Which signs and rotations the SVD picks is arbitrary, and
-differs from task to task; that costs the basis more than adapters of one start do.
+The SVD of a delta forgets how training wrote its factors; see `fine_tunes` for checkpoints that
+were never trained as factors.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
-from pathlib import Path
 
-from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Float, Tensor
 from engine.merging import _baselines as merges
 from engine.merging.reversible_merging.collection import Collection
-from engine.models._checks import read_header
-from engine.models.adapters import Lora, LoraLayer, canonical, read_tensor
-
-
-class FineTune(Lora):
-    """A full fine-tune as an adapter: the factors are found when a module is asked for."""
-
-    before: Path
-
-    def factors(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
-        key = self.layers[module].down
-        after, before = self._tensor(key).double(), read_tensor(self.before, key).double()
-        a, b = merges.truncated((after - before).flatten(1), self.layers[module].rank)
-        return a.float(), b.float()
+from engine.models.adapters import Lora
 
 
 class Recompressed(Lora):
@@ -49,38 +31,3 @@ def recompressed(collection: Collection) -> Collection:
     names = [field.name for field in fields(Lora)]
     loras = [Recompressed(**{n: getattr(lora, n) for n in names}) for lora in collection.loras]
     return Collection(tuple(loras), collection.shapes)
-
-
-def fine_tune(
-    before: Path, after: Path, rank: int, *, only: Sequence[str] = (), name: str = ""
-) -> FineTune:
-    """The difference of two checkpoints (safetensors files) as an adapter of this rank.
-
-    Every weight of two or more dimensions that both hold counts, except embeddings; `only` names
-    ends of weights to take. The rest (biases, norms) stays with the task and is listed as extra.
-    """
-    if not 1 <= rank <= 1024:
-        raise BadInput(f"rank must be from 1 to 1024, got {rank}.", "The paper uses 16 to 128.")
-    old, new = read_header(before), read_header(after)
-    layers: dict[str, LoraLayer] = {}
-    extra: dict[str, int] = {}
-    for key, info in new.items():
-        if key not in old or old[key].shape != info.shape:
-            raise ModelMismatch(
-                f"{key[:80]} is {list(info.shape)} in the fine-tune, which the base does not have.",
-                "Choose the checkpoint that it was trained from.",
-            )
-        wanted = key.endswith(tuple(only)) if only else "embed" not in key
-        if len(info.shape) < 2 or not key.endswith(".weight") or not wanted:
-            extra[key] = info.end - info.start
-            continue
-        m, d = info.shape[0], math.prod(info.shape[1:])
-        name_ = key.removesuffix(".weight")
-        layers[canonical(name_)] = LoraLayer(
-            name_, key, key, min(rank, m, d), m, d, kernel=info.shape[2:]
-        )
-    if not layers:
-        raise ModelMismatch("The two checkpoints share no matrix.", "Choose another base.")
-    tuned = FineTune(name or after.stem, after, "fine-tune", layers, "", extra)
-    object.__setattr__(tuned, "before", before)
-    return tuned
