@@ -15,7 +15,7 @@ from engine.models.diffusion import DiffusionBundle
 from engine.models.library import ASSETS, MODELS, verify
 
 KEY = "spm-world"
-CONCEPTS = ("cat", "dog", "car", "rose", "neon style", "sketch style")
+CONCEPTS = ("neon style", "penguin", "car")
 
 
 def file_name(concept: str) -> str:
