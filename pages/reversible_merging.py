@@ -562,7 +562,7 @@ def draw_weigh(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
             )
         ],
         "p",
-        "deviation from the mean that is kept, %",
+        "deviation kept, %",
         height=260,
     )
     return (
@@ -608,7 +608,7 @@ def _weighed_table(found: Any) -> str:
     )
     head = "".join(f"<th>p = {p}</th>" for p in range(len(survey.errors)))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    said = f"p = {found.chosen} takes {100 * found.chosen_storage:.0f} % of the adapters' size."
+    said = f"p = {found.chosen} takes {100 * found.chosen_storage:.0f} % of the adapters' size"
     return (
         f'<div class="beside">{heat}<div>{storage_bar(found.chosen_storage, said)}'
         '<p class="note">Relative squared error of each rebuilt delta.</p>'
