@@ -79,7 +79,7 @@ CARD = MethodCard(
         margin=0.6,
         by="difference",
     ),
-    models=("world",),
+    models=("world", "world-sister"),
     budget=Budget(cpu_seconds=6.0, gpu_seconds=4.0),
     shows=(
         "engine.erasing.rece.closed_form:redirect",

@@ -85,7 +85,7 @@ CARD = MethodCard(
         margin=2.0,
         by="factor",
     ),
-    models=("world",),
+    models=("world", "world-sister"),
     budget=Budget(cpu_seconds=30.0, gpu_seconds=8.0),
     shows=(
         "engine.erasing.spm.training:erase_loss",

@@ -66,7 +66,7 @@ CARD = MethodCard(
         margin=1.2,
         by="factor",
     ),
-    models=("world",),
+    models=("world", "world-sister"),
     budget=Budget(cpu_seconds=12.0, gpu_seconds=6.0),
     shows=(
         "engine.diffusion.solvers:ddim",
