@@ -101,7 +101,7 @@
 
   // A lesson: its sheet stands beside the panel, and settings that its task does not need are away.
   const wanted = new URLSearchParams(location.search), lesson = wanted.get("lesson");
-  let widened = false;
+  let widened = false, shown = false;
   const openLesson = () => {
     if (!lesson || widened) return;
     // The page may draw a sheet anew: each new one is opened once.
@@ -119,12 +119,23 @@
     const kept = task.dataset.controls.split(" ").map((name) => `set-${name}`);
     document.querySelectorAll(".setting").forEach((setting) =>
       setting.classList.toggle("put-away", !kept.some((name) => setting.classList.contains(name))));
+    // What belongs to a setting goes away with it.
+    document.querySelectorAll(".seed").forEach((row) =>
+      row.classList.toggle("put-away", !!row.querySelector(".setting.put-away")));
+    document.querySelectorAll(".suggestions").forEach((row) => {
+      const field = document.getElementById(row.querySelector("[data-fill]").dataset.fill);
+      row.classList.toggle("put-away", !!field?.closest(".put-away"));
+    });
+    const button = document.getElementById(task.dataset.button);
+    if (shown || !button?.getClientRects().length) return;
+    shown = true;
+    if (button.getBoundingClientRect().top > innerHeight) button.scrollIntoView({ block: "center" });
   };
   if (lesson) setInterval(openLesson, 500);
   document.addEventListener("click", (event) => {
     if (!event.target.closest || !event.target.closest("[data-widen]")) return;
     widened = true;
-    document.querySelectorAll(".put-away").forEach((setting) => setting.classList.remove("put-away"));
+    document.querySelectorAll(".put-away").forEach((one) => one.classList.remove("put-away"));
   });
 
   const wake = () => {

@@ -92,7 +92,8 @@ def sheet(entry: Entry, lesson: Lesson) -> str:
 def _task(entry: Entry, task: Task, number: int) -> str:
     controls = escape(" ".join(task.narrowed))
     return (
-        f'<li data-task data-number="{number}" data-controls="{controls}">'
+        f'<li data-task data-number="{number}" data-controls="{controls}" '
+        f'data-button="{escape(entry.slug)}-{escape(task.action)}">'
         f"<p>{escape(task.do)} "
         f'<a class="quiet" href="{escape(address(entry, number))}">Set it up</a></p>'
         f"<label>{escape(task.predict)}"

@@ -33,8 +33,9 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
 
 
 def _golden(runner: Runner) -> None:
-    button = gr.Button("Run all golden cases", variant="primary", elem_classes="forward")
-    stop = gr.Button("Stop", size="sm", elem_classes="quiet")
+    with gr.Row(elem_classes="actions"):
+        button = gr.Button("▶  Run all golden cases", elem_classes="forward", min_width=120)
+        stop = gr.Button("Stop", elem_classes="stop", min_width=80)
     table = gr.HTML(
         '<p class="note">Nothing has run yet. The same in a terminal: '
         "<code>python -m engine verify</code></p>"

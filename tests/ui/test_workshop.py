@@ -94,3 +94,11 @@ def test_a_lesson_on_a_phone_stays_below_the_panel(new_visitor):
     expect(page.locator(".worksheet:visible")).to_be_visible()
     assert page.locator(".lesson-fold:visible").bounding_box()["x"] < 60
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.browser
+def test_a_task_further_down_the_panel_is_brought_into_view(new_visitor):
+    page: Page = new_visitor(width=1440).page
+    page.goto(f"/{address(CATALOG['rece'], 3)}")
+    expect(page.locator("#rece-comeback")).to_be_in_viewport(timeout=60_000)
+    expect(page.locator(".suggestions").first).to_be_hidden()
