@@ -38,22 +38,64 @@ Kind = Literal["ve", "vp", "subvp"]
 CLASSES = TEN_OBJECTS
 SIDE = 16  # of the pictures of the shipped networks
 LEVELS = 1000
+DATA_STD, LOWEST = 0.5, 1e-4  # of pictures in [-1, 1]; the lowest level that is told apart
+_BETA_0, _BETA_1 = 0.1, 20.0
 READERS = ASSETS / "score-readers"
 
 
-class ScaledUNet(nn.Module):
-    """The UNet as samplers ask it: labels in, a tensor out, the input scaled if so trained."""
+class PlainUNet(nn.Module):
+    """The UNet as samplers ask it: labels in, a tensor out."""
 
-    def __init__(self, unet: nn.Module, *, scale_input: bool) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
-        self.unet, self.scale_input = unet, scale_input
+        self.unet = unet
 
     def forward(
         self, x: Float[Tensor, "b c h w"], label: Float[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
-        if self.scale_input:
-            x = x / torch.sqrt(1 + label.reshape(-1, 1, 1, 1) ** 2)
         return self.unet(x, label, return_dict=False)[0]
+
+
+class OneDenoiser(nn.Module):
+    """One denoiser for all processes, asked in the coordinates of one of them.
+
+    Every process is x = a x0 + s eps, and x / a is a picture with noise of level s / a. So a
+    network that cleans pictures of any level answers for all three: the score for VE (label sigma),
+    the noise for VP and sub-VP (label 999 t). The scalings are those of Karras et al., NeurIPS
+    2022, arXiv:2206.00364, table 1: what the network itself answers has unit variance at each
+    level, which small networks learn in minutes.
+    """
+
+    def __init__(self, unet: nn.Module, process: Kind) -> None:
+        super().__init__()
+        self.unet, self.process = unet, process
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], label: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        label = label.reshape(-1, 1, 1, 1)
+        if self.process == "ve":  # pictures in [0, 1]: twice as near as those in [-1, 1]
+            return -self.noise(2 * x - 1, 2 * label) / label
+        t = label / 999
+        log_a = -t * t * (_BETA_1 - _BETA_0) / 4 - t * _BETA_0 / 2
+        lost = -torch.expm1(2 * log_a)
+        s = lost if self.process == "subvp" else lost.sqrt()
+        return self.noise(x / log_a.exp(), s / log_a.exp())
+
+    def noise(
+        self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise in x = picture + level noise, (x - D(x)) / level, without dividing by it."""
+        whole = level**2 + DATA_STD**2
+        return level / whole * x - DATA_STD / whole.sqrt() * self.answer(x, level)
+
+    def answer(
+        self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the network says: F in D(x) = c_skip x + c_out F(c_in x)."""
+        told = 100 * torch.log(level.flatten().clamp_min(LOWEST) / LOWEST)
+        scaled = x / (level**2 + DATA_STD**2).sqrt()
+        return self.unet(scaled, told, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
@@ -134,7 +176,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         )
     # Scores of levels down to 0.01 lose too much in half precision.
     unet = _layout.network(folder / "unet", UNet2DModel, card.title, device, "float32")
-    model = ScaledUNet(unet, scale_input=bool(scheduler.get("scale_input", False)))
+    model = OneDenoiser(unet, process) if scheduler.get("one_denoiser") else PlainUNet(unet)
     return ScoreBundle(
         ref=ref,
         card=card,

@@ -4,7 +4,7 @@ Pictures are 16 x 16: one of ten objects on one of six pale grounds, put togethe
 the drawings of six artists; the seventh artist's are kept for tests. Values are 8-bit and
 dequantised, x = (k + u) / 256, since exact likelihoods of 8-bit data are only defined so.
 
-    python -m engine.zoo build score-ve --seconds 200       also score-vp, score-subvp
+    python -m engine.zoo build score-ve --seconds 200       score-vp and score-subvp with it
     python -m engine.zoo build score-readers --seconds 120  the noisy classifier and the level one
 """
 
@@ -20,7 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.diffusion.chain import noise_levels
-from engine.models.score import CLASSES, SIDE, LevelClassifier, NoisyClassifier, ScaledUNet
+from engine.models.score import (
+    CLASSES,
+    DATA_STD,
+    SIDE,
+    LevelClassifier,
+    NoisyClassifier,
+    OneDenoiser,
+)
 from engine.world.sprites import load_sprites
 from engine.world.vocabulary import BACKGROUNDS
 from engine.zoo.export import MODELS, write_card
@@ -83,7 +90,7 @@ class Drawings:
         return (eight_bit + fraction) / 256, self.labels[chosen]
 
 
-def new_unet(process: str) -> nn.Module:
+def new_unet() -> nn.Module:
     """0.7 million weights, small enough that a processor can train them; attention at 4 x 4."""
     from diffusers import UNet2DModel
 
@@ -95,9 +102,24 @@ def new_unet(process: str) -> nn.Module:
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=16,
-        # NCSN++ hears log sigma and divides its answer by sigma; DDPM hears 999 t
-        time_embedding_type="fourier" if process == "ve" else "positional",
     )
+
+
+def denoising_loss(net: OneDenoiser, x0: Tensor, noise: torch.Generator) -> Tensor:
+    """Mean square of what the network says against what it should, levels log-normal.
+
+    The answer has unit variance at each level, so this is the weighted loss of Karras et al., 2022.
+    """
+    device = x0.device
+    log_level = -1.0 + 1.6 * torch.randn(len(x0), generator=noise, device=device)
+    level = log_level.exp().reshape(-1, 1, 1, 1)
+    z = torch.randn(x0.shape, generator=noise, device=device)
+    x = x0 + level * z
+    whole = level**2 + DATA_STD**2
+    wanted = (x0 - DATA_STD**2 / whole * x) * whole.sqrt() / (level * DATA_STD)
+    with half_precision(device):
+        said = net.answer(x, level)
+    return (said.float() - wanted).square().mean()
 
 
 def process_loss(process: str, net: nn.Module, x0: Tensor, noise: torch.Generator) -> Tensor:
@@ -119,35 +141,25 @@ def process_loss(process: str, net: nn.Module, x0: Tensor, noise: torch.Generato
     return (noise_pred.float() - z).square().mean()
 
 
-def build_score(process: str, folder: Path, options: Options) -> None:
-    """Train one network, write it, and measure it as it lies there."""
-    key = f"score-{process}"
+def build_score(folder: Path, options: Options) -> None:
+    """Train one denoiser, write it in the coordinates of all three processes, and measure each."""
     torch.manual_seed(0)
-    # Sub-VP goes on from VP where that lies: both networks hear 999 t and answer with the noise.
-    begun = MODELS / "score-vp" / "unet"
-    if process == "subvp" and begun.exists():
-        from diffusers import UNet2DModel
-
-        unet = UNet2DModel.from_pretrained(begun).float()
-    else:
-        unet = new_unet(process)
-    net = ScaledUNet(unet, scale_input=process == "ve").to(options.device)
+    net = OneDenoiser(new_unet(), "ve").to(options.device)
     drawings = Drawings(options.device)
     batch = 512 if options.device == "cuda" else 32
 
     def loss_of(_: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
-        loss = process_loss(process, net, drawings.draw(batch, noise)[0], noise)
+        loss = denoising_loss(net, 2 * drawings.draw(batch, noise)[0] - 1, noise)
         return loss, {"loss": loss.detach()}
 
-    # save_every: a run that is cut off leaves weights that can be used
-    plan = options.plan(20_000, 2e-3, warmup=200, decay_from=0.4, ema=0.998, save_every=25.0)
-    train([net], loss_of, plan, folder / f"{key}.safetensors",
-          on_save=lambda _: export_score(process, net))  # fmt: skip
-    export_score(process, net)
-    examine_score(process, options)
+    plan = options.plan(20_000, 2e-3, warmup=200, decay_from=0.4, ema=0.998)
+    train([net], loss_of, plan, folder / "score.safetensors")
+    for process in CARDS:
+        export_score(process, net)
+        examine_score(process, options)
 
 
-def export_score(process: str, net: ScaledUNet) -> None:
+def export_score(process: str, net: OneDenoiser) -> None:
     """The folder in diffusers layout, half precision, with a card."""
     from diffusers import DDPMScheduler, ScoreSdeVeScheduler
 
@@ -159,7 +171,7 @@ def export_score(process: str, net: ScaledUNet) -> None:
         scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
     settings = folder / "scheduler" / "scheduler_config.json"
-    told = json.loads(settings.read_text()) | {"process": process, "scale_input": process == "ve"}
+    told = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
     settings.write_text(json.dumps(told, indent=1) + "\n")
     pipeline = "ScoreSdeVePipeline" if process == "ve" else "DDPMPipeline"
     index = {
@@ -173,7 +185,10 @@ def export_score(process: str, net: ScaledUNet) -> None:
 
 def _card(process: str, measured: dict) -> None:
     key = f"score-{process}"
-    write_card(MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured)
+    about = "One network ships three times, asked in the coordinates of VE, VP and sub-VP."
+    write_card(
+        MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured, reads=about
+    )
 
 
 @torch.no_grad()
@@ -313,21 +328,4 @@ def export_readers(noisy: nn.Module, level: nn.Module, measured: dict) -> None:
     )
 
 
-def _build_ve(folder: Path, options: Options) -> None:
-    build_score("ve", folder, options)
-
-
-def _build_vp(folder: Path, options: Options) -> None:
-    build_score("vp", folder, options)
-
-
-def _build_subvp(folder: Path, options: Options) -> None:
-    build_score("subvp", folder, options)
-
-
-BUILDS = {
-    "score-ve": _build_ve,
-    "score-vp": _build_vp,
-    "score-subvp": _build_subvp,
-    "score-readers": build_readers,
-}
+BUILDS = {f"score-{process}": build_score for process in CARDS} | {"score-readers": build_readers}

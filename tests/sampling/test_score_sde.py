@@ -11,8 +11,9 @@ from engine.core.job import Job
 from engine.core.recipe import ModelRef
 from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
+from engine.diffusion.schedules import subvp, vp
 from engine.models.library import load
-from engine.models.score import ScoreBundle, load_score
+from engine.models.score import DATA_STD, OneDenoiser, ScoreBundle, load_score
 from engine.sampling.score_sde import bench, golden
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.pictures import example, mask_of
@@ -54,7 +55,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
     for name, pipeline, told in (
         ("vp", "DDPMPipeline", {}),
         ("subvp", "DDPMPipeline", {"process": "subvp"}),
-        ("ve", "ScoreSdeVePipeline", {"scale_input": True}),
+        ("ve", "ScoreSdeVePipeline", {"one_denoiser": True}),
     ):
         (root / name).mkdir()
         made[name] = str(tiny_folder(root / name, pipeline, **told))
@@ -94,6 +95,27 @@ def test_a_diffusers_folder_is_loaded_on_its_process(folders, name):
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert bool(torch.isfinite(model(x, 0.3).score).all())
     assert model.nfe == 1
+
+
+def test_one_denoiser_says_the_same_in_all_coordinates():
+    class Net(torch.nn.Module):
+        def forward(self, x, label, return_dict):
+            return (torch.tanh(x) * (1 + label.reshape(-1, 1, 1, 1) / 1000),)
+
+    unet = Net()
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for process, path in (("vp", vp(t_min=0.0)), ("subvp", subvp(t_min=0.0))):
+        for t in (1e-3, 0.2, 0.9):
+            a, s = float(path.a(t)), float(path.s(t))
+            level = torch.full((4, 1, 1, 1), s / a)
+            there = OneDenoiser(unet, process)(a * x, torch.full((4,), 999 * t))
+            score = OneDenoiser(unet, "ve")((x + 1) / 2, torch.full((4,), s / a / 2))
+            torch.testing.assert_close(there, -score * s / a / 2, rtol=2e-4, atol=2e-5)
+            clean = x - level * there
+            told = DATA_STD**2 / (level**2 + DATA_STD**2)
+            answer = OneDenoiser(unet, process).answer(x, level)
+            wanted = told * x + level * DATA_STD / (level**2 + DATA_STD**2).sqrt() * answer
+            torch.testing.assert_close(clean, wanted, rtol=2e-4, atol=2e-4)
 
 
 def test_pictures_come_back_from_states_with_every_bit(folders):
