@@ -11,7 +11,9 @@ say the noise in a noisy picture says the score $\nabla \log p_t = -\hat\epsilon
 
 Three ways to add noise, with $x_t = a\,x_0 + s\,\epsilon$: **VE** lets the noise explode ($a = 1$,
 $s$ from 0.01 to 50), **VP** keeps the variance ($a^2 + s^2 = 1$), **sub-VP** stays below it
-($s = 1 - a^2$) and gives the best likelihoods of the paper.
+($s = 1 - a^2$) and gives the best likelihoods of the paper. Divided by $a$ all three are a picture
+with noise of level $s/a$; so the network that ships is one denoiser $D$, asked in three
+coordinates, $\hat\epsilon = (x/a - D(x/a,\, s/a))\, a/s$. Published ones are one a process.
 
 *There and back.* The flow has no noise, so it can be walked from a picture to its latent and back:
 the same picture. The reverse equation with noise, begun at the same latent, ends elsewhere each
@@ -32,7 +34,7 @@ evaluations are counted like all others, so with a corrector there are half as m
 **Where the corrector does not help.** With the exact score of a small world, which the sampler lab
 uses, the corrector costs half of the steps and gives little: at 20 evaluations it is worse. The
 paper's gain is with learned scores, 1000 steps and as many evaluations again. What a network of
-a million weights makes of it here is measured beside the claim, whichever way it comes out.
+0.7 million weights makes of it here is measured beside the claim, whichever way it comes out.
 
 *Control.* What is known of a picture is put back, with the noise of its level, after every update:
 a mask gives inpainting, the gray value in turned colour channels gives colourisation. A classifier
