@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from playwright.sync_api import Page, expect
 
-from benchmarks.harness import Server
+from benchmarks.harness import Server, axe_findings, sideways_scroll
 from pages import mr_sampler
+from tests.ui.browser import NewVisitor
 from tests.tiny_restorer import tiny_restorer
 
 # The client leaves sockets to the collector of garbage.
@@ -130,3 +133,25 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
     with pytest.raises((AppError, ValueError)) as refused:
         run(**changed)
     assert "Something failed" not in str(refused.value)
+
+
+@pytest.mark.browser
+def test_a_visitor_restores_moves_the_cut_and_takes_the_link(
+    new_visitor: NewVisitor, shot: Callable[[Page, str], Path]
+):
+    page = new_visitor(width=390).page
+    page.set_default_timeout(120_000)
+    expect.set_options(timeout=120_000)
+    page.goto("/sample?method=mr-sampler")
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.locator("#mr_sampler-run-status .done").wait_for()
+    for title in ("MRS-ODE-d-2", "Posterior, strided", "Posterior, as released"):
+        expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
+    cutter = page.get_by_label("Cut between damaged and MRS-ODE-d-2")
+    cutter.fill("20")
+    assert sideways_scroll(page) == 0
+    assert axe_findings(page) == []
+    shot(page, "narrow")
+    page.reload()
+    page.locator("#mr_sampler-run-status .done").wait_for()
+    expect(cutter).to_be_visible()

@@ -3,9 +3,9 @@
     python -m engine bench mr-sampler          writes assets/claims/mr_sampler.json
 
 32 squares of 48 pixels of pictures that were never trained on, each with three draws of damage and
-noise, so
-that every kind of damage occurs equally often. All methods see the same damage and the same noise.
-Intervals are bootstraps over pictures: the three draws of one picture stay together.
+noise, so that every kind of damage occurs equally often. All methods see the same damage and the
+same noise. Beside them stand the damaged picture and the network's first estimate, which costs one
+evaluation. Intervals are bootstraps over pictures: the three draws of one picture stay together.
 """
 
 import os
@@ -33,11 +33,13 @@ from engine.sampling.mr_sampler.restoring import Restorer
 
 PER_PHOTOGRAPH, DRAWINGS, DRAWS = 6, 8, 3
 COUNTS = {
-    **dict.fromkeys(("mrs_ode_d_2", "mrs_ode_n_2", "mrs_sde_d_2", "mrs_sde_n_1"), (5, 10, 20)),
-    "posterior_strided": (5, 10, 20),
-    "posterior_released": (5, 10, 20, 100),
+    "mrs_ode_d_2": (1, 2, 5, 10, 20),
+    **dict.fromkeys(("mrs_ode_n_2", "mrs_sde_d_2", "mrs_sde_n_1"), (5, 10, 20)),
+    "posterior_strided": (1, 2, 5, 10, 20, 50),
+    "posterior_released": (5, 10, 20, 50, 100),
 }
-"""Evaluations by method. With 100 of 100 steps the two posterior samplers are one."""
+"""Evaluations by method. With 1 the clean estimate itself is the result, whoever samples; with 100
+of 100 steps the two posterior samplers are one."""
 HEADS = (("mrs_ode_d_2", 10),)
 OURS, RIVAL = ("mrs_ode_d_2", 10), ("posterior_released", 100)
 RESAMPLES = 10_000
@@ -182,6 +184,7 @@ def _by_task(
     rows: dict[str, Plain] = {}
     columns = {
         "damaged": damaged,
+        "one estimate, 1 NFE": found["mrs_ode_d_2"][1],
         "MRS-ODE-d-2, 10 NFE": found["mrs_ode_d_2"][10],
         "posterior as released, 10 NFE": found["posterior_released"][10],
         "posterior strided, 10 NFE": found["posterior_strided"][10],
