@@ -14,8 +14,8 @@ from playwright.sync_api import Page, expect
 
 from benchmarks.harness import Server, axe_findings, sideways_scroll
 from pages import mr_sampler
-from tests.ui.browser import NewVisitor
 from tests.tiny_restorer import tiny_restorer
+from tests.ui.browser import NewVisitor
 
 # The client leaves sockets to the collector of garbage.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
