@@ -280,7 +280,7 @@ def test_examples_and_held_out_squares_are_pictures():
     for name in EXAMPLES:
         assert example(name).shape == (128, 128, 3)
     squares = held_out(2, 3)
-    assert squares.shape == (11, 3, 48, 48)
+    assert squares.shape == (11, 3, 32, 32)
     assert 0 <= float(squares.min()) < float(squares.max()) <= 1
 
 

@@ -142,7 +142,7 @@ def test_a_visitor_restores_moves_the_cut_and_takes_the_link(
     page = new_visitor(width=390).page
     page.set_default_timeout(120_000)
     expect.set_options(timeout=120_000)
-    page.goto("/sample?method=mr-sampler")
+    page.goto("/sample?method=mr_sampler")
     page.get_by_role("button", name="Restore", exact=True).click()
     page.locator("#mr_sampler-run-status .done").wait_for()
     for title in ("MRS-ODE-d-2", "Posterior, strided", "Posterior, as released"):

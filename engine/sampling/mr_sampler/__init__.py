@@ -24,7 +24,10 @@ where $D$, for order 2, is the slope from the last estimate to this one.
 **The names.** MRS-ODE follows the flow and draws no noise on the way; MRS-SDE draws fresh noise at
 each step. "d" extends the clean picture over a step, "n" the noise; 1 and 2 are the orders. That
 makes eight. What the network itself was trained to say (noise, clean picture or velocity) is
-another choice: all three are readings of one pair, and this network has a head for each.
+another choice: all three are readings of one pair, and this network has a head for each. They are
+equal on paper and not in practice. A head for the noise that has learnt nothing makes the sampler
+draw noise; the head for the clean picture is put together so that it then returns the picture as it
+came, and whatever it learns is gain. It is the one used unless you choose another.
 
 **What is new and what is not.** MRS-ODE-d-1 and MRS-ODE-n-1 are DDIM, MRS-ODE-d-2 is DPM-Solver++
 2M, and MRS-SDE-d-1 is exactly *posterior sampling* with a stride: the last line of the classical

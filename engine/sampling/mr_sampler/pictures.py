@@ -19,7 +19,7 @@ from engine.world.sprites import load_sprites
 
 FOLDER = ROOT / "assets" / "data" / "photographs"
 HELD_OUT_ARTIST = "fluent-emoji"
-CROP = 48
+CROP = 32
 """Side of the squares that figures are measured on."""
 
 Picture = UInt8[Array, "h w 3"]
@@ -57,7 +57,7 @@ def scene(name: str) -> Picture:
 
 
 def held_out(per_photograph: int, drawings: int, *, seed: int = 0) -> Float[Tensor, "n 3 h w"]:
-    """Squares of 48 pixels: some of each photograph, then scenes of the held-out artist."""
+    """Squares of 32 pixels: some of each photograph, then scenes of the held-out artist."""
     squares = []
     for name, one in EXAMPLES.items():
         if one.place is None:
@@ -74,7 +74,7 @@ def held_out(per_photograph: int, drawings: int, *, seed: int = 0) -> Float[Tens
     generator = np.random.default_rng(seed + 77)
     for _ in range(drawings):
         drawn = draw(random_scene(generator, sprites, blanks=0.0), sprites, generator)
-        squares.append(drawn[8 : 8 + CROP, 8 : 8 + CROP])
+        squares.append(drawn[16 : 16 + CROP, 16 : 16 + CROP])
     return to_tensor(np.stack(squares))
 
 
