@@ -42,13 +42,13 @@ def build(frame: Frame) -> None:
         with gr.Column(elem_classes="ask"):
             example = gr.Dropdown(
                 [(one.title, name) for name, one in EXAMPLES.items()],
-                value="chelsea",
+                value="flower",
                 label="Picture",
                 info="None of them was in the training",
             )
             task = gr.Dropdown(
                 [*((title, name) for name, title in TASKS.items()), ("none", UNKNOWN)],
-                value="noise",
+                value="low_light",
                 label="Damage, done here",
             )
             strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength of the damage")
@@ -127,7 +127,7 @@ def build(frame: Frame) -> None:
     frame.breaks(
         "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
         "the stochastic variant explodes.",
-        {"task": "noise", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
+        {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
     )
 
 
@@ -309,7 +309,7 @@ def build_restore(frame: Frame, spacing: gr.Dropdown, fit_target: gr.Dropdown) -
         with gr.Column(elem_classes="settings"):
             example = gr.Dropdown(
                 [(one.title, name) for name, one in EXAMPLES.items()],
-                value="flower",
+                value="rocket",
                 label="Example",
                 info="Is damaged here",
             )

@@ -49,8 +49,8 @@ def run(
     seed: int,
     model: ModelRef | str = "mr-restore",
     picture: UInt8[Array, "_ _ _"] | None = None,
-    example: str = "chelsea",
-    task: str = "noise",
+    example: str = "flower",
+    task: str = "low_light",
     strength: float = 0.5,
     methods: Sequence[str] = ("mrs_ode_d_2", "posterior_strided", "posterior_released"),
     nfe: int = 5,
@@ -207,7 +207,7 @@ def restore(
     seed: int,
     model: ModelRef | str = "mr-restore",
     picture: UInt8[Array, "_ _ _"] | None = None,
-    example: str = "flower",
+    example: str = "rocket",
     task: str = UNKNOWN,
     damage: bool = False,
     strength: float = 0.5,
@@ -222,7 +222,7 @@ def restore(
 
     An uploaded picture is taken as damaged already, unless `damage` asks to damage it here, so that
     the result can be measured. `task` says which damage the network is told to expect. Without an
-    upload, the whole example photograph is damaged by `task` ("noise" where that is unknown).
+    upload, the whole example photograph is damaged by `task` ("rain" where that is unknown).
     """
     _check_methods([method])
     _check_settings(task, strength, spacing, nfe)
@@ -233,7 +233,7 @@ def restore(
     spoilt_here = damage or picture is None
     given = to_tensor(whole[None])
     if spoilt_here and task == UNKNOWN:
-        task = "noise"
+        task = "rain"
     mu = _damaged(given, task, strength, seed) if spoilt_here else given
     truth = given if spoilt_here else None
     height, width = mu.shape[-2:]
