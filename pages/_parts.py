@@ -151,13 +151,19 @@ class Shot:
     backward: bool = False
 
 
-def shots(items: Sequence[Shot], *, scrub: bool = False, ends: tuple[str, str] = ("", "")) -> str:
-    """Pictures side by side with titles, lines below, and one scrubber for all their films."""
-    cards = "".join(_shot(item) for item in items)
+def shots(
+    items: Sequence[Shot | str], *, scrub: bool = False, ends: tuple[str, str] = ("", "")
+) -> str:
+    """Pictures side by side with titles, lines below, and one scrubber for all their films.
+
+    A ready-made figure, such as that of `cut`, may stand among them.
+    """
+    cards = "".join(item if isinstance(item, str) else _shot(item) for item in items)
     columns = f'<div class="shots">{cards}</div>'
     if not scrub:
         return f'<div class="films">{columns}</div>'
-    longest = max((len(i.frames) for i in items if i.frames is not None), default=1)
+    films = [i.frames for i in items if isinstance(i, Shot) and i.frames is not None]
+    longest = max(map(len, films), default=1)
     return f'<div class="films" data-films>{columns}{scrubber(longest, ends)}</div>'
 
 
@@ -276,6 +282,19 @@ def difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float
     return shown, float(gap.mean()), unequal
 
 
+def cut(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> str:
+    """Two pictures of one size under a sliding cut."""
+    first, second = (escape(name) for name in names)
+    return (
+        '<figure class="shot"><div class="cut frame" data-cut>'
+        f"{picture(data_url(png(before)), names[0])}"
+        f'<div class="over">{picture(data_url(png(after)), names[1])}</div>'
+        f'<input type="range" min="0" max="100" value="50" data-cutter '
+        f'aria-label="Cut between {first} and {second}"></div>'
+        f"<figcaption><h3>{first} | {second}</h3></figcaption></figure>"
+    )
+
+
 def comparison(
     before: np.ndarray,
     after: np.ndarray,
@@ -285,15 +304,7 @@ def comparison(
     """Two pictures under one sliding cut, their difference, and whether undoing brings all back."""
     gap, mean, unequal = difference(before, after)
     total = before.shape[0] * before.shape[1]
-    first, second = (escape(name) for name in names)
-    slider = (
-        '<figure class="shot"><div class="cut frame" data-cut>'
-        f"{picture(data_url(png(before)), names[0])}"
-        f'<div class="over">{picture(data_url(png(after)), names[1])}</div>'
-        f'<input type="range" min="0" max="100" value="50" data-cutter '
-        f'aria-label="Cut between {first} and {second}"></div>'
-        f"<figcaption><h3>{first} | {second}</h3></figcaption></figure>"
-    )
+    slider = cut(before, after, names)
     gap_card = _shot(
         Shot(
             "difference",

@@ -63,7 +63,11 @@ class Hop:
         return combine((self.ratio, z), (self.a1 - self.ratio * self.a0, x0))
 
 
-def hops(path: Path, grid: Grid) -> Iterator[tuple[int, Level, Hop]]:
-    """Index, time and levels of every step."""
+def hops(path: Path, grid: Grid, *, one_step: bool = False) -> Iterator[tuple[int, Level, Hop]]:
+    """Index, time and levels of every step.
+
+    With `one_step` each goes one step of the path's table, wherever the grid goes on, as the
+    released code of IR-SDE does when it is asked for fewer steps.
+    """
     for i, (t0, t1) in enumerate(grid.hops()):
-        yield i, t0, Hop(path, t0, t1)
+        yield i, t0, Hop(path, t0, t0 - 1 if one_step else t1)

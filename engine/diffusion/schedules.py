@@ -17,7 +17,7 @@ tensors at the last moment. Reference: Song et al., Score-Based Generative Model
 Stochastic Differential Equations, ICLR 2021 (VE, VP, sub-VP); Karras et al., NeurIPS 2022 (EDM).
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -250,14 +250,16 @@ def _slope(function: Callable[[Level], Level], t: Level) -> Level:
 
 
 def _interpolation(times: NDArray, values: NDArray) -> Callable[[Level], Level]:
+    """Straight lines between the knots; at a knot the slope is that of the line before it, on which
+    a sampler goes on."""
     knots, last = times.tolist(), len(times) - 2
 
     def at(t: Level) -> Level:
         if isinstance(t, float):  # the usual case, twenty times as fast without arrays
-            i = min(max(bisect_right(knots, t) - 1, 0), last)
+            i = min(max(bisect_left(knots, t) - 1, 0), last)
             share = (t - knots[i]) / (knots[i + 1] - knots[i])
             return float(values[i]) + share * (float(values[i + 1]) - float(values[i]))
-        left = np.searchsorted(times, np.real(t), side="right") - 1
+        left = np.searchsorted(times, np.real(t), side="left") - 1
         left = np.clip(left, 0, last)
         share = (t - times[left]) / (times[left + 1] - times[left])
         return values[left] + share * (values[left + 1] - values[left])

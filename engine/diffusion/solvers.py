@@ -165,11 +165,14 @@ def rk4(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Mo
         z = yield Move(moved, moved, pred.x0)
 
 
-def euler_maruyama(model: Model, z: State, grid: Grid, noise: NoiseSource) -> Moves:
+def euler_maruyama(
+    model: Model, z: State, grid: Grid, noise: NoiseSource, *, one_step: bool = False
+) -> Moves:
     """Euler's step of the reverse-time equation, mean = z + (f z - g^2 score) dt."""
     path = model.path
     for i, t0, _, dt in _with_dt(path, grid):
         pred = model(z, t0)
+        dt = -1.0 if one_step else dt
         f, g2 = path.drift(t0), path.diffusion_squared(t0)
         mean = z + combine((f * dt, z), (-g2 * dt, pred.score))
         z = yield Move(mean + combine((np.sqrt(-g2 * dt), noise(z, i))), mean, pred.x0)
@@ -259,14 +262,20 @@ def _sde_noise(hop: Hop, *, midpoint: bool) -> Weights:
 
 
 def multistep(
-    reading: str, weights: Callable[..., Weights], order: int, *, stochastic: bool = False
+    reading: str,
+    weights: Callable[..., Weights],
+    order: int,
+    *,
+    stochastic: bool = False,
+    one_step: bool = False,
 ) -> Callable[..., Moves]:
     """A solver that extends the model's last values along a line.
 
         z' = c_z z + c_m m + c_d D1 + c_n xi,    D1 = (m - m') / r,    r = h' / h
 
     `reading` is the value m, "x0" or "eps". `flavour` is "exact" (the line is integrated
-    exactly) or "midpoint" (its value in the middle is taken; the default of diffusers).
+    exactly) or "midpoint" (its value in the middle is taken; the default of diffusers). With
+    `taper`, runs of fewer than ten steps take the last but one without D1, as MR sampler does.
     """
 
     def moves(
@@ -276,16 +285,18 @@ def multistep(
         noise: NoiseSource = no_noise,
         *,
         flavour: str = "exact",
+        taper: bool = False,
     ) -> Moves:
         if flavour not in ("exact", "midpoint"):
             raise SamplerError(f'Unknown flavour "{flavour}".', "Use exact or midpoint.")
         before: tuple[State, Level] | None = None
-        for i, t0, hop in hops(model.path, grid):
+        straight = grid.steps - 2 if taper and grid.steps < 10 else -1
+        for i, t0, hop in hops(model.path, grid, one_step=one_step):
             pred = model(z, t0)
             m = getattr(pred, reading)
             c = None if hop.ends_clean else weights(hop, midpoint=flavour == "midpoint")
             mean = hop.ode(z, pred.x0) if c is None else combine((c.z, z), (c.m, m))
-            if c is not None and before is not None and order == 2:
+            if c is not None and before is not None and order == 2 and i != straight:
                 earlier, h = before
                 mean = mean + combine((c.slope * hop.h / h, m - earlier))
             moved = mean
@@ -349,6 +360,7 @@ def _check_finite(step: Step, entry: Solver) -> None:
 
 
 _DPM = "Lu et al. 2022, arXiv:2211.01095"
+_IRSDE = "Luo et al. 2023, arXiv:2301.11699"
 
 _ALL = (
     Solver(
@@ -412,7 +424,17 @@ _ALL = (
         2,
         _DPM,
         stochastic=True,
-        note='The flavour of diffusers; flavour="exact" is MR sampler\'s SDE-d-2.',
+        note="The slope's middle value; the default of diffusers.",
+    ),
+    Solver(
+        "sde_dpmpp_2m_exact",
+        "SDE-DPM-Solver++ 2M exact",
+        multistep("x0", _sde_data, 2, stochastic=True),
+        2,
+        _DPM,
+        stochastic=True,
+        aliases=("mrs_sde_d_2",),
+        note="The slope integrated exactly.",
     ),
     Solver(
         "sde_dpm_1",
@@ -468,6 +490,24 @@ _OTHERS = (
         note="Its cost depends on the corrector, and a sample on its batch.",
     ),
     Solver("rk45", "Runge-Kutta 4(5)", rk45, 5, _SONG, note="Adaptive: the cost is what it took."),
+    Solver(
+        "posterior_released",
+        "Posterior, as released",
+        multistep("x0", _sde_data, 1, stochastic=True, one_step=True),
+        1,
+        _IRSDE,
+        stochastic=True,
+        note="Moves one table step at each visited time; strided posterior sampling is ancestral.",
+    ),
+    Solver(
+        "euler_maruyama_released",
+        "Euler-Maruyama, as released",
+        partial(euler_maruyama, one_step=True),
+        1,
+        _IRSDE,
+        stochastic=True,
+        note="Moves one table step at each visited time.",
+    ),
 )
 
 SOLVERS: dict[str, Solver] = {entry.name: entry for entry in _ALL}

@@ -56,10 +56,26 @@ def networks(
     return parts
 
 
-def network(folder: Path, kind: type[nn.Module], title: str, device: str, dtype: str) -> nn.Module:
-    """One network of this class from its own folder, checked like those of `networks`."""
-    empty = _build(kind, read_json(folder / "config.json"), folder.name)
-    found = _matched(folder, empty)
+def network(
+    folder: Path,
+    kind: type[nn.Module],
+    title: str,
+    device: str,
+    dtype: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    stem: str = "",
+    unused: tuple[str, ...] = (),
+) -> nn.Module:
+    """One network of this class from its own folder, checked like those of `networks`.
+
+    `config` are its settings where the folder holds no config.json, `stem` names the weight file
+    where it is none of the usual ones; tensors whose names begin with one of `unused` may be in it
+    and are not read.
+    """
+    settings = read_json(folder / "config.json") if config is None else config
+    empty = _build(kind, settings, folder.name)
+    found = _matched(folder, empty, stem, unused)
     _check_memory(title, {folder.name: empty}, device, dtype)
     _fill(folder, empty, found, device, getattr(torch, dtype))
     return empty
@@ -141,15 +157,18 @@ def _check_config(value: object, name: str, key: str = "") -> None:
             )
 
 
-def _matched(folder: Path, network: nn.Module) -> Found:
+def _matched(
+    folder: Path, network: nn.Module, stem: str = "", unused: tuple[str, ...] = ()
+) -> Found:
     """The headers of a network's weight files, after comparing every name and shape with it."""
-    found = weight_files(folder, _stem(folder))
+    found = weight_files(folder, stem or _stem(folder))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     held = {}
     for header in found.values():
         for raw, info in header.items():
             held[_renamed(raw, shapes)] = info.shape
     ignored = {name for name in held if name.endswith(COUNTED)}
+    ignored |= {name for name in held.keys() - shapes.keys() if unused and name.startswith(unused)}
     missing = sorted(shapes.keys() - held.keys())
     surplus = sorted(held.keys() - shapes.keys() - ignored)
     if missing or surplus:
@@ -191,7 +210,8 @@ def _renamed(name: str, shapes: Mapping[str, object]) -> str:
     owner, _, old = head.rpartition(".")
     if dot and old in OLD_ATTENTION and (new := f"{owner}.{OLD_ATTENTION[old]}.{leaf}") in shapes:
         return new
-    for other in (name.removeprefix("text_model."), f"text_model.{name}"):
+    plain = name.removeprefix("text_model.").removeprefix("module.")
+    for other in (plain, f"text_model.{name}"):
         if other in shapes:
             return other
     return name
@@ -275,7 +295,8 @@ def _count_out(network: nn.Module, name: str, device: str) -> None:
 
 def _keeps_float32(network: nn.Module) -> bool:
     """XL's autoencoder overflows in half precision and says so in its config."""
-    return bool(getattr(network.config, "force_upcast", False)) and _is_xl_autoencoder(network)
+    config = getattr(network, "config", None)
+    return bool(getattr(config, "force_upcast", False)) and _is_xl_autoencoder(network)
 
 
 def _is_xl_autoencoder(network: nn.Module) -> bool:

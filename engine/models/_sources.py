@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 STEMS = ("diffusion_pytorch_model", "model")
+# A restoration network: our description, or the two published files of the universal one.
+RESTORATION = ("restoration.json", "universal-ir.safetensors")
+PUBLISHED = re.compile(r"(universal-ir|daclip_ViT-B-32)\.safetensors")
+CONVERT = (
+    "Download universal-ir.pth and daclip_ViT-B-32.pt, convert them once with `python -m "
+    "engine.models.daclip universal-ir.pth daclip_ViT-B-32.pt FOLDER`, and name the folder."
+)
 TEXT_FILES = re.compile(
-    r"(model_index\.json|vocabulary\.json"
+    r"(model_index\.json|vocabulary\.json|restoration\.json"
     r"|(unet|vae|text_encoder|text_encoder_2|scheduler|tokenizer|tokenizer_2)/[\w.-]+\.(json|txt))"
 )
 # What is opened of a language model, which lies in the root of its repository.
@@ -77,6 +84,8 @@ def _local_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def _is_complete(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in RESTORATION):
+        return any(folder.rglob("*.safetensors"))
     if (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
         return any(folder.glob("*.safetensors"))
     try:
@@ -120,7 +129,12 @@ def _download(repo: str, revision: str | None, dtype: str, trusted: bool) -> tup
 def _wanted(info: "ModelInfo", dtype: str) -> list[str]:
     """The files to fetch: texts, and for each part one set of safetensors weights."""
     sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-    if "model_index.json" in sizes:
+    published = [name for name in sizes if PUBLISHED.fullmatch(name)]
+    if "universal-ir.pth" in sizes and len(published) < 2:
+        raise BadInput(f"{info.id} holds its weights as pickles, which can run code.", CONVERT)
+    if published:
+        names, has_weights = published, len(published) == 2
+    elif {"model_index.json", "restoration.json"} & sizes.keys():
         names = [name for name in sizes if TEXT_FILES.fullmatch(name)]
         for part in COMPONENTS:
             names += _weights(f"{part}/", list(sizes), dtype)

@@ -65,8 +65,11 @@ LOADERS = {
     "diffusion": "engine.models.diffusion",
     "language": "engine.models.language",
     "score": "engine.models.score",
+    "restoration": "engine.models.restoration",
 }
 UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
+# What tells the folder of a restoration network: our description, or the published weights.
+RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -229,6 +232,8 @@ def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
         named = read_json(folder / "model_index.json").get("_class_name")
         return "score" if named in UNCONDITIONAL else "diffusion"
+    if any((folder / name).is_file() for name in RESTORATION):
+        return "restoration"
     if (folder / "config.json").is_file():
         return "language"
     raise ModelMismatch(

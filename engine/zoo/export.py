@@ -12,6 +12,10 @@ from engine.zoo.denoiser import Denoiser
 LARGEST_FILE = "12MB"  # of weights; larger ones are split
 MODELS = ROOT / "assets" / "models"
 LICENCE = "Apache-2.0 (weights); trained on drawings under Apache-2.0, MIT and CC-BY-4.0"
+ABOUT = (
+    "Trained on emoji drawings with rendered styles: small pictures of a small world, nothing like "
+    "the models of the same layout that were trained on photographs."
+)
 SOURCE = "Trained from nothing by engine/zoo on emoji drawings of seven artists' teams."
 
 
@@ -80,8 +84,7 @@ tags: [rewind, {card["kind"]}]
 ---
 # {card["title"]}
 
-{card["source"]} Trained on emoji drawings with rendered styles: small pictures of a small world,
-nothing like the models of the same layout that were trained on photographs.
+{card["source"]} {card.get("about", ABOUT)}
 
 Made again by `python -m engine.zoo build {card["key"]}`. Drawings, artists and licences:
 `assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {card["key"]}`:

@@ -11,8 +11,8 @@ import pytest
 from engine.core.catalog import Exactness
 from engine.core.job import Done, Job, Progress, events
 from engine.core.recipe import ModelRef
+from engine.sampling._plane import plane as plane_of
 from engine.sampling.nfe_lab import CARD, algorithm, bench
-from engine.sampling.nfe_lab.algorithm import _plane
 from engine.sampling.nfe_lab.results import Lab, Rewound
 from tests.contract.rules import differing
 from tests.tiny import tiny_checkpoint
@@ -175,7 +175,7 @@ def test_plane_keeps_distances_of_ways_that_lie_in_a_plane():
     axes = torch.linalg.qr(torch.randn(50, 2, generator=generator)).Q
     flat = torch.randn(12, 2, generator=generator)
     states = [(axes @ point).reshape(1, 2, 5, 5) for point in flat]
-    plane = _plane({"reference": states[:6], "ddim": states[6:]})
+    plane = plane_of({"reference": states[:6], "ddim": states[6:]}, leftmost="reference")
     points = np.concatenate([track.points for track in plane.tracks])
     for i in range(12):
         expected = np.linalg.norm((flat[i] - flat[0]).numpy())

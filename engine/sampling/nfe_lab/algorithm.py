@@ -20,14 +20,13 @@ from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters
 from engine.diffusion.solvers import find
 from engine.models.library import resolve
+from engine.sampling._plane import plane
 from engine.sampling.nfe_lab.results import (
     Difference,
     Film,
     Lab,
-    Plane,
     Point,
     Reference,
-    Track,
 )
 from engine.sampling.nfe_lab.rewinding import rewind
 from engine.sampling.nfe_lab.scene import (
@@ -207,7 +206,9 @@ def _reference(
             picture,
             verdicts(scene.bundle, picture[None])[0],
         ),
-        plane=_plane({**shared.ways, "reference": list(walked.latents[:, None])}),
+        plane=plane(
+            {**shared.ways, "reference": list(walked.latents[:, None])}, leftmost="reference"
+        ),
     )
     yield shared.progress("The reference is there", lab)
     return lab, truth
@@ -228,23 +229,6 @@ def _walk_reference(shared: _Shared, lab: Lab, nfe: int) -> Generator[Progress, 
     shared.done += model.nfe
     kept = np.unique(np.linspace(0, len(way) - 1, KEPT_LATENTS).round().astype(int))
     return _Walked(torch.cat([way[index] for index in kept]).cpu(), model.nfe, clock.seconds)
-
-
-def _plane(ways: dict[str, list[Tensor]]) -> Plane:
-    """All ways in the plane that holds most of their variance (principal components)."""
-    rows = {name: torch.cat(way).cpu().double().flatten(1).numpy() for name, way in ways.items()}
-    points = np.concatenate(list(rows.values()))
-    centre = points.mean(axis=0)
-    # of the small matrix of inner products, as latents have many more entries than there are points
-    values, vectors = np.linalg.eigh((points - centre) @ (points - centre).T)
-    values = np.maximum(values[::-1], 0)
-    axes = (points - centre).T @ vectors[:, ::-1][:, :2]
-    axes /= np.maximum(np.linalg.norm(axes, axis=0), 1e-30)
-    # the sign of a component is free; noise is drawn on the left
-    axes *= np.where((rows["reference"][0] - centre) @ axes > 0, -1, 1)
-    tracks = (Track(name, ((row - centre) @ axes).astype(np.float32)) for name, row in rows.items())
-    share = values[:2] / max(values.sum(), 1e-30)
-    return Plane(tuple(tracks), (float(share[0]), float(share[1])))
 
 
 # ---------------------------------------------------------------------- the curve

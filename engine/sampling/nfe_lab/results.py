@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.catalog import RoundTrip
+from engine.sampling._plane import Plane
 
 Picture = NDArray[np.uint8]
 """h w 3"""
@@ -47,22 +48,6 @@ class Reference:
     was_cached: bool
     picture: Picture
     verdict: str = ""
-
-
-@dataclass(frozen=True)
-class Track:
-    """A way through latent space, in the plane of the two main components of all ways; n 2."""
-
-    name: str
-    points: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """All ways in one plane. `explained` is the share of their variance along its two axes."""
-
-    tracks: tuple[Track, ...]
-    explained: tuple[float, float]
 
 
 @dataclass(frozen=True)

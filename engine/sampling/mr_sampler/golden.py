@@ -1,0 +1,146 @@
+"""The golden cases: tables, 32 runs of the official sampler, and single steps of its baselines.
+
+`mrs_*.npz` were made by the released code in float32 with an analytic network and without the final
+clip. Tolerances are those of float32: 1e-6 on the tables (1e-4 on lambda), 2e-5 of the largest
+value on whole runs, 1e-5 on single steps, and 5e-5 on posterior steps next to t = 0, where the
+release subtracts nearly equal numbers.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.core.catalog import ROOT
+from engine.core.errors import AssetMissing
+from engine.core.job import Progress, Steps
+from engine.core.shapes import Float, Tensor
+from engine.diffusion import solvers
+from engine.diffusion.denoiser import Kind, Model
+from engine.diffusion.grids import timesteps
+from engine.diffusion.mean_reverting import KINDS, Schedule, mrs_grid
+from engine.diffusion.noise import Noise
+from engine.models.restoration import KINDS as FIT_TARGETS
+
+FOLDER = ROOT / "tests" / "golden"
+PATH = Schedule().path
+CASES = 32
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: the largest difference to the published array."""
+
+    name: str
+    error: float
+    tolerance: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Golden:
+    """All comparisons."""
+
+    cases: tuple[Case, ...]
+
+
+def run(*, seed: int = 0) -> Steps[Golden]:
+    """Compares everything. The seed has no part in it: the noise is in the arrays."""
+    cases: list[Case] = []
+    total, begun = len(KINDS) + CASES + 3, time.perf_counter()
+    for name, error, tolerance in _comparisons():
+        cases.append(Case(name, error, tolerance, time.perf_counter() - begun))
+        yield Progress(len(cases), total, name)
+        begun = time.perf_counter()
+    return Golden(tuple(cases))
+
+
+def _comparisons() -> Iterator[tuple[str, float, float]]:
+    tables = _arrays("mrs_schedules")
+    for kind in KINDS:
+        yield f"{kind} tables", _table_error(tables, kind), 1e-6
+    arrays = _arrays("mrs_solver")
+    for case in range(CASES):
+        yield _solver_case(arrays, case)
+    yield from _single_steps(_arrays("mrs_baseline_steps"))
+
+
+def network(
+    x: Float[Tensor, "b c h w"], label: Float[Tensor, " b"], **condition: Tensor
+) -> Float[Tensor, "b c h w"]:
+    """The analytic network of all cases, told `mu` and the time."""
+    z = x - condition["mu"]
+    return torch.tanh(0.9 * z + 0.2) + 0.1 * torch.sin(0.05 * label).reshape(-1, 1, 1, 1)
+
+
+def _model(mu: Float[Tensor, "b c h w"], kind: Kind = "eps") -> Model:
+    return Model(network, PATH, kind, "t", anchor=mu, cond={"mu": mu})
+
+
+def _table_error(arrays: Arrays, kind: str) -> float:
+    schedule = Schedule(kind)
+    path, times = schedule.path, np.arange(101.0)
+    found = {
+        "thetas": schedule.thetas,
+        "dt": schedule.dt,
+        "alpha": path.a(times),
+        "sigma_bar": path.s(times),
+        "g": np.sqrt(2 * schedule.thetas) * schedule.level,
+        # a hundredth, as float32 leaves lambda two digits less
+        "lambda": path.lam(times) / 100,
+    }
+    wanted = {name: arrays[f"{kind}_{name}"] / (100 if name == "lambda" else 1) for name in found}
+    return max(float(np.abs(value - wanted[name]).max()) for name, value in found.items())
+
+
+def _solver_case(arrays: Arrays, case: int) -> tuple[str, float, float]:
+    told = {
+        key: str(arrays[f"cfg_{key}"][case])
+        for key in ("solver_type", "parameterization", "fit_target", "time_schedule")
+    }
+    order, steps = (int(arrays[f"cfg_{key}"][case]) for key in ("order", "num_sample_steps"))
+    name = f"mrs_{told['solver_type']}_{told['parameterization'][0]}_{order}"
+    mu, start, wanted = (torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out"))
+    found = solvers.run(
+        name,
+        _model(mu, FIT_TARGETS[told["fit_target"]]),
+        start - mu,
+        mrs_grid(PATH, told["time_schedule"], steps),
+        Noise.replay(list(torch.from_numpy(arrays[f"c{case}_noises"]))),
+        hook=None,
+        **({"taper": True} if order == 2 else {}),
+    )
+    scale = float(wanted.abs().max())
+    title = f"{name.replace('_', '-')}, network predicts {told['fit_target']}, {steps} steps"
+    return title, float((found + mu - wanted).abs().max()) / scale, 2e-5
+
+
+def _single_steps(arrays: Arrays) -> Iterator[tuple[str, float, float]]:
+    mu, x = torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["x"])
+    # the release subtracts the noise of its Euler step
+    for solver, key, sign, tolerance in (
+        ("posterior_released", "posterior", 1, 5e-5),
+        ("euler_maruyama_released", "euler_sde", -1, 1e-5),
+        ("euler_t", "euler_ode", 1, 1e-5),
+    ):
+        errors = []
+        for t, drawn, wanted in zip(arrays["t"], arrays["noise"], arrays[key], strict=True):
+            grid = timesteps([float(t), float(t) - 1])
+            noise = Noise.replay([sign * torch.from_numpy(drawn)])
+            found = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
+            errors.append(float((found - torch.from_numpy(wanted)).abs().max()))
+        yield f"one step of {solvers.find(solver).title}", max(errors), tolerance
+
+
+def _arrays(name: str) -> dict[str, np.ndarray]:
+    path = FOLDER / f"{name}.npz"
+    if not path.exists():
+        raise AssetMissing(
+            f"The golden arrays {path.name} are not on this server.",
+            "They lie in tests/golden of the repository.",
+        )
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}

@@ -1,0 +1,406 @@
+"""The MR sampler: a damaged picture restored in few evaluations, beside what was used before."""
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
+from engine.core.recipe import Recipe
+from engine.pictures import as_text
+from engine.sampling.mr_sampler import (
+    AUTO,
+    EXAMPLES,
+    FIT_TARGETS,
+    METHODS,
+    SPACINGS,
+    TASKS,
+    UNKNOWN,
+)
+from pages import _parts as parts
+from pages._frame import Frame, real_number, whole_number
+from pages._parts import Line, Shot, escape
+
+FIRST = ("mrs_ode_d_2", "posterior_strided", "posterior_released")
+CURVE = [2, 3, 5, 8, 12, 20]
+EXPLODED = 3.0
+"""Beyond this a value of a picture, which should lie in [0, 1], is called out."""
+PLOT = {"show_label": False, "container": False}
+FIGURES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "distance": "distance of features",
+}
+LARGEST_SHOWN = 1024
+
+
+def build(frame: Frame) -> None:
+    """The controls, what they mean as settings, and where the events are drawn."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            example = gr.Dropdown(
+                [(one.title, name) for name, one in EXAMPLES.items()],
+                value="flower",
+                label="Picture",
+                info="None of them was in the training",
+            )
+            task = gr.Dropdown(
+                [*((title, name) for name, title in TASKS.items()), ("none", UNKNOWN)],
+                value="low_light",
+                label="Damage, done here",
+            )
+            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength of the damage")
+            nfe = gr.Slider(
+                1, 100, 5, step=1, label="NFE", info="Network evaluations a method may spend"
+            )
+            run = frame.action("run", "Restore")
+        with gr.Column(elem_classes="settings"):
+            methods = gr.Dropdown(
+                [(method.title, name) for name, method in METHODS.items()],
+                value=list(FIRST),
+                multiselect=True,
+                max_choices=4,
+                label="Methods",
+                info="Up to four, from the same noise",
+            )
+            frame.seed(7)
+            frame.model()
+            with gr.Accordion("More settings", open=False):
+                spacing = gr.Dropdown(
+                    [(title, name) for name, title in SPACINGS.items()],
+                    value="auto",
+                    label="Spacing of the steps",
+                )
+                fit_target = gr.Dropdown(
+                    [
+                        ("what serves best", AUTO),
+                        *((title, name) for name, title in FIT_TARGETS.items()),
+                    ],
+                    value=AUTO,
+                    label="The network predicts",
+                )
+                curve = gr.Checkbox(True, label="Measure quality against NFE")
+                plane = gr.Checkbox(False, label="Draw the ways in their main plane")
+                picture = parts.picture_field(
+                    label="Your picture (its middle square), or else the one chosen above",
+                    height=200,
+                    sources=["upload", "clipboard"],
+                    elem_classes="pixel upload",
+                )
+        with gr.Column(elem_classes="shown"):
+            empty = [Shot("Damaged", None, "")]
+            empty += [Shot(METHODS[name].title, None, "", mark=i) for i, name in enumerate(FIRST)]
+            shown = gr.HTML(parts.shots(empty))
+    parts.heading(
+        "What an evaluation buys",
+        "On the middle of the picture; the dotted line is the damaged picture itself.",
+    )
+    plots = []
+    with gr.Row(elem_classes="curves"):
+        for title in FIGURES.values():
+            with gr.Column():
+                blank = parts.plot([], "NFE", title, height=320)
+                plots.append(gr.Plot(blank, label=title, **PLOT))
+    ways = gr.Plot(parts.plot([], "first", "second"), label="Ways", visible=False, **PLOT)
+    run.wire(
+        {
+            "example": example,
+            "task": task,
+            "strength": strength,
+            "nfe": nfe,
+            "methods": methods,
+            "spacing": spacing,
+            "fit_target": fit_target,
+            "curve": curve,
+            "plane": plane,
+            "picture": picture,
+        },
+        draw,
+        [shown, *plots, ways],
+        params=run_params,
+        back=lambda params: params | {"curve": bool(params.get("curve", True))},
+        live=[nfe.release],
+    )
+    build_restore(frame, spacing, fit_target)
+    frame.breaks(
+        "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
+        "the stochastic variant explodes.",
+        {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
+    )
+
+
+def run_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `run` as the controls give them."""
+    return {
+        "example": str(values["example"]),
+        "task": str(values["task"]),
+        "strength": real_number(values["strength"], "Strength"),
+        "nfe": whole_number(values["nfe"], "NFE"),
+        "methods": list(values["methods"] or []),
+        "spacing": str(values["spacing"]),
+        "fit_target": str(values["fit_target"]),
+        "curve": CURVE if values["curve"] else [],
+        "plane": bool(values["plane"]),
+    } | uploaded(values["picture"])
+
+
+def uploaded(picture: Any) -> dict[str, str]:
+    """The setting that carries an uploaded picture, if there is one."""
+    if picture is None:
+        return {}
+    if not isinstance(picture, np.ndarray):
+        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
+    return {"picture": as_text(picture)}
+
+
+# ---------------------------------------------------------------------- the comparison
+
+
+def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+    """Pictures with their figures, the cut through the first one, curves, and the plane."""
+    seen: Any = event.result if isinstance(event, Done) else event.preview
+    if seen is None:
+        return (gr.skip(),) * 5
+    chosen: Any = recipe.params["methods"]
+    order = {name: place for place, name in enumerate(chosen)}
+    cards = [damaged_shot(seen, recipe)]
+    cards += [walk_shot(walk, order, recipe, isinstance(event, Done)) for walk in seen.walks]
+    walked = [walk.method for walk in seen.walks]
+    cards += [
+        Shot(METHODS[name].title, None, "", mark=order[name])
+        for name in order
+        if name not in walked
+    ]
+    done = len(walked) == len(order) and all(w.picture is not None or w.fault for w in seen.walks)
+    html = parts.shots(cards, scrub=done, ends=("first guess", "restored"))
+    if done:
+        html += before_after(seen)
+    curves = [curve_plot(seen, order, figure) for figure in FIGURES]
+    if seen.plane is None:
+        return (html, *curves, gr.update(visible=False))
+    return (html, *curves, gr.update(value=plane_plot(seen.plane, order), visible=True))
+
+
+def damaged_shot(seen: Any, recipe: Recipe) -> Shot:
+    """The picture that all methods begin from."""
+    task = TASKS.get(str(recipe.params["task"]), "as it came")
+    lines = [figures_line(seen.damaged_scores)] if seen.damaged_scores else []
+    return Shot("Damaged", seen.damaged, f"the damaged picture: {task}", (task, *lines))
+
+
+def walk_shot(walk: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
+    """One method's picture, or its latest guess while it is under way."""
+    picture = walk.picture if walk.picture is not None else (walk.frames or (None,))[-1]
+    lines = [f"{walk.nfe} NFE · {walk.seconds:.1f} s"]
+    if walk.scores is not None:
+        lines.append(figures_line(walk.scores))
+    if walk.largest > EXPLODED:
+        lines.append(f"✗ left [0, 1]: its largest value was {walk.largest:.3g}, clipped here")
+    if walk.fault:
+        lines = [walk.fault]
+    stamped = recipe.stamp(parts.png(walk.picture)) if ended and walk.picture is not None else None
+    return Shot(
+        walk.title,
+        picture,
+        f"restored by {walk.title} with {walk.nfe} evaluations",
+        tuple(lines),
+        np.stack(walk.frames) if walk.picture is not None and walk.frames else None,
+        stamped,
+        f"{walk.method}-{walk.nfe}-nfe-seed-{recipe.seed}.png",
+        mark=order.get(walk.method),
+    )
+
+
+def figures_line(scores: Any) -> str:
+    """PSNR, SSIM and the distance of features in a line."""
+    said = [f"{scores.psnr:.1f} dB"]
+    if scores.ssim is not None:
+        said.append(f"SSIM {scores.ssim:.2f}")
+    if scores.distance is not None:
+        said.append(f"distance {scores.distance:.3f}")
+    return " · ".join(said)
+
+
+def before_after(seen: Any) -> str:
+    """The damaged picture and the first method's under one cut, the original, and what is left."""
+    first = next((walk for walk in seen.walks if walk.picture is not None), None)
+    if first is None:
+        return ""
+    cards: list[Shot | str] = [
+        parts.cut(seen.damaged, first.picture, ("damaged", first.title)),
+    ]
+    if seen.truth is not None:
+        gap, mean, _ = parts.difference(seen.truth, first.picture)
+        cards += [
+            Shot("Original", seen.truth, "the original", ("what the network never saw",)),
+            Shot(
+                "What is left",
+                gap,
+                f"difference of the original and {first.title}, four times as bright",
+                (f"mean {mean:.1f} of 255, shown ×4",),
+            ),
+        ]
+    return f'<h3 class="between">Before and after</h3>{parts.shots(cards)}'
+
+
+def curve_plot(seen: Any, order: dict[str, int], figure: str) -> PlotData:
+    """One figure of quality against network evaluations, a line a method."""
+    lines = []
+    for name, place in order.items():
+        points = [p for p in seen.curve if p.method == name and getattr(p, figure) is not None]
+        title = METHODS[name].title
+        lines.append(
+            Line(
+                title,
+                [point.nfe for point in points],
+                [getattr(point, figure) for point in points],
+                place,
+                hover=[f"{title}<br>{p.nfe} NFE: {getattr(p, figure):.3f}" for p in points],
+            )
+        )
+    base = getattr(seen.damaged_point, figure) if seen.damaged_point is not None else None
+    if base is not None:
+        ends = [min(CURVE), max(CURVE)]
+        lines.append(Line("damaged", ends, [base, base], neutral=True, marks=False))
+    title = "network evaluations (NFE)"
+    return parts.plot(lines, title, FIGURES[figure], log_x=True, height=320)
+
+
+def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
+    """The ways through the space of pictures, from noise around the damaged one."""
+    shares = [f"{share:.0%} of the variance" for share in plane.explained]
+    lines = [
+        Line(
+            METHODS[track.name].title,
+            track.points[:, 0].tolist(),
+            track.points[:, 1].tolist(),
+            order.get(track.name, 0),
+        )
+        for track in plane.tracks
+    ]
+    return parts.plot(lines, f"first component, {shares[0]}", f"second, {shares[1]}")
+
+
+# ---------------------------------------------------------------------- a whole picture
+
+
+def build_restore(frame: Frame, spacing: gr.Dropdown, fit_target: gr.Dropdown) -> None:
+    """A picture of any size, tile by tile."""
+    parts.heading(
+        "A picture of any size",
+        "Cut into overlapping tiles that see the same noise where they meet, restored one after "
+        "another and blended. Upload your own, or take a whole photograph.",
+        level=2,
+    )
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            picture = parts.picture_field(
+                label="Your picture, or else the example",
+                height=220,
+                sources=["upload", "clipboard"],
+                elem_classes="pixel upload",
+            )
+            damage = gr.Checkbox(
+                False, label="Damage it here first", info="So that the result can be measured"
+            )
+            restore = frame.action("restore", "Restore the whole picture")
+        with gr.Column(elem_classes="settings"):
+            example = gr.Dropdown(
+                [(one.title, name) for name, one in EXAMPLES.items()],
+                value="rocket",
+                label="Example",
+                info="Is damaged here",
+            )
+            task = gr.Dropdown(
+                [*((title, name) for name, title in TASKS.items()), ("not known", UNKNOWN)],
+                value="rain",
+                label="Kind of damage",
+            )
+            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, where it is done here")
+            method = gr.Dropdown(
+                [(one.title, name) for name, one in METHODS.items()],
+                value="mrs_ode_d_2",
+                label="Method",
+            )
+            nfe = gr.Slider(1, 100, 5, step=1, label="NFE", info="For each tile")
+            with gr.Accordion("More settings", open=False):
+                tile = gr.Slider(64, 256, 128, step=32, label="Side of a tile")
+                overlap = gr.Slider(0, 32, 32, step=8, label="Overlap of tiles")
+        with gr.Column(elem_classes="shown"):
+            shown = gr.HTML(parts.shots([Shot("Before", None, ""), Shot("After", None, "")]))
+    restore.wire(
+        {
+            "picture": picture,
+            "damage": damage,
+            "example": example,
+            "task": task,
+            "strength": strength,
+            "method": method,
+            "nfe": nfe,
+            "tile": tile,
+            "overlap": overlap,
+            "spacing": spacing,
+            "fit_target": fit_target,
+        },
+        draw_restore,
+        [shown],
+        params=restore_params,
+    )
+
+
+def restore_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `restore` as the controls give them."""
+    return {
+        "damage": bool(values["damage"]),
+        "example": str(values["example"]),
+        "task": str(values["task"]),
+        "strength": real_number(values["strength"], "Strength"),
+        "method": str(values["method"]),
+        "nfe": whole_number(values["nfe"], "NFE"),
+        "tile": whole_number(values["tile"], "Side of a tile"),
+        "overlap": whole_number(values["overlap"], "Overlap"),
+        "spacing": str(values["spacing"]),
+        "fit_target": str(values["fit_target"]),
+    } | uploaded(values["picture"])
+
+
+def draw_restore(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+    """Before and after under one cut, and what was done."""
+    seen: Any = event.result if isinstance(event, Done) else event.preview
+    if seen is None or seen.before is None:
+        return (gr.skip(),)
+    before, lines = shrunk(seen.before), []
+    if seen.before_scores is not None:
+        lines.append(figures_line(seen.before_scores))
+    if seen.after is None:
+        cards: list[Shot | str] = [Shot("Before", before, "the damaged picture", tuple(lines))]
+        return (parts.shots([*cards, Shot("After", None, "")]),)
+    height, width = seen.after.shape[:2]
+    said = [f"{width} x {height} pixels in {seen.tiles} tiles", f"{seen.nfe} NFE a tile"]
+    if not isinstance(event, Done):
+        cards = [Shot("Before", before, "the damaged picture", tuple(lines))]
+        cards += [Shot("After", shrunk(seen.after), "restored so far", tuple(said))]
+        return (parts.shots(cards),)
+    if seen.scores is not None:
+        said.append(figures_line(seen.scores))
+    cards = [
+        parts.cut(before, shrunk(seen.after), ("before", "after")),
+        Shot(
+            seen.title,
+            shrunk(seen.after),
+            f"restored by {seen.title}",
+            (*said, f"{seen.seconds:.1f} s"),
+        ),
+    ]
+    link = parts.data_url(recipe.stamp(parts.png(seen.after)))
+    name = f"restored-{recipe.params['method']}-{recipe.params['nfe']}-nfe.png"
+    save = f'<p><a class="quiet" download="{escape(name)}" href="{link}">Save PNG</a></p>'
+    return (parts.shots(cards) + save,)
+
+
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    """A picture small enough for a page, by leaving out rows and columns; saved ones are whole."""
+    stride = -(-max(picture.shape[:2]) // LARGEST_SHOWN)
+    return np.ascontiguousarray(picture[::stride, ::stride])
