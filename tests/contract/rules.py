@@ -6,6 +6,8 @@ one passes what keeps the promise and catches what breaks it.
 
 import ast
 import gc
+import importlib
+import inspect
 import itertools
 import pickle
 import tempfile
@@ -21,7 +23,7 @@ import torch
 
 from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
-from engine.core.recipe import ModelRef, Recipe
+from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
 from tests.conftest import equal_bits
 
@@ -106,6 +108,15 @@ def has_light_recipes(entry: Entry) -> None:
         for settings in (action.quick, action.bad):
             recipe = Recipe(entry.slug, action.name, params=settings, seed=7)
             assert Recipe.from_query(recipe.query()) == recipe
+
+
+def names_settings_that_fit_a_recipe(entry: Entry) -> None:
+    """A setting that takes a name of the recipe itself could be neither linked nor run."""
+    for action in entry.card.actions:
+        module, _, name = entry.target(action.name).partition(":")
+        settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        taken = settings & set(RESERVED) - {"model", "seed"}
+        assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
 
 
 # ---------------------------------------------------------------------- what a run promises

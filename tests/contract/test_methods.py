@@ -46,6 +46,7 @@ def test_the_table_in_the_readme_is_in_step():
         rules.has_golden_arrays_or_says_why_not,
         rules.has_measured_its_claim,
         rules.has_light_recipes,
+        rules.names_settings_that_fit_a_recipe,
     ],
     ids=lambda rule: rule.__name__,
 )

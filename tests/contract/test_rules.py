@@ -70,6 +70,13 @@ def test_the_code_shown_is_the_code_in_the_file(toy):
     assert method.code.splitlines()[:2] == ["@staticmethod", "def back(x):"]
 
 
+def test_a_setting_with_a_name_of_the_recipe_is_caught(toy, monkeypatch):
+    rules.names_settings_that_fit_a_recipe(toy)
+    monkeypatch.setattr(algorithm, "run", lambda *, seed, method="ddim": ())
+    with pytest.raises(AssertionError, match="method"):
+        rules.names_settings_that_fit_a_recipe(toy)
+
+
 def test_families_have_routes_and_titles():
     assert [family.route for family in Family] == [
         "/sample",

@@ -250,7 +250,7 @@ def test_damage_done_here_is_measured(restored):
         ({"tile": 3}, "32 to 1024"),
         ({"overlap": 20}, "overlap by 0 to 16"),
         ({"nfe": 0}, "whole number"),
-        ({"method": "magic"}, "no method"),
+        ({"solver": "magic"}, "no method"),
     ],
 )
 def test_unusable_tiles_are_refused(restored, settings, said):

@@ -39,7 +39,7 @@ RESTORE = {
     "example": "house",
     "task": "rain",
     "strength": 0.5,
-    "method": "mrs_ode_d_2",
+    "solver": "mrs_ode_d_2",
     "nfe": 1,
     "tile": 96,
     "overlap": 16,

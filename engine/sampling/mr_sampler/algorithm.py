@@ -211,7 +211,7 @@ def restore(
     task: str = UNKNOWN,
     damage: bool = False,
     strength: float = 0.5,
-    method: str = "mrs_ode_d_2",
+    solver: str = "mrs_ode_d_2",
     nfe: int = 5,
     spacing: str = "auto",
     fit_target: str = AUTO,
@@ -224,7 +224,7 @@ def restore(
     the result can be measured. `task` says which damage the network is told to expect. Without an
     upload, the whole example photograph is damaged by `task` ("rain" where that is unknown).
     """
-    _check_methods([method])
+    _check_methods([solver])
     _check_settings(task, strength, spacing, nfe)
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
@@ -242,7 +242,7 @@ def restore(
     seen = Restored(
         to_picture(mu),
         truth=None if truth is None else to_picture(truth),
-        title=METHODS[method].title,
+        title=METHODS[solver].title,
         tiles=len(tiles),
         before_scores=None if truth is None else scores(mu, truth)[0],
     )
@@ -252,7 +252,7 @@ def restore(
         net = restorer.model(part.of(mu), task, whole=mu)
         noise = PlacedNoise(seed, part)
         z = restorer.start(part.of(mu), noise)
-        for step in restorer.walk(method, net, z, nfe, noise, spacing=spacing):
+        for step in restorer.walk(solver, net, z, nfe, noise, spacing=spacing):
             z = step.z
             done = (number - 1) * nfe + min(step.nfe, nfe)
             yield Progress(done, total, f"Tile {number} of {len(tiles)}", seen)
