@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from engine.metrics.hallucination import Rates
+from engine.verifying.retrospective_resampling import seeing
 from engine.verifying.retrospective_resampling.algorithm import ENGINES
 from engine.verifying.retrospective_resampling.results import (
     Cost,
@@ -20,8 +21,7 @@ from engine.verifying.retrospective_resampling.results import (
     Plain,
     Telling,
 )
-from engine.verifying.retrospective_resampling.seeing import ARTISTS
-from engine.world.tray import HELD_OUT_ARTIST, MOST_THINGS, Tray
+from engine.world.tray import ARTISTS, MOST_THINGS, Tray
 from pages import retrospective_resampling as page_module
 from tests.tiny_eyes import tiny_llava
 
@@ -92,8 +92,8 @@ def told() -> Telling:
 
 def test_names_of_the_page_are_those_of_the_engine():
     assert set(page_module.ENGINES.values()) == set(ENGINES)
-    assert set(page_module.ARTISTS.values()) == set(ARTISTS)
-    assert page_module.NEVER_SEEN == HELD_OUT_ARTIST
+    assert set(page_module.ARTISTS.values()) == set(seeing.ARTISTS)
+    assert page_module.SEEN == ARTISTS
     assert page_module.MOST_THINGS == MOST_THINGS
     assert Tray.parse(page_module.TRAY).names
 

@@ -6,8 +6,9 @@
    baselines; P(UN) of right and wrong phrases, also on drawings of an artist never seen. Nothing is
    chosen on these trays: tau is fixed beforehand, the noise stands in the model's card and was
    chosen on others.
-2. Hints on and off.
-3. Forward tokens and seconds of the published loop and of ours, on equal random numbers, and
+2. The same network trained on right answers alone, which has nothing to doubt with.
+3. Hints on and off.
+4. Forward tokens and seconds of the published loop and of ours, on equal random numbers, and
    whether they say the same.
 """
 
@@ -50,11 +51,18 @@ from engine.verifying.retrospective_resampling.tradeoff import (
 CLAIM_TAU = 0.01
 SEEDS, TRAYS, FEW = 3, 40, 16
 LONGEST = 64
+RIGHT_ALONE = "right answers alone"
 
 
-def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS) -> Steps[Measured]:
-    """All measurements; `trays` for each of three seeds."""
-    begun, total = time.perf_counter(), SEEDS * trays + trays + 2 * FEW
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = "emoji-llava",
+    right: ModelRef | str = "emoji-llava-right",
+    trays: int = TRAYS,
+) -> Steps[Measured]:
+    """All measurements; `trays` for each of three seeds. `right` never saw a wrong answer."""
+    begun, total = time.perf_counter(), 2 * SEEDS * trays + trays + 2 * FEW
     bundle = open_bundle(model)
     noise, base = default_noise(bundle), Settings(max_new_tokens=LONGEST)
     tallies = [Tally("REVERSE", tau, []) for tau in TAUS]
@@ -77,6 +85,8 @@ def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS)
         by_seed.append((rates[CLAIM_TAU], rates[1.0]))
         for tally, part in zip(tallies, mine, strict=True):
             tally.take(part)
+    others.append((yield from _right_alone(right, seed, trays, noise, base, done, total)))
+    done += SEEDS * trays
     curve = summed(tallies, others, doubts, noise)
     never_seen = yield from _never_seen(bundle, seed, trays, noise, base, done, total)
     hints = yield from _without_hints(bundle, seed, noise, base, done + trays, total)
@@ -105,6 +115,25 @@ def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS)
             "the published loop against ours": saved,
         },
     )
+
+
+def _right_alone(
+    model: ModelRef | str,
+    seed: int,
+    trays: int,
+    noise: float,
+    base: Settings,
+    done: int,
+    total: int,
+) -> Steps[Tally]:
+    """The same trays, told by a network that was trained on right answers alone."""
+    bundle, tally = open_bundle(model), Tally(RIGHT_ALONE, 1.0, [])
+    for one in range(seed, seed + SEEDS):
+        for sight in sights(bundle, trays, noise, one):
+            yield from told_once(bundle, sight, base.without_checks(), tally)
+            done += 1
+            yield Progress(done, total, RIGHT_ALONE)
+    return tally
 
 
 def _never_seen(
