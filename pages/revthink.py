@@ -12,12 +12,14 @@ from gradio.utils import get_upload_folder
 from engine.core.job import Done, Progress
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
+from engine.models.library import MODELS
 from pages import _parts as parts
 from pages import _shelf
 from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import ASSETS, escape
 
+SLUG = "revthink"
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 STANDINGS = {
     "asked": "asked in training",
@@ -62,16 +64,16 @@ def build(frame: Frame) -> None:
             )
             ask = frame.action("run", "Ask the students")
         with gr.Column(elem_classes="settings"):
+            shares, starts = shipped_choices()
             fraction = gr.Radio(
-                [("half", 0.5), ("all", 1.0)],
+                shares,
                 value=0.5,
                 label="Share of the 176 questions they were asked",
                 info="The other 88 relations are the test: never asked, of no student",
+                visible=len(shares) > 1,
             )
             students_of = gr.Radio(
-                [("from nothing", "nothing"), ("with LoRA on the base", "lora")],
-                value="nothing",
-                label="Trained",
+                starts, value="nothing", label="Trained", visible=len(starts) > 1
             )
             frame.seed(0)
             frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})
@@ -95,6 +97,17 @@ def build(frame: Frame) -> None:
         {"arms": ["sft", "revthink"], "corrupt": 0.5, "filtered": False},
         action="train",
     )
+
+
+def shipped_choices() -> tuple[list[tuple[str, float]], list[tuple[str, str]]]:
+    """The shares of the questions and the starts of which students ship, by the model's card."""
+    card = MODELS.get(SLUG)
+    names = card.notes.get("shipped", []) if card else []
+    shipped = {str(name) for name in names} if isinstance(names, list) else set()
+    shares = [("half", 0.5), ("all", 1.0)]
+    shares = [pair for pair in shares if f"revthink-{pair[1]:g}-0" in shipped] or shares[:1]
+    starts = [("from nothing", "nothing"), ("with LoRA on the base", "lora")]
+    return shares, starts if "revthink-lora-0.5-0" in shipped else starts[:1]
 
 
 def _teacher(frame: Frame) -> None:
