@@ -148,7 +148,7 @@ def _tray_builder() -> gr.Textbox:
         for one in artists
     )
     # Drawings lie in their atlas in the order of all objects; the model knows some of them.
-    data = {"known": words.OBJECTS, "offered": words.ON_TRAYS}
+    data: dict[str, Any] = {"known": words.OBJECTS, "offered": words.ON_TRAYS}
     data |= {"colours": words.BACKGROUNDS, "pairs": partner}
     told = " ".join(f'data-{key}="{escape(json.dumps(value))}"' for key, value in data.items())
     cells = '<button type="button"></button>' * 16
@@ -515,7 +515,7 @@ def _tradeoff(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
         with gr.Column():
             plot = gr.Plot(tradeoff_plot(known, 10 ** PRESETS["balanced"]), label="Trade", **PLOT)
         with gr.Column():
-            ranks = gr.Plot(parts.plot([], "P(UN)", "share"), label="Doubts", **PLOT)
+            ranks = gr.Plot(label="Doubts", visible=False, **PLOT)
             table = gr.HTML(curve_table(known, "as measured for the claim") if known else "")
     action = frame.action("curve", "Measure on new trays")
     with gr.Row(elem_classes="controls"):
@@ -583,7 +583,8 @@ def draw_curve(event: Progress | Done, recipe: Recipe) -> tuple[object, object, 
     where = f"{found.points[0].trays} trays, darkness {found.noise:g}, seed {recipe.seed}"
     said = curve_table(points, where)
     plot = tradeoff_plot(points, 10 ** PRESETS["balanced"])
-    return plot, doubt_plot(found), said, points if isinstance(event, Done) else gr.skip()
+    doubts = gr.Plot(value=doubt_plot(found), visible=True)
+    return plot, doubts, said, points if isinstance(event, Done) else gr.skip()
 
 
 def plain_point(point: Any) -> dict[str, Any]:
