@@ -607,7 +607,7 @@ def _record(record: Any, waiting: bool = False) -> str:
 def draw_train(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     """Accuracy and loss of every student as they grow; budgets and matrices."""
     found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or not found.courses[0].losses:
+    if found is None or not all(course.losses for course in found.courses):
         return gr.skip(), gr.skip(), gr.skip()
     learned, losses = [], []
     for place, course in enumerate(found.courses):

@@ -64,13 +64,13 @@ CARD = MethodCard(
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
         sentence=(
-            "Asked half of the questions, students of RevThink answer at least 10 points more of "
+            "Asked half of the questions, students of RevThink answer at least 5 points more of "
             "the unasked relations than students of SFT that saw as many sequences."
         ),
         measure="test relations answered by RevThink",
         versus="by SFT",
         direction="higher",
-        margin=0.1,
+        margin=0.05,
         by="difference",
     ),
     models=("revthink",),
