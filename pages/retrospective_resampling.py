@@ -27,7 +27,7 @@ from pages._parts import ASSETS, Line, Shot, escape
 
 SLUG = "retrospective_resampling"
 EMBEDDED = "emoji-llava"
-TRAY = "on blue; cat 5 noto; rose 10 noto; burger 3 noto"
+TRAY = "on pink; plane 2 noto; cat 9 noto"
 QUESTIONS = (
     "describe the picture.",
     "is there a dog?",
@@ -37,14 +37,14 @@ QUESTIONS = (
 MOST_THINGS = 4
 SEEN = ("noto", "fluent-emoji-flat", "fxemoji")  # artists whose drawings the model learnt from
 # Powers of ten; the slider is logarithmic.
-PRESETS = {"strict": -3.0, "balanced": -2.0, "talkative": -1.0}
+PRESETS = {"strict": -2.0, "balanced": -1.0, "talkative": -0.5}
 LOWEST_TAU = 1e-5
 ENGINES = {"over the cache (ours)": "fast", "as published, from the beginning": "official"}
 ARTISTS = {"artists it was trained on": "known", "an artist it never saw": "never seen"}
 BASELINES = {
     "refuse": "say nothing of a doubted phrase",
     "truncate": "end before the first doubted phrase",
-    "sampled": "temperature 1, nothing taken back",
+    "greedy": "temperature 0, nothing taken back",
     "contrast": "contrast with a blank picture",
     "right answers alone": "the same network, trained without wrong answers",
 }
@@ -183,7 +183,7 @@ def _tau_controls() -> tuple[gr.Slider, gr.Radio]:
         PRESETS["balanced"],
         step=0.25,
         label="Doubt allowed: tau, as a power of ten",
-        info="−2 is tau = 0.01: a phrase goes when P(UN) is above it. 0 takes nothing back",
+        info="−1 is tau = 0.1: a phrase goes when P(UN) is above it. 0 takes nothing back",
         elem_id=f"{SLUG}-tau",
     )
     preset = gr.Radio(list(PRESETS), value="balanced", label="Temper")
@@ -205,7 +205,7 @@ def _more_settings() -> dict[str, Any]:
         )
         engine = gr.Radio(list(ENGINES), value=next(iter(ENGINES)), label="Engine")
         hints = gr.Checkbox(True, label="Name doubted phrases in the question (hints)")
-        temperature = gr.Slider(0, 1.5, 0, step=0.05, label="Temperature at the start")
+        temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature at the start")
         step = gr.Slider(0, 0.5, 0.05, step=0.05, label="Warmer after each violation by")
         local = gr.Slider(1, 30, 10, step=1, label="Tries in a row before the sentence goes (K)")
         total = gr.Slider(1, 100, 50, step=1, label="Tries in all (N)")
@@ -665,7 +665,7 @@ def curve_table(points: Sequence[Mapping[str, Any]], where: str) -> str:
         f"<td>{one['cover']:.1%}</td><td>{one['give_ups']:.0%}</td><td>{one['empty']:.0%}</td>"
         f"<td>{one['generated_tokens']:.0f}</td></tr>"
         for one in points
-        if one["name"] == "REVERSE" or one["tau"] in (1.0, 0.01)
+        if one["name"] == "REVERSE" or one["tau"] in (1.0, 0.1, 0.01)
     )
     legend = "; ".join(f"{name}: {said}" for name, said in BASELINES.items())
     return (

@@ -220,7 +220,7 @@ def test_the_trade_off_is_measured_on_new_trays(client, tiny):
         api_name="/retrospective_resampling_curve_panel",
     )
     names = {line["name"] for line in json.loads(plot["plot"])["data"]}
-    assert {"REVERSE", "refuse", "truncate", "sampled", "contrast"} <= names
+    assert {"REVERSE", "refuse", "truncate", "greedy", "contrast"} <= names
     assert "4 trays" in table
 
 

@@ -419,7 +419,7 @@ def test_the_benchmark_measures_all_that_it_names(llava, monkeypatch):
     assert saved["times fewer forward tokens"] > 0  # a random model says marks without order
     names = {point["name"] for point in found.figures["curve"]}
     assert names == {
-        "REVERSE", "refuse", "truncate", "sampled", "contrast", "right answers alone"
+        "REVERSE", "refuse", "truncate", "greedy", "contrast", "right answers alone"
     }  # fmt: skip
     assert len(found.figures["CHAIR_i by seed, with and without going back"]) == 3
     json.dumps(found.figures)  # it is written as JSON

@@ -36,7 +36,8 @@ says nothing is never wrong. So the two are always shown together, and empty ans
 and the code; we take 0.05. P(UN) is looked at when a phrase closes, as in the code, not at every
 word. Their test is >, in the code, not >=. The published LLaVA code adds a sentence about false
 premises to every hint; we add the hint alone. The code starts at temperature 1 for LLaVA, the
-paper reports 0.
+paper reports 0; we start at 1, where the small model says what it expects and not only what it
+sees, and show the answer without chance ("greedy") beside it.
 
 **Where it breaks.** The doubt is the model's own: it comes from the same eyes. In the dark it sees
 a dog and is sure of it, and no tau helps. P(UN) of one model says nothing about another's: tau

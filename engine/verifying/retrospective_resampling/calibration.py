@@ -54,7 +54,7 @@ def calibrate(
         check_noise(noise)
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
-    settings = Settings(max_new_tokens=64).without_checks()
+    settings = Settings(temperature=1.0, max_new_tokens=64).without_checks()
     said: list[Judged] = []
     for number, sight in enumerate(sights(bundle, trays, level, seed)):
         _, judged = yield from told_once(bundle, sight, settings, Tally("", 1.0, []))

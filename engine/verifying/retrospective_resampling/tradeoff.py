@@ -27,7 +27,7 @@ from engine.verifying.retrospective_resampling.seeing import (
 )
 from engine.world.tray import Tray, mentions
 
-TAUS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+TAUS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 @dataclass
@@ -83,7 +83,7 @@ def curve(
     trays: int = 24,
     noise: float | None = None,
     taus: Sequence[float] = TAUS,
-    temperature: float = 0.0,
+    temperature: float = 1.0,
     step: float = 0.05,
     local: int = 10,
     total: int = 50,
@@ -154,7 +154,7 @@ def unchecked(tallies: Sequence[Tally]) -> Tally:
 def new_baselines(taus: Sequence[float]) -> list[Tally]:
     """Empty tallies of what stands beside REVERSE; the two that cut do so at every tau."""
     cutting = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in taus]
-    return [*cutting, Tally("sampled", 1.0, []), Tally("contrast", 1.0, [])]
+    return [*cutting, Tally("greedy", 1.0, []), Tally("contrast", 1.0, [])]
 
 
 def beside(
@@ -164,16 +164,16 @@ def beside(
     plain: tuple[Outcome, list[Judged]],
     tallies: list[Tally],
 ) -> Steps[None]:
-    """The baselines: two that only cut, one that samples, one that contrasts with a blank."""
+    """The baselines: two that only cut, one without chance, one that contrasts with a blank."""
     outcome, said = plain
     for tally in tallies:
         if tally.name == "refuse":
             tally.add(refused(said, tally.tau), sight.tray)
         elif tally.name == "truncate":
             tally.add(truncated(said, tally.tau), sight.tray)
-        elif tally.name == "sampled":
+        elif tally.name == "greedy":
             yield from told_once(
-                bundle, sight, replace(base.without_checks(), temperature=1.0), tally
+                bundle, sight, replace(base.without_checks(), temperature=0.0), tally
             )
             continue
         else:
