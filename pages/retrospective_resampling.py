@@ -27,7 +27,7 @@ from pages._parts import ASSETS, Line, Shot, escape
 
 SLUG = "retrospective_resampling"
 EMBEDDED = "emoji-llava"
-TRAY = "on pink; plane 2 noto; cat 9 noto"
+TRAY = "on yellow; banana 5 noto; cat 12 noto"
 QUESTIONS = (
     "describe the picture.",
     "is there a dog?",
@@ -77,7 +77,7 @@ def build(frame: Frame) -> None:
                 label="Darkness",
                 info="Noise of the camera. In good light there is little to take back",
             )
-            frame.seed(3)
+            frame.seed(0)
             frame.model()
             more = _more_settings()
         with gr.Column(elem_classes="shown"):

@@ -285,7 +285,7 @@ def test_a_visitor_watches_a_phrase_being_taken_back(new_visitor, shot):
     ask = page.get_by_role("button", name="Ask the model")
     ask.wait_for()
     struck = page.locator(".story del")
-    for seed in range(3, 12):
+    for seed in range(3):
         page.locator("#retrospective_resampling-seed input").fill(str(seed))
         ask.click()
         page.locator(".story[data-final]").wait_for(timeout=90_000)

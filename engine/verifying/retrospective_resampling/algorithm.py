@@ -29,7 +29,7 @@ from engine.world.tray import Tray, mentions
 
 __all__ = ["calibrate", "curve", "run"]
 
-EXAMPLE = "on pink; plane 2 noto; cat 9 noto"
+EXAMPLE = "on yellow; banana 5 noto; cat 12 noto"
 LONGEST_QUESTION = 500
 
 ENGINES = ("fast", "official")
