@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -112,16 +113,33 @@ def curve(
     others = new_baselines(levels) if baselines else []
     doubts: list[Judged] = []
     for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
-        plain = yield from told_once(bundle, sight, base.without_checks(), unchecked(tallies))
+        telling = told_once(bundle, sight, base.without_checks(), unchecked(tallies))
+        plain = yield from within(telling, done, trays)
         doubts += plain[1]
         for tally in tallies:
             if tally.tau < 1:
-                yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+                telling = told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+                yield from within(telling, done, trays)
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
-        yield from beside(bundle, sight, base, plain, others)
+        yield from within(beside(bundle, sight, base, plain, others), done, trays)
         found = summed(tallies, others, doubts, level)
         yield Progress(done + 1, trays, f"{done + 1} trays", found)
     return summed(tallies, others, doubts, level)
+
+
+R = TypeVar("R")
+
+
+def within(part: Steps[R], done: int, total: int) -> Steps[R]:
+    """A part of a longer work: its own progress is that of the whole."""
+    try:
+        while True:
+            next(part)
+            yield Progress(done, total)
+    except StopIteration as end:
+        return end.value
+    finally:
+        part.close()
 
 
 def told_once(
