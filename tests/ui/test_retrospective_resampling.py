@@ -258,6 +258,7 @@ def test_a_tray_is_laid_by_clicks_keys_and_dragging(new_visitor):
     page.goto("/verify")
     field = page.locator("#retrospective_resampling-tray textarea")
     field.wait_for()
+    page.get_by_role("button", name="Background white").click()
     page.get_by_role("button", name="Empty it").click()
     assert field.input_value() == "on white"
     page.get_by_role("button", name="Take a dog").click()
