@@ -192,7 +192,7 @@ def test_a_visitor_asks_the_students_on_a_phone(new_visitor, shot):
     from benchmarks.harness import axe_findings, sideways_scroll
 
     page = new_visitor(width=390).page
-    page.goto("/verify")
+    page.goto("/verify?method=revthink")
     page.locator("#revthink-run").click()
     page.locator("#revthink-run-status .status.done").wait_for(timeout=90_000)
     assert page.locator("#revthink-shown svg").count() == 3
