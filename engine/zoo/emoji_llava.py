@@ -180,7 +180,7 @@ def build_tokenizer(folder: Path):
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], True)
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in (SPAN, CN, UN)])
     tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
     listed = sorted(word for word in vocab[4:] if word.isalpha())
     synonyms = {old: new for old, new in words.SYNONYMS.items() if new in listed}
     (folder / "vocabulary.json").write_text(
@@ -557,7 +557,6 @@ def export(model, tokenizer, key: str, title: str, notes: dict[str, object]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half().cpu()
     half.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
     build_tokenizer(folder)
     side = world.CELLS * world.CELL
     settings = {
