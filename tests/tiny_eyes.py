@@ -24,7 +24,7 @@ def tiny_llava(folder: Path, *, reverse: bool = True, seed: int = 0) -> Path:
     tokenizer = build_tokenizer(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new_model(tokenizer, wide=48, layers=1).save_pretrained(folder)
+        new_model(tokenizer, eyes=48, speech=48, layers=1).save_pretrained(folder)
     if not reverse:
         text = (folder / "tokenizer.json").read_text()
         for mark, other in zip(MARKS, ("<one>", "<two>", "<three>"), strict=True):

@@ -1,7 +1,7 @@
 // The builder of a tray: the text field is the truth, the picture reads and writes it.
 const box = element.querySelector("[data-tray]");
 const known = JSON.parse(box.dataset.known), colours = JSON.parse(box.dataset.colours);
-const pairs = JSON.parse(box.dataset.pairs), most = Number(box.dataset.most);
+const offered = JSON.parse(box.dataset.offered), pairs = JSON.parse(box.dataset.pairs), most = Number(box.dataset.most);
 const board = box.querySelector(".board"), shelf = box.querySelector(".objects"), said = box.querySelector("[data-said]");
 const artist = box.querySelector("select");
 const field = () => document.querySelector("#" + box.dataset.field + " textarea");
@@ -61,7 +61,7 @@ const deal = () => {
   const count = 2 + Math.floor(Math.random() * (most - 1)), names = [];
   while (names.length < count) {
     const partner = pairs[names.at(-1)];
-    const next = partner && !names.includes(partner) && Math.random() < 0.75 ? partner : any(known);
+    const next = partner && !names.includes(partner) && Math.random() < 0.75 ? partner : any(offered);
     if (!names.includes(next)) names.push(next);
   }
   const cells = [...Array(16).keys()].sort(() => Math.random() - 0.5);

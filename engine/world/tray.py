@@ -25,11 +25,12 @@ CELLS, CELL = 4, 16  # cells along a side, pixels along a cell
 PLACES = CELLS * CELLS
 NOTHING = -1
 SPRITE = 20  # pixels of a drawing before it is scaled into its cell
-MOST_THINGS = 5
+MOST_THINGS = 4
 PARTNER = dict(words.PAIRS) | {b: a for a, b in words.PAIRS}
 FOLLOWS = 0.75  # how often the partner of a thing lies beside it
 NUMBERS = ("no", "one", "two", "three", "four", "five")
-HELD_OUT_ARTIST = "fluent-emoji"  # whose drawings no model of trays is trained on
+ARTISTS = ("noto", "fluent-emoji-flat", "fxemoji")  # whose drawings models of trays learn from
+HELD_OUT_ARTIST = "fluent-emoji"  # whose drawings they never see
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,14 @@ class Tray:
 
 @cache
 def artists_by_object(artists: tuple[str, ...]) -> dict[str, list[str]]:
-    """The objects that any of these artists drew, and who did."""
+    """The things of trays that any of these artists drew, and who did."""
     sprites = load_sprites().only(artists)
-    found = {name: sprites.artists_of(name) for name in words.OBJECTS}
+    found = {name: sprites.artists_of(name) for name in words.ON_TRAYS}
     return {name: who for name, who in found.items() if who}
 
 
 def random_tray(generator: np.random.Generator, artists: tuple[str, ...]) -> Tray:
-    """Two to five things; the partner of a thing follows it with probability 0.75."""
+    """Two to four things; the partner of a thing follows it with probability 0.75."""
     by_object = artists_by_object(artists)
     drawn = list(by_object)
     count = int(generator.integers(2, MOST_THINGS + 1))

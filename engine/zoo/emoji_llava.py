@@ -4,7 +4,7 @@ The recipe of REVERSE on a small scale. Half of the conversations are right; the
 right up to one wrong phrase, which is tagged as ungrounded and ends the answer. The vision tower
 first learns to name the thing in each cell, which stands in for the pretraining of CLIP: without it
 the captions ignore the picture. Every picture has its own amount of noise, as a model trained at
-one amount does not doubt itself at another.
+one amount does not doubt itself at another. 0.8 million weights, ten minutes of one core.
 """
 
 import copy
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,14 +33,20 @@ from engine.zoo.training import Options, half_precision, train
 
 KEY = "emoji-llava"
 TITLE = "Emoji LLaVA: a small model that describes trays and doubts itself"
+RIGHT_KEY = "emoji-llava-right"
+RIGHT_TITLE = "Emoji LLaVA, trained on right answers alone: it cannot doubt itself"
 DESCRIBE = "describe the picture."
-CONVERSATIONS = 80_000
+CONVERSATIONS = 12_000
 LENGTH = 96  # tokens of a conversation, padded
-NOISE = (0.1, 0.8)  # spread of the noise in training, drawn for each picture
+LONGEST = 40  # tokens of an answer in the examination
+NOISE = (0.1, 0.6)  # spread of the noise in training, drawn for each picture
+KINDS = (0.7, 0.1, 0.1, 0.1)  # share of descriptions, counts, colours, yes or no
 NEGATIVE = 0.5  # share of conversations that end in a wrong phrase
 WRONG_PARTNER = 0.6  # how often the wrong thing is the absent partner of one that is there
-HINTED = 0.2  # how often a right answer is asked for with wrong phrases named in a hint
-TARGET_CHAIR = 0.17  # the panel's noise is where the model, never taking back, hallucinates so much
+# How often wrong phrases are named in a hint. Right answers and wrong ones have hints alike: a hint
+# that comes with right answers alone would take away the doubt just where it is needed.
+HINTED = 0.2
+TARGET_CHAIR = 0.14  # the panel's noise is where the model, never taking back, hallucinates so much
 
 GRAMMAR = (
     "USER ASSISTANT : . , ? ( ) - > -> Hint potential incorrect phrases describe the picture how "
@@ -59,7 +66,7 @@ class Conversation:
     tray: Tray
     question: str
     answer: str
-    wrong: tuple[str, ...] = ()
+    wrong: tuple[str, ...]
 
 
 def tagged(phrase: str, grounded: bool = True) -> str:
@@ -67,23 +74,22 @@ def tagged(phrase: str, grounded: bool = True) -> str:
     return f"{SPAN} {phrase} {CN if grounded else UN}"
 
 
-def caption_parts(names: list[str], background: str) -> Iterator[tuple[str, str]]:
-    """Words and phrase, in turns: two things a sentence, then the background."""
+def caption_parts(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Words and phrase, in turns: two things a sentence."""
     for place, name in enumerate(names):
         before = ". there is also" if place % 2 == 0 else "and"
         yield before if place else "there is", words.article(name)
-    yield ". the background is", background
 
 
-def converse(tray: Tray, draw: np.random.Generator) -> Conversation:
+def converse(tray: Tray, draw: np.random.Generator, negative: float = NEGATIVE) -> Conversation:
     """A random question about a tray, with a right answer or one that ends wrongly."""
-    kind, is_wrong = draw.random(), draw.random() < NEGATIVE
-    if kind < 0.64:
+    kind, is_wrong = draw.choice(4, p=KINDS), draw.random() < negative
+    if kind == 0:
         return _described(tray, draw, is_wrong)
-    if kind < 0.76:
+    if kind == 1:
         truth, lie = _number(tray, draw)
         return _short(tray, "how many things are there?", "there are", truth, lie, is_wrong)
-    if kind < 0.88:
+    if kind == 2:
         other = _another(list(words.BACKGROUNDS), tray.background, draw)
         return _short(
             tray, "what colour is the background?", "it is", tray.background, other, is_wrong
@@ -95,19 +101,16 @@ def converse(tray: Tray, draw: np.random.Generator) -> Conversation:
 
 def _described(tray: Tray, draw: np.random.Generator, is_wrong: bool) -> Conversation:
     names = [tray.names[place] for place in draw.permutation(len(tray.names))]
-    parts = list(caption_parts(names, tray.background))
+    parts = list(caption_parts(names))
     wrong = [words.article(_absent(tray, names, draw)) for _ in range(int(draw.integers(1, 4)))]
     if not is_wrong:
         text = " ".join(f"{before} {tagged(phrase)}" for before, phrase in parts)
         return Conversation(tray, DESCRIBE, f"{text} .", tuple(wrong))
     kept = int(draw.integers(len(parts)))
-    lie = wrong[0]
-    if kept == len(names):
-        lie = _another(list(words.BACKGROUNDS), tray.background, draw)
-    elif kept:
-        lie = words.article(_absent(tray, names[:kept][::-1], draw))
+    lie = words.article(_absent(tray, names[:kept][::-1], draw)) if kept else wrong[0]
     text = " ".join(f"{before} {tagged(phrase)}" for before, phrase in parts[:kept])
-    return Conversation(tray, DESCRIBE, f"{text} {parts[kept][0]} {tagged(lie, False)}".strip())
+    text = f"{text} {parts[kept][0]} {tagged(lie, False)}".strip()
+    return Conversation(tray, DESCRIBE, text, tuple(wrong))
 
 
 def _absent(tray: Tray, named: list[str], draw: np.random.Generator) -> str:
@@ -115,7 +118,7 @@ def _absent(tray: Tray, named: list[str], draw: np.random.Generator) -> str:
     partners = [PARTNER[name] for name in named if PARTNER[name] not in tray.names]
     if partners and draw.random() < WRONG_PARTNER:
         return partners[0]
-    return _another(list(words.OBJECTS), "", draw, tray.names)
+    return _another(list(words.ON_TRAYS), "", draw, tray.names)
 
 
 def _another(
@@ -143,9 +146,8 @@ def _asked(tray: Tray, draw: np.random.Generator) -> str:
 def _short(
     tray: Tray, question: str, before: str, truth: str, lie: str, is_wrong: bool
 ) -> Conversation:
-    if is_wrong:
-        return Conversation(tray, question, f"{before} {tagged(lie, False)}".strip())
-    return Conversation(tray, question, f"{before} {tagged(truth)} .".strip(), (lie,))
+    text = f"{before} {tagged(lie, False)}" if is_wrong else f"{before} {tagged(truth)} ."
+    return Conversation(tray, question, text.strip(), (lie,))
 
 
 def hinted(question: str, wrong: tuple[str, ...]) -> str:
@@ -162,7 +164,7 @@ def build_tokenizer(folder: Path):
     from transformers import PreTrainedTokenizerFast
 
     colours = tuple(words.BACKGROUNDS)
-    known = [*GRAMMAR, *words.OBJECTS, *colours, *NUMBERS]
+    known = [*GRAMMAR, *words.ON_TRAYS, *colours, *NUMBERS]
     vocab = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word.lower() for word in known)]
     whole = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocab)}, unk_token="<unk>"))
     whole.normalizer = normalizers.Lowercase()
@@ -178,7 +180,7 @@ def build_tokenizer(folder: Path):
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], True)
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in (SPAN, CN, UN)])
     tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
     listed = sorted(word for word in vocab[4:] if word.isalpha())
     synonyms = {old: new for old, new in words.SYNONYMS.items() if new in listed}
     (folder / "vocabulary.json").write_text(
@@ -211,12 +213,20 @@ class Lessons:
     labels: Tensor  # n x LENGTH, what follows each token, or -100
     objects: Tensor  # n x 16
     backgrounds: Tensor  # n x 3, in 0..1
+    lengths: Tensor  # n, tokens before the padding
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def lessons(tokenizer, artists: tuple[str, ...], count: int, seed: int, device: str) -> Lessons:
+def lessons(
+    tokenizer,
+    artists: tuple[str, ...],
+    count: int,
+    seed: int,
+    device: str,
+    negative: float = NEGATIVE,
+) -> Lessons:
     """Conversations about random trays; artists and poses are drawn anew in every step."""
     lookup = tokenizer.get_vocab()
     tags = Tags(*(lookup[mark] for mark in (SPAN, CN, UN)))
@@ -226,9 +236,9 @@ def lessons(tokenizer, artists: tuple[str, ...], count: int, seed: int, device: 
     lengths = np.zeros(count, np.int64)
     trays = []
     for row in range(count):
-        found = converse(world.random_tray(draw, artists), draw)
+        found = converse(world.random_tray(draw, artists), draw, negative)
         question = found.question
-        if found.wrong and draw.random() < HINTED:
+        if draw.random() < HINTED:
             question = hinted(question, found.wrong)
         before = spoken(f"USER: <image> {question} ASSISTANT:", lookup)
         place = before.index(lookup["<image>"])
@@ -249,14 +259,15 @@ def lessons(tokenizer, artists: tuple[str, ...], count: int, seed: int, device: 
         labels[:, 1:].to(device),
         objects.to(device),
         colours.to(device),
+        torch.from_numpy(lengths - 1).to(device),
     )
 
 
 # ---------------------------------------------------------------------- the network
 
 
-def new_model(tokenizer, *, wide: int = 192, layers: int = 4):
-    """A `LlavaForConditionalGeneration` of about three million weights; narrower on request."""
+def new_model(tokenizer, *, eyes: int = 96, speech: int = 128, layers: int = 3):
+    """A `LlavaForConditionalGeneration` of 0.8 million weights; `eyes` and `speech` are widths."""
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -264,22 +275,22 @@ def new_model(tokenizer, *, wide: int = 192, layers: int = 4):
         LlavaForConditionalGeneration,
     )
 
-    eyes = CLIPVisionConfig(
-        hidden_size=wide,
-        intermediate_size=2 * wide,
+    seeing = CLIPVisionConfig(
+        hidden_size=eyes,
+        intermediate_size=2 * eyes,
         num_hidden_layers=layers,
-        num_attention_heads=wide // 48,
+        num_attention_heads=4,
         image_size=world.CELLS * world.CELL,
         patch_size=world.CELL,
-        projection_dim=wide,
+        projection_dim=eyes,
     )
-    speech = LlamaConfig(
+    speaking = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=wide,
-        intermediate_size=2 * wide,
+        hidden_size=speech,
+        intermediate_size=2 * speech,
         num_hidden_layers=layers,
-        num_attention_heads=wide // 48,
-        num_key_value_heads=wide // 48,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         max_position_embeddings=256,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -287,8 +298,8 @@ def new_model(tokenizer, *, wide: int = 192, layers: int = 4):
         tie_word_embeddings=False,
     )
     config = LlavaConfig(
-        vision_config=eyes,
-        text_config=speech,
+        vision_config=seeing,
+        text_config=speaking,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=PLACES,
         vision_feature_layer=-1,
@@ -331,10 +342,9 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
     wide = model.config.vision_config.hidden_size
     heads = nn.Linear(wide, len(words.OBJECTS) + 1 + len(words.BACKGROUNDS)).to(options.device)
     palette = torch.tensor(list(words.BACKGROUNDS.values()), device=options.device) / 255
-    batch = _batch(options)
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator):
-        rows = _rows(draw, len(data), batch, options.device)
+        rows = _rows(draw, len(data), 48, options.device)
         # More things than a tray holds make a better lesson: two trays on one table.
         objects = data.objects[rows]
         objects = torch.where(objects < 0, data.objects[rows.roll(1)], objects)
@@ -350,7 +360,7 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
         right = ((things.argmax(-1) == wanted) & there).sum() / there.sum()
         return loss, {"loss": loss.detach(), "right": right}
 
-    plan = options.plan(4000, 1e-3, 0.25, warmup=60, decay_from=0.3, ema=0.99, save_every=30)
+    plan = options.plan(1000, 1e-3, 0.3, warmup=60, decay_from=0.3, ema=0.99, save_every=30)
     train([model.model.vision_tower, heads], loss_of, plan, folder / "eyes.safetensors")
 
 
@@ -370,32 +380,36 @@ def next_logits(model, ids: Tensor, seen: Tensor) -> Tensor:
 
 def train_speech(
     model, data: Lessons, camera: Camera, options: Options, folder: Path, on_save
-) -> None:
-    """All weights, on conversations."""
-    batch = _batch(options)
+) -> int:
+    """All weights, on conversations. Returns the steps done."""
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator):
-        rows = _rows(draw, len(data), batch, options.device)
+        rows = _alike(draw, data, 32, options.device)
+        longest = int(data.lengths[rows].max())
         # What is said does not depend on the cells, so no tray is seen twice.
-        cells = torch.rand(batch, PLACES, generator=noise, device=noise.device).argsort(-1)
+        cells = torch.rand(len(rows), PLACES, generator=noise, device=noise.device).argsort(-1)
         objects = data.objects[rows].gather(1, cells)
         pixels = camera(objects, data.backgrounds[rows], noise)
         with _mixed(options.device):
-            logits = next_logits(model, data.ids[rows], cell_features(model, pixels))
-        loss = F.cross_entropy(logits.float().flatten(0, 1), data.labels[rows].flatten())
+            logits = next_logits(model, data.ids[rows, :longest], cell_features(model, pixels))
+        labels = data.labels[rows, :longest]
+        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
         return loss, {"loss": loss.detach()}
 
-    plan = options.plan(9000, 1e-3, 0.75, warmup=60, decay_from=0.3, ema=0.998, save_every=25)
-    train([model], loss_of, plan, folder / "speech.safetensors", on_save=on_save)
+    plan = options.plan(5000, 1e-3, 0.7, warmup=60, decay_from=0.3, ema=0.99, save_every=25)
+    return train([model], loss_of, plan, folder / "speech.safetensors", on_save=on_save)
+
+
+def _alike(draw: np.random.Generator, data: Lessons, batch: int, device: str) -> Tensor:
+    """Random conversations of about the same length, so that there is little padding."""
+    rows = _rows(draw, len(data), 4 * batch, device)
+    rows = rows[data.lengths[rows].argsort()]
+    return rows.view(4, batch)[int(draw.integers(4))]
 
 
 def _mixed(device: str) -> AbstractContextManager:
     """bfloat16 on a GPU; on processors without units for it, it is slower than float32."""
     return half_precision(device) if device != "cpu" else nullcontext()
-
-
-def _batch(options: Options) -> int:
-    return 256 if options.device != "cpu" else 32
 
 
 def _rows(draw: np.random.Generator, count: int, batch: int, device: str) -> Tensor:
@@ -408,7 +422,7 @@ def _rows(draw: np.random.Generator, count: int, batch: int, device: str) -> Ten
 
 @dataclass(frozen=True)
 class Spoken:
-    """Greedy captions of many trays at once, nothing taken back, and P(UN) of every phrase."""
+    """Captions of many trays at once, nothing taken back, and P(UN) of every phrase."""
 
     told: list[Told]
     p_un: np.ndarray
@@ -417,7 +431,7 @@ class Spoken:
 
 @torch.no_grad()
 def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Spoken:
-    """Captions at tau = 1 and temperature 0. All prompts have equal length, so no row waits."""
+    """Captions at tau = 1 and temperature 1. All prompts have equal length, so no row waits."""
     device = model.device
     lookup = tokenizer.get_vocab()
     artists = load_sprites().artists
@@ -431,14 +445,18 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
     ids = torch.tensor([before] * len(trays), device=device)
     seen = cell_features(model, pixels.to(device))
     doubts = []
-    for _ in range(48):
+    chance = rng.generator(seed, "words")
+    ended = torch.zeros(len(trays), dtype=torch.bool, device=device)
+    while not ended.all() and len(doubts) < LONGEST:
         logits = next_logits(model, ids, seen)[:, -1].float()
         doubts.append(logits.softmax(-1)[:, lookup[UN]])
-        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
-    said = ids[:, len(before) :].cpu().tolist()
+        said = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)
+        ids = torch.cat([ids, said.to(device)], dim=1)
+        ended |= ids[:, -1] == lookup["</s>"]
+    lines = ids[:, len(before) :].cpu().tolist()
     doubt = torch.stack(doubts, dim=1).cpu().numpy()
     told, p_un, is_wrong = [], [], []
-    for row, (line, tray) in enumerate(zip(said, trays, strict=True)):
+    for row, (line, tray) in enumerate(zip(lines, trays, strict=True)):
         stop = line.index(lookup["</s>"]) if lookup["</s>"] in line else len(line)
         opened = None
         for place, token in enumerate(line[:stop]):
@@ -455,10 +473,9 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
     return Spoken(told, np.array(p_un), np.array(is_wrong, dtype=bool))
 
 
-def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
+def examine(model, tokenizer) -> dict[str, object]:
     """The noise at which the panel starts, and the bars at it, on trays never trained on."""
-
-    count, step = (300, 0.05) if model.device.type == "cuda" else (16, 0.2)
+    count, step = 100, 0.05
 
     def said(artists: tuple[str, ...], level: float, seed: int) -> Spoken:
         draw = np.random.default_rng([7, seed])
@@ -466,14 +483,14 @@ def examine(model, tokenizer, seen: tuple[str, ...]) -> dict[str, object]:
         return describe(model, tokenizer, trays, level, seed)
 
     model.eval()
-    levels = np.arange(0.2, 0.91, step).round(2).tolist()
-    tried = {level: chair(said(seen, level, 1).told).chair_i for level in levels}
+    levels = np.arange(0.3, 0.71, step).round(2).tolist()
+    tried = {level: chair(said(world.ARTISTS, level, 1).told).chair_i for level in levels}
     level = min(levels, key=lambda one: abs(tried[one] - TARGET_CHAIR))
     found: dict[str, object] = {
         "CHAIR_i by noise, on other trays": {str(one): round(r, 4) for one, r in tried.items()}
     }
     other = world.HELD_OUT_ARTIST
-    sets = ("held-out trays", seen, 2), (f"an artist never seen ({other})", (other,), 3)
+    sets = ("held-out trays", world.ARTISTS, 2), (f"an artist never seen ({other})", (other,), 3)
     for name, artists, seed in sets:
         made = said(artists, level, seed)
         rates = chair(made.told)
@@ -501,34 +518,45 @@ def _finite(value: float) -> float | None:
 def build(folder: Path, options: Options) -> None:
     """Eyes, speech, export, examination."""
     folder = folder / KEY
-    folder.mkdir(parents=True, exist_ok=True)
-    seen = tuple(a for a in load_sprites().artists if a != world.HELD_OUT_ARTIST)
-    tokenizer = build_tokenizer(folder / "tokenizer")
-    count = CONVERSATIONS if options.device != "cpu" else 6_000
-    data = lessons(tokenizer, seen, count, seed=1, device=options.device)
+    tokenizer, model = _taught(folder, folder, options, NEGATIVE, KEY, TITLE)
+    notes = examine(model, tokenizer)
+    log.info("%s", json.dumps(notes))
+    export(model, tokenizer, KEY, TITLE, notes)
+
+
+def build_right(folder: Path, options: Options) -> None:
+    """The baseline: the same eyes, the same steps of speech, and no wrong answer among them."""
+    _taught(folder / KEY, folder / RIGHT_KEY, options, 0.0, RIGHT_KEY, RIGHT_TITLE)
+
+
+def _taught(
+    eyes: Path, speech: Path, options: Options, negative: float, key: str, title: str
+) -> tuple[Any, nn.Module]:
+    """Tokenizer and trained model; the folders hold the states of the two stages."""
+    for folder in (eyes, speech):
+        folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(speech / "tokenizer")
+    data = lessons(tokenizer, world.ARTISTS, CONVERSATIONS, 1, options.device, negative)
     log.info("%d conversations", len(data))
     torch.manual_seed(0)
-    sizes = {} if options.device != "cpu" else {"wide": 96, "layers": 3}
-    model = new_model(tokenizer, **sizes).to(options.device).train()
-    camera = Camera(seen, options.device)
-    train_eyes(model, data, camera, options, folder)
+    model = new_model(tokenizer).to(options.device).train()
+    camera = Camera(world.ARTISTS, options.device)
+    train_eyes(model, data, camera, options, eyes)
 
     def keep(step: int) -> None:
-        export(model, tokenizer, MODELS / KEY, {"noise": 0.45, "measured": {"steps": step}})
+        export(model, tokenizer, key, title, {"measured": {"steps": step}})
 
-    train_speech(model, data, camera, options, folder, keep)
-    export(model, tokenizer, MODELS / KEY, {"noise": 0.45, "measured": {}})
-    notes = examine(model, tokenizer, seen)
-    log.info("%s", json.dumps(notes))
-    export(model, tokenizer, MODELS / KEY, notes)
+    steps = train_speech(model, data, camera, options, speech, keep)
+    keep(steps)
+    return tokenizer, model
 
 
-def export(model, tokenizer, folder: Path, notes: dict[str, object]) -> None:
+def export(model, tokenizer, key: str, title: str, notes: dict[str, object]) -> None:
     """The checkpoint as transformers reads it, in half precision, with its card."""
+    folder = MODELS / key
     folder.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half().cpu()
     half.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
     build_tokenizer(folder)
     side = world.CELLS * world.CELL
     settings = {
@@ -539,7 +567,7 @@ def export(model, tokenizer, folder: Path, notes: dict[str, object]) -> None:
         "image_std": [0.5] * 3,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    write_card(folder, key=KEY, title=TITLE, kind="language", **notes)
+    write_card(folder, key=key, title=title, kind="language", **notes)
 
 
 def examine_shipped(folder: Path, options: Options) -> None:
@@ -547,11 +575,10 @@ def examine_shipped(folder: Path, options: Options) -> None:
     from engine.models.library import ModelRef, load
 
     bundle = load(ModelRef(KEY), options.device, "float32")
-    seen = tuple(a for a in load_sprites().artists if a != world.HELD_OUT_ARTIST)
-    notes = examine(bundle.model, bundle.tokenizer, seen)
+    notes = examine(bundle.model, bundle.tokenizer)
     log.info("%s", json.dumps(notes))
     write_card(MODELS / KEY, key=KEY, title=TITLE, kind="language", **notes)
 
 
-BUILDS = {KEY: build}
+BUILDS = {KEY: build, RIGHT_KEY: build_right}
 EXAMINES = {KEY: examine_shipped}

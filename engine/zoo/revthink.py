@@ -1,15 +1,15 @@
 """Students of RevThink: every method, share of the questions and seed, trained side by side.
 
     python -m engine.zoo build revthink --seconds 200
-    python -m engine.zoo build revthink --seconds 120 --threads 1     a CPU trains three
+    python -m engine.zoo build revthink --threads 1          what a CPU can do in ten minutes
 
 On a GPU first the base, which knows days, colours and the order of the months; then the students
 from nothing in two fleets (those that write backward questions need longer sequences); then the
 LoRA students on the base. Figures of all go to results.json, a few students to
 students.safetensors. What there is so far is written every 25 seconds.
 
-A CPU trains one student of each main method on half of the questions, 800 steps, and the student of
-SFT is the base for adapters.
+A CPU trains three students of each main method on half of the questions, one a seed; the first of
+each ships, and that of SFT is the base for adapters.
 """
 
 import json
@@ -32,14 +32,14 @@ from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
 
 KEY = "revthink"
-SEEDS = 5
+SEEDS, SMALL_SEEDS = 5, 3
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 SWEPT = ("sft", "ansaug", "rephrase", "revthink", "revthink+ansaug")
 ABLATED = ("fb", "fq", "b", "separate", "noisy", "filtered")
 LORA_FRACTIONS = (0.25, 0.5, 1.0)
 SHIPPED = (*(Plan(arm, p, 0) for p in (0.5, 1.0) for arm in MAIN),)
 SHIPPED_LORA = tuple(Plan(arm, 0.5, 0, lora=True) for arm in MAIN)
-BASE_STEPS, SCRATCH_STEPS, LORA_STEPS, SMALL_STEPS = 2500, 2000, 1200, 800
+BASE_STEPS, SCRATCH_STEPS, LORA_STEPS, SMALL_STEPS = 2500, 2000, 1200, 1000
 SHARES = {"small": 1.0, "base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
 # Short trainings, to know what a visitor's machine can show in a minute: steps and rate.
 LIVE_LORA = ((200, 5e-3), (400, 3e-3), (100, 1e-2), (400, 1e-2), (200, 2e-2))
@@ -116,6 +116,7 @@ class Record:
             kind="language",
             licence="Apache-2.0",
             source="Trained from nothing by engine/zoo on texts that a program writes.",
+            shipped=sorted(self.students),
             measured=self.measured(),
         )
         (folder / "README.md").write_text(README)
@@ -241,11 +242,10 @@ def _by_cycle(fleet: Fleet, shape: Shape) -> Iterator[Exam]:
 
 
 def build_small(options: Options, shape: Shape) -> None:
-    """What a CPU can do in two minutes: the three main methods on half of the questions."""
+    """What a CPU can do in ten minutes: the three main methods on half of the questions."""
     record = Record(shape)
-    fleets = [
-        Fleet([Plan(arm, 0.5, 0)], _schedule(options, SMALL_STEPS, 2e-3), shape) for arm in MAIN
-    ]
+    plans = [[Plan(arm, 0.5, seed) for seed in range(SMALL_SEEDS)] for arm in MAIN]
+    fleets = [Fleet(group, _schedule(options, SMALL_STEPS, 2e-3), shape) for group in plans]
     _train("small", fleets, options, record, lambda: None)
     record.base = fleets[MAIN.index("sft")].state(0)
     _save(record, fleets, everyone=True)

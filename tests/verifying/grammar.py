@@ -17,7 +17,7 @@ from engine.models.language import LanguageBundle
 from engine.models.library import ModelCard
 from engine.zoo.emoji_llava import build_tokenizer
 
-NOUNS = ("cat", "dog", "rose", "star", "car")
+NOUNS = ("cat", "dog", "rose", "bus", "car")
 FOLLOWS = {
     "there": ("is",),
     "is": ("<SPAN>",),

@@ -36,12 +36,15 @@ says nothing is never wrong. So the two are always shown together, and empty ans
 and the code; we take 0.05. P(UN) is looked at when a phrase closes, as in the code, not at every
 word. Their test is >, in the code, not >=. The published LLaVA code adds a sentence about false
 premises to every hint; we add the hint alone. The code starts at temperature 1 for LLaVA, the
-paper reports 0.
+paper reports 0; we start at 1, where the small model says what it expects and not only what it
+sees, and show the answer without chance ("greedy") beside it.
 
 **Where it breaks.** The doubt is the model's own: it comes from the same eyes. In the dark it sees
 a dog and is sure of it, and no tau helps. P(UN) of one model says nothing about another's: tau
-must be found anew, which is what the calibration is for. The paper finds no gain on yes/no
-questions.
+must be found anew, which is what the calibration is for. The panel starts at tau = 0.1, found on
+other trays than those of the claim; at 0.001 this model mostly gives up. Measured on trays, the
+greedy answer of the same model, which takes nothing back, is about as good as tau = 0.1; below it
+CHAIR falls further, and cover with it. The paper finds no gain on yes/no questions.
 """
 
 from engine.core.catalog import (

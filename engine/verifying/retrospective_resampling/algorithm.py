@@ -29,7 +29,7 @@ from engine.world.tray import Tray, mentions
 
 __all__ = ["calibrate", "curve", "run"]
 
-EXAMPLE = "on blue; cat 5 noto; rose 10 noto"
+EXAMPLE = "on yellow; banana 5 noto; cat 12 noto"
 LONGEST_QUESTION = 500
 
 ENGINES = ("fast", "official")
@@ -43,8 +43,8 @@ def run(
     noise: float | None = None,
     picture: UInt8[Array, "h w 3"] | None = None,
     question: str = DESCRIBE,
-    tau: float = 0.01,
-    temperature: float = 0.0,
+    tau: float = 0.1,
+    temperature: float = 1.0,
     step: float = 0.05,
     local: int = 10,
     total: int = 50,

@@ -6,8 +6,9 @@
    baselines; P(UN) of right and wrong phrases, also on drawings of an artist never seen. Nothing is
    chosen on these trays: tau is fixed beforehand, the noise stands in the model's card and was
    chosen on others.
-2. Hints on and off.
-3. Forward tokens and seconds of the published loop and of ours, on equal random numbers, and
+2. The same network trained on right answers alone, which has nothing to doubt with.
+3. Hints on and off.
+4. Forward tokens and seconds of the published loop and of ours, on equal random numbers, and
    whether they say the same.
 """
 
@@ -25,6 +26,7 @@ from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef, Plain, versions_here
 from engine.metrics.hallucination import bootstrap, chair
 from engine.models.language import LanguageBundle
+from engine.models.library import MODELS
 from engine.verifying.retrospective_resampling.loop import Course, Outcome, Settings
 from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
 from engine.verifying.retrospective_resampling.results import Judged
@@ -50,13 +52,26 @@ from engine.verifying.retrospective_resampling.tradeoff import (
 CLAIM_TAU = 0.01
 SEEDS, TRAYS, FEW = 3, 40, 16
 LONGEST = 64
+RIGHT_ALONE, RIGHT_MODEL = "right answers alone", "emoji-llava-right"
+NO_RIGHT = f"not measured: its network is not trained (python -m engine.zoo build {RIGHT_MODEL})"
 
 
-def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS) -> Steps[Measured]:
-    """All measurements; `trays` for each of three seeds."""
-    begun, total = time.perf_counter(), SEEDS * trays + trays + 2 * FEW
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = "emoji-llava",
+    right: ModelRef | str = RIGHT_MODEL,
+    trays: int = TRAYS,
+) -> Steps[Measured]:
+    """All measurements; `trays` for each of three seeds.
+
+    `right` is a network that never saw a wrong answer; where the one of that name was not trained,
+    the figures say so.
+    """
+    begun, total = time.perf_counter(), 2 * SEEDS * trays + trays + 2 * FEW
+    has_right = right != RIGHT_MODEL or RIGHT_MODEL in MODELS
     bundle = open_bundle(model)
-    noise, base = default_noise(bundle), Settings(max_new_tokens=LONGEST)
+    noise, base = default_noise(bundle), Settings(temperature=1.0, max_new_tokens=LONGEST)
     tallies = [Tally("REVERSE", tau, []) for tau in TAUS]
     others = new_baselines(TAUS)
     by_seed: list[tuple[float, float]] = []
@@ -77,6 +92,9 @@ def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS)
         by_seed.append((rates[CLAIM_TAU], rates[1.0]))
         for tally, part in zip(tallies, mine, strict=True):
             tally.take(part)
+    if has_right:
+        others.append((yield from _right_alone(right, seed, trays, noise, base, done, total)))
+    done += SEEDS * trays
     curve = summed(tallies, others, doubts, noise)
     never_seen = yield from _never_seen(bundle, seed, trays, noise, base, done, total)
     hints = yield from _without_hints(bundle, seed, noise, base, done + trays, total)
@@ -102,9 +120,29 @@ def run(*, seed: int, model: ModelRef | str = "emoji-llava", trays: int = TRAYS)
             "AUROC of P(UN), an artist never seen": round(never_seen["auroc"], 4),
             "an artist never seen": [_rounded(asdict(p)) for p in never_seen["points"]],
             "hints off": hints,
+            RIGHT_ALONE: "in the curve" if has_right else NO_RIGHT,
             "the published loop against ours": saved,
         },
     )
+
+
+def _right_alone(
+    model: ModelRef | str,
+    seed: int,
+    trays: int,
+    noise: float,
+    base: Settings,
+    done: int,
+    total: int,
+) -> Steps[Tally]:
+    """The same trays, told by a network that was trained on right answers alone."""
+    bundle, tally = open_bundle(model), Tally(RIGHT_ALONE, 1.0, [])
+    for one in range(seed, seed + SEEDS):
+        for sight in sights(bundle, trays, noise, one):
+            yield from told_once(bundle, sight, base.without_checks(), tally)
+            done += 1
+            yield Progress(done, total, RIGHT_ALONE)
+    return tally
 
 
 def _never_seen(

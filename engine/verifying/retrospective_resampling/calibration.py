@@ -22,7 +22,7 @@ from engine.verifying.retrospective_resampling.seeing import (
     open_bundle,
     sights,
 )
-from engine.verifying.retrospective_resampling.tradeoff import Tally, told_once
+from engine.verifying.retrospective_resampling.tradeoff import Tally, told_once, within
 
 LARGEST_CSV = 2_000_000
 
@@ -54,10 +54,11 @@ def calibrate(
         check_noise(noise)
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
-    settings = Settings(max_new_tokens=64).without_checks()
+    settings = Settings(temperature=1.0, max_new_tokens=64).without_checks()
     said: list[Judged] = []
     for number, sight in enumerate(sights(bundle, trays, level, seed)):
-        _, judged = yield from told_once(bundle, sight, settings, Tally("", 1.0, []))
+        telling = told_once(bundle, sight, settings, Tally("", 1.0, []))
+        _, judged = yield from within(telling, number, trays)
         said += judged
         yield Progress(number + 1, trays, f"{len(said)} phrases")
     known = [one for one in said if one.is_true is not None]

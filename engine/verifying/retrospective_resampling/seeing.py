@@ -14,8 +14,8 @@ from engine.models.language import LanguageBundle, Prompt
 from engine.models.library import load
 from engine.verifying.retrospective_resampling.story import Story
 from engine.verifying.retrospective_resampling.tags import Tags
-from engine.world.sprites import load_sprites
-from engine.world.tray import HELD_OUT_ARTIST, Tray, is_true, photograph, random_tray
+from engine.world import tray as world
+from engine.world.tray import Tray, is_true, photograph, random_tray
 
 DESCRIBE = "describe the picture."
 NOISE = 0.4  # where a model's card states none
@@ -84,8 +84,7 @@ def sights(
     artists: str = "known",
 ) -> Iterator[Sight]:
     """Random trays with their pictures, one after the other."""
-    known = tuple(a for a in load_sprites().artists if a != HELD_OUT_ARTIST)
-    who = known if artists == "known" else (HELD_OUT_ARTIST,)
+    who = world.ARTISTS if artists == "known" else (world.HELD_OUT_ARTIST,)
     draw = np.random.default_rng([seed, 11])
     for number in range(count):
         tray, own = random_tray(draw, who), seed * 100_003 + number

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from engine.verifying.retrospective_resampling.seeing import (
 )
 from engine.world.tray import Tray, mentions
 
-TAUS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+TAUS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 @dataclass
@@ -83,7 +84,7 @@ def curve(
     trays: int = 24,
     noise: float | None = None,
     taus: Sequence[float] = TAUS,
-    temperature: float = 0.0,
+    temperature: float = 1.0,
     step: float = 0.05,
     local: int = 10,
     total: int = 50,
@@ -112,16 +113,33 @@ def curve(
     others = new_baselines(levels) if baselines else []
     doubts: list[Judged] = []
     for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
-        plain = yield from told_once(bundle, sight, base.without_checks(), unchecked(tallies))
+        telling = told_once(bundle, sight, base.without_checks(), unchecked(tallies))
+        plain = yield from within(telling, done, trays)
         doubts += plain[1]
         for tally in tallies:
             if tally.tau < 1:
-                yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+                telling = told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+                yield from within(telling, done, trays)
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
-        yield from beside(bundle, sight, base, plain, others)
+        yield from within(beside(bundle, sight, base, plain, others), done, trays)
         found = summed(tallies, others, doubts, level)
         yield Progress(done + 1, trays, f"{done + 1} trays", found)
     return summed(tallies, others, doubts, level)
+
+
+R = TypeVar("R")
+
+
+def within(part: Steps[R], done: int, total: int) -> Steps[R]:
+    """A part of a longer work: its own progress is that of the whole."""
+    try:
+        while True:
+            next(part)
+            yield Progress(done, total)
+    except StopIteration as end:
+        return end.value
+    finally:
+        part.close()
 
 
 def told_once(
@@ -154,7 +172,7 @@ def unchecked(tallies: Sequence[Tally]) -> Tally:
 def new_baselines(taus: Sequence[float]) -> list[Tally]:
     """Empty tallies of what stands beside REVERSE; the two that cut do so at every tau."""
     cutting = [Tally(name, tau, []) for name in ("refuse", "truncate") for tau in taus]
-    return [*cutting, Tally("sampled", 1.0, []), Tally("contrast", 1.0, [])]
+    return [*cutting, Tally("greedy", 1.0, []), Tally("contrast", 1.0, [])]
 
 
 def beside(
@@ -164,16 +182,16 @@ def beside(
     plain: tuple[Outcome, list[Judged]],
     tallies: list[Tally],
 ) -> Steps[None]:
-    """The baselines: two that only cut, one that samples, one that contrasts with a blank."""
+    """The baselines: two that only cut, one without chance, one that contrasts with a blank."""
     outcome, said = plain
     for tally in tallies:
         if tally.name == "refuse":
             tally.add(refused(said, tally.tau), sight.tray)
         elif tally.name == "truncate":
             tally.add(truncated(said, tally.tau), sight.tray)
-        elif tally.name == "sampled":
+        elif tally.name == "greedy":
             yield from told_once(
-                bundle, sight, replace(base.without_checks(), temperature=1.0), tally
+                bundle, sight, replace(base.without_checks(), temperature=0.0), tally
             )
             continue
         else:

@@ -17,7 +17,8 @@ word for word, the forward reasoning of its inverse, "jul − 4 = mar". So look 
 in three heaps: those whose *inverse* was asked, those whose way *around* the year was asked
 ("mar − 8 = jul", what answer augmentation teaches), and *new* ones of which no relative was asked.
 A gain in the first heap alone is knowledge of fact families, not of arithmetic; and that is where
-to expect it. On the new heap every method here stays near chance, 8 %.
+to expect it. Answer augmentation gains about as much in all, in the second heap. On the new heap
+every method here stays at or below chance, 8 %.
 
 **Equal budgets.** SFT, answer augmentation (a second correct chain per question) and RevThink start
 from the same source questions and see the same number of sequences, so SFT passes over its
@@ -64,13 +65,13 @@ CARD = MethodCard(
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
         sentence=(
-            "Asked half of the questions, students of RevThink answer at least 10 points more of "
+            "Asked half of the questions, students of RevThink answer at least 5 points more of "
             "the unasked relations than students of SFT that saw as many sequences."
         ),
         measure="test relations answered by RevThink",
         versus="by SFT",
         direction="higher",
-        margin=0.1,
+        margin=0.05,
         by="difference",
     ),
     models=("revthink",),

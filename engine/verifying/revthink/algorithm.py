@@ -132,8 +132,8 @@ def train(
     model: ModelRef | str = students.KEY,
     arms: Sequence[str] = ("sft", "revthink"),
     world: str = "week",
-    fraction: float = 0.75,
-    steps: int = 300,
+    fraction: float = 1.0,
+    steps: int = 600,
     budget: str = "sequences",
     start: str = "nothing",
     corrupt: float = 0.0,
@@ -153,9 +153,9 @@ def train(
     _check_choice("world", world, tuple(WORLDS))
     _check_choice("budget", budget, ("sequences", "passes"))
     _check_choice("start", start, ("nothing", "lora"))
-    _check_number("fraction", fraction, 0.05, 1, "0.75 asks three quarters of the questions.")
+    _check_number("fraction", fraction, 0.05, 1, "1 asks all questions of the pool.")
     _check_number("corrupt", corrupt, 0, 0.9, "0 is an exact teacher.")
-    steps = _whole("steps", steps, 1, MOST_STEPS, "300 take about half a minute.")
+    steps = _whole("steps", steps, 1, MOST_STEPS, "600 take about a minute.")
     plans = [
         Plan(
             arm,

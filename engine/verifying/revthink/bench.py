@@ -5,7 +5,7 @@
 For each seed a third of the relations is held out, half of the rest is asked, and a student of SFT,
 of answer augmentation and of RevThink is trained from nothing on as many sequences. Counted are the
 test relations each answers, in all and by how they stand to the questions. Mean over the seeds with
-the 95 % interval of Student's t. With a GPU: five seeds side by side; else three, one by one.
+the 95 % interval of Student's t. Five seeds side by side with a GPU, else three.
 The sample-efficiency curve of all trained students is taken over from the shipped figures.
 """
 
@@ -36,9 +36,8 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
     count = seeds or (SEEDS_ON_GPU if has_gpu else SEEDS_HERE)
     found: list[Exam] = []
     plans = [[Plan(arm, FRACTION, seed + i) for i in range(count)] for arm in MAIN]
-    groups = plans if has_gpu else [[plan] for arm in plans for plan in arm]
-    for done, group in enumerate(groups):
-        found += yield from _trained(group, steps, "cuda" if has_gpu else "cpu", done, len(groups))
+    for done, group in enumerate(plans):
+        found += yield from _trained(group, steps, "cuda" if has_gpu else "cpu", done, len(plans))
     test = {arm: [exam.rate()[0] for exam in found if exam.plan.arm == arm] for arm in MAIN}
     mean, low, high = mean_interval(test["revthink"])
     device = torch.cuda.get_device_name() if has_gpu else f"{platform.machine()} CPU"
