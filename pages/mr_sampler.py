@@ -24,7 +24,7 @@ from pages._frame import Frame, real_number, whole_number
 from pages._parts import Line, Shot, escape
 
 FIRST = ("mrs_ode_d_2", "posterior_strided", "posterior_released")
-CURVE = [2, 3, 5, 8, 12, 20]
+CURVE = [1, 2, 5, 10, 20]
 EXPLODED = 3.0
 """Beyond this a value of a picture, which should lie in [0, 1], is called out."""
 PLOT = {"show_label": False, "container": False}

@@ -38,8 +38,8 @@ from engine.sampling.mr_sampler.tiles import Canvas, PlacedNoise, cut
 __all__ = ["restore", "run"]
 
 Pictures = Float[Tensor, "1 3 h w"]
-CURVE = (2, 3, 5, 8, 12, 20)
-CURVE_SIDE = 64
+CURVE = (1, 2, 5, 10, 20)
+CURVE_SIDE = 48
 MOST_NFE, MOST_METHODS, FRAMES = 100, 4, 12
 SMALLEST, TILE, OVERLAP = 16, 128, 32
 
