@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 import gradio as gr
 from gradio.components.base import Component
@@ -281,7 +281,7 @@ class Frame:
         recipe = Recipe.from_query(query, known=self._every_control()) if query else None
         if recipe is None or recipe.method != self.entry.slug:
             return [gr.skip() for _ in range(len(self.slots()) + 1)]
-        return self._apply(recipe, "Restored from the link.")
+        return self._apply(recipe, "Restored from the link.", seed="seed" in parse_qs(query))
 
     def _from_file(self, path: str) -> list[object]:
         """Sets the controls from a recipe file, or from a picture that carries one."""
@@ -298,11 +298,11 @@ class Frame:
                 )
             return self._apply(recipe, "Restored from the file.")
 
-    def _apply(self, recipe: Recipe, said: str) -> list[object]:
+    def _apply(self, recipe: Recipe, said: str, *, seed: bool = True) -> list[object]:
         action = self.actions.get(recipe.action)
         controls = action.controls if action else {}
         values = action.back(dict(recipe.params)) if action else recipe.params
-        given: dict[str, object] = {**values, "seed": recipe.seed}
+        given: dict[str, object] = {**values, **({"seed": recipe.seed} if seed else {})}
         if recipe.model is not None:
             given["model"] = model_text(recipe.model)
         names = {id(control): name for name, control in controls.items()}

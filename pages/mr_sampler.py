@@ -395,7 +395,7 @@ def draw_restore(event: Progress | Done, recipe: Recipe) -> tuple[object]:
         ),
     ]
     link = parts.data_url(recipe.stamp(parts.png(seen.after)))
-    name = f"restored-{recipe.params['method']}-{recipe.params['nfe']}-nfe.png"
+    name = f"restored-{recipe.params['solver']}-{recipe.params['nfe']}-nfe.png"
     save = f'<p><a class="quiet" download="{escape(name)}" href="{link}">Save PNG</a></p>'
     return (parts.shots(cards) + save,)
 
