@@ -186,7 +186,7 @@ def build_trip(frame: Frame) -> None:
     action = frame.action("trip", "There and back")
     empty = [Shot("Picture", None, ""), Shot("Latent", None, ""),
              Shot("Back again", None, "", backward=True)]  # fmt: skip
-    pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip")
+    pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip-shown")
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
         subject, picture = picture_controls()
@@ -537,7 +537,7 @@ def build_control(frame: Frame) -> None:
             "subject": subject,
             "picture": picture,
             "mask": mask,
-            "label": label,
+            "wanted": label,
             "weight": weight,
             "nfe": nfe,
             "snr": snr,

@@ -213,7 +213,7 @@ def control(
     subject: str = "cat",
     picture: Picture | None = None,
     mask: str = "",
-    label: str = "penguin",
+    wanted: str = "penguin",
     weight: float = 1.0,
     nfe: int = 100,
     snr: float = 0.16,
@@ -226,7 +226,7 @@ def control(
     """
     choice(task, "task", TASKS)
     class_index(subject)
-    index, weight = class_index(label), number(weight, "weight", 0.0, 50.0)
+    index, weight = class_index(wanted), number(weight, "weight", 0.0, 50.0)
     nfe, count = whole(nfe, "NFE", 4, 2000), whole(count, "pictures", 1, 16)
     snr = number(snr, "snr", 0.001, 5.0)
     _check(picture)
