@@ -172,7 +172,9 @@ def test_the_endpoint_takes_a_recipe(client: Client, tiny: str):
 def test_settings_and_controls_lead_to_one_another():
     given = page.params(EDIT | {"learning_rate": -2.5})
     assert given["learning_rate"] == pytest.approx(10**-2.5, rel=1e-3)
-    assert page.values(given | {"prompts": ["a", "b"]})["learning_rate"] == -2.5
+    again = page.values(given | {"prompts": ["a", "b"]})["learning_rate"]
+    assert again == pytest.approx(-2.5, abs=1e-4)
+    assert page.params(EDIT | {"learning_rate": again}) == given
     assert page.values({"prompts": ["a", "b"]})["prompts"] == "a; b"
 
 
