@@ -73,8 +73,8 @@ class Size:
         return (self.frames - 1) * CONFIG.front.hop
 
 
-SIZES = {"cuda": Size(48, 48, 128), "cpu": Size(24, 8, 64)}
-STEPS, LEARNING_RATE = 40_000, 1e-3
+SIZES = {"cuda": Size(48, 48, 128), "cpu": Size(24, 6, 64)}
+STEPS, LEARNING_RATE = 40_000, 1.5e-3
 EMA, SAVE_EVERY = 0.995, 30.0  # seconds between two states
 PIECE = 55_440  # samples, a multiple of every number in SPEEDS
 SPEEDS = ((7, 10), (8, 10), (9, 10), (11, 10))
