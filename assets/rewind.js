@@ -81,7 +81,7 @@
     button.setAttribute("aria-pressed", "true");
     sound.ontimeupdate = () => group.style.setProperty("--heard", sound.currentTime / sound.duration);
     sound.onended = () => { button.setAttribute("aria-pressed", "false"); group.style.setProperty("--heard", 0); };
-    sound.play();
+    sound.play().catch(() => {}); // another button may stop it before it has begun
   });
 
   // Worksheets: the answer opens after a prediction; all answers leave as one text file.

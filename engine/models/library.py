@@ -237,7 +237,8 @@ def _kind(folder: Path) -> str:
         return "restoration"
     config = folder / "config.json"
     if config.is_file():
-        return "speech" if "front" in read_json(config) else "language"
+        is_speech = {"front", "backbone"} & read_json(config).keys()
+        return "speech" if is_speech else "language"
     raise ModelMismatch(
         "This folder has no model_index.json, so it is not a diffusers checkpoint, and no "
         "config.json, so it is no language model either.",

@@ -8,8 +8,8 @@
     wave = peak * front.waveform(x0, y.shape[-1])
 
 The front end is a compressed short-time Fourier transform, Y~ = factor |Y|^exponent e^(j angle Y).
-A checkpoint is a folder with config.json and model.safetensors; `adopt` makes one out of a .ckpt
-file of the authors. Richter et al. 2023, arXiv:2208.05830.
+A checkpoint is a folder with config.json and model.safetensors, in our layout or with the names and
+settings of the authors (`speech_published`). Richter et al. 2023, arXiv:2208.05830.
 """
 
 import json
@@ -128,12 +128,17 @@ class SpeechConfig:
 
     @classmethod
     def read(cls, path: Folder) -> "SpeechConfig":
-        """Raises `BadInput` for settings that make no model."""
+        """Ours, or the settings of a published checkpoint. Raises `BadInput` for odd ones."""
+        from engine.models import speech_published
+
         entries = read_json(path)
         try:
-            entries["front"] = FrontEnd(**entries["front"])
-            entries["sampling"] = Sampling(**entries["sampling"])
-            config = cls(**entries)
+            if is_published(entries):
+                config = speech_published.config_of(entries)
+            else:
+                entries["front"] = FrontEnd(**entries["front"])
+                entries["sampling"] = Sampling(**entries["sampling"])
+                config = cls(**entries)
             config.check()
         except (TypeError, KeyError, ValueError) as error:
             raise BadInput(
@@ -169,6 +174,11 @@ class SpeechConfig:
     def save(self, folder: Folder) -> None:
         text = json.dumps(asdict(self), indent=1) + "\n"
         (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def is_published(entries: Mapping[str, Any]) -> bool:
+    """Whether these are settings as the authors' checkpoints have them."""
+    return "front" not in entries and "backbone" in entries
 
 
 class SpeechNetwork(nn.Module):
@@ -245,10 +255,30 @@ def read(card: ModelCard, folder: Folder, ref: ModelRef, device: str, dtype: str
             f"The settings in config.json do not make a network ({type(error).__name__}).",
             "Take the whole folder as it was written.",
         ) from error
-    found = _layout._matched(folder, network)
-    _layout._fill(folder, network, found, device, torch.float32)
+    if is_published(read_json(folder / "config.json")):
+        _adopt(folder, network, device)
+    else:
+        found = _layout._matched(folder, network)
+        _layout._fill(folder, network, found, device, torch.float32)
     network.eval().requires_grad_(False)
     return SpeechBundle(ref, card, folder, network, device, "float32", config)
+
+
+def _adopt(folder: Folder, network: SpeechNetwork, device: str) -> None:
+    """Give the network the averaged weights of a published checkpoint."""
+    from engine.models import speech_published
+
+    held = {
+        name: tensor
+        for path in _layout.weight_files(folder, _layout._stem(folder))
+        for name, tensor in _layout._tensors(path)
+    }
+    chosen = speech_published.weights_of(held, network)
+    for name, tensor in chosen.items():
+        if not bool(tensor.isfinite().all()):
+            raise BadInput(f"The weight {name} holds values that are not numbers.")
+    state = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in chosen.items()}
+    network.load_state_dict(state, assign=True)
 
 
 def save(network: SpeechNetwork, config: SpeechConfig, folder: Folder, *, half: bool) -> None:

@@ -1,20 +1,20 @@
 """Speech models: front end, network, folders, and the published checkpoints."""
 
 import json
-import os
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch
 from engine.core.recipe import ModelRef
 from engine.models import speech_published as published
 from engine.models.library import load
 from engine.models.ncsnpp import NCSNpp, double, halve
-from engine.models.speech import FrontEnd, SpeechConfig, SpeechNetwork, padded, save
+from engine.models.speech import FrontEnd, SpeechNetwork, padded, save
 from tests.tiny_speech import TINY, tiny_speech
 
 
@@ -153,20 +153,6 @@ def test_missing_weights_are_named(tmp_path):
 # ---------------------------------------------------------------------- published checkpoints
 
 
-class SpecsDataModule:
-    """A class that a published file names, and that is not here when it is opened."""
-
-
-class Trap:
-    """Would run a command when it is opened as any pickle."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 PUBLISHED = {
     "backbone": "ncsnpp",
     "sde": "ouve",
@@ -179,37 +165,29 @@ PUBLISHED = {
     "theta": 1.5,
     "t_eps": 0.03,
     "nf": 4,
-    "ch_mult": (1, 2),
+    "ch_mult": [1, 2],
     "num_res_blocks": 1,
-    "attn_resolutions": (64,),
-    "data_module_cls": SpecsDataModule,
+    "attn_resolutions": [64],
 }
 
 
-def lightning(path, *, averaged: bool = True, without_fixed: bool = False, **changes):
-    """A file as PyTorch Lightning and torch_ema write it; gives the averaged weights."""
+def written_down(folder, *, averaged: bool = True, without_fixed: bool = False, **changes):
+    """A published checkpoint as `speech_published` says; gives the weights to be loaded."""
     torch.manual_seed(1)
-    network = SpeechNetwork(published.config_of({**PUBLISHED, **changes}))
-    state = network.state_dict()
+    state = SpeechNetwork(published.config_of({**PUBLISHED, **changes})).state_dict()
     average = {name: tensor + 1 for name, tensor in state.items()}
     kept = [t for name, t in average.items() if not (without_fixed and name.endswith(".0.W"))]
-    document = {
-        "state_dict": state,
-        "hyper_parameters": {**PUBLISHED, **changes},
-        "pytorch-lightning_version": "1.6.5",
-        "callbacks": {"trap": Trap(str(path.parent / "trapped"))},
-    }
-    if averaged:
-        document["ema"] = {"decay": 0.999, "num_updates": 7, "shadow_params": kept}
-    torch.save(document, path)
+    held = state | ({f"ema.{i}": tensor for i, tensor in enumerate(kept)} if averaged else {})
+    folder.mkdir()
+    save_file(held | {"other.weight": torch.zeros(2)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**PUBLISHED, **changes}))
     return average if averaged else state
 
 
 @pytest.mark.parametrize("averaged", [True, False])
-def test_a_published_file_becomes_a_folder_with_its_averaged_weights(tmp_path, averaged):
-    wanted = lightning(tmp_path / "epoch.ckpt", averaged=averaged)
-    published.adopt(tmp_path / "epoch.ckpt", tmp_path / "folder")
-    bundle = load(ModelRef(str(tmp_path / "folder")))
+def test_a_published_checkpoint_is_loaded_with_its_averaged_weights(tmp_path, averaged):
+    wanted = written_down(tmp_path / "vb", averaged=averaged)
+    bundle = load(ModelRef(str(tmp_path / "vb")))
     assert bundle.config.objective == "score"
     assert bundle.config.front.n_fft == 254
     assert bundle.config.sampling.steps == 30
@@ -218,24 +196,23 @@ def test_a_published_file_becomes_a_folder_with_its_averaged_weights(tmp_path, a
 
 
 def test_averages_without_the_fixed_frequencies_find_their_names(tmp_path):
-    wanted = lightning(tmp_path / "epoch.ckpt", without_fixed=True)
-    published.adopt(tmp_path / "epoch.ckpt", tmp_path / "folder")
-    state = load(ModelRef(str(tmp_path / "folder"))).model.state_dict()
+    wanted = written_down(tmp_path / "vb", without_fixed=True)
+    state = load(ModelRef(str(tmp_path / "vb"))).model.state_dict()
     fixed = "dnn.all_modules.0.W"
     torch.testing.assert_close(state[fixed], wanted[fixed] - 1)
     assert torch.equal(state["dnn.output_layer.bias"], wanted["dnn.output_layer.bias"])
 
 
-def test_nothing_in_a_published_file_is_run(tmp_path):
-    lightning(tmp_path / "epoch.ckpt")
-    published.opened(tmp_path / "epoch.ckpt")
-    assert not (tmp_path / "trapped").exists()
+def test_weights_of_another_size_are_refused_by_name(tmp_path):
+    written_down(tmp_path / "vb")
+    (tmp_path / "vb" / "config.json").write_text(json.dumps({**PUBLISHED, "nf": 8}))
+    with pytest.raises(ModelMismatch, match="dnn"):
+        load(ModelRef(str(tmp_path / "vb")))
 
 
 def test_sampling_settings_of_dereverberation_go_with_the_weights(tmp_path):
-    lightning(tmp_path / "epoch.ckpt")
-    published.adopt(tmp_path / "epoch.ckpt", tmp_path / "folder", dereverberation=True)
-    sampling = SpeechConfig.read(tmp_path / "folder" / "config.json").sampling
+    written_down(tmp_path / "reverb", N=50, snr=0.33)
+    sampling = load(ModelRef(str(tmp_path / "reverb"))).config.sampling
     assert (sampling.steps, sampling.snr) == (50, 0.33)
 
 
@@ -245,10 +222,11 @@ def test_another_process_or_network_is_refused(change):
         published.config_of({**PUBLISHED, **change})
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
-    (tmp_path / "epoch.ckpt").write_bytes(b"nothing")
-    with pytest.raises(BadInput):
-        published.adopt(tmp_path / "epoch.ckpt", tmp_path / "folder")
+def test_a_checkpoint_that_can_run_code_is_not_opened(tmp_path):
+    written_down(tmp_path / "vb")
+    (tmp_path / "vb" / "model.safetensors").rename(tmp_path / "vb" / "epoch.ckpt")
+    with pytest.raises(AssetMissing, match="can run code"):
+        load(ModelRef(str(tmp_path / "vb")))
 
 
 def test_names_follow_the_published_order():

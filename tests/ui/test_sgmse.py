@@ -3,19 +3,22 @@
 import base64
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from playwright.sync_api import Page, expect
 
-from benchmarks.harness import Server
+from benchmarks.harness import Server, axe_findings, sideways_scroll
 from engine.core.recipe import ModelRef, Recipe
 from engine.sampling.sgmse import algorithm, enhancing, scene
 from engine.sounds import Sound, read
 from pages import sgmse
 from tests.tiny_speech import tiny_speech
+from tests.ui.browser import NewVisitor
 
 # The client leaves sockets to the collector of garbage.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -142,3 +145,24 @@ def test_golden_cases_run_in_the_page(client):
     table = client.predict(api_name="/sgmse_golden")
     assert table.count("✓") == 11
     assert "✗" not in table
+
+
+@pytest.mark.browser
+def test_a_visitor_hears_before_and_after_and_takes_the_link_along(
+    new_visitor: NewVisitor, shot: Callable[[Page, str], Path]
+):
+    page = new_visitor(width=390).page
+    page.set_default_timeout(120_000)
+    page.goto("/sample?method=sgmse")
+    page.get_by_role("button", name="Enhance", exact=True).click()
+    page.locator("#sgmse-run-status .done").wait_for()
+    before, after = (page.get_by_role("button", name=name) for name in ("Noisy", "Enhanced"))
+    before.press("Enter")
+    expect(before).to_have_attribute("aria-pressed", "true")
+    after.click()
+    expect(before).to_have_attribute("aria-pressed", "false")
+    expect(after).to_have_attribute("aria-pressed", "true")
+    assert "method=sgmse" in page.url
+    assert sideways_scroll(page) == 0
+    assert axe_findings(page) == []
+    shot(page, "narrow")
