@@ -248,7 +248,7 @@ def test_another_kind_of_model_is_refused(tmp_path, run_job):
 
 def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     monkeypatch.setattr(bench, "LEVELS", (5.0,))
-    monkeypatch.setattr(bench, "BUDGETS", (1, 2))
+    monkeypatch.setattr(bench, "CURVE", (1, 2))
     monkeypatch.setattr(bench.clips, "clips", lambda: clips_of()[:2])
     found = finish(bench.run(seed=0, model=tiny))
     assert found.versus == pytest.approx(5, abs=0.2)

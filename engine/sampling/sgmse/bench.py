@@ -5,10 +5,12 @@
 1. SI-SDR, PESQ and ESTOI of the enhanced recordings at 0, 5 and 10 dB, every sentence at each
    level, the kinds of noise in turn; beside them the noisy ones, the network asked once, the
    classical estimator and, where it is installed, RNNoise.
-2. The same for reverberant sentences.
+2. The same for sentences in a room, six of each speaker.
 3. Quality against network evaluations, for the ways of sampling.
 
-All waveforms are compared as they come out; intervals are over sentences (bootstrap).
+All waveforms are compared as they come out; intervals are over sentences (bootstrap). PESQ needs
+the package `pesq` (0.0.4, built by a C compiler), RNNoise the package `pyrnnoise` (0.4.5); without
+them their figures are left out.
 """
 
 import os
@@ -36,6 +38,7 @@ from engine.sampling.sgmse.scene import KINDS, marks_of
 LEVELS = (0.0, 5.0, 10.0)
 REVERB = 0.5  # seconds
 AT_ONCE = {"cpu": 2, "cuda": 20}
+CURVE = BUDGETS[:-1]
 RESAMPLES = 10_000
 MEASURES = ("si_sdr", "pesq", "estoi")
 
@@ -76,11 +79,13 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
     )
     noisy = mixtures(bundle, seed)
     marks = yield from _of_all(bundle, noisy, seed, settings, "Noise")
-    room = mixtures(bundle, seed, (15.0,), REVERB)
+    # six sentences of each speaker, and one recording of each kind of noise: all kinds in both
+    room = [m for i, m in enumerate(mixtures(bundle, seed, (15.0,), REVERB)) if i % 10 < len(KINDS)]
     in_room = yield from _of_all(bundle, room, seed, settings, "Room")
-    curve = yield from _curve(bundle, noisy[:: len(LEVELS) * 4], seed, sampling.snr)
-    gains = _gains(marks, "enhanced", "si_sdr")
-    low, high = _interval(np.asarray([m.si_sdr for m in marks["enhanced"]]), seed)
+    curve = yield from _curve(bundle, noisy[::11], seed, sampling.snr)
+    gains = [gain for _, gain in _gains(noisy, marks, "enhanced", "si_sdr")]
+    reached = zip(noisy, marks["enhanced"], strict=True)
+    low, high = _interval([(m.clip, mark.si_sdr or 0.0) for m, mark in reached], seed)
     return Measured(
         measured=_mean(marks["enhanced"], "si_sdr"),
         versus=_mean(marks["noisy"], "si_sdr"),
@@ -98,9 +103,9 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
                 evaluations=enhancing.evaluations("pc", sampling.steps, sampling.corrector),
             ),
             "mean": {name: _means(rows) for name, rows in marks.items()},
-            "gain": {name: _gain(marks, name, seed) for name in marks if name != "noisy"},
+            "gain": {name: _gain(noisy, marks, name, seed) for name in marks if name != "noisy"},
             "ahead of": {
-                name: _ahead(marks, name, seed)
+                name: _ahead(noisy, marks, name, seed)
                 for name in marks
                 if name not in ("noisy", "enhanced")
             },
@@ -207,7 +212,7 @@ def _curve(
 ) -> Generator[Progress, None, list[dict]]:
     """Mean marks of every way of sampling at each budget."""
     rate, points = bundle.front.sample_rate, []
-    for nfe in BUDGETS:
+    for nfe in CURVE:
         for name, (sampler, corrector) in COMPARED.items():
             if corrector != "none" and nfe % 2:
                 continue
@@ -240,30 +245,43 @@ def _means(rows: Sequence[Marks]) -> dict[str, float | None]:
     }
 
 
-def _gains(marks: Mapping[str, list[Marks]], name: str, measure: str, over: str = "noisy") -> list:
-    pairs = zip(marks[name], marks[over], strict=True)
-    both = [(getattr(a, measure), getattr(b, measure)) for a, b in pairs]
-    return [a - b for a, b in both if a is not None and b is not None]
+Pairs = list[tuple[str, float]]
+"""A number for each recording, with the sentence that is in it."""
 
 
-def _gain(marks: Mapping[str, list[Marks]], name: str, seed: int) -> dict[str, dict | None]:
-    """What a method adds to the noisy recording, with its interval over recordings."""
-    return {measure: _with_interval(_gains(marks, name, measure), seed) for measure in MEASURES}
+def _gains(
+    noisy: Sequence[Mixture],
+    marks: Mapping[str, list[Marks]],
+    name: str,
+    measure: str,
+    over: str = "noisy",
+) -> Pairs:
+    rows = zip(noisy, marks[name], marks[over], strict=True)
+    both = [(m.clip, getattr(a, measure), getattr(b, measure)) for m, a, b in rows]
+    return [(clip, a - b) for clip, a, b in both if a is not None and b is not None]
 
 
-def _ahead(marks: Mapping[str, list[Marks]], name: str, seed: int) -> dict[str, dict | None]:
+def _gain(
+    noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], name: str, seed: int
+) -> dict[str, dict | None]:
+    """What a method adds to the noisy recording, with its interval."""
+    return {m: _with_interval(_gains(noisy, marks, name, m), seed) for m in MEASURES}
+
+
+def _ahead(
+    noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], name: str, seed: int
+) -> dict[str, dict | None]:
     """How far ours is ahead of a baseline, recording by recording; below 0 where it is behind."""
     return {
-        measure: _with_interval(_gains(marks, "enhanced", measure, over=name), seed)
-        for measure in MEASURES
+        m: _with_interval(_gains(noisy, marks, "enhanced", m, over=name), seed) for m in MEASURES
     }
 
 
-def _with_interval(values: Sequence[float], seed: int) -> dict[str, float] | None:
-    if not values:
+def _with_interval(pairs: Pairs, seed: int) -> dict[str, float] | None:
+    if not pairs:
         return None
-    low, high = _interval(np.asarray(values), seed)
-    return {"mean": float(np.mean(values)), "low": low, "high": high}
+    low, high = _interval(pairs, seed)
+    return {"mean": float(np.mean([value for _, value in pairs])), "low": low, "high": high}
 
 
 def _by(noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], what: str) -> dict[str, dict]:
@@ -275,13 +293,18 @@ def _by(noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], what: str) -
     found = {}
     for key, rows in groups.items():
         few = {name: [marks[name][i] for i in rows] for name in ("noisy", "enhanced")}
-        gains = {measure: _gains(few, "enhanced", measure) for measure in MEASURES}
+        of_few = [noisy[i] for i in rows]
+        gains = {m: [gain for _, gain in _gains(of_few, few, "enhanced", m)] for m in MEASURES}
         found[key] = {m: float(np.mean(values)) if values else None for m, values in gains.items()}
     return found
 
 
-def _interval(values: Float[Array, " n"], seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
+def _interval(pairs: Pairs, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, over sentences: each is heard at several levels."""
+    spoken: dict[str, list[float]] = {}
+    for clip, value in pairs:
+        spoken.setdefault(clip, []).append(value)
+    values = np.array([np.mean(row) for row in spoken.values()])
     draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
