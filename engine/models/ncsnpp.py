@@ -4,7 +4,9 @@ A U-Net of residual blocks with the noise level in every block. Spectrograms are
 larger by a smooth filter, the input comes in again at every size, and the output is a sum over all
 sizes. Real and imaginary parts are channels; the noisy recording y stands beside x_t. A small model
 may fold squares of `patch` x `patch` places into channels first, which loses nothing and spares the
-largest size, the dearest of all; the published ones do not (patch 1).
+largest size, the dearest of all; and it may be `gated`: it hears loudness beside the parts, and
+says, place by place, how much of x_t and of y goes into its value. Products are what convolutions
+learn slowly. The published networks do neither.
 
 The tensors are named as in the published checkpoints ("all_modules.3.Conv_0.weight"), which number
 the layers in the order in which they are used. Song et al. 2021, arXiv:2011.13456, appendix C;
@@ -41,10 +43,13 @@ class NCSNpp(nn.Module):
         scale_by_sigma: bool = True,
         fourier_scale: float = 16.0,
         patch: int = 1,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.levels, self.blocks, self.patch = len(ch_mult), num_res_blocks, patch
-        given = CHANNELS * patch**2
+        self.gated = gated
+        given = (CHANNELS + 2 * gated) * patch**2
+        said = (2 + 2 * gated) * patch**2
         bins = image_size // patch
         self.attends = [bins >> level in attn_resolutions for level in range(self.levels)]
         self.scale_by_sigma = scale_by_sigma
@@ -82,7 +87,7 @@ class NCSNpp(nn.Module):
             if level:
                 layers.append(ResidualBlock(width, width, embedded, "up"))
         # first the last layer, as the published averages are in this order
-        self.output_layer = nn.Conv2d(given, given // 2, 1)
+        self.output_layer = nn.Conv2d(given, said, 1)
         self.all_modules = nn.ModuleList(layers)
 
     def forward(
@@ -96,8 +101,8 @@ class NCSNpp(nn.Module):
         features = next(layer)(torch.log(time))
         features = next(layer)(features)
         features = next(layer)(F.silu(features))
-        given = torch.cat([x.real, x.imag, y.real, y.imag], dim=1)
-        given = F.pixel_unshuffle(given, self.patch)
+        heard = [x.real, x.imag, y.real, y.imag] + [x.abs(), y.abs()] * self.gated
+        given = F.pixel_unshuffle(torch.cat(heard, dim=1), self.patch)
         kept = self._down(given, features, layer)
         h = next(layer)(kept[-1], features)
         h = next(layer)(h)
@@ -106,9 +111,9 @@ class NCSNpp(nn.Module):
         if self.scale_by_sigma:
             # "sigma" is the time itself in the published code, not s(t)
             total = total / time.reshape(-1, 1, 1, 1)
-        parts = F.pixel_shuffle(self.output_layer(total).float(), self.patch)
-        parts = parts.permute(0, 2, 3, 1).contiguous()
-        return torch.view_as_complex(parts)[:, None]
+        said = F.pixel_shuffle(self.output_layer(total).float(), self.patch)
+        value = torch.complex(said[:, :1], said[:, 1:2])
+        return value + said[:, 2:3] * x + said[:, 3:] * y if self.gated else value
 
     @property
     def multiple(self) -> int:

@@ -38,6 +38,7 @@ CONFIG = SpeechConfig(
         "scale_by_sigma": False,
         "fourier_scale": 1.0,
         "patch": 2,
+        "gated": True,
     },
     sampling=Sampling(steps=15, snr=0.4),
 )
@@ -102,8 +103,8 @@ class Mixtures:
         t60 = noises.uniform(count, 0.15, 0.8, generator)
         direct = noises.uniform(count, -2.0, 12.0, generator)
         room = noises.reverberant(clean, rate, t60, direct, generator)
-        spoilt = torch.where(noises.uniform(count, 0.0, 1.0, generator) < 0.2, room, clean)
-        snr = noises.uniform(count, -5.0, 16.0, generator)
+        spoilt = torch.where(noises.uniform(count, 0.0, 1.0, generator) < 0.1, room, clean)
+        snr = noises.uniform(count, -4.0, 14.0, generator)
         noisy = noises.mixed(spoilt, self._noise(count, generator), snr)
         peak = noisy.abs().amax(dim=-1, keepdim=True) + 1e-6
         return clean / peak, noisy / peak

@@ -79,6 +79,32 @@ def test_the_networks_number_is_divided_by_the_time_where_asked():
         torch.testing.assert_close(scaled(x, y, t), 4 * plain(x, y, t))
 
 
+def small(**more) -> NCSNpp:
+    return NCSNpp(nf=4, ch_mult=(1, 2), num_res_blocks=1, image_size=8, **more)
+
+
+def test_a_gated_network_weighs_its_inputs_place_by_place():
+    """With all else silent, the biases of the last layer are the weights of x_t and y."""
+    network = small(gated=True, patch=2, scale_by_sigma=False)
+    x, y = torch.randn(2, 2, 1, 8, 8, dtype=torch.complex64).unbind()
+    with torch.no_grad():
+        network.output_layer.weight.zero_()
+        # four places of a patch for each of: real part, imaginary part, weight of x, weight of y
+        network.output_layer.bias.copy_(torch.tensor([0.0, 0.0, 2.0, -1.0]).repeat_interleave(4))
+        torch.testing.assert_close(network(x, y, torch.tensor([0.5, 0.5])), 2 * x - y)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_every_place_of_a_patch_reaches_the_value(patch):
+    torch.manual_seed(0)
+    network = small(patch=patch, scale_by_sigma=False)
+    torch.nn.init.normal_(network.all_modules[-1].weight)
+    x, y = torch.randn(2, 1, 1, 8, 8, dtype=torch.complex64).unbind()
+    x.requires_grad_()
+    network(x, y, torch.tensor([0.5])).abs().sum().backward()
+    assert x.grad.abs().min() > 0
+
+
 @pytest.mark.parametrize("objective", ["score", "denoised"])
 def test_both_kinds_of_networks_answer_at_every_time(tmp_path, objective):
     folder = tiny_speech(tmp_path, replace(TINY, objective=objective))
