@@ -55,7 +55,7 @@ def build(frame: Frame) -> None:
             reverb = gr.Slider(
                 0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
             )
-            steps = gr.Slider(1, 60, 15, step=1, label="Steps (N)", info="The paper takes 30")
+            steps = gr.Slider(1, 60, 10, step=1, label="Steps (N)", info="The paper takes 30")
             frame.seed(7)
             frame.model()
             with gr.Accordion("Your own recording", open=False):

@@ -40,7 +40,7 @@ CONFIG = SpeechConfig(
         "patch": 2,
         "gated": True,
     },
-    sampling=Sampling(steps=15, snr=0.4),
+    sampling=Sampling(steps=10, snr=0.4),
 )
 README = """---
 license: cc-by-sa-3.0

@@ -39,7 +39,7 @@ def run(
     reverb: float = 0.0,
     recording: str = "",
     sampler: str = "pc",
-    steps: int = 15,
+    steps: int = 10,
     corrector: str = "ald",
     snr: float = 0.4,
 ) -> Steps[Enhanced]:

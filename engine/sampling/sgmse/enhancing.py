@@ -83,7 +83,7 @@ def check(sampler: str, steps: int, corrector: str, snr: float) -> None:
         if value not in known:
             raise BadInput(f'There is no {name} "{str(value)[:40]}".', f"Use {', '.join(known)}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 100:
-        raise BadInput(f"steps must be 1 to 100, got {steps}.", "15 sound good.")
+        raise BadInput(f"steps must be 1 to 100, got {steps}.", "The paper takes 30.")
     if not 0 < snr <= 2:
         raise BadInput(
             f"The step of the corrector must be above 0 and at most 2, got {snr:g}.",
