@@ -21,10 +21,12 @@ x - y the process is one of the family that all samplers here share, so it runs 
 interface as the pictures; that also gives a fast way without noise (DPM-Solver++ 2M), which is not
 in the paper.
 
-**The model inside** has a million weights or two (the published ones have 65), hears 8 kHz, and
-was trained for minutes on recordings of three women. The speakers of the examples, an Italian man
-and a Russian woman, it never heard; nor their noises. It names a clean spectrogram, from which the
-score follows: score = (a (x0 - y) - (x - y)) / s^2. Published checkpoints say the score itself.
+**The model inside** has 0.8 million weights (the published ones have 65), hears 8 kHz, and was
+trained for minutes on recordings of three women. The speakers of the examples, an Italian man and a
+Russian woman, it never heard; nor their music and voices in the background. It names a clean
+spectrogram, from which the score follows: score = (a (x0 - y) - (x - y)) / s^2. To learn in so
+little time it says, place by place, how much of x and of y to keep, and adds a remainder; published
+checkpoints do without, and say the score itself.
 
 **What to compare with.** The same network *asked once*, at t = 1, is a predictive denoiser: its
 answer is the mean of all speech that may lie below the noise, so it tends to win in SI-SDR, where
