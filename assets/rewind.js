@@ -63,6 +63,27 @@
     }
   });
 
+  // Listening: versions of one recording under one clock; another one goes on where the last was.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest && event.target.closest("[data-hear]");
+    if (!button) return;
+    const group = button.closest("[data-voices]"), sound = button.parentElement.querySelector("audio");
+    const others = [...document.querySelectorAll("[data-hear][aria-pressed=true]")];
+    let at = 0;
+    others.forEach((other) => {
+      const playing = other.parentElement.querySelector("audio");
+      if (other.closest("[data-voices]") === group) at = playing.currentTime;
+      playing.pause();
+      other.setAttribute("aria-pressed", "false");
+    });
+    if (others.includes(button)) return;
+    sound.currentTime = at < sound.duration - 0.05 ? at : 0;
+    button.setAttribute("aria-pressed", "true");
+    sound.ontimeupdate = () => group.style.setProperty("--heard", sound.currentTime / sound.duration);
+    sound.onended = () => { button.setAttribute("aria-pressed", "false"); group.style.setProperty("--heard", 0); };
+    sound.play().catch(() => {}); // another button may stop it before it has begun
+  });
+
   // Worksheets: the answer opens after a prediction; all answers leave as one text file.
   document.addEventListener("click", (event) => {
     const summary = event.target.closest && event.target.closest("[data-task] summary");

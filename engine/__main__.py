@@ -37,6 +37,7 @@ from engine.models import library
 from engine.pictures import as_text, unpacked
 from engine.results import files_of
 from engine.runners import runner
+from engine.sounds import from_file
 
 OURS = ("out", "runner", "recipe")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -226,8 +227,8 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
     """The arguments as a recipe reads them.
 
     Texts for text settings are quoted ("7" is a text there), lists may be written with commas, and
-    a picture is read from its file into the recipe. None when only help was wanted, which is
-    printed.
+    a picture or a recording is read from its file into the recipe. None when only help was wanted,
+    which is printed.
     """
     pairs = list(_pairs(arguments))
     action = dict(pairs).get("--action") or "run"
@@ -244,6 +245,8 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
             flags += [name] if value is None else [name, value]
         elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
             flags += [name, json.dumps(as_text(_picture(Path(value))))]
+        elif Path(value).suffix.lower() == ".wav" and "recording" in setting:
+            flags += [name, json.dumps(_recording(Path(value)))]
         else:
             flags += [name, _as_json(value, kind)]
     return flags
@@ -317,6 +320,13 @@ def _overriding(recipe: Recipe, arguments: Sequence[str]) -> list[str]:
     own = dict(_pairs(replace(recipe, versions={}).arguments()[2:]))
     merged = {**own, **given}
     return [part for pair in merged.items() for part in pair if part is not None]
+
+
+def _recording(path: Path) -> str:
+    try:
+        return from_file(path).text()
+    except OSError as error:
+        raise BadInput(f"{path.name} cannot be read ({error.strerror}).", "Use a WAV.") from None
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, quote, urlencode
 import gradio as gr
 from gradio.components.base import Component
 
+from engine import sounds
 from engine.core.catalog import Entry
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Done, Event, Failed, Job, Progress
@@ -577,7 +578,7 @@ def recipe_path(recipe: Recipe, route: str) -> str:
 def api_result(result: object, recipe: Recipe) -> dict:
     """A result for clients: its plain values, its files as data URLs, and the recipe."""
     files = files_of(result, recipe)
-    kinds = {".png": "image/png", ".csv": "text/csv"}
+    kinds = {".png": "image/png", ".csv": "text/csv", ".wav": "audio/wav"}
     return {
         "recipe": json.loads(files.pop("recipe.json")),
         "result": json.loads(files.pop("result.json")),
@@ -639,6 +640,9 @@ def filled(control: Component, value: object) -> object:
         return gr.update(value=from_text(str(value)))
     if isinstance(control, gr.Gallery):
         return gr.update(value=[from_text(text) for text in value])  # type: ignore[attr-defined]
+    if isinstance(control, gr.Audio):
+        sound = sounds.from_text(str(value))
+        return gr.update(value=(sound.rate, sound.samples))
     return gr.update(value=value)
 
 
@@ -693,6 +697,8 @@ def fits(control: Component, value: object) -> bool:
         return isinstance(value, list) and all(
             isinstance(text, str) and text.startswith(HEAD) for text in value
         )
+    if isinstance(control, gr.Audio):
+        return isinstance(value, str) and value.startswith(sounds.HEAD)
     if isinstance(control, gr.Textbox):
         return isinstance(value, str) and len(value) <= (control.max_length or 10_000)
     return False

@@ -55,6 +55,11 @@ def theme() -> gr.themes.Base:
     )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of the shipped files."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def escape(text: object) -> str:
     """The text as HTML that shows it and does nothing else."""
     return html.escape(str(text), quote=True)
@@ -231,6 +236,38 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     )
     ink = np.where(values[..., None] > 0, above, below)
     return (paper + scale * (ink - paper)).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One version of a recording to listen to: the bytes of a WAV file, and a name to save it."""
+
+    title: str
+    wav: bytes
+    file_name: str = ""
+    backward: bool = False
+
+
+def voices(title: str, versions: Sequence[Voice]) -> str:
+    """Buttons that play versions of one recording: another one goes on where the last one was."""
+    buttons = []
+    for voice in versions:
+        url = "data:audio/wav;base64," + base64.b64encode(voice.wav).decode("ascii")
+        tone = "backward" if voice.backward else ""
+        save = (
+            f'<a class="quiet" download="{escape(voice.file_name)}" href="{url}">Save WAV</a>'
+            if voice.file_name
+            else ""
+        )
+        buttons.append(
+            f'<li><button type="button" class="hear {tone}" data-hear aria-pressed="false">'
+            f'<span aria-hidden="true">▶</span> {escape(voice.title)}</button>'
+            f'<audio src="{url}" preload="auto"></audio>{save}</li>'
+        )
+    return (
+        f'<section class="voices" data-voices><h4>{escape(title)}</h4>'
+        f'<ol>{"".join(buttons)}</ol><div class="clock" aria-hidden="true"><i></i></div></section>'
+    )
 
 
 def scrubber(longest: int, ends: tuple[str, str]) -> str:

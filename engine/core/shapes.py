@@ -8,7 +8,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 try:
-    from jaxtyping import Bool, Float, Int, Integer, Num, Shaped, UInt8
+    from jaxtyping import Bool, Complex, Float, Int, Integer, Num, Shaped, UInt8
 except ImportError:
 
     class _Plain:
@@ -17,11 +17,12 @@ except ImportError:
         def __class_getitem__(cls, item: tuple[type, str]) -> type:
             return item[0]
 
-    Bool = Float = Int = Integer = Num = Shaped = UInt8 = _Plain  # type: ignore[assignment]
+    Bool = Complex = Float = Int = Integer = Num = Shaped = UInt8 = _Plain  # type: ignore[assignment]
 
 __all__ = [
     "Array",
     "Bool",
+    "Complex",
     "Float",
     "Int",
     "Integer",

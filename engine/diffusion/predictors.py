@@ -116,6 +116,8 @@ def pc(
             link = released_link(path, predictor, float(t0), grid.steps)
         elif predictor == "euler_maruyama":
             link = euler_link(path, t0, t0 - grid.times[i + 1])
+            # SGMSE+ sizes the corrector by the noise level alone, as for a process that keeps all
+            link = link._replace(alpha=1.0) if path.name == "ouve" else link
         else:
             link = exact_link(hop)
         for k in range(corrections if corrector != "none" else 0):

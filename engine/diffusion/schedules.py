@@ -73,8 +73,8 @@ class Path:
 
     def diffusion_squared(self, t: Level) -> Level:
         """g(t)^2 of the forward equation."""
-        s = self.s(t)
-        return 2 * s * (self.s_slope(t) - self.drift(t) * s)
+        # the slope of s^2, which is finite where s begins like a root
+        return _slope(lambda u: self.s(u) ** 2, t) - 2 * self.drift(t) * self.s(t) ** 2
 
     @property
     def end(self) -> float:

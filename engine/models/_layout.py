@@ -195,7 +195,9 @@ def _stem(folder: Path) -> str:
                 if (folder / f"{stem}{variant}{ending}").is_file():
                     return f"{stem}{variant}"
     others = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt")]
-    there = f" There is {others[0][:60]}, which is not read because it can run code." * bool(others)
+    there = "".join(
+        f" There is {name[:60]}, which is not read because it can run code." for name in others[:1]
+    )
     raise AssetMissing(
         f"The model has no safetensors weights in {folder.name}.{there}",
         "Save it with `save_pretrained(..., safe_serialization=True)`.",

@@ -66,6 +66,7 @@ LOADERS = {
     "language": "engine.models.language",
     "score": "engine.models.score",
     "restoration": "engine.models.restoration",
+    "speech": "engine.models.speech",
 }
 UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 # What tells the folder of a restoration network: our description, or the published weights.
@@ -234,8 +235,10 @@ def _kind(folder: Path) -> str:
         return "score" if named in UNCONDITIONAL else "diffusion"
     if any((folder / name).is_file() for name in RESTORATION):
         return "restoration"
-    if (folder / "config.json").is_file():
-        return "language"
+    config = folder / "config.json"
+    if config.is_file():
+        is_speech = {"front", "backbone"} & read_json(config).keys()
+        return "speech" if is_speech else "language"
     raise ModelMismatch(
         "This folder has no model_index.json, so it is not a diffusers checkpoint, and no "
         "config.json, so it is no language model either.",

@@ -90,7 +90,7 @@ def layer_of(path: Path) -> Layer:
         )
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}
-        ours |= {"engine.results", "engine.runners", "engine.faithfulness"}
+        ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         # The package of the page's own method announces it and is light; what lies in it is not.
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
@@ -119,7 +119,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
         shared = {"core", "models", "diffusion", "metrics", "world"}
-        ours = {f"engine.{name}" for name in shared} | {f"engine.{part}._"}
+        ours = {f"engine.{name}" for name in shared} | {f"engine.{part}._", "engine.sounds"}
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))
@@ -127,8 +127,10 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":
         ours = {"engine.core", "engine.models.library", "engine.pictures"}
-        ours |= {"engine.results", "engine.runners", "engine.faithfulness"}
+        ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
+    if part == "sounds.py":
+        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy"}))
     return Layer({"engine.core"}, {"numpy", "PIL"})
 
 

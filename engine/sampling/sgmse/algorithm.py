@@ -1,0 +1,170 @@
+"""A noisy recording enhanced by the reverse process, and its quality against the cost.
+
+`run` walks once and keeps what the state looks and sounds like on the way; `compare` walks often,
+with fewer and more evaluations, and draws one line a sampler.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Unpack
+
+import numpy as np
+
+from engine.core.errors import BadInput
+from engine.core.job import Progress, Steps
+from engine.core.recipe import ModelRef
+from engine.core.shapes import Array, Float
+from engine.diffusion.noise import Noise
+from engine.sampling.sgmse import baselines, enhancing, scene
+from engine.sampling.sgmse.results import Comparison, Enhanced, Marks, Moment, Point, Track
+from engine.sampling.sgmse.scene import Scene
+
+MOST_MOMENTS, SOUNDING = 24, 6
+BUDGETS = (1, 2, 4, 8, 16, 30)
+COMPARED = {
+    "pc with corrector": ("pc", "ald"),
+    "pc without": ("pc", "none"),
+    "ode": ("ode", "none"),
+}
+
+
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = "sgmse-8k",
+    clip: str = "it-tt-weasels",
+    noise: str = "gusts",
+    noise_snr: float = 5.0,
+    reverb: float = 0.0,
+    recording: str = "",
+    sampler: str = "pc",
+    steps: int = 10,
+    corrector: str = "ald",
+    snr: float = 0.4,
+) -> Steps[Enhanced]:
+    """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
+
+    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step.
+    """
+    enhancing.check(sampler, steps, corrector, snr)
+    scene.check(clip, noise, noise_snr, reverb)
+    total = enhancing.evaluations(sampler, steps, corrector)
+    yield Progress(0, total + 2, "Loading the model")
+    here = Scene.open(
+        model,
+        clip=clip,
+        noise=noise,
+        noise_snr=noise_snr,
+        reverb=reverb,
+        recording=recording,
+        seed=seed,
+    )
+    shown = Enhanced(noisy=here.track("noisy", "Noisy", here.noisy[0].numpy()))
+    if here.clean is not None:
+        clean = here.track("clean", "Clean", here.clean[0].numpy())
+        shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
+    yield Progress(0, total + 2, "From noise to speech", shown)
+    shown, wave = yield from _walked(
+        here, shown, Noise(seed), total, sampler=sampler, steps=steps, corrector=corrector, snr=snr
+    )
+    shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
+    yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
+    return replace(shown, others=tuple(_others(here, seed)))
+
+
+def _walked(
+    here: Scene, shown: Enhanced, noise: Noise, total: int, **settings: Unpack[enhancing.Settings]
+) -> Generator[Progress, None, tuple[Enhanced, Float[Array, " l"]]]:
+    """The walk, its states kept as pictures, some of them as sound."""
+    y = here.spectrogram()
+    model = here.bundle.at(y)
+    begun, spent, nfe = time.perf_counter(), 0.0, 0
+    stride = max(1, total // MOST_MOMENTS)
+    sounding = set(np.linspace(0, total, SOUNDING).round().astype(int) // stride * stride)
+    start = noise.start(y, model.path.prior_std) + y
+    first = Moment(model.path.t_max, 0, here.picture(start), here.sound(here.wave(start)))
+    shown = replace(shown, moments=(first,))
+    x = start
+    for step in enhancing.walk(model, y, noise, **settings):
+        spent += time.perf_counter() - begun
+        x, nfe = model.place(step.z), step.nfe
+        if nfe % stride == 0 or nfe == total:
+            sound = here.sound(here.wave(x)) if nfe in sounding or nfe == total else None
+            moment = Moment(float(step.t), nfe, here.picture(x), sound)
+            shown = replace(shown, moments=(*shown.moments, moment), nfe=nfe)
+        yield Progress(nfe, total + 2, f"t = {float(step.t):.2f}", shown)
+        begun = time.perf_counter()
+    wave = here.wave(x)
+    factor = spent / here.seconds
+    return replace(shown, nfe=model.nfe, real_time_factor_seconds=factor), wave
+
+
+def _others(here: Scene, seed: int) -> list[Track]:
+    """The same recording by the network used once, and by the classical estimator."""
+    y = here.spectrogram()
+    model = here.bundle.at(y)
+    (once,) = enhancing.walk(model, y, Noise(seed), sampler="once")
+    classical = baselines.log_spectral_amplitude(here.noisy[0].numpy(), here.front.sample_rate)
+    return [
+        here.track("once", "Network, asked once", here.wave(model.place(once.z)), 1),
+        here.track("classical", "Classical (LSA)", classical),
+    ]
+
+
+def compare(
+    *,
+    seed: int,
+    model: ModelRef | str = "sgmse-8k",
+    clip: str = "it-tt-weasels",
+    noise: str = "gusts",
+    noise_snr: float = 5.0,
+    reverb: float = 0.0,
+    snr: float = 0.4,
+    budgets: Sequence[int] = BUDGETS,
+) -> Steps[Comparison]:
+    """Quality of a clip against network evaluations, for every way of sampling.
+
+    With the corrector a step costs two evaluations, so it takes half as many steps.
+    """
+    scene.check(clip, noise, noise_snr, reverb)
+    enhancing.check("pc", 1, "ald", snr)
+    if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
+        raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
+    plan = [
+        (name, nfe)
+        for nfe in sorted(set(budgets))
+        for name, (_, corrector) in COMPARED.items()
+        if nfe % 2 == 0 or corrector == "none"
+    ]
+    total = sum(nfe for _, nfe in plan)
+    yield Progress(0, total, "Loading the model")
+    here = Scene.open(
+        model,
+        clip=clip,
+        noise=noise,
+        noise_snr=noise_snr,
+        reverb=reverb,
+        recording="",
+        seed=seed,
+    )
+    noisy = here.noisy[0].numpy()
+    classical = baselines.log_spectral_amplitude(noisy, here.front.sample_rate)
+    found, done = Comparison(here.marks(noisy), here.marks(classical)), 0
+    for name, nfe in plan:
+        sampler, corrector = COMPARED[name]
+        y = here.spectrogram()
+        walked = here.bundle.at(y)
+        steps = nfe // 2 if corrector != "none" else nfe
+        x = y
+        for step in enhancing.walk(
+            walked, y, Noise(seed), sampler=sampler, steps=steps, corrector=corrector, snr=snr
+        ):
+            x = walked.place(step.z)
+            yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", found)
+        done += walked.nfe
+        marks = here.marks(here.wave(x))
+        point = Point(name, walked.nfe, marks.si_sdr or 0.0, marks.pesq, marks.estoi)
+        found = replace(found, points=(*found.points, point))
+        yield Progress(done, total, f"{name}, {nfe} evaluations", found)
+    return found

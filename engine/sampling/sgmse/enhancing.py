@@ -1,0 +1,91 @@
+"""From a noisy spectrogram to a clean one, through the one sampler interface.
+
+pc      the paper's: Euler's reverse step, before it a corrector at the same noise level
+ode     the same flow without noise, by DPM-Solver++ 2M; not in the paper
+once    the clean estimate at t = 1: the network used as a predictor, one evaluation
+"""
+
+from collections.abc import Iterator
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from engine.core.errors import BadInput
+from engine.core.shapes import Complex, Tensor
+from engine.diffusion import grids
+from engine.diffusion.denoiser import Model
+from engine.diffusion.grids import Grid
+from engine.diffusion.moves import Step
+from engine.diffusion.noise import Noise
+from engine.diffusion.solvers import solve
+
+SAMPLERS = ("pc", "ode", "once")
+CORRECTORS = ("ald", "langevin", "none")
+
+
+class Settings(TypedDict, total=False):
+    """How to walk; what is left out has the paper's value."""
+
+    sampler: str
+    steps: int
+    corrector: str
+    snr: float
+
+
+PAPER = Settings(sampler="pc", steps=30, corrector="ald", snr=0.5)
+
+
+def walk(
+    model: Model, y: Complex[Tensor, "b 1 f t"], noise: Noise, **settings: Unpack[Settings]
+) -> Iterator[Step]:
+    """The reverse process from y plus noise; the last step is the clean estimate."""
+    chosen: Settings = {**PAPER, **settings}
+    sampler, steps = chosen["sampler"], chosen["steps"]
+    z = noise.start(y, model.path.prior_std)
+    if sampler == "once":
+        x0 = model(z, model.path.t_max).x0
+        yield Step(0, 0.0, x0, x0, x0, 1)
+    elif sampler == "ode":
+        yield from solve("dpmpp_2m", model, z, ode_grid(model, steps))
+    else:
+        yield from solve(
+            "pc",
+            model,
+            z,
+            grids.sgmse(model.path, steps),
+            noise,
+            predictor="euler_maruyama",
+            corrector=chosen["corrector"],
+            snr=chosen["snr"],
+        )
+
+
+def ode_grid(model: Model, steps: int) -> Grid:
+    """Equal steps in the log signal-to-noise ratio, the last one to no noise."""
+    if steps == 1:
+        return grids.timesteps(np.array([model.path.t_max, 0.0]))
+    return grids.uniform_lam(model.path, steps, to_zero=True)
+
+
+def evaluations(sampler: str, steps: int, corrector: str) -> int:
+    """What a walk will cost; the counter at the network says what it did cost."""
+    if sampler == "once":
+        return 1
+    return steps * (2 if sampler == "pc" and corrector != "none" else 1)
+
+
+def check(sampler: str, steps: int, corrector: str, snr: float) -> None:
+    """Raise `BadInput` for settings that no walk has."""
+    for value, name, known in (
+        (sampler, "way of sampling", SAMPLERS),
+        (corrector, "corrector", CORRECTORS),
+    ):
+        if value not in known:
+            raise BadInput(f'There is no {name} "{str(value)[:40]}".', f"Use {', '.join(known)}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 100:
+        raise BadInput(f"steps must be 1 to 100, got {steps}.", "The paper takes 30.")
+    if not 0 < snr <= 2:
+        raise BadInput(
+            f"The step of the corrector must be above 0 and at most 2, got {snr:g}.",
+            "0.5 is the paper's.",
+        )

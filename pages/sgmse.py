@@ -1,0 +1,314 @@
+"""Speech enhancement: listen to noise becoming speech, and to what others make of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
+from engine.core.recipe import Recipe
+from engine.sounds import ADVICE, from_file
+from pages import _parts as parts
+from pages._frame import Frame, real_number, whole_number
+from pages._parts import Line, Shot, Voice
+
+NOISES = {
+    "Hiss": "hiss",
+    "Rumble": "rumble",
+    "Gusts": "gusts",
+    "Hum": "hum",
+    "Music (recorded)": "music",
+    "Voices (recorded)": "babble",
+}
+SAMPLERS = {
+    "Reverse diffusion, the paper's": "pc",
+    "Flow without noise (fast)": "ode",
+    "Network asked once": "once",
+}
+CORRECTORS = {"Annealed Langevin": "ald", "Langevin": "langevin", "None": "none"}
+LINES = {
+    "pc with corrector": "With corrector (the paper)",
+    "pc without": "Without corrector",
+    "ode": "Flow without noise",
+}
+CLIPS_FILE = parts.ASSETS / "data" / "speech" / "clips.json"
+PLOT = {"show_label": False, "container": False}
+
+
+def build(frame: Frame) -> None:
+    """The controls, what they mean as settings, and where the events are drawn."""
+    with gr.Row(elem_classes="bench"):
+        with gr.Column(elem_classes="ask"):
+            clip = gr.Dropdown(
+                clip_choices(), value="it-tt-weasels", label="Sentence", elem_classes="headline"
+            )
+            noise = gr.Dropdown(list(NOISES.items()), value="gusts", label="Noise")
+            run = frame.action("run", "Enhance", backward=True)
+        with gr.Column(elem_classes="settings"):
+            noise_snr = gr.Slider(
+                -5, 20, 5, step=1, label="Speech over noise (dB)", info="Lower is noisier"
+            )
+            reverb = gr.Slider(
+                0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
+            )
+            steps = gr.Slider(1, 60, 10, step=1, label="Steps (N)", info="The paper takes 30")
+            frame.seed(7)
+            frame.model()
+            with gr.Accordion("Your own recording", open=False):
+                recording = gr.Audio(
+                    sources=["microphone", "upload"],
+                    type="filepath",
+                    label="Record or upload (WAV, at most 15 s)",
+                    elem_id="sgmse-recording",
+                )
+                gr.HTML('<p class="note">Taken as it is, in place of sentence and noise.</p>')
+            with gr.Accordion("More settings", open=False):
+                sampler = gr.Dropdown(list(SAMPLERS.items()), value="pc", label="Sampler")
+                corrector = gr.Dropdown(list(CORRECTORS.items()), value="ald", label="Corrector")
+                snr = gr.Slider(
+                    0.1, 1, 0.4, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
+                )
+        with gr.Column(elem_classes="shown"):
+            shown = gr.HTML(parts.shots(waiting_shots()))
+    run.wire(
+        {
+            "clip": clip,
+            "noise": noise,
+            "noise_snr": noise_snr,
+            "reverb": reverb,
+            "recording": recording,
+            "steps": steps,
+            "sampler": sampler,
+            "corrector": corrector,
+            "snr": snr,
+        },
+        draw,
+        [shown],
+        params=run_params,
+    )
+    build_compare(frame, clip, noise, noise_snr, reverb, snr)
+    frame.breaks(
+        "With three steps the reverse process ends before its noise is gone; under loud voices "
+        "it cannot know who is meant.",
+        {"clip": "ru-vm-sorry", "noise": "babble", "noise_snr": -5, "steps": 3},
+    )
+
+
+def build_compare(
+    frame: Frame,
+    clip: gr.Dropdown,
+    noise: gr.Dropdown,
+    noise_snr: gr.Slider,
+    reverb: gr.Slider,
+    snr: gr.Slider,
+) -> None:
+    """The same sentence with fewer and more evaluations, by every way of sampling."""
+    parts.heading(
+        "What an evaluation buys",
+        "The sentence above again, with 1 to 30 network evaluations, beside the noisy recording "
+        "and a classical estimator without any learning.",
+        level=2,
+    )
+    compare = frame.action("compare", "Draw the curves")
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            parts.heading("SI-SDR", "Nearness of the waveform; favours cautious averages")
+            nearness = gr.Plot(parts.plot([], "NFE", "SI-SDR in dB"), label="SI-SDR", **PLOT)
+        with gr.Column():
+            parts.heading("ESTOI", "How much can be understood, from 0 to 1")
+            understood = gr.Plot(parts.plot([], "NFE", "ESTOI"), label="ESTOI", **PLOT)
+    compare.wire(
+        {"clip": clip, "noise": noise, "noise_snr": noise_snr, "reverb": reverb, "snr": snr},
+        draw_compare,
+        [nearness, understood],
+        params=compare_params,
+    )
+
+
+def clip_choices() -> list[tuple[str, str]]:
+    """The sentences by speaker and meaning."""
+    listed = parts.read_json(CLIPS_FILE)["clips"]
+    return [(f"{entry['speaker']}: {entry['text']}", entry["key"]) for entry in listed]
+
+
+# ---------------------------------------------------------------------- settings
+
+
+def run_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `run` as the controls give them."""
+    recording = recording_text(values["recording"])
+    settings = {
+        "steps": whole_number(values["steps"], "Steps"),
+        "sampler": str(values["sampler"]),
+        "corrector": str(values["corrector"]),
+    }
+    return compare_params(values) | settings | ({"recording": recording} if recording else {})
+
+
+def compare_params(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that both actions have."""
+    return {
+        "clip": str(values["clip"]),
+        "noise": str(values["noise"]),
+        "noise_snr": float(real_number(values["noise_snr"], "Speech over noise")),
+        "reverb": float(real_number(values["reverb"], "Reverberation")),
+        "snr": float(real_number(values["snr"], "Corrector step")),
+    }
+
+
+def recording_text(path: object) -> str:
+    """A visitor's recording as a recipe holds it; empty if there is none."""
+    if not path:
+        return ""
+    if not isinstance(path, str) or not Path(path).is_file():
+        raise BadInput("This is not a recording.", ADVICE)
+    return from_file(Path(path)).text()
+
+
+# ---------------------------------------------------------------------- the run
+
+
+def waiting_shots() -> list[Shot]:
+    """The empty places before the first run."""
+    return [
+        Shot("Noisy", None, ""),
+        Shot("Enhanced", None, "", backward=True),
+        Shot("Clean", None, ""),
+    ]
+
+
+def draw(event: Progress | Done, recipe: Recipe) -> tuple[str]:
+    """Spectrograms with their marks, and at the end everything to listen to."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None or found.noisy is None:
+        return (gr.skip(),)
+    ended = isinstance(event, Done)
+    cards = [track_shot(found.noisy), enhanced_shot(found, ended)]
+    cards += [track_shot(found.clean)] if found.clean is not None else []
+    cards += [track_shot(track) for track in found.others] if ended else []
+    html = parts.shots(cards, scrub=ended, ends=("noise", "speech"))
+    if ended:
+        html = listening(found, recipe) + html + marks_table(found)
+    return (html,)
+
+
+def enhanced_shot(found: Any, ended: bool) -> Shot:
+    """The result, or the state on the way, with the film of all states."""
+    lines = [f"{found.nfe} network evaluations"]
+    if ended:
+        lines.append(f"{found.real_time_factor_seconds:.1f} s for a second of sound")
+        lines = marks_lines(found.enhanced, found.noisy) + lines
+    picture = found.enhanced.picture if found.enhanced is not None else None
+    if picture is None and found.moments:
+        picture = found.moments[-1].picture
+        lines.insert(0, f"t = {found.moments[-1].t:.2f}")
+    frames = np.stack([moment.picture for moment in found.moments]) if ended else None
+    return Shot(
+        "Enhanced",
+        picture,
+        "spectrogram of the enhanced recording",
+        tuple(lines),
+        frames,
+        backward=True,
+    )
+
+
+def track_shot(track: Any) -> Shot:
+    """One version of the recording."""
+    lines = marks_lines(track)
+    lines += [f"{track.nfe} network evaluation"] if track.nfe else []
+    return Shot(track.title, track.picture, f"spectrogram: {track.title}", tuple(lines))
+
+
+def marks_lines(track: Any, beside: Any = None) -> list[str]:
+    """SI-SDR with its gain over another version; nothing where the clean recording is unknown."""
+    value = track.marks.si_sdr
+    if value is None or track.name == "clean":
+        return []
+    gain = "" if beside is None else f" ({value - beside.marks.si_sdr:+.1f} over noisy)"
+    return [f"SI-SDR {value:.1f} dB{gain}"]
+
+
+def listening(found: Any, recipe: Recipe) -> str:
+    """Buttons that play every version from one clock, then the states on the way."""
+    tracks = [found.noisy, found.enhanced, found.clean, *found.others]
+    name = f"{recipe.params['clip']}-seed-{recipe.seed}"
+    voices = [
+        Voice(
+            track.title,
+            track.sound.file(),
+            f"{name}-{track.name}.wav",
+            backward=track.name == "enhanced",
+        )
+        for track in tracks
+        if track is not None
+    ]
+    melting = [
+        Voice(f"t = {moment.t:.2f}", moment.sound.file())
+        for moment in found.moments
+        if moment.sound is not None
+    ]
+    return parts.voices("Listen, and switch while it plays", voices) + parts.voices(
+        "Hear the noise melt", melting
+    )
+
+
+def marks_table(found: Any) -> str:
+    """All marks in rows; a dash where one cannot be told."""
+    if found.clean is None:
+        return '<p class="note">Without the clean recording nothing can be measured: listen.</p>'
+    rows = "".join(
+        f"<tr><td>{parts.escape(track.title)}</td>"
+        + "".join(
+            f"<td>{'–' if value is None else format(value, form)}</td>"
+            for value, form in (
+                (track.marks.si_sdr, ".1f"),
+                (track.marks.estoi, ".2f"),
+                (track.marks.pesq, ".2f"),
+            )
+        )
+        + f"<td>{track.nfe or '–'}</td></tr>"
+        for track in (found.noisy, found.enhanced, *found.others)
+    )
+    head = "<tr><th>recording</th><th>SI-SDR (dB)</th><th>ESTOI</th><th>PESQ</th><th>NFE</th></tr>"
+    return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
+
+
+# ---------------------------------------------------------------------- the curves
+
+
+def draw_compare(event: Progress | Done, recipe: Recipe) -> tuple[PlotData, PlotData]:
+    """Both measures against evaluations, as far as they have come."""
+    found: Any = event.result if isinstance(event, Done) else event.preview
+    if found is None:
+        return gr.skip(), gr.skip()
+    return (
+        curves(found, "si_sdr", "SI-SDR in dB"),
+        curves(found, "estoi", "ESTOI"),
+    )
+
+
+def curves(found: Any, measure: str, title: str) -> PlotData:
+    """One line a way of sampling; the noisy recording and the classical estimator lie level."""
+    lines = []
+    for place, (key, name) in enumerate(LINES.items()):
+        points = [p for p in found.points if p.sampler == key and getattr(p, measure) is not None]
+        values = [getattr(point, measure) for point in points]
+        hover = [f"{name}<br>{p.nfe} NFE: {getattr(p, measure):.2f}" for p in points]
+        lines.append(Line(name, [p.nfe for p in points], values, place, hover=hover))
+    spent = sorted({point.nfe for point in found.points}) or [1, 30]
+    for name, marks in (("Noisy", found.noisy), ("Classical (LSA)", found.classical)):
+        level = getattr(marks, measure)
+        if level is not None:
+            lines.append(level_line(name, level, spent))
+    return parts.plot(lines, "network evaluations (NFE)", title, log_x=True)
+
+
+def level_line(name: str, level: float, spent: Sequence[int]) -> Line:
+    """Something that costs no evaluation."""
+    ends = [spent[0], spent[-1]]
+    return Line(name, ends, [level, level], 0, neutral=True, marks=name != "Noisy")
