@@ -2,7 +2,8 @@
 
 import base64
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
 from engine.models.library import MODELS
 from pages import _parts as parts
-from pages import _shelf
+from pages import _taking as taking
 from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import ASSETS, escape
@@ -328,7 +329,7 @@ def _real(frame: Frame) -> None:
         [curve, answers, files, baked],
     )
     baked.change(
-        named(on_shelf, "revthink_on_shelf"),
+        named(taking.on_shelf, "revthink_on_shelf"),
         [frame.shelf.kept, baked],
         frame.shelf.kept,
         api_visibility="private",
@@ -698,12 +699,8 @@ def draw_tune(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     base = recipe.model or ModelRef("revthink")
     with friendly():
         digest = default_store().put(found.patch)
-    shelved = {
-        "name": f"RevThink on {Path(base.source).name}",
-        "source": base.source,
-        "revision": base.revision,
-        "edits": [*base.edits, digest],
-    }
+    name = f"RevThink on {Path(base.source).name}"
+    shelved = taking.shelved(name, replace(recipe, model=base), digest)
     return curve, _fingerprints(found) + body, _files(found), shelved
 
 
@@ -751,11 +748,3 @@ def _files(found: Any) -> gr.File:
         path.write_bytes(b"".join(file.pieces()))
         paths.append(str(path))
     return gr.File(value=paths, visible=True)
-
-
-def on_shelf(kept: object, baked: Mapping[str, Any] | None) -> object:
-    """Puts the merged student on the visitor's shelf."""
-    if not baked:
-        return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))

@@ -6,7 +6,6 @@ with a stand-in classifier: the level whose logarithm is nearest to that of the 
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,29 +16,13 @@ from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import Start, hand_over, langevin_gibbs, noise_levels
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.noise import Noise, Replay
+from engine.sampling._golden import Case, Golden
 from engine.sampling.denoising_mcmc.integrators import Asks, integrate, noise_path
 
 FILE = ROOT / "tests" / "golden" / "dmcmc_chain.npz"
 TOLERANCE = 5e-6
 Comparison = tuple[str, np.ndarray, np.ndarray, float]
 """Name, what is found here, what it should be, and the largest difference allowed."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, what is allowed, and the seconds it took."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:

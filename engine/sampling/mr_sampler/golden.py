@@ -7,14 +7,11 @@ release subtracts nearly equal numbers.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import solvers
@@ -23,28 +20,10 @@ from engine.diffusion.grids import timesteps
 from engine.diffusion.mean_reverting import KINDS, Schedule, mrs_grid
 from engine.diffusion.noise import Noise
 from engine.models.restoration import KINDS as FIT_TARGETS
+from engine.sampling._golden import Arrays, Case, Golden, arrays_of
 
-FOLDER = ROOT / "tests" / "golden"
 PATH = Schedule().path
 CASES = 32
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest difference to the published array."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:
@@ -59,13 +38,13 @@ def run(*, seed: int = 0) -> Steps[Golden]:
 
 
 def _comparisons() -> Iterator[tuple[str, float, float]]:
-    tables = _arrays("mrs_schedules")
+    tables = arrays_of("mrs_schedules")
     for kind in KINDS:
         yield f"{kind} tables", _table_error(tables, kind), 1e-6
-    arrays = _arrays("mrs_solver")
+    arrays = arrays_of("mrs_solver")
     for case in range(CASES):
         yield _solver_case(arrays, case)
-    yield from _single_steps(_arrays("mrs_baseline_steps"))
+    yield from _single_steps(arrays_of("mrs_baseline_steps"))
 
 
 def network(
@@ -133,14 +112,3 @@ def _single_steps(arrays: Arrays) -> Iterator[tuple[str, float, float]]:
             found = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
             errors.append(float((found - torch.from_numpy(wanted)).abs().max()))
         yield f"one step of {solvers.find(solver).title}", max(errors), tolerance
-
-
-def _arrays(name: str) -> dict[str, np.ndarray]:
-    path = FOLDER / f"{name}.npz"
-    if not path.exists():
-        raise AssetMissing(
-            f"The golden arrays {path.name} are not on this server.",
-            "They lie in tests/golden of the repository.",
-        )
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}

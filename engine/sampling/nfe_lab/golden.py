@@ -6,20 +6,17 @@ and 20 steps against diffusers' schedulers, whose tables are float32.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import grids, schedules, solvers
 from engine.diffusion.mixture import Mixture
+from engine.sampling._golden import Arrays, Case, Golden, arrays_of
 
-FOLDER = ROOT / "tests" / "golden"
 TOLERANCE_EXACT, TOLERANCE_DIFFUSERS = 1e-9, 5e-6
 EXACT = {
     "ddim": "ddim",
@@ -38,30 +35,14 @@ DIFFUSERS = {
     "heun": "heun",
 }
 
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest difference to the published array."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
-
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compares every solver with its arrays. The seed has no part in it: the noise is in them."""
     plan = [(key, None) for key in EXACT] + [(key, n) for n in (5, 10, 20) for key in DIFFUSERS]
-    exact, theirs = _arrays("gmm"), _arrays("schedulers")
+    exact, theirs = (
+        arrays_of("diffusion-principles_gmm"),
+        arrays_of("diffusion-principles_schedulers"),
+    )
     cases: list[Case] = []
     for key, steps in plan:
         cases.append(_exact(exact, key) if steps is None else _diffusers(theirs, key, steps))
@@ -105,14 +86,3 @@ def _compared(
 
 def _world(arrays: Arrays) -> Mixture:
     return Mixture(*(torch.from_numpy(arrays[name]) for name in ("w", "m", "v")))
-
-
-def _arrays(name: str) -> dict[str, np.ndarray]:
-    path = FOLDER / f"diffusion-principles_{name}.npz"
-    if not path.exists():
-        raise AssetMissing(
-            f"The golden arrays {path.name} are not on this server.",
-            "They lie in tests/golden of the repository.",
-        )
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}

@@ -6,7 +6,6 @@ no published code for it. Tolerance 1e-9, and 1e-8 for the integrated curves.
 
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from engine.core.job import Progress, Steps
 from engine.diffusion import grids, schedules
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import run as run_solver
+from engine.sampling._golden import Case, Golden
 from engine.sampling.principles.algorithm import reference
 from engine.sampling.principles.world import VP
 
@@ -28,23 +28,6 @@ NAMES = {
     "unipc2": "unipc2",
     "euler_t": "euler_t",
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, what is allowed, and the seconds it took."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:

@@ -7,7 +7,6 @@ deviations near t = 0 lose 0.2 % there, by 1 - a^2 in float32; we take expm1 and
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,29 +20,13 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid, released_link
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
+from engine.sampling._golden import Case, Golden
 from engine.sampling.score_sde.control import COLOURS, Known
 from engine.sampling.score_sde.processes import LAST, process_of
 
 FOLDER = ROOT / "tests" / "golden"
 Comparison = tuple[str, np.ndarray, np.ndarray, float]
 """Name, what is found here, what it should be, and the largest difference allowed."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, what is allowed, and the seconds it took."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:

@@ -5,14 +5,11 @@ that the published sampler drew. They run through the one sampler interface, lik
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Complex, Float, Tensor
 from engine.diffusion import grids
@@ -22,33 +19,15 @@ from engine.diffusion.schedules import Path, ouve
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.speech import si_sdr
 from engine.models.speech import FrontEnd, padded
+from engine.sampling._golden import Arrays, Case, Golden, arrays_of
 from engine.sampling.sgmse.losses import denoising_score_matching
 
-FILE = ROOT / "tests" / "golden" / "sgmse_core.npz"
 CORRECTORS = ("ald", "langevin", "none")
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest difference to the published array."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compares with every array. The seed has no part in it: the noise is in them."""
-    arrays = _arrays()
+    arrays = arrays_of("sgmse_core")
     front, path = FrontEnd(n_fft=int(arrays["n_fft"]), hop=int(arrays["hop"])), _path(arrays)
     plan: list[tuple[str, float, Callable[[], float]]] = [
         ("mean of the process", 1e-6, lambda: _mean(arrays, path)),
@@ -166,13 +145,3 @@ def _column(level: object) -> np.ndarray:
 
 def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max())
-
-
-def _arrays() -> dict[str, np.ndarray]:
-    if not FILE.exists():
-        raise AssetMissing(
-            f"The golden arrays {FILE.name} are not on this server.",
-            "They lie in tests/golden of the repository.",
-        )
-    with np.load(FILE, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
