@@ -99,6 +99,7 @@ def measures(runs: int) -> dict[str, Measure]:
         "pages": served.pages,
         "visitors": served.visitors,
         "queue": served.queue,
+        "solver": served.overhead,
         "undo": served.exact_undo,
         "assets": served.assets,
         "sight": seen.first_sight,
