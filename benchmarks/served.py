@@ -184,7 +184,7 @@ def overhead() -> Iterator[Bar]:
     for name, scene, limit in sizes:
         found = _returned(bench.overhead(scene, 0, 0, 1))
         what = f"solver beside bare network calls, {name} (diffusers: {found['diffusers']:.1%})"
-        yield Bar.at_most(what, 100 * found["ours"], limit, "%", **found)
+        yield Bar.at_most(what, 100 * found["ours"], limit, "%", figures=found)
 
 
 def _returned(steps: Generator[object, None, T]) -> T:
