@@ -308,7 +308,7 @@ def rows_sheet(prompts: Sequence[str], rows: Sequence[Any]) -> str:
 
 
 def _changed(change: float) -> str:
-    return "unchanged" if change == 0 else f"Δ {change:.1f}"
+    return "unchanged" if change == 0 else f"Δ\u00a0{change:.1f}"
 
 
 def loss_plots(curves: Sequence[Any]) -> tuple[object, object]:
