@@ -189,7 +189,7 @@ def _card(process: str, measured: dict) -> None:
     key = f"score-{process}"
     about = "One network ships three times, asked in the coordinates of VE, VP and sub-VP."
     write_card(
-        MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured, reads=about
+        MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured, about=about
     )
 
 
