@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import RoundTrip, compare
@@ -179,13 +179,12 @@ def _shown(
     steps: Steps[Forgotten], preview: Callable[[tuple[float, ...]], object] | None = None
 ) -> Generator[Progress, None, Forgotten]:
     """The progress of learning, with what a page can draw in place of the bare errors."""
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        drawn = preview(told.preview) if preview and isinstance(told.preview, tuple) else None
-        yield replace(told, preview=drawn)
+
+    def tell(event: Progress) -> Progress:
+        drawn = preview(event.preview) if preview and isinstance(event.preview, tuple) else None
+        return replace(event, preview=drawn)
+
+    return (yield from relay(steps, tell))
 
 
 def _drawn(
@@ -383,12 +382,7 @@ def _stages(
 
 def _quiet(steps: Steps[R], done: int, total: int) -> Generator[Progress, None, R]:
     """A part of the work under a bar of its own: how far the whole is, with the part's words."""
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield Progress(min(done, total), total, told.note)
+    return (yield from relay(steps, lambda event: Progress(min(done, total), total, event.note)))
 
 
 def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Point:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
@@ -250,14 +250,12 @@ def read(*, seed: int, model: ModelRef | str = "world", file: str = "") -> Steps
 
 
 def _shown(steps: Steps[Learnt], shown: Relation) -> Generator[Progress, None, Learnt]:
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        course = told.preview
+    def tell(event: Progress) -> Progress:
+        course = event.preview
         preview = _with_course(shown, course) if isinstance(course, Course) else None
-        yield replace(told, preview=preview)
+        return replace(event, preview=preview)
+
+    return (yield from relay(steps, tell))
 
 
 def _with_course(shown: Relation, course: Course) -> Relation:
@@ -391,10 +389,5 @@ def _examined(
     total: int,
     found: Measured,
 ) -> Generator[Progress, None, tuple[Score, int]]:
-    while True:
-        try:
-            now = next(steps)
-        except StopIteration as end:
-            rates = [Rate.of_hits(column) for column in end.value]
-            return Score(name, *rates), done + len(end.value[0])
-        yield Progress(done + now, total, name, found)
+    hits = yield from relay(steps, lambda now: Progress(done + now, total, name, found))
+    return Score(name, *map(Rate.of_hits, hits)), done + len(hits[0])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
@@ -241,15 +241,14 @@ def _retold(
     steps: Generator[Progress, None, R], found: Transferred, title: str
 ) -> Generator[Progress, None, R]:
     """Events of a part whose previews join what is found so far, rows under this title."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return end.value
+
+    def tell(event: Progress) -> Progress:
         part = event.preview if isinstance(event.preview, Transported) else Transported((), ())
         rows = found.rows + _titled(part.rows, title)
         curves = part.curves or found.curves
-        yield replace(event, preview=replace(found, rows=rows, curves=curves))
+        return replace(event, preview=replace(found, rows=rows, curves=curves))
+
+    return (yield from relay(steps, tell))
 
 
 @with_settings

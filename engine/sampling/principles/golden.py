@@ -4,13 +4,13 @@
 no published code for it. Tolerance 1e-9, and 1e-8 for the integrated curves.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
 from engine.core.golden import Compared, Golden, arrays_of, collect
-from engine.core.job import Steps
+from engine.core.job import Steps, finish
 from engine.diffusion import grids, schedules
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import run as run_solver
@@ -52,7 +52,7 @@ def comparisons(
         ended = run_solver(solver, model, noise, grid)
         yield f"{solver}, 10 steps", ended.numpy(), arrays[f"out_{key}"], 1e-9
     for name, end in (("pf_mid_t0.4", 0.4), ("pf_end_t1e-3", 1e-3)):
-        curve = _end_of(reference(world, VP, noise, np.array([1.0, end])))
+        curve = finish(reference(world, VP, noise, np.array([1.0, end])))
         yield f"true curves to t = {end:g}", curve[-1].numpy(), arrays[name], 1e-8
 
 
@@ -74,11 +74,3 @@ def _readings(
         wanted = [arrays[f"{i}_{name}"].reshape(len(x), -1) for name in found]
         here = np.concatenate([np.asarray(value) for value in found.values()], axis=1)
         yield f"seven readings at t = {t:.3g}", here, np.concatenate(wanted, axis=1), 1e-9
-
-
-def _end_of(steps: Generator[float, None, torch.Tensor]) -> torch.Tensor:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.core.golden import Golden, apart, arrays_of, collect
-from engine.core.job import Steps
+from engine.core.job import Steps, finish
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, prior_log_density
 from engine.diffusion.denoiser import Model
@@ -153,13 +153,7 @@ def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
 
     model = Model(noise_of, path, "eps", "999t", grad=True)
     data, probe = (torch.from_numpy(golden[key]) for key in ("data", "probe"))
-    walk = log_likelihood(model, data, probe)
-    while True:
-        try:
-            next(walk)
-        except StopIteration as end:
-            told = end.value
-            break
+    told = finish(log_likelihood(model, data, probe))
     bits = bits_per_dim(told.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
     yield f"{name}: bits per dimension, against the release", bits, golden["bpd"], 1e-3
     yield f"{name}: bits per dimension, closed form", bits, golden["exact_bpd"], 2e-3
