@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine.core.catalog import Catalog, Entry, discover
 from engine.core.errors import AssetMissing
+from engine.core.golden import Case
 from engine.core.job import Progress, Steps
 
 
@@ -95,6 +96,6 @@ def _claimed(entry: Entry) -> Claimed:
     return Claimed(*told, found.measured, found.versus, found.interval, found.seconds, holds)
 
 
-def _checked(entry: Entry, case: object) -> Checked:
-    numbers = (float(getattr(case, name)) for name in ("error", "tolerance", "seconds"))
-    return Checked(entry.name, entry.card.title, str(getattr(case, "name", "")), *numbers)
+def _checked(entry: Entry, case: Case) -> Checked:
+    numbers = (case.error, case.tolerance, case.seconds)
+    return Checked(entry.name, entry.card.title, case.name, *numbers)

@@ -22,6 +22,7 @@ from gradio.components.plot import PlotData
 from PIL import Image, ImageOps
 
 from engine.core.errors import BadInput
+from engine.core.job import Done, Progress
 from engine.pictures import as_text
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -58,6 +59,11 @@ def theme() -> gr.themes.Base:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object out of the shipped files."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shown_of(event: Progress | Done) -> tuple[Any, bool]:
+    """What an event shows, and whether it is the last one."""
+    return (event.result, True) if isinstance(event, Done) else (event.preview, False)
 
 
 def escape(text: object) -> str:
@@ -283,6 +289,20 @@ def scrubber(longest: int, ends: tuple[str, str]) -> str:
         f'<span class="end">{last}</span>'
         '<button type="button" class="round forward" data-play="1" '
         'aria-label="Play forwards">▶</button></div>'
+    )
+
+
+def time_scrubber(plot: str, last: int, label: str, time: str) -> gr.HTML:
+    """Plays frames 0 to `last` of the plot of this element id, from data to noise and back."""
+    return gr.HTML(
+        f'<div class="scrubber times" data-plot="{plot}">'
+        '<button type="button" class="round backward" data-way="-1" '
+        'aria-label="Play from data to noise">◀</button>'
+        f'<input type="range" min="0" max="{last}" value="{last}" step="1" '
+        f'aria-label="{label}"><output>{time}</output>'
+        '<button type="button" class="round forward" data-way="1" '
+        'aria-label="Play from noise to data">▶</button></div>',
+        js_on_load=(ASSETS / "panels" / "times.js").read_text("utf-8"),
     )
 
 

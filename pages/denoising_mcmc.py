@@ -12,7 +12,7 @@ from engine.core.recipe import Recipe
 from engine.sampling.denoising_mcmc import HERE, INTEGRATORS, PICKS
 from pages import _parts as parts
 from pages._frame import Frame
-from pages._handlers import named
+from pages._handlers import opens_tab
 from pages._parts import BACKWARD, SERIES, Line, escape
 from pages._planes import INK, figure, heat, plane, scatter
 
@@ -35,30 +35,12 @@ def build(frame: Frame) -> None:
         if HERE:
             with gr.Tab("Pictures", id="pictures"):
                 build_pictures(frame)
-    frame.demo.load(
-        named(open_tab, "denoising_mcmc_open_tab"),
-        None,
-        tabs,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    opens_tab(frame, tabs, ("eta", "pictures") if HERE else ("eta",))
     frame.breaks(
         "A large eta keeps the chain at large noise: its states are hardly nearer to the data than "
         "pure noise, and the integrator has fewer evaluations left for them.",
         {"integrator": "kar1", "nfe": 10, "share": 0.4, "eta": 3.0},
     )
-
-
-def open_tab(request: gr.Request) -> object:
-    """Opens the tab of the action that a link names."""
-    wanted = str(request.query_params.get("action", ""))
-    ours = request.query_params.get("method") in ("denoising_mcmc", "denoising-mcmc")
-    return gr.Tabs(selected=wanted) if ours and wanted in ("eta", "pictures") else gr.skip()
-
-
-def shown_of(event: Progress | Done) -> tuple[Any, bool]:
-    """What an event shows, and whether it is the last one."""
-    return (event.result, True) if isinstance(event, Done) else (event.preview, False)
 
 
 def shared_controls(share: float) -> dict[str, Any]:
@@ -134,7 +116,7 @@ def build_plane(frame: Frame) -> None:
 
 def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     """The chain while it runs; then both clouds, the bars and the table."""
-    found, ended = shown_of(event)
+    found, ended = parts.shown_of(event)
     if found is None:
         return tuple(gr.skip() for _ in range(5))
     first = str(recipe.params.get("integrator", "kar1"))
@@ -291,7 +273,7 @@ def build_eta(frame: Frame) -> None:
 
 def draw_eta(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
     """Both curves point by point, with the levels of pure noise and of independent draws."""
-    found, _ = shown_of(event)
+    found, _ = parts.shown_of(event)
     if found is None or not found.trades:
         return gr.skip(), gr.skip(), gr.skip()
     etas = [one.eta for one in found.trades]
@@ -349,7 +331,7 @@ def build_pictures(frame: Frame) -> None:
 
 def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
     """Chain states above what was made of them, and the same cost from pure noise."""
-    album, ended = shown_of(event)
+    album, ended = parts.shown_of(event)
     if album is None or album.states is None:
         return (gr.skip(),)
     columns = [f"chain {k + 1}" for k in range(len(album.states))]

@@ -23,8 +23,8 @@ from engine.sampling.principles import (
     WORLDS,
 )
 from pages._frame import Frame
-from pages._handlers import named
-from pages._parts import ASSETS, SERIES, escape
+from pages._handlers import opens_tab
+from pages._parts import ASSETS, SERIES, escape, time_scrubber
 from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
 
 EDGE = 4.0
@@ -62,22 +62,7 @@ def build(frame: Frame) -> None:
                 build_guidance(frame, world)
             with gr.Tab("Flow map", id="distil"):
                 build_flow_map(frame, world)
-    frame.demo.load(
-        named(open_tab, "principles_open_tab"),
-        None,
-        tabs,
-        api_visibility="private",
-        show_progress="hidden",
-    )
-
-
-def open_tab(request: gr.Request) -> object:
-    """Opens the tab of the action that a link names."""
-    wanted = str(request.query_params.get("action", ""))
-    ours = request.query_params.get("method") == "principles"
-    return (
-        gr.Tabs(selected=wanted) if ours and wanted in ("views", "guide", "distil") else gr.skip()
-    )
+    opens_tab(frame, tabs, ("views", "guide", "distil"))
 
 
 def world_editor(frame: Frame) -> gr.Textbox:
@@ -141,16 +126,7 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
             curves = gr.Plot(
                 plane([], "z₁", "z₂"), label="Curves", elem_id="principles-curves", **PLOT
             )
-            gr.HTML(
-                '<div class="scrubber times">'
-                '<button type="button" class="round backward" data-way="-1" '
-                'aria-label="Play from data to noise">◀</button>'
-                '<input type="range" min="0" max="20" value="20" step="1" '
-                'aria-label="Noise level behind the curves"><output>t = 0.001</output>'
-                '<button type="button" class="round forward" data-way="1" '
-                'aria-label="Play from noise to data">▶</button></div>',
-                js_on_load=(ASSETS / "panels" / "times.js").read_text("utf-8"),
-            )
+            time_scrubber("principles-curves", 20, "Noise level behind the curves", "t = 0.001")
         with gr.Column():
             errors = gr.Plot(order_plot((), ()), label="Errors", **PLOT)
     with gr.Row(elem_classes="controls"):

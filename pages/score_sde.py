@@ -15,7 +15,7 @@ from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, R
 from engine.world.vocabulary import TEN_OBJECTS
 from pages import _parts as parts
 from pages._frame import Frame
-from pages._handlers import named
+from pages._handlers import opens_tab
 from pages._parts import ASSETS, BACKWARD, SERIES, Line, Shot, escape
 from pages._planes import INK, heat, plane, scatter
 
@@ -42,32 +42,13 @@ def build(frame: Frame) -> None:
                 build_pictures(frame)
             with gr.Tab("Control", id="control"):
                 build_control(frame)
-    frame.demo.load(
-        named(open_tab, "score_sde_open_tab"),
-        None,
-        tabs,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    opens_tab(frame, tabs, ("sample", "trip", "draw", "control") if HERE else ("sample",))
     frame.breaks(
         "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
         "the exact score it ends several times farther from the data than the predictor alone.",
         {"process": "vp", "predictor": "euler_maruyama", "corrector": "langevin", "nfe": 10},
         action="sample",
     )
-
-
-def open_tab(request: gr.Request) -> object:
-    """Opens the tab of the action that a link names."""
-    wanted = str(request.query_params.get("action", ""))
-    ours = request.query_params.get("method") in ("score_sde", "score-sde")
-    tabs = ("sample", "trip", "draw", "control") if HERE else ("sample",)
-    return gr.Tabs(selected=wanted) if ours and wanted in tabs else gr.skip()
-
-
-def shown_of(event: Progress | Done) -> tuple[Any, bool]:
-    """What an event shows, and whether it is the last one."""
-    return (event.result, True) if isinstance(event, Done) else (event.preview, False)
 
 
 def picture_params(values: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +107,7 @@ def build_plane(frame: Frame) -> None:
 
 def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
     """Curves out and back, ends with noise, densities when they are there."""
-    found, _ = shown_of(event)
+    found, _ = parts.shown_of(event)
     if found is None:
         return gr.skip(), gr.skip(), gr.skip()
     flow = [heat(found.scene, VIEW)]
@@ -220,7 +201,7 @@ def build_trip(frame: Frame) -> None:
 
 def draw_trip(event: Progress | Done, recipe: Recipe) -> tuple[object, object]:
     """The three pictures with the films of both ways, then the others, then the bits."""
-    trip, ended = shown_of(event)
+    trip, ended = parts.shown_of(event)
     if trip is None or trip.original is None:
         return gr.skip(), gr.skip()
     back_lines = () if trip.gap is None else (f"differs by {trip.gap:.2g} of 255 a pixel",)
@@ -285,16 +266,7 @@ def build_lab(frame: Frame) -> None:
             cloud = gr.Plot(
                 plane([], "x", "y"), label="Particles", elem_id="score_sde-cloud", **PLOT
             )
-            gr.HTML(
-                '<div class="scrubber times" data-plot="score_sde-cloud">'
-                '<button type="button" class="round backward" data-way="-1" '
-                'aria-label="Play from data to noise">◀</button>'
-                '<input type="range" min="0" max="16" value="16" step="1" '
-                'aria-label="Time of the particles"><output>t = 0.000</output>'
-                '<button type="button" class="round forward" data-way="1" '
-                'aria-label="Play from noise to data">▶</button></div>',
-                js_on_load=(ASSETS / "panels" / "times.js").read_text("utf-8"),
-            )
+            parts.time_scrubber("score_sde-cloud", 16, "Time of the particles", "t = 0.000")
         with gr.Column():
             errors = gr.Plot(curve_plot((), None), label="Error", **PLOT)
     numbers = gr.HTML()
@@ -349,7 +321,7 @@ def corrector_controls() -> tuple[gr.Slider, gr.Slider, gr.Checkbox]:
 
 def draw_lab(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
     """Particles at all times of the run, the error curve point by point, and the sweep."""
-    lab, ended = shown_of(event)
+    lab, ended = parts.shown_of(event)
     if lab is None or not len(lab.times):
         return gr.skip(), gr.skip(), gr.skip()
     moving = not lab.curve
@@ -473,7 +445,7 @@ def build_pictures(frame: Frame) -> None:
 
 def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
     """A row of pictures for each sampler, the clean guess while it is under way."""
-    drawn, _ = shown_of(event)
+    drawn, _ = parts.shown_of(event)
     if drawn is None or not drawn.strips:
         return (gr.skip(),)
     columns = [f"noise {k + 1}" for k in range(len(drawn.strips[0].pictures))]
@@ -551,7 +523,7 @@ def build_control(frame: Frame) -> None:
 
 def draw_control(event: Progress | Done, recipe: Recipe) -> tuple[object]:
     """What was given and known, and what was made of it."""
-    made, ended = shown_of(event)
+    made, ended = parts.shown_of(event)
     if made is None or (made.given is None and made.made is None):
         return (gr.skip(),)
     rows: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,18 +18,14 @@ settings.register_profile(
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("repeat")
 
-GOLDEN = Path(__file__).parent / "golden"
-
 
 @pytest.fixture
 def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
     """`golden("rece_small")`: the arrays of tests/golden/rece_small.npz, by name."""
 
-    def load(name: str) -> Mapping[str, np.ndarray]:
-        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+    from engine.core.golden import arrays_of
 
-    return load
+    return arrays_of
 
 
 @pytest.fixture

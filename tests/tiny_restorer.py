@@ -116,7 +116,7 @@ def published_towers(seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def tiny_published(folder: Path) -> Path:
-    """Both files, converted, in a folder."""
+    """Both files as safetensors in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(published_universal(), folder / "universal-ir.safetensors")
     save_file(published_towers(), folder / "daclip_ViT-B-32.safetensors")

@@ -1,6 +1,6 @@
 // Scrubs the noise level behind the curves: each level is one picture and one row of points.
 const input = element.querySelector("input"), out = element.querySelector("output");
-const place = element.querySelector(".times").dataset.plot || "principles-curves";
+const place = element.querySelector(".times").dataset.plot;
 const plot = () => document.querySelector(`#${place} .js-plotly-plot`);
 let playing = 0;
 const show = () => {

@@ -21,6 +21,8 @@ from typing import Generic, TypeAlias, TypeVar
 
 from engine.core.errors import BadInput, EngineError
 
+E = TypeVar("E")
+P = TypeVar("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
@@ -92,13 +94,29 @@ def events(job: Job) -> Generator[Event, None, None]:
         yield Done(result)
 
 
-def finish(steps: Steps[R]) -> R:
+def finish(steps: Generator[object, None, R]) -> R:
     """The result of a method, without its progress; for tests, scripts and notebooks."""
     try:
         while True:
             next(steps)
     except StopIteration as end:
         return end.value
+
+
+def relay(steps: Generator[E, None, R], tell: Callable[[E], P]) -> Generator[P, None, R]:
+    """The result of a part of a method, its events passed on as `tell` gives them.
+
+    found = yield from relay(part(), lambda event: Progress(0, 1, event.note))
+    """
+    try:
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as end:
+                return end.value
+            yield tell(event)
+    finally:
+        steps.close()
 
 
 def _resolve(target: str) -> Callable[..., Steps]:

@@ -20,17 +20,21 @@ Stochastic Differential Equations, ICLR 2021 (VE, VP, sub-VP); Karras et al., Ne
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.errors import SamplerError
+from engine.core.shapes import Tensor
 
 Level: TypeAlias = float | np.number | NDArray[np.number]
 """A float64 number, or one for each sample of a batch; complex only to take derivatives."""
+Time = TypeVar("Time", Level, Tensor)
 
 STEP = 1e-30
+BETA_0, BETA_1 = 0.1, 20.0
+"""Rates of VP and sub-VP at t = 0 and t = 1 (Song et al., appendix C)."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,16 @@ class Path:
         return self.t_zero is not None and bool(np.all(np.asarray(t) == self.t_zero))
 
 
-def vp(b0: float = 0.1, b1: float = 20.0, *, t_min: float = 1e-3) -> Path:
+def vp_log_a(t: Time, b0: float = BETA_0, b1: float = BETA_1) -> Time:
+    """ln a of VP and sub-VP, of numbers, arrays or tensors alike."""
+    return -t * t * (b1 - b0) / 4 - t * b0 / 2
+
+
+def vp(b0: float = BETA_0, b1: float = BETA_1, *, t_min: float = 1e-3) -> Path:
     """Variance preserving, rate b0 + t (b1 - b0)."""
 
     def log_a(t: Level) -> Level:
-        return -t * t * (b1 - b0) / 4 - t * b0 / 2
+        return vp_log_a(t, b0, b1)
 
     def t_of_lam(lam: Level) -> Level:
         return _vp_time(np.logaddexp(0, -2 * np.asarray(lam)), b0, b1)
@@ -98,11 +107,11 @@ def vp(b0: float = 0.1, b1: float = 20.0, *, t_min: float = 1e-3) -> Path:
     return Path("vp", lambda t: np.exp(log_a(t)), _vp_noise(log_a), t_of_lam, t_min=t_min)
 
 
-def subvp(b0: float = 0.1, b1: float = 20.0, *, t_min: float = 1e-3) -> Path:
+def subvp(b0: float = BETA_0, b1: float = BETA_1, *, t_min: float = 1e-3) -> Path:
     """Sub-variance preserving: the a of `vp`, with s = 1 - a^2."""
 
     def log_a(t: Level) -> Level:
-        return -t * t * (b1 - b0) / 4 - t * b0 / 2
+        return vp_log_a(t, b0, b1)
 
     def t_of_lam(lam: Level) -> Level:
         kappa = np.exp(-np.asarray(lam))

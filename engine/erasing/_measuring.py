@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.erasing._evaluation import Rate
 
 R = TypeVar("R")
@@ -30,9 +30,11 @@ def machine(device: str) -> str:
 
 def told(steps: Steps[R], done: int, total: int, note: str) -> Generator[Progress, None, R]:
     """The progress of a part as words only; the bar stands where the whole is."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield replace(step, done=done, total=total, note=f"{note}: {step.note}", preview=None)
+    return (
+        yield from relay(
+            steps,
+            lambda step: replace(
+                step, done=done, total=total, note=f"{note}: {step.note}", preview=None
+            ),
+        )
+    )

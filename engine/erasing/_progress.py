@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import TypeVar
 
-from engine.core.job import Progress
+from engine.core.job import Progress, relay
 
 R = TypeVar("R")
 WHOLE = 100
@@ -18,15 +18,12 @@ def within(
     one another; the farthest so far is told.
     """
     farthest = start
-    try:
-        while True:
-            try:
-                event = next(steps)
-            except StopIteration as done:
-                return done.value
-            share = min(event.done / max(event.total, 1), 1.0)
-            farthest = max(farthest, start + share * (end - start))
-            preview = event.preview if shown is None else shown
-            yield Progress(int(WHOLE * farthest), WHOLE, event.note, preview)
-    finally:
-        steps.close()
+
+    def tell(event: Progress) -> Progress:
+        nonlocal farthest
+        share = min(event.done / max(event.total, 1), 1.0)
+        farthest = max(farthest, start + share * (end - start))
+        preview = event.preview if shown is None else shown
+        return Progress(int(WHOLE * farthest), WHOLE, event.note, preview)
+
+    return (yield from relay(steps, tell))

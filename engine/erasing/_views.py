@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.shapes import Array, UInt8
 from engine.diffusion.solvers import Step
@@ -30,8 +31,8 @@ class View:
             raise BadInput(f"Give 1 to {MOST_PROMPTS} prompts.", 'Try "a cat".')
         if not all(isinstance(text, str) and len(text) <= 1000 for text in listed):
             raise BadInput("A prompt must be a text of at most 1000 characters.", 'Try "a cat".')
-        check_count("steps", steps, 1, MOST_STEPS, "Try 12.")
-        check_number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is a good value.")
+        checks.count("steps", steps, 1, MOST_STEPS, "Try 12.")
+        checks.number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is a good value.")
         return cls(tuple(listed), steps, float(guidance_scale))
 
     def walk(self, bundle: DiffusionBundle, seed: int) -> Iterator[Step]:
@@ -49,24 +50,3 @@ class View:
         """The pictures of all prompts at once."""
         *_, last = self.walk(bundle, seed)
         return sampling.decode(bundle, last.z)
-
-
-def check_count(name: str, value: object, least: int, most: int, advice: str) -> None:
-    """Raises `BadInput` unless the value is a whole number in this range."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise BadInput(f"{name} must be from {least} to {most}, got {value!s:.40}.", advice)
-
-
-def check_number(name: str, value: object, least: float, most: float, advice: str) -> None:
-    """Raises `BadInput` unless the value is a number in this range."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not least <= value <= most:  # type: ignore[operator]
-        raise BadInput(f"{name} must be from {least:g} to {most:g}, got {value!s:.40}.", advice)
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raises `BadInput` unless the value is one of the choices."""
-    if value not in choices:
-        raise BadInput(
-            f'{name} cannot be "{value!s:.40}".', f"Choose {', '.join(map(str, choices))}."
-        )

@@ -168,9 +168,10 @@ def _matched(
         for raw, info in header.items():
             held[_renamed(raw, shapes)] = info.shape
     ignored = {name for name in held if name.endswith(COUNTED)}
-    ignored |= {name for name in held.keys() - shapes.keys() if unused and name.startswith(unused)}
+    extra = held.keys() - shapes.keys()
+    ignored |= {name for name in extra if name.removeprefix("module.").startswith(unused)}
     missing = sorted(shapes.keys() - held.keys())
-    surplus = sorted(held.keys() - shapes.keys() - ignored)
+    surplus = sorted(extra - ignored)
     if missing or surplus:
         lacks = f"lacks {missing[0]}" if missing else f"holds {surplus[0][:80]}, which is not in it"
         raise ModelMismatch(

@@ -30,9 +30,9 @@ STEMS = ("diffusion_pytorch_model", "model")
 # A restoration network: our description, or the two published files of the universal one.
 RESTORATION = ("restoration.json", "universal-ir.safetensors")
 PUBLISHED = re.compile(r"(universal-ir|daclip_ViT-B-32)\.safetensors")
-CONVERT = (
-    "Download universal-ir.pth and daclip_ViT-B-32.pt, convert them once with `python -m "
-    "engine.models.daclip universal-ir.pth daclip_ViT-B-32.pt FOLDER`, and name the folder."
+UNIVERSAL_AS_SAFETENSORS = (
+    "Write the tensors of universal-ir.pth and daclip_ViT-B-32.pt as safetensors once, beside the "
+    "authors' code (the lines stand at the head of engine/models/daclip.py), and name the folder."
 )
 TEXT_FILES = re.compile(
     r"(model_index\.json|vocabulary\.json|restoration\.json"
@@ -131,7 +131,9 @@ def _wanted(info: "ModelInfo", dtype: str) -> list[str]:
     sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
     published = [name for name in sizes if PUBLISHED.fullmatch(name)]
     if "universal-ir.pth" in sizes and len(published) < 2:
-        raise BadInput(f"{info.id} holds its weights as pickles, which can run code.", CONVERT)
+        raise BadInput(
+            f"{info.id} holds its weights as pickles, which can run code.", UNIVERSAL_AS_SAFETENSORS
+        )
     if published:
         names, has_weights = published, len(published) == 2
     elif {"model_index.json", "restoration.json"} & sizes.keys():

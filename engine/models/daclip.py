@@ -1,11 +1,18 @@
-"""The published universal restoration network, read by its own names.
+"""The published universal restoration network (weblzw/daclip-uir-ViT-B-32-irsde) by its own names.
 
-    python -m engine.models.daclip universal-ir.pth daclip_ViT-B-32.pt FOLDER
+It comes as a .pth and a .pt, pickles, which may run any code when they are opened; here none is.
+Their owner, who trusts them, writes their tensors down once, beside the authors' code:
 
-writes what the authors publish (weblzw/daclip-uir-ViT-B-32-irsde) as safetensors, which is what is
-read here: `universal-ir.safetensors`, the network, and `daclip_ViT-B-32.safetensors`, two vision
-towers that read off a picture what it shows and what is wrong with it. Sizes follow from the shapes
-of the tensors; a tensor that is missing or left over is an error that names it.
+    for name, end in (("universal-ir", "pth"), ("daclip_ViT-B-32", "pt")):
+        held = torch.load(f"{name}.{end}", map_location="cpu")
+        held = held.get("state_dict", held)
+        weights = {key: w.contiguous().clone() for key, w in held.items()}
+        save_file(weights, f"folder/{name}.safetensors")  # of safetensors.torch
+
+Then the folder, or a Hub repository of these two files, is a model like any other: the first holds
+the network, the second two vision towers that read off a picture what it shows and what is wrong
+with it. Names may begin with "module.", and the text side of the second is left out. Sizes follow
+from the shapes of the tensors; a tensor that is missing or left over is an error that names it.
 
 References: Luo et al., Controlling Vision-Language Models for Multi-Task Image Restoration, ICLR
 2024, arXiv:2310.01018; Luo et al., ICML 2023 (the network, without normalisation layers).
@@ -14,7 +21,6 @@ References: Luo et al., Controlling Vision-Language Models for Multi-Task Image 
 import itertools
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,19 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.core.errors import AssetMissing, BadInput, ModelMismatch
+from engine.core.errors import AssetMissing, ModelMismatch
 from engine.core.shapes import Float, Tensor
 from engine.models import _layout
 from engine.models._checks import TensorInfo, read_header
+from engine.models._sources import UNIVERSAL_AS_SAFETENSORS
 
 UNIVERSAL, TOWERS = "universal-ir", "daclip_ViT-B-32"
 HEAD = 32
 """Channels of one attention head of the restoration network."""
 TOWER_HEAD = 64
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-CONVERT = (
-    "Convert them once: python -m engine.models.daclip universal-ir.pth daclip_ViT-B-32.pt FOLDER"
-)
 
 
 def read(folder: Path, title: str, device: str, dtype: str) -> dict[str, nn.Module]:
@@ -46,7 +50,7 @@ def read(folder: Path, title: str, device: str, dtype: str) -> dict[str, nn.Modu
             raise AssetMissing(
                 f"The universal restoration model has no {path.name}; .pth and .pt files are not "
                 "read, because they can run code.",
-                CONVERT,
+                UNIVERSAL_AS_SAFETENSORS,
             )
     unet = _layout.network(
         folder,
@@ -88,7 +92,7 @@ def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     except (KeyError, IndexError, ZeroDivisionError):
         raise ModelMismatch(
             f"{UNIVERSAL}.safetensors does not hold the universal restoration network.",
-            "It is the file universal-ir.pth of the authors, converted.",
+            "It must hold the tensors of universal-ir.pth of the authors, with their names.",
         ) from None
 
 
@@ -106,7 +110,7 @@ def tower_settings(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     except (KeyError, IndexError, ValueError):
         raise ModelMismatch(
             f"{TOWERS}.safetensors does not hold the towers of DA-CLIP.",
-            "It is the file daclip_ViT-B-32.pt of the authors, converted.",
+            "It must hold the tensors of daclip_ViT-B-32.pt of the authors, with their names.",
         ) from None
 
 
@@ -431,33 +435,3 @@ class _Layer(nn.Module):
         near = self.ln_1(x)
         x = x + self.attn(near, near, near, need_weights=False)[0]
         return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
-
-
-# ---------------------------------------------------------------------- conversion
-
-
-def convert(universal: Path, towers: Path, folder: Path) -> None:
-    """The two published files as safetensors; only tensors are taken from them, no code is run."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, stem, wanted in (
-        (universal, UNIVERSAL, ("",)),
-        (towers, TOWERS, ("visual.", "visual_control.")),
-    ):
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        found = found.get("state_dict", found) if isinstance(found, dict) else {}
-        tensors = {
-            name.removeprefix("module."): value.contiguous().clone()
-            for name, value in found.items()
-            if isinstance(value, Tensor) and name.removeprefix("module.").startswith(wanted)
-        }
-        if not tensors:
-            raise BadInput(f"{path.name} holds no weights of the published network.", CONVERT)
-        save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        raise SystemExit(__doc__)
-    convert(*map(Path, sys.argv[1:]))

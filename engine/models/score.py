@@ -39,7 +39,6 @@ CLASSES = TEN_OBJECTS
 SIDE = 16  # of the pictures of the shipped networks
 LEVELS = 1000
 DATA_STD, LOWEST = 0.5, 1e-4  # of pictures in [-1, 1]; the lowest level that is told apart
-_BETA_0, _BETA_1 = 0.1, 20.0
 READERS = ASSETS / "score-readers"
 
 
@@ -76,8 +75,7 @@ class OneDenoiser(nn.Module):
         label = label.reshape(-1, 1, 1, 1)
         if self.process == "ve":  # pictures in [0, 1]: twice as near as those in [-1, 1]
             return -self.noise(2 * x - 1, 2 * label) / label
-        t = label / 999
-        log_a = -t * t * (_BETA_1 - _BETA_0) / 4 - t * _BETA_0 / 2
+        log_a = schedules.vp_log_a(label / 999)
         lost = -torch.expm1(2 * log_a)
         s = lost if self.process == "subvp" else lost.sqrt()
         return self.noise(x / log_a.exp(), s / log_a.exp())

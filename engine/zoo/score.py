@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.diffusion.chain import noise_levels
+from engine.diffusion.denoiser import combine
+from engine.diffusion.schedules import BETA_0, BETA_1
 from engine.models.score import (
     CLASSES,
     DATA_STD,
@@ -27,6 +29,7 @@ from engine.models.score import (
     LevelClassifier,
     NoisyClassifier,
     OneDenoiser,
+    ScoreBundle,
 )
 from engine.world.sprites import load_sprites
 from engine.world.vocabulary import BACKGROUNDS
@@ -122,23 +125,20 @@ def denoising_loss(net: OneDenoiser, x0: Tensor, noise: torch.Generator) -> Tens
     return (said.float() - wanted).square().mean()
 
 
-def process_loss(process: str, net: nn.Module, x0: Tensor, noise: torch.Generator) -> Tensor:
-    """Mean over all numbers of (s score + z)^2, t uniform on [1e-5, 1] (Song et al., eq. 7)."""
-    device = x0.device
+def process_loss(bundle: ScoreBundle, x0: Tensor, noise: torch.Generator) -> Tensor:
+    """Mean over all numbers of (s score + z)^2, t uniform on [1e-5, 1] (Song et al., eq. 7).
+
+    As s score is minus the noise that the network sees, z is compared with that noise.
+    """
+    device, path = x0.device, bundle.path
     t = 1e-5 + (1 - 1e-5) * torch.rand(len(x0), generator=noise, device=device)
     z = torch.randn(x0.shape, generator=noise, device=device)
-    if process == "ve":
-        sigma = 0.01 * (S_MAX / 0.01) ** t
-        s = sigma.reshape(-1, 1, 1, 1)
-        with half_precision(device):
-            score = net(x0 + s * z, sigma)
-        return (s * score.float() + z).square().mean()
-    log_a = (-t * t * (20 - 0.1) / 4 - t * 0.1 / 2).reshape(-1, 1, 1, 1)
-    lost = -torch.expm1(2 * log_a)
-    s = lost if process == "subvp" else lost.sqrt()
+    times = t.double().cpu().numpy()
+    clean = bundle.low + (1 - bundle.low) * x0
+    x = combine((path.a(times), clean), (path.s(times), z))
     with half_precision(device):
-        noise_pred = net(log_a.exp() * (2 * x0 - 1) + s * z, 999 * t)
-    return (noise_pred.float() - z).square().mean()
+        noise_pred = bundle.denoiser()(x, times).eps
+    return (noise_pred - z).square().mean()
 
 
 def build_score(folder: Path, options: Options) -> None:
@@ -168,7 +168,9 @@ def export_score(process: str, net: OneDenoiser) -> None:
     if process == "ve":
         scheduler = ScoreSdeVeScheduler(num_train_timesteps=1000, snr=0.16, sigma_max=S_MAX)
     else:
-        scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
+        # diffusers has the rates of one of a thousand steps
+        betas = {"beta_start": BETA_0 / 1000, "beta_end": BETA_1 / 1000}
+        scheduler = DDPMScheduler(**betas, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
     settings = folder / "scheduler" / "scheduler_config.json"
     told = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
@@ -187,7 +189,7 @@ def _card(process: str, measured: dict) -> None:
     key = f"score-{process}"
     about = "One network ships three times, asked in the coordinates of VE, VP and sub-VP."
     write_card(
-        MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured, reads=about
+        MODELS / key, key=key, title=CARDS[process], kind="score", measured=measured, about=about
     )
 
 
@@ -211,7 +213,7 @@ def examine_score(process: str, options: Options) -> None:
         batches, batch = (8, 128) if options.device == "cuda" else (4, 32)
         for _ in range(batches):
             x0 = drawings.draw(batch, noise)[0]
-            losses.append(process_loss(process, bundle.model, x0, noise))
+            losses.append(process_loss(bundle, x0, noise))
         measured[f"loss on {name}"] = round(float(torch.stack(losses).mean()), 4)
     steps, count = (200, 64) if options.device == "cuda" else (100, 16)
     like = torch.zeros(count, *bundle.shape, device=options.device)

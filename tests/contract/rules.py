@@ -10,6 +10,7 @@ import importlib
 import inspect
 import itertools
 import pickle
+import re
 import tempfile
 import threading
 import time
@@ -101,6 +102,20 @@ def has_measured_its_claim(entry: Entry) -> None:
     assert found.versions
     assert found.machine
     assert found.seconds > 0
+
+
+def names_the_torch_of_its_claim(entry: Entry) -> None:
+    """Figures that torch computed come again with the same torch only, so its version is told."""
+    assert "torch" in entry.measured().versions or not uses_torch(entry), (
+        f"assets/claims/{entry.slug}.json names no torch. Run: python -m engine bench {entry.name}"
+    )
+
+
+def uses_torch(entry: Entry, root: Path = ROOT) -> bool:
+    """Whether a file of the method, or one that its family shares, imports torch."""
+    folder = root / entry.module.replace(".", "/")
+    files = [*folder.rglob("*.py"), *folder.parent.glob("_*.py")]
+    return any(re.search(r"^ *(import|from) torch\b", path.read_text(), re.M) for path in files)
 
 
 def has_light_recipes(entry: Entry) -> None:

@@ -170,6 +170,11 @@ def our_files() -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in files)
 
 
+def scripts() -> list[Path]:
+    files = [*(ROOT / "scripts").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    return sorted(path.relative_to(ROOT) for path in files)
+
+
 @pytest.mark.parametrize("path", our_files(), ids=str)
 def test_a_file_imports_only_what_its_layer_may(path):
     assert not breaches(path, (ROOT / path).read_text(encoding="utf-8"))
@@ -184,6 +189,48 @@ def test_a_method_is_announced_without_anything_heavy():
             assert {one.partition(".")[0] for one in modules - ours} <= sys.stdlib_module_names, (
                 path
             )
+
+
+# ---------------------------------------------------------------------- pickles
+
+# Between a runner and the child that it started itself; nothing else is ever unpickled.
+OWN_CHILD = {Path("engine/runners.py")}
+UNPICKLES = {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"}
+
+
+def unpickled(text: str) -> list[str]:
+    """What a file calls to open pickles."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    allowing = [
+        ast.unparse(call.func)
+        for call in calls
+        for key in call.keywords
+        if key.arg == "allow_pickle" and ast.unparse(key.value) != "False"
+    ]
+    return allowing + [name for call in calls if (name := ast.unparse(call.func)) in UNPICKLES]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in [*our_files(), *scripts()] if path not in OWN_CHILD],
+    ids=str,
+)
+def test_a_file_opens_no_pickle(path):
+    assert not unpickled((ROOT / path).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'torch.load("a.pt", weights_only=True)',
+        "x = pickle.loads(data)",
+        'np.load("a.npz", allow_pickle=True)',
+        'np.load("a.npz", allow_pickle=trusted)',
+    ],
+)
+def test_an_opened_pickle_is_found(line):
+    assert unpickled(f"def f():\n    {line}")
+    assert not unpickled('np.load("a.npz", allow_pickle=False)')
 
 
 # ---------------------------------------------------------------------- the rule itself

@@ -45,6 +45,7 @@ def test_the_table_in_the_readme_is_in_step():
         rules.has_its_page,
         rules.has_golden_arrays_or_says_why_not,
         rules.has_measured_its_claim,
+        rules.names_the_torch_of_its_claim,
         rules.has_light_recipes,
         rules.names_settings_that_fit_a_recipe,
     ],

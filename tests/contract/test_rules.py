@@ -194,6 +194,30 @@ def test_a_claim_is_held_against_its_figures(toy, tmp_path, monkeypatch, measure
             rules.has_measured_its_claim(toy)
 
 
+@pytest.mark.parametrize(
+    ("versions", "imported", "passes"),
+    [({"torch": "2"}, True, True), ({"numpy": "2"}, True, False), ({"numpy": "2"}, False, True)],
+)
+def test_a_claim_must_name_the_torch_that_computed_it(toy, monkeypatch, versions, imported, passes):
+    figures = Measured(2.5, 1.0, (1.0, 3.0), 7, 0.5, versions, "2 cores", {})
+    monkeypatch.setattr(Measured, "load", classmethod(lambda cls, slug: figures))
+    monkeypatch.setattr(rules, "uses_torch", lambda entry: imported)
+    if passes:
+        rules.names_the_torch_of_its_claim(toy)
+    else:
+        with pytest.raises(AssertionError, match="names no torch"):
+            rules.names_the_torch_of_its_claim(toy)
+
+
+def test_an_import_of_torch_is_found_anywhere_in_a_method(toy, tmp_path):
+    folder = tmp_path / toy.module.replace(".", "/")
+    folder.mkdir(parents=True)
+    (folder / "algorithm.py").write_text("import torchvision\n")
+    assert not rules.uses_torch(toy, tmp_path)
+    (folder / "bench.py").write_text("def run():\n    from torch.nn import Linear\n")
+    assert rules.uses_torch(toy, tmp_path)
+
+
 # ---------------------------------------------------------------------- rules on runs
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from engine.core.errors import BadInput, EngineError
-from engine.core.job import Done, Failed, Job, Progress, events, finish
+from engine.core.job import Done, Failed, Job, Progress, events, finish, relay
 
 HERE = "tests.core.test_job"
 closed: list[str] = []
@@ -89,6 +89,20 @@ def out_of_memory(*, seed: int):
 
 def test_finish_gives_the_result():
     assert finish(count(seed=1, to=4)) == 5
+
+
+def test_relay_passes_events_on_in_other_words_and_gives_the_result():
+    told = relay(count(seed=1, to=2), lambda event: f"{event.done} of {event.total}")
+    assert [next(told), next(told)] == ["1 of 2", "2 of 2"]
+    assert finish(told) == 3
+
+
+def test_closing_a_relay_closes_the_part():
+    told = relay(count(seed=1), lambda event: event)
+    next(told)
+    closed.clear()
+    told.close()
+    assert closed == ["count"]
 
 
 @pytest.mark.parametrize("value", [Job("a:b", {"x": [1]}, 2), Progress(1, 2), Done(3), Failed("m")])

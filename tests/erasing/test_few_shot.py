@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.golden import check_all
 from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.recipe import Recipe
 from engine.core.reversible import Exactness
-from engine.erasing import _golden as cases
 from engine.erasing._learning import Adam, denoising_error, fitted, pixels
 from engine.erasing._subject import Subject
 from engine.erasing.few_shot_erasing import COMPARED, PARAMETERS
@@ -55,8 +55,8 @@ def picture(seed: int = 0, height: int = 40, width: int = 70) -> np.ndarray:
 
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ours.CHECKS)
-def test_published_code_and_this_one_agree(name: str, golden):
-    for case in cases.compare(name, golden(name), ours.CHECKS[name]):
+def test_published_code_and_this_one_agree(name: str):
+    for case in finish(check_all({name: ours.CHECKS[name]})).cases:
         assert case.error <= case.tolerance, case
 
 

@@ -1,16 +1,19 @@
-"""The benchmarks of the two methods that learn from pictures run through on any checkpoint."""
+"""The benchmarks of the methods that learn run through on any checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Job
-from engine.erasing._evaluation import Rate
+from engine.erasing._evaluation import Protocol, Rate
 from engine.erasing._measuring import pooled
 from engine.erasing.few_shot_erasing import bench as few_shot
 from engine.erasing.reversion import bench as reversion
 from engine.erasing.reversion.settings import Settings
+from engine.erasing.spm import bench as spm
 from tests.tiny import tiny_checkpoint
 
 
@@ -47,6 +50,18 @@ def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, 
     found = run_job(Job("engine.erasing.reversion.bench:run", params, 0))[-1].result
     assert set(found.figures["equal bits after undo"].values()) == {1.0}
     assert found.figures["relation in words"]["of"] == 2
+    assert saved(found, tmp_path) == found
+
+
+def test_the_bench_of_spm_runs_through(folder: str, run_job, monkeypatch, tmp_path):
+    for name in ("ANCHORED", "LOOSE"):
+        monkeypatch.setattr(spm, name, replace(getattr(spm, name), iterations=2))
+    monkeypatch.setattr(spm, "PROTOCOL", Protocol(each=1, steps=2))
+    params = {"model": folder, "concepts": ("cat",)}
+    found = run_job(Job("engine.erasing.spm.bench:run", params, 0))[-1].result
+    assert set(found.figures["equal bits after undo"].values()) == {1.0}
+    assert found.figures["training"]["iterations"] == 2
+    assert found.versions["torch"] == torch.__version__
     assert saved(found, tmp_path) == found
 
 

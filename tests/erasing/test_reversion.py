@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
+from engine.core.golden import check_all
 from engine.core.job import Failed, Job, Progress, finish
 from engine.core.patch import PatchStack, default_store
 from engine.core.reversible import Exactness
-from engine.erasing import _golden as cases
 from engine.erasing.reversion import RELATIONS as NAMED
 from engine.erasing.reversion import golden as ours
 from engine.erasing.reversion.algorithm import verdict
@@ -71,8 +71,8 @@ def a_word(token: str = "<R>", seed: int = 0) -> Word:
 
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ours.CHECKS)
-def test_published_code_and_this_one_agree(name: str, golden):
-    for case in cases.compare(name, golden(name), ours.CHECKS[name]):
+def test_published_code_and_this_one_agree(name: str):
+    for case in finish(check_all({name: ours.CHECKS[name]})).cases:
         assert case.error <= case.tolerance, case
 
 

@@ -1,6 +1,7 @@
 """Restoration checkpoints: our layout, the published one by its names, and what is refused."""
 
 import json
+import textwrap
 
 import numpy as np
 import pytest
@@ -202,20 +203,42 @@ def test_the_first_block_receives_the_last_state_of_the_controller(published):
     assert not torch.allclose(image, straight)
 
 
-def test_conversion_takes_the_tensors_and_nothing_else(tmp_path):
-    named = {f"module.{name}": value for name, value in published_universal().items()}
-    torch.save(named, tmp_path / "universal-ir.pth")
-    torch.save({"state_dict": published_towers()}, tmp_path / "daclip_ViT-B-32.pt")
-    folder = tmp_path / "converted"
-    daclip.convert(tmp_path / "universal-ir.pth", tmp_path / "daclip_ViT-B-32.pt", folder)
-    assert load(ModelRef(str(folder)), "cpu", "float32").is_published
+def test_weights_that_were_trained_in_parallel_have_the_same_names(published, tmp_path):
+    """Where they were, each name begins with "module.", those of the text side as well."""
+    from safetensors.torch import save_file
+
+    for stem, weights in (
+        ("universal-ir", published_universal()),
+        ("daclip_ViT-B-32", published_towers()),
+    ):
+        named = {f"module.{name}": value for name, value in weights.items()}
+        save_file(named, tmp_path / f"{stem}.safetensors")
+    found = load(ModelRef(str(tmp_path)), "cpu", "float32").model.state_dict()
+    for name, tensor in published.model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
 def test_pickles_are_not_read_and_the_way_out_is_said(tmp_path):
     torch.save(published_universal(), tmp_path / "universal-ir.pth")
-    with pytest.raises(AssetMissing) as refused:
+    torch.save({"state_dict": published_towers()}, tmp_path / "daclip_ViT-B-32.pt")
+    with pytest.raises(AssetMissing, match="can run code") as refused:
         load(ModelRef(str(tmp_path)), "cpu", "float32")
-    assert "engine.models.daclip" in refused.value.advice
+    assert "engine/models/daclip.py" in refused.value.advice
+
+
+def test_the_lines_for_the_owner_write_what_is_read(tmp_path, monkeypatch):
+    """As the module's docstring has them; only here, on files made here, are they run."""
+    from safetensors.torch import save_file
+
+    torch.save(published_universal(), tmp_path / "universal-ir.pth")
+    shared = published_towers()
+    shared["clip.visual.conv1.weight"] = shared["visual.conv1.weight"]  # as in the authors' file
+    torch.save({"epoch": 1, "state_dict": shared}, tmp_path / "daclip_ViT-B-32.pt")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in (daclip.__doc__ or "").splitlines() if line.startswith("    ")]
+    exec(textwrap.dedent("\n".join(lines)), {"torch": torch, "save_file": save_file})
+    assert load(ModelRef(str(tmp_path / "folder")), "cpu", "float32").is_published
 
 
 @pytest.mark.parametrize("spoil", ["missing", "surplus", "shape"])

@@ -3,12 +3,15 @@
 import base64
 import json
 import time
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from engine.core.recipe import ModelRef, Recipe
+from pages._handlers import opens_tab
 
 # The client leaves sockets to the collector of garbage.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -146,3 +149,22 @@ def test_endpoints_are_named_described_and_typed(client: Client):
         assert endpoint["description"], name
         for parameter in endpoint["parameters"]:
             assert not parameter["parameter_name"].startswith("param_"), name
+
+
+def test_a_link_opens_the_tab_of_its_action_in_its_own_panel_alone():
+    with gr.Blocks() as demo:
+        frame = SimpleNamespace(demo=demo, entry=SimpleNamespace(slug="score_sde"))
+        opens_tab(frame, gr.Tabs(), ("sample",))
+    (handler,) = demo.fns.values()
+
+    def opened(**query: str) -> object:
+        return handler.fn(SimpleNamespace(query_params=query))
+
+    for method in ("score-sde", "score_sde"):
+        assert opened(method=method, action="sample").selected == "sample"
+    for query in (
+        {},
+        {"method": "score-sde", "action": "run"},
+        {"method": "rece", "action": "sample"},
+    ):
+        assert not isinstance(opened(**query), gr.Tabs)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
-from engine.erasing import _settings as checks
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, Maker, contenders
 from engine.erasing._evaluation import ATTACKS, Drawn, Protocol, Scores

@@ -8,8 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from engine.core import checks
+from engine.core.baked import Baked
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import RoundTrip, compare
@@ -20,13 +22,12 @@ from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._subject import Subject
-from engine.erasing._views import View, check_choice, check_count
+from engine.erasing._views import View
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.ascent import part_of
 from engine.erasing.few_shot_erasing.exports import FORMS, exported
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import (
-    Baked,
     Course,
     Curve,
     Exported,
@@ -61,7 +62,7 @@ def run(
     `looks` is the number of epochs drawn besides the original.
     """
     view = View.of(prompts, steps, guidance_scale)
-    check_count("looks", looks, 1, MOST_LOOKS, "Three show the way.")
+    checks.count("looks", looks, 1, MOST_LOOKS, "Three show the way.")
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.in_float32(sampling.open_bundle(model))
     shown = Unlearning(settings.concept, view.prompts, settings.epochs, settings.updates_an_epoch)
@@ -97,9 +98,9 @@ def curve(
     After 0 steps and at `points` epochs. `compared` adds further courses: other `parameters`,
     "descent" and "unrelated pictures" as controls, and baselines such as "negative prompt".
     """
-    check_count("pictures_each", pictures_each, 1, MOST_EACH, "8 give a first impression.")
-    check_count("points", points, 1, MOST_LOOKS, "5 show the way.")
-    check_count("steps", steps, 1, 100, "8 are enough for the judge.")
+    checks.count("pictures_each", pictures_each, 1, MOST_EACH, "8 give a first impression.")
+    checks.count("points", points, 1, MOST_LOOKS, "5 show the way.")
+    checks.count("steps", steps, 1, 100, "8 are enough for the judge.")
     subject = Subject.of(settings.concept)
     _check_compared(compared)
     yield Progress(0, 1, "Loading the model")
@@ -131,19 +132,7 @@ def bake(
     recipe = Recipe("few_shot_erasing", "bake", ref, params, seed, label=settings.name).here()
     state = dict(bundle.model.state_dict())
     patch = Patch.between(state, state | new, recipe)
-    applied = patch.apply(old)
-    undone = patch.undo(applied)
-    return Baked(
-        settings.name,
-        patch,
-        patch.digest,
-        len(patch.before),
-        patch.nbytes / 1e6,
-        state_fingerprint(old),
-        state_fingerprint(applied),
-        state_fingerprint(undone),
-        compare(old, undone),
-    )
+    return Baked.of(settings.name, patch, old)
 
 
 @with_settings
@@ -162,8 +151,8 @@ def export(
     names that every tool reads), "partial" (the trained tensors alone) or "lora" (for diffusers
     and PEFT; `rank` says how much of the change it keeps, and the error says what it loses).
     """
-    check_choice("form", form, FORMS)
-    check_count("rank", rank, 1, 768, "8 keep most of a small encoder's change.")
+    checks.choice("form", form, FORMS)
+    checks.count("rank", rank, 1, 768, "8 keep most of a small encoder's change.")
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.open_bundle(model)
@@ -179,13 +168,12 @@ def _shown(
     steps: Steps[Forgotten], preview: Callable[[tuple[float, ...]], object] | None = None
 ) -> Generator[Progress, None, Forgotten]:
     """The progress of learning, with what a page can draw in place of the bare errors."""
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        drawn = preview(told.preview) if preview and isinstance(told.preview, tuple) else None
-        yield replace(told, preview=drawn)
+
+    def tell(event: Progress) -> Progress:
+        drawn = preview(event.preview) if preview and isinstance(event.preview, tuple) else None
+        return replace(event, preview=drawn)
+
+    return (yield from relay(steps, tell))
 
 
 def _drawn(
@@ -262,12 +250,12 @@ def _before_and_after(
 
 
 def _checked_epoch(epoch: object, settings: Settings) -> int:
-    check_count("epoch", epoch, -1, MOST_EPOCHS, "-1 is the last one.")
-    if int(epoch) > settings.epochs:  # type: ignore[call-overload]
+    chosen = checks.count("epoch", epoch, -1, MOST_EPOCHS, "-1 is the last one.")
+    if chosen > settings.epochs:
         raise BadInput(
             f"There is no epoch {epoch}: the run has {settings.epochs}.", "Take a smaller one."
         )
-    return settings.epochs if epoch == -1 else int(epoch)  # type: ignore[call-overload]
+    return settings.epochs if chosen == -1 else chosen
 
 
 def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
@@ -303,7 +291,7 @@ def _check_compared(compared: Sequence[str]) -> None:
     if not isinstance(compared, list | tuple) or len(compared) > 6:
         raise BadInput("Compare with at most six others.", f"Choose of {', '.join(COMPARED)}.")
     for name in compared:
-        check_choice("compared", name, COMPARED)
+        checks.choice("compared", name, COMPARED)
 
 
 def courses(
@@ -383,12 +371,7 @@ def _stages(
 
 def _quiet(steps: Steps[R], done: int, total: int) -> Generator[Progress, None, R]:
     """A part of the work under a bar of its own: how far the whole is, with the part's words."""
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield Progress(min(done, total), total, told.note)
+    return (yield from relay(steps, lambda event: Progress(min(done, total), total, event.note)))
 
 
 def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Point:

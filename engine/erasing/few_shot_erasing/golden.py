@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from engine.core.golden import Arrays, Check, Golden, check_all, largest
 from engine.core.job import Steps
 from engine.core.shapes import Tensor
-from engine.erasing._golden import Arrays, Check, GoldenResult, check_all, largest
 from engine.erasing._learning import fitted, pixels
 from engine.erasing.few_shot_erasing import PARAMETERS
 from engine.erasing.few_shot_erasing.ascent import BETAS, EPS, WEIGHT_DECAY, climb, trainable
@@ -21,7 +21,7 @@ from engine.erasing.few_shot_erasing.ascent import BETAS, EPS, WEIGHT_DECAY, cli
 PREFIX = "text_model."
 
 
-def run(*, seed: int = 0) -> Steps[GoldenResult]:
+def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare with every golden array. Nothing here is random; the seed is not used."""
     return (yield from check_all(CHECKS))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.erasing._evaluation import Rate
 from engine.models.tensor_file import TensorFile
@@ -98,21 +97,6 @@ class Curve:
     concept: str
     courses: tuple[Course, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Baked:
-    """The erasure as a patch, tried out: applied and undone, with the fingerprints on the way."""
-
-    name: str
-    patch: Patch
-    digest: str
-    tensors: int
-    megabytes: float
-    before: str
-    after: str
-    undone: str
-    undo: RoundTrip
 
 
 @dataclass(frozen=True)

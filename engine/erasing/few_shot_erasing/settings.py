@@ -1,18 +1,17 @@
 """The settings of an erasure, checked at the door, and the pictures and captions they lead to."""
 
-import functools
-import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
+from engine.core import checks
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
-from engine.erasing._views import check_choice, check_count, check_number
+from engine.erasing._settings import taking
 from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
 from engine.world import vocabulary as words
@@ -119,35 +118,16 @@ class Settings:
         return *told, *((p.shape, p.tobytes()) for p in self.pictures)
 
 
-def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
-    """The job with every field of `Settings` as a setting of its own, checked before it starts."""
-    own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
-    ours = {
-        f.name: inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-        for f in fields(Settings)
-    }
-
-    @functools.wraps(job)
-    def start(**values: object) -> Steps:
-        chosen = {name: value for name, value in values.items() if name in ours}
-        rest = {name: value for name, value in values.items() if name not in ours}
-        return job(settings=Settings.of(**chosen), **rest)
-
-    start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
-    start.__annotations__ = {**job.__annotations__, **get_type_hints(Settings)}
-    start.__annotations__.pop("settings")
-    return start
-
+with_settings = taking(Settings)
 
 _COUNTS = {"count": MOST_PICTURES, "epochs": MOST_EPOCHS, "batch": MOST_PICTURES}
-_CHOICES: dict[str, Sequence[object]] = {
+_CHOICES = {
     "kind": KINDS,
     "source": SOURCES,
     "parameters": PARAMETERS,
     "direction": DIRECTIONS,
     "captions": CAPTIONS,
     "fit": FITS,
-    "flip": (True, False),
 }
 
 
@@ -158,11 +138,12 @@ def _check(given: Mapping[str, Any]) -> None:
     if len(concept) > 100:
         raise BadInput("The concept has more than 100 characters.", "A word or two will do.")
     for name, choices in _CHOICES.items():
-        check_choice(name, given[name], choices)
+        checks.choice(name, given[name], choices)
+    checks.switch("flip", given["flip"])
     for name, most in _COUNTS.items():
-        check_count(name, given[name], 1, most, "Try 4.")
+        checks.count(name, given[name], 1, most, "Try 4.")
     advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3."
-    check_number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
+    checks.number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
     if given["source"] == "uploaded" and not given["pictures"]:
         raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from engine.core import checks
+from engine.core.baked import Baked
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
@@ -22,7 +24,6 @@ from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_se
 from engine.erasing.rece.exports import FORMS, exported
 from engine.erasing.rece.results import (
     Attacked,
-    Baked,
     Comeback,
     Erasure,
     Exported,
@@ -133,19 +134,7 @@ def bake(
     patch = Patch.between(old, old | edit.bake(old, strength), recipe)
     yield Progress(2, 3, "Applying and undoing")
     touched = {name: old[name] for name in edit.names}
-    applied = patch.apply(touched)
-    undone = patch.undo(applied)
-    return Baked(
-        settings.name,
-        patch,
-        patch.digest,
-        len(patch.before),
-        patch.nbytes / 1e6,
-        state_fingerprint(touched),
-        state_fingerprint(applied),
-        state_fingerprint(undone),
-        compare(touched, undone),
-    )
+    return Baked.of(settings.name, patch, touched)
 
 
 @with_settings
@@ -165,10 +154,8 @@ def export(
     `rank` 0 keeps all that is there.
     """
     strength = _checked_strength(strength)
-    if form not in FORMS:
-        raise BadInput(f'There is no form "{str(form)[:40]}".', f"Choose {', '.join(FORMS)}.")
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= 4096:
-        raise BadInput(f"rank must be from 0 to 4096, got {rank!s:.40}.", "0 keeps everything.")
+    form = checks.choice("form", form, FORMS)
+    rank = checks.count("rank", rank, 0, 4096, "0 keeps everything.")
     yield Progress(0, 2, "Loading the model")
     bundle = sampling.open_bundle(model)
     edit = erase(bundle, settings)
@@ -200,28 +187,18 @@ class _View:
     def of(
         cls, prompts: Sequence[str], strength: float, steps: int, guidance_scale: float
     ) -> "_View":
-        listed: object = prompts
-        if isinstance(prompts, str):
-            listed = [text.strip() for text in prompts.split(";")]
-        if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= MOST_PROMPTS:
-            raise BadInput(f"Give 1 to {MOST_PROMPTS} prompts.", 'Try "a cat".')
-        if not all(isinstance(text, str) and len(text) <= 1000 for text in listed):
-            raise BadInput("A prompt must be a text of at most 1000 characters.", 'Try "a cat".')
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-            raise BadInput(f"steps must be from 1 to {MOST_STEPS}, got {steps!s:.40}.", "Try 12.")
-        _check_number("guidance_scale", guidance_scale, LARGEST_GUIDANCE, "4 is a good value.")
-        return cls(tuple(listed), _checked_strength(strength), steps, float(guidance_scale))
+        return cls(
+            checks.prompts(prompts, MOST_PROMPTS),
+            _checked_strength(strength),
+            checks.count("steps", steps, 1, MOST_STEPS, "Try 12."),
+            checks.number(
+                "guidance_scale", guidance_scale, 0, LARGEST_GUIDANCE, "4 is a good value."
+            ),
+        )
 
 
 def _checked_strength(strength: float) -> float:
-    _check_number("strength", strength, MOST_STRENGTH, "1 is the edit of the papers.")
-    return float(strength)
-
-
-def _check_number(name: str, value: object, most: float, advice: str) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not 0 <= value <= most:  # type: ignore[operator]
-        raise BadInput(f"{name} must be from 0 to {most:g}, got {value!s:.40}.", advice)
+    return checks.number("strength", strength, 0, MOST_STRENGTH, "1 is the edit of the papers.")
 
 
 def _three_times(

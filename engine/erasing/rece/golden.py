@@ -7,63 +7,21 @@ Tolerances: 1e-12 for the edit in float64; 1e-9 (embeddings) and 1e-10 (weights)
 which is ill-conditioned.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from engine.core.errors import AssetMissing
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Check, Golden, check_all, largest
+from engine.core.job import Steps
 from engine.core.shapes import Tensor
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece.token_rows import Encoded, Rule, kept_rows, pair
 
-FOLDER = Path(__file__).resolve().parents[3] / "tests" / "golden"
-NAMES = ("rece_small", "rece_sdlike")
-Arrays = Mapping[str, np.ndarray]
 
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, relative to the largest number where that is above 1."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class GoldenResult:
-    cases: tuple[Case, ...]
-
-
-def run(*, seed: int = 0) -> Steps[GoldenResult]:
+def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare with every golden array. Nothing here is random; the seed is not used."""
-    cases: list[Case] = []
-    for name in NAMES:
-        try:
-            with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except OSError as error:
-            raise AssetMissing(
-                "The golden arrays are not installed here.", "Check the repository out whole."
-            ) from error
-        for case in compare(name, arrays):
-            cases.append(case)
-            yield Progress(len(cases), 2 * 7, case.name)
-    return GoldenResult(tuple(cases))
-
-
-def compare(name: str, arrays: Arrays) -> Iterator[Case]:
-    """All comparisons with one file."""
-    for title, tolerance, check in CHECKS:
-        start = time.perf_counter()
-        error = check(arrays)
-        yield Case(f"{name}: {title}", error, tolerance, time.perf_counter() - start)
+    return (yield from check_all(CHECKS))
 
 
 def texts(arrays: Arrays, indices: np.ndarray) -> list[Encoded]:
@@ -104,24 +62,24 @@ def _replace(arrays: Arrays) -> float:
     edited = [
         (w @ m, w1) for w, w1 in zip(weights(arrays), weights(arrays, "W_replace"), strict=True)
     ]
-    return max(_error(m, arrays["M_replace"]), *(_error(a, b) for a, b in edited))
+    return max(largest(m, arrays["M_replace"]), *(largest(a, b) for a, b in edited))
 
 
 def _replace_float32(arrays: Arrays) -> float:
     """What the official code gives when it runs in float32, as it is published."""
     m, truth = uce_map(arrays), weights(arrays, "W_replace_f32")
-    return max(_error(w @ m, w1) for w, w1 in zip(weights(arrays), truth, strict=True))
+    return max(largest(w @ m, w1) for w, w1 in zip(weights(arrays), truth, strict=True))
 
 
 def _tensor(arrays: Arrays) -> float:
     found = pairs_and_keep(arrays, "classic")
     edited = [w @ cf.redirect_orthogonal(w, *found, scales(arrays)) for w in weights(arrays)]
-    return max(_error(a, b) for a, b in zip(edited, weights(arrays, "W_tensor"), strict=True))
+    return max(largest(a, b) for a, b in zip(edited, weights(arrays, "W_tensor"), strict=True))
 
 
 def _last_token(arrays: Arrays) -> float:
     m = cf.redirect(*pairs_and_keep(arrays, "last"), scales(arrays)).map
-    return _error(m, arrays["M_lasttoken"])
+    return largest(m, arrays["M_lasttoken"])
 
 
 def _rece_epochs(arrays: Arrays) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -145,14 +103,14 @@ def _rece_epochs(arrays: Arrays) -> Iterator[tuple[list[Tensor], Tensor]]:
 
 def _derived(arrays: Arrays) -> float:
     return max(
-        _error(torch.stack(derived), arrays[f"adv_ep{k}"])
+        largest(torch.stack(derived), arrays[f"adv_ep{k}"])
         for k, (derived, _) in enumerate(_rece_epochs(arrays))
     )
 
 
 def _epoch_weights(arrays: Arrays) -> float:
     return max(
-        _error(w @ m, w1)
+        largest(w @ m, w1)
         for k, (_, m) in enumerate(_rece_epochs(arrays))
         for w, w1 in zip(weights(arrays), weights(arrays, f"W_rece_ep{k}"), strict=True)
     )
@@ -172,17 +130,12 @@ def _regularisers(arrays: Arrays) -> float:
     }
     reg = float(arrays["reg"])
     return max(
-        _error(cf.derive(concept, layers, reg, regulariser, target), arrays[name])
+        largest(cf.derive(concept, layers, reg, regulariser, target), arrays[name])
         for name, regulariser in names.items()
     )
 
 
-def _error(ours: Tensor, theirs: Tensor | np.ndarray) -> float:
-    truth = torch.as_tensor(theirs).double()
-    return float((ours - truth).abs().max() / truth.abs().max().clamp(min=1))
-
-
-CHECKS: tuple[tuple[str, float, Callable[[Arrays], float]], ...] = (
+_CHECKS: tuple[Check, ...] = (
     ("UCE, replace", 1e-12, _replace),
     ("UCE, replace, official float32", 1e-5, _replace_float32),
     ("UCE, tensor", 1e-12, _tensor),
@@ -191,3 +144,4 @@ CHECKS: tuple[tuple[str, float, Callable[[Arrays], float]], ...] = (
     ("RECE, weights after 3 epochs", 1e-10, _epoch_weights),
     ("RECE, other regularisers", 1e-7, _regularisers),
 )
+CHECKS = {"rece_small": _CHECKS, "rece_sdlike": _CHECKS}

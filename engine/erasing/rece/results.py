@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.models.tensor_file import TensorFile
 
@@ -106,21 +105,6 @@ class Comeback:
     prompt: str
     stages: tuple[Attacked, ...]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Baked:
-    """The erasure as a patch, tried out: applied and undone, with the fingerprints on the way."""
-
-    name: str
-    patch: Patch
-    digest: str
-    tensors: int
-    megabytes: float
-    before: str
-    after: str
-    undone: str
-    undo: RoundTrip
 
 
 @dataclass(frozen=True)

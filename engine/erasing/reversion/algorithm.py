@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from engine.core import checks
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._evaluation import Rate
-from engine.erasing._views import View, check_choice, check_count
+from engine.erasing._views import View
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import Course, Learnt, at_step, remembered
 from engine.erasing.reversion.results import (
@@ -69,7 +70,7 @@ def run(
     `{}` in a prompt stands for the word; `looks` is the number of drawings besides the first.
     """
     view = View.of(_filled(prompts, settings.placeholder), sampler_steps, guidance_scale)
-    check_count("looks", looks, 1, 12, "Three show the way.")
+    checks.count("looks", looks, 1, 12, "Three show the way.")
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.in_float32(sampling.open_bundle(model))
     steps = int(bundle.scheduler.get("num_train_timesteps", 1000))
@@ -158,9 +159,9 @@ def measure(
     With the word, with the initialiser in its place, and with the relation told in words.
     """
     words = _words(word)
-    check_choice("relation", relation, tuple(RELATIONS))
-    check_count("count", count, 1, MOST_PAIRS, "12 give a first impression.")
-    check_count("sampler_steps", sampler_steps, 1, 100, "10 are enough for the judge.")
+    checks.choice("relation", relation, tuple(RELATIONS))
+    checks.count("count", count, 1, MOST_PAIRS, "12 give a first impression.")
+    checks.count("sampler_steps", sampler_steps, 1, 100, "10 are enough for the judge.")
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.in_float32(sampling.open_bundle(model))
     if evaluation.judge_of(bundle) is None:
@@ -250,14 +251,12 @@ def read(*, seed: int, model: ModelRef | str = "world", file: str = "") -> Steps
 
 
 def _shown(steps: Steps[Learnt], shown: Relation) -> Generator[Progress, None, Learnt]:
-    while True:
-        try:
-            told = next(steps)
-        except StopIteration as end:
-            return end.value
-        course = told.preview
+    def tell(event: Progress) -> Progress:
+        course = event.preview
         preview = _with_course(shown, course) if isinstance(course, Course) else None
-        yield replace(told, preview=preview)
+        return replace(event, preview=preview)
+
+    return (yield from relay(steps, tell))
 
 
 def _with_course(shown: Relation, course: Course) -> Relation:
@@ -391,10 +390,5 @@ def _examined(
     total: int,
     found: Measured,
 ) -> Generator[Progress, None, tuple[Score, int]]:
-    while True:
-        try:
-            now = next(steps)
-        except StopIteration as end:
-            rates = [Rate.of_hits(column) for column in end.value]
-            return Score(name, *rates), done + len(end.value[0])
-        yield Progress(done + now, total, name, found)
+    hits = yield from relay(steps, lambda now: Progress(done + now, total, name, found))
+    return Score(name, *map(Rate.of_hits, hits)), done + len(hits[0])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
 from engine.core.reversible import compare
@@ -131,12 +131,11 @@ def _scores(
     examined = pairs(relation, count, np.random.default_rng([seed, 3]), held_out=True)
     knowing = with_words(bundle, [word])
     steps = examine(knowing, relation, text, examined, seed, SAMPLER_STEPS, BATCH)
-    while True:
-        try:
-            now = next(steps)
-        except StopIteration as end:
-            return [Rate.of_hits(column) for column in end.value]
-        yield Progress(done, total, f"{relation}, said as {text}: {now} of {len(examined)}")
+    said = f"{relation}, said as {text}"
+    hits = yield from relay(
+        steps, lambda now: Progress(done, total, f"{said}: {now} of {len(examined)}")
+    )
+    return [Rate.of_hits(column) for column in hits]
 
 
 def undone(bundle: DiffusionBundle, word: Word) -> dict[str, float]:

@@ -6,16 +6,15 @@ Made by the official functions in float64 on a random token table of 40 rows. To
 the loss and its gradient, 1e-15 for the density.
 """
 
-import numpy as np
 import torch
 
+from engine.core.golden import Arrays, Check, Golden, apart, check_all, largest
 from engine.core.job import Steps
 from engine.core.shapes import Tensor
-from engine.erasing._golden import Arrays, Check, GoldenResult, check_all, largest
 from engine.erasing.reversion.steering import importance, negative_ids, steering_loss
 
 
-def run(*, seed: int = 0) -> Steps[GoldenResult]:
+def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare with every golden array. Nothing here is random; the seed is not used."""
     return (yield from check_all(CHECKS))
 
@@ -43,8 +42,7 @@ def _gradient(arrays: Arrays) -> float:
 def _density(arrays: Arrays) -> float:
     steps = int(arrays["T"])
     return max(
-        float(np.abs(importance(steps, alpha) - arrays[f"prob_alpha_{alpha}"]).max())
-        for alpha in (0.0, 0.5, 1.0)
+        apart(importance(steps, alpha), arrays[f"prob_alpha_{alpha}"]) for alpha in (0.0, 0.5, 1.0)
     )
 
 

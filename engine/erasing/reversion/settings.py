@@ -1,17 +1,15 @@
 """The settings of a learning, checked at the door, and the exemplars they lead to."""
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
+from engine.core import checks
 from engine.core.errors import BadInput
-from engine.core.job import Steps
 from engine.erasing._learning import FITS, checked_pictures
-from engine.erasing._views import check_choice, check_count, check_number
+from engine.erasing._settings import taking
 from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
 from engine.erasing.reversion.words import PLACEHOLDER
 from engine.models.diffusion import DiffusionBundle
@@ -86,24 +84,7 @@ def exemplars_of(
     return drawn(settings.relation, settings.count, draw_numbers)
 
 
-def with_settings(job: Callable[..., Steps]) -> Callable[..., Steps]:
-    """The job with every field of `Settings` as a setting of its own, checked before it starts."""
-    own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
-    ours = {
-        f.name: inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-        for f in fields(Settings)
-    }
-
-    @functools.wraps(job)
-    def start(**values: object) -> Steps:
-        chosen = {name: value for name, value in values.items() if name in ours}
-        rest = {name: value for name, value in values.items() if name not in ours}
-        return job(settings=Settings.of(**chosen), **rest)
-
-    start.__signature__ = inspect.Signature([*own.values(), *ours.values()])  # type: ignore[attr-defined]
-    start.__annotations__ = {**job.__annotations__, **get_type_hints(Settings)}
-    start.__annotations__.pop("settings")
-    return start
+with_settings = taking(Settings)
 
 
 def _lines(told: object) -> tuple[str, ...]:
@@ -133,12 +114,12 @@ _NUMBERS = {
 
 
 def _check(given: Mapping[str, Any]) -> None:
-    check_choice("relation", given["relation"], tuple(RELATIONS))
-    check_choice("fit", given["fit"], FITS)
+    checks.choice("relation", given["relation"], tuple(RELATIONS))
+    checks.choice("fit", given["fit"], FITS)
     for name, (fewest, most, advice) in _COUNTS.items():
-        check_count(name, given[name], fewest, most, advice)
+        checks.count(name, given[name], fewest, most, advice)
     for name, (least, largest, advice) in _NUMBERS.items():
-        check_number(name, given[name], least, largest, advice)
+        checks.number(name, given[name], least, largest, advice)
     placeholder, initialiser = given["placeholder"], given["initialiser"]
     if not isinstance(placeholder, str) or not PLACEHOLDER.fullmatch(placeholder):
         raise BadInput("The placeholder must be one short word.", "Take <R>.")

@@ -10,14 +10,15 @@ from typing import TypeVar, get_args
 import numpy as np
 import torch
 
+from engine.core import checks
+from engine.core.baked import Baked
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
-from engine.erasing import _settings as checks
 from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
 from engine.erasing._recent import Recent
@@ -34,7 +35,6 @@ from engine.erasing.spm.membrane import (
     with_membranes,
 )
 from engine.erasing.spm.results import (
-    Baked,
     Curve,
     Exported,
     Gate,
@@ -241,15 +241,14 @@ def _retold(
     steps: Generator[Progress, None, R], found: Transferred, title: str
 ) -> Generator[Progress, None, R]:
     """Events of a part whose previews join what is found so far, rows under this title."""
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            return end.value
+
+    def tell(event: Progress) -> Progress:
         part = event.preview if isinstance(event.preview, Transported) else Transported((), ())
         rows = found.rows + _titled(part.rows, title)
         curves = part.curves or found.curves
-        yield replace(event, preview=replace(found, rows=rows, curves=curves))
+        return replace(event, preview=replace(found, rows=rows, curves=curves))
+
+    return (yield from relay(steps, tell))
 
 
 @with_settings
@@ -274,19 +273,7 @@ def bake(
     patch = Patch.between(old, old | new, recipe)
     yield Progress(WHOLE, WHOLE, "Applying and undoing")
     touched = {name: old[name] for name in new}
-    applied = patch.apply(touched)
-    undone = patch.undo(applied)
-    return Baked(
-        settings.name,
-        patch,
-        patch.digest,
-        len(patch.before),
-        patch.nbytes / 1e6,
-        state_fingerprint(touched),
-        state_fingerprint(applied),
-        state_fingerprint(undone),
-        compare(touched, undone),
-    )
+    return Baked.of(settings.name, patch, touched)
 
 
 @with_settings

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
 from engine.core.reversible import compare
@@ -96,12 +96,7 @@ def _trained(
     bundle: DiffusionBundle, subject: Subject, plan: Plan, seed: int
 ) -> Generator[Progress, None, Membrane]:
     steps = train(bundle, subject.concept, plan, seed)
-    while True:
-        try:
-            event, _ = next(steps)
-        except StopIteration as end:
-            return end.value.membrane
-        yield event
+    return (yield from relay(steps, lambda told: told[0])).membrane
 
 
 def _drawn(eraser: Eraser, subject: Subject, seed: int) -> Generator[Progress, None, Drawn]:

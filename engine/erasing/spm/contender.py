@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from engine.core.job import Progress, Steps
+from engine.core.job import Steps, relay
 from engine.core.shapes import Tensor
 from engine.erasing._eraser import Asked, Cost, Erased, Eraser, Maker
 from engine.erasing._subject import Subject
@@ -27,12 +27,10 @@ def spm(
         erased = erased_by(bundle, held.membrane, way, name)
         return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
     steps = train(bundle, subject.concept, Settings().plan, seed)
-    while True:
-        try:
-            event, _ = next(steps)
-        except StopIteration as end:
-            return erased_by(bundle, end.value.membrane, way, name)
-        yield Progress(event.done, event.total, f"{name}: {event.note}")
+    trained = yield from relay(
+        steps, lambda told: replace(told[0], note=f"{name}: {told[0].note}", preview=None)
+    )
+    return erased_by(bundle, trained.membrane, way, name)
 
 
 def erased_by(bundle: DiffusionBundle, membrane: Membrane, way: str, name: str = "SPM") -> Erased:

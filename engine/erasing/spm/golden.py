@@ -5,74 +5,24 @@ seed; should torch's generator change, only that case will tell.
 """
 
 import random
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from engine.core.errors import AssetMissing
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Check, Golden, check_all, largest
+from engine.core.job import Steps
 from engine.core.shapes import Tensor
 from engine.erasing.spm.files import tensors_of
 from engine.erasing.spm.membrane import Metric, Opening, merged, opening, summed
 from engine.erasing.spm.training import anchor_loss, draw_anchors, erase_loss, new_membrane
 
-FOLDER = Path(__file__).resolve().parents[3] / "tests" / "golden"
-NAMES = ("spm_small", "spm_keys_conv", "spm_keys_linear")
-Arrays = Mapping[str, np.ndarray]
 
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, relative to the largest number where that is above 1."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class GoldenResult:
-    cases: tuple[Case, ...]
-
-
-def run(*, seed: int = 0) -> Steps[GoldenResult]:
+def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare with every golden array. Nothing here is drawn from the seed."""
-    cases: list[Case] = []
-    total = len(CHECKS) + 2
-    for name in NAMES:
-        try:
-            with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except OSError as error:
-            raise AssetMissing(
-                "The golden arrays are not installed here.", "Check the repository out whole."
-            ) from error
-        for case in compare(name, arrays):
-            cases.append(case)
-            yield Progress(len(cases), total, case.name)
-    return GoldenResult(tuple(cases))
-
-
-def compare(name: str, arrays: Arrays) -> list[Case]:
-    """The cases of one file."""
-    if name == "spm_small":
-        return [_timed(title, 1e-12, check, arrays) for title, check in CHECKS]
-    linear = name.endswith("linear")
-    title = f"keys and shapes of the file, {'linear' if linear else 'convolution'} projections"
-    return [_timed(title, 0.0, lambda given: _keys(given, linear), arrays)]
-
-
-def _timed(title: str, tolerance: float, check: Callable[[Arrays], float], arrays: Arrays) -> Case:
-    start = time.perf_counter()
-    error = check(arrays)
-    return Case(title, error, tolerance, time.perf_counter() - start)
+    return (yield from check_all(CHECKS))
 
 
 # ---------------------------------------------------------------------- transport
@@ -95,14 +45,14 @@ def _scores(arrays: Arrays) -> float:
     single = [1] * len(arrays["erased_ids"])
     metrics: tuple[Metric, ...] = ("clipcos", "tokenuni", "clipcos_tokenuni")
     return max(
-        _error(opened(arrays, metric, single).gamma[0], arrays[f"score_{metric}"])
+        largest(opened(arrays, metric, single).gamma[0], arrays[f"score_{metric}"])
         for metric in metrics
     )
 
 
 def _gamma(arrays: Arrays) -> float:
     found = opened(arrays, "clipcos_tokenuni", arrays["counts"].tolist())
-    return _error(found.gamma[0], arrays["gamma"])
+    return largest(found.gamma[0], arrays["gamma"])
 
 
 def layer_out(arrays: Arrays, kind: Literal["lin", "conv"], *, official: bool) -> Tensor:
@@ -126,15 +76,15 @@ def layer_out(arrays: Arrays, kind: Literal["lin", "conv"], *, official: bool) -
 
 def _sum(arrays: Arrays) -> float:
     return max(
-        _error(layer_out(arrays, "lin", official=False), arrays["lin_out_paper"]),
-        _error(layer_out(arrays, "conv", official=False), arrays["conv_out_paper"]),
+        largest(layer_out(arrays, "lin", official=False), arrays["lin_out_paper"]),
+        largest(layer_out(arrays, "conv", official=False), arrays["conv_out_paper"]),
     )
 
 
 def _merge(arrays: Arrays) -> float:
     return max(
-        _error(layer_out(arrays, "lin", official=True), arrays["lin_out_official"]),
-        _error(layer_out(arrays, "conv", official=True), arrays["conv_out_official"]),
+        largest(layer_out(arrays, "lin", official=True), arrays["lin_out_official"]),
+        largest(layer_out(arrays, "conv", official=True), arrays["conv_out_official"]),
     )
 
 
@@ -147,9 +97,9 @@ def _losses(arrays: Arrays) -> float:
     erase = erase_loss(told["eps_target"], told["eps_positive"], told["eps_neutral"], eta)
     anchor = anchor_loss(told["eps_anchor"], told["eps_anchor_ori"])
     return max(
-        _error(erase, arrays["loss_erase"]),
-        _error(anchor, arrays["loss_anchor"]),
-        _error(erase + la * anchor, arrays["loss"]),
+        largest(erase, arrays["loss_erase"]),
+        largest(anchor, arrays["loss_anchor"]),
+        largest(erase + la * anchor, arrays["loss"]),
     )
 
 
@@ -169,10 +119,10 @@ def anchors(arrays: Arrays) -> Tensor:
 
 
 def _anchors(arrays: Arrays) -> float:
-    return _error(anchors(arrays), arrays["anchors"])
+    return largest(anchors(arrays), arrays["anchors"])
 
 
-def _keys(arrays: Arrays, linear: bool) -> float:
+def _keys(linear: bool, arrays: Arrays) -> float:
     """How many entries differ in name, order or shape from the published file of this UNet."""
     found = [(key, str(tuple(t.shape))) for key, t in published_entries(linear).items()]
     truth = list(zip(arrays["keys"].tolist(), arrays["shapes"].tolist(), strict=True))
@@ -202,16 +152,15 @@ def published_entries(linear: bool) -> Mapping[str, Tensor]:
     return tensors_of(new_membrane(unet, ("a",), 1, 0))
 
 
-def _error(ours: Tensor, theirs: Tensor | np.ndarray) -> float:
-    truth = torch.as_tensor(theirs).double()
-    return float((ours - truth).abs().max() / truth.abs().max().clamp(min=1))
-
-
-CHECKS: tuple[tuple[str, Callable[[Arrays], float]], ...] = (
-    ("scores of the gate: cosine, shared words, the larger", _scores),
-    ("gamma of two membranes", _gamma),
-    ("the paper's sum of adapters", _sum),
-    ("the official merge, with its cross terms", _merge),
-    ("erase loss, anchor loss and their sum", _losses),
-    ("random anchors from the published draws", _anchors),
-)
+CHECKS: dict[str, tuple[Check, ...]] = {
+    "spm_small": (
+        ("scores of the gate: cosine, shared words, the larger", 1e-12, _scores),
+        ("gamma of two membranes", 1e-12, _gamma),
+        ("the paper's sum of adapters", 1e-12, _sum),
+        ("the official merge, with its cross terms", 1e-12, _merge),
+        ("erase loss, anchor loss and their sum", 1e-12, _losses),
+        ("random anchors from the published draws", 1e-12, _anchors),
+    ),
+    "spm_keys_conv": (("keys and shapes of the file", 0.0, partial(_keys, False)),),
+    "spm_keys_linear": (("keys and shapes of the file", 0.0, partial(_keys, True)),),
+}

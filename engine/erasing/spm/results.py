@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.models.tensor_file import TensorFile
 
@@ -113,21 +112,6 @@ class Transferred:
     rows: tuple[Row, ...] = ()
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Baked:
-    """The membranes in the weights, tried out: applied and undone, with fingerprints on the way."""
-
-    name: str
-    patch: Patch
-    digest: str
-    tensors: int
-    megabytes: float
-    before: str
-    after: str
-    undone: str
-    undo: RoundTrip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.core import checks
+from engine.core.baked import Baked
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
@@ -27,7 +29,7 @@ from engine.merging.reversible_merging.collection import Collection, check_sourc
 from engine.merging.reversible_merging.gauge import aligned
 from engine.merging.reversible_merging.pt_svd import recompressed
 from engine.merging.reversible_merging.results import (
-    Baked,
+    BakedMerge,
     Counted,
     Exported,
     Film,
@@ -158,7 +160,7 @@ def weigh(
     """
     chosen = _chosen(adapters, STYLES)
     for name, value in (("storage", storage), ("error", error)):
-        _check_number(name, value, 0.0, 10.0, "0 leaves the choice to you.")
+        checks.number(name, value, 0.0, 10.0, "0 leaves the choice to you.")
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     found = yield from _survey(collection)
@@ -258,7 +260,7 @@ def bake(
     merge: str = "sum",
     weight: float = 0.3,
     density: float = 0.4,
-) -> Steps[Baked]:
+) -> Steps[BakedMerge]:
     """A merge written into the weights as a patch, undone bit for bit; and the usual way beside it.
 
     The usual way adds the delta to the weights and later subtracts it again.
@@ -281,24 +283,12 @@ def bake(
                                                       seed, label=label).here())  # fmt: skip
     yield Progress(2, 3, "Applying and undoing")
     touched = {name: old[name] for name in names.values()}
-    there = patch.apply(touched)
-    undone = patch.undo(there)
+    baked = Baked.of(label, patch, touched)
     lost = []
     for name, kind in FORMATS.items():
         lost.append(_lost(name, kind, touched, collection, names, deltas))
         yield Progress(2, 3, f"Adding and subtracting in {name}")
-    return Baked(
-        label,
-        patch,
-        patch.digest,
-        len(patch.before),
-        patch.nbytes / 1e6,
-        state_fingerprint(touched),
-        state_fingerprint(there),
-        state_fingerprint(undone),
-        compare(touched, undone),
-        tuple(lost),
-    )
+    return BakedMerge(**vars(baked), lost=tuple(lost))
 
 
 def export(
@@ -358,10 +348,9 @@ class _View:
     def of(cls, prompt: object, steps: object, guidance_scale: object) -> "_View":
         if not isinstance(prompt, str) or len(prompt) > 1000:
             raise BadInput("The prompt must be a text of at most 1000 characters.", 'Try "a cat".')
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-            raise BadInput(f"steps must be from 1 to {MOST_STEPS}, got {steps!s:.40}.", "Try 10.")
-        _check_number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is good.")
-        return cls(prompt, steps, float(guidance_scale))  # type: ignore[arg-type]
+        steps = checks.count("steps", steps, 1, MOST_STEPS, "Try 10.")
+        scale = checks.number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is good.")
+        return cls(prompt, steps, scale)
 
 
 @dataclass(frozen=True)
@@ -433,8 +422,8 @@ def _texts(value: object, name: str) -> list[str]:
 
 
 def _mix(weight: float, density: float, seed: int) -> Mix:
-    _check_number("weight", weight, -4.0, 4.0, "0.3 is a good start for eight adapters.")
-    _check_number("density", density, 0.01, 1.0, "0.4 keeps the larger part.")
+    checks.number("weight", weight, -4.0, 4.0, "0.3 is a good start for eight adapters.")
+    checks.number("density", density, 0.01, 1.0, "0.4 keeps the larger part.")
     return Mix(float(weight), float(density), seed)
 
 
@@ -447,12 +436,6 @@ def _way(align: object) -> str:
 def _check_p(p: object) -> None:
     if isinstance(p, bool) or not isinstance(p, int) or not 0 <= p <= MOST_P:
         raise BadInput(f"p must be a whole number from 0, got {p!s:.40}.", "Try 2.")
-
-
-def _check_number(name: str, value: object, least: float, most: float, advice: str) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not least <= value <= most:  # type: ignore[operator]
-        raise BadInput(f"{name} must be from {least:g} to {most:g}, got {value!s:.40}.", advice)
 
 
 def _index(collection: Collection, sources: Sequence[str], adapter: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.core.patch import Patch
+from engine.core.baked import Baked
 from engine.core.reversible import RoundTrip
 from engine.merging.reversible_merging.survey import Survey
 from engine.models.tensor_file import TensorFile
@@ -122,18 +122,9 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Baked:
+class BakedMerge(Baked):
     """A merge as a patch, applied and undone, and the same by adding and subtracting."""
 
-    name: str
-    patch: Patch
-    digest: str
-    tensors: int
-    megabytes: float
-    before: str
-    after: str
-    undone: str
-    undo: RoundTrip
     lost: tuple[Lost, ...]
 
 

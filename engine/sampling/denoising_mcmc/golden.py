@@ -4,22 +4,19 @@
 with a stand-in classifier: the level whose logarithm is nearest to that of the spread of x.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.job import Progress, Steps
+from engine.core.golden import Golden, apart, arrays_of, collect
+from engine.core.job import Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import Start, hand_over, langevin_gibbs, noise_levels
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.noise import Noise, Replay
-from engine.sampling._golden import Case, Golden
 from engine.sampling.denoising_mcmc.integrators import Asks, integrate, noise_path
 
-FILE = ROOT / "tests" / "golden" / "dmcmc_chain.npz"
 TOLERANCE = 5e-6
 Comparison = tuple[str, np.ndarray, np.ndarray, float]
 """Name, what is found here, what it should be, and the largest difference allowed."""
@@ -27,20 +24,15 @@ Comparison = tuple[str, np.ndarray, np.ndarray, float]
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare what runs here with the arrays; there is nothing random in it."""
-    cases: list[Case] = []
-    started = time.monotonic()
-    for name, found, wanted, tolerance in comparisons():
-        error = float(np.max(np.abs(np.asarray(found, np.float64) - wanted)))
-        cases.append(Case(name, error, tolerance, time.monotonic() - started))
-        yield Progress(len(cases), 15, name)
-        started = time.monotonic()
-    return Golden(tuple(cases))
+    compared = (
+        (name, apart(found, wanted), tolerance) for name, found, wanted, tolerance in comparisons()
+    )
+    return (yield from collect(compared, 15))
 
 
 def comparisons() -> Iterator[Comparison]:
     """Integrators from given states, then a chain of four transitions and what follows it."""
-    with np.load(FILE, allow_pickle=False) as file:
-        golden = {key: file[key] for key in file.files}
+    golden = arrays_of("dmcmc_chain")
     sigmas = noise_levels(s_max=float(golden["sigma_max"]))
     there = golden["grid_sigma"].astype(np.float64)
     yield "noise levels, relative", sigmas[golden["grid_idx"]] / there, there / there, 1e-5

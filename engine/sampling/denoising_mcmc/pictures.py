@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from engine.core.errors import ModelMismatch
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, noise_levels
@@ -57,13 +57,9 @@ def pictures(
     sigmas = noise_levels(s_max=float(bundle.path.prior_std))
     yield Progress(1, total, "the first state: 37 evaluations")
     begun = Chain.begun(on, like, sigmas, reader, seed=seed, eta=eta, pick=pick)
-    while True:
-        try:
-            spent = next(begun)
-        except StopIteration as end:
-            chain = end.value
-            break
-        yield Progress(1, total, f"the first state, {spent} evaluations")
+    chain = yield from relay(
+        begun, lambda spent: Progress(1, total, f"the first state, {spent} evaluations")
+    )
     album = Album(burn_in=on.nfe)
     for done, (visit, _) in enumerate(zip(chain.walk(), range(burn_in), strict=False), 2):
         album = replace(album, states=_seen(bundle, visit.x, visit.sigma), burn_in=on.nfe,

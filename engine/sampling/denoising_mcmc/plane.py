@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, finish
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, Visit, exact_levels, noise_levels
 from engine.diffusion.mixture import Mixture
@@ -169,12 +169,7 @@ def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Cha
     sigmas = noise_levels(LEVELS, s_max=world.s_max)
     like = torch.zeros(chains, world.mixture.means.shape[1], dtype=torch.float64)
     levels_of = exact_levels(world.mixture, sigmas)
-    begun = Chain.begun(world.asks(), like, sigmas, levels_of, seed=seed, eta=eta, pick=pick)
-    while True:
-        try:
-            next(begun)
-        except StopIteration as end:
-            return end.value
+    return finish(Chain.begun(world.asks(), like, sigmas, levels_of, seed=seed, eta=eta, pick=pick))
 
 
 def chained_side(

@@ -6,13 +6,13 @@ value on whole runs, 1e-5 on single steps, and 5e-5 on posterior steps next to t
 release subtracts nearly equal numbers.
 """
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Compared, Golden, apart, arrays_of, collect
+from engine.core.job import Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import solvers
 from engine.diffusion.denoiser import Kind, Model
@@ -20,7 +20,6 @@ from engine.diffusion.grids import timesteps
 from engine.diffusion.mean_reverting import KINDS, Schedule, mrs_grid
 from engine.diffusion.noise import Noise
 from engine.models.restoration import KINDS as FIT_TARGETS
-from engine.sampling._golden import Arrays, Case, Golden, arrays_of
 
 PATH = Schedule().path
 CASES = 32
@@ -28,16 +27,10 @@ CASES = 32
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compares everything. The seed has no part in it: the noise is in the arrays."""
-    cases: list[Case] = []
-    total, begun = len(KINDS) + CASES + 3, time.perf_counter()
-    for name, error, tolerance in _comparisons():
-        cases.append(Case(name, error, tolerance, time.perf_counter() - begun))
-        yield Progress(len(cases), total, name)
-        begun = time.perf_counter()
-    return Golden(tuple(cases))
+    return (yield from collect(_comparisons(), len(KINDS) + CASES + 3))
 
 
-def _comparisons() -> Iterator[tuple[str, float, float]]:
+def _comparisons() -> Iterator[Compared]:
     tables = arrays_of("mrs_schedules")
     for kind in KINDS:
         yield f"{kind} tables", _table_error(tables, kind), 1e-6
@@ -72,10 +65,10 @@ def _table_error(arrays: Arrays, kind: str) -> float:
         "lambda": path.lam(times) / 100,
     }
     wanted = {name: arrays[f"{kind}_{name}"] / (100 if name == "lambda" else 1) for name in found}
-    return max(float(np.abs(value - wanted[name]).max()) for name, value in found.items())
+    return max(apart(value, wanted[name]) for name, value in found.items())
 
 
-def _solver_case(arrays: Arrays, case: int) -> tuple[str, float, float]:
+def _solver_case(arrays: Arrays, case: int) -> Compared:
     told = {
         key: str(arrays[f"cfg_{key}"][case])
         for key in ("solver_type", "parameterization", "fit_target", "time_schedule")
@@ -94,10 +87,10 @@ def _solver_case(arrays: Arrays, case: int) -> tuple[str, float, float]:
     )
     scale = float(wanted.abs().max())
     title = f"{name.replace('_', '-')}, network predicts {told['fit_target']}, {steps} steps"
-    return title, float((found + mu - wanted).abs().max()) / scale, 2e-5
+    return title, apart(found + mu, wanted) / scale, 2e-5
 
 
-def _single_steps(arrays: Arrays) -> Iterator[tuple[str, float, float]]:
+def _single_steps(arrays: Arrays) -> Iterator[Compared]:
     mu, x = torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["x"])
     # the release subtracts the noise of its Euler step
     for solver, key, sign, tolerance in (
@@ -110,5 +103,5 @@ def _single_steps(arrays: Arrays) -> Iterator[tuple[str, float, float]]:
             grid = timesteps([float(t), float(t) - 1])
             noise = Noise.replay([sign * torch.from_numpy(drawn)])
             found = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
-            errors.append(float((found - torch.from_numpy(wanted)).abs().max()))
+            errors.append(apart(found, wanted))
         yield f"one step of {solvers.find(solver).title}", max(errors), tolerance

@@ -15,7 +15,7 @@ from scipy.integrate import DOP853
 
 from engine.core import rng
 from engine.core.errors import BadInput, SamplerError
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Kind, Model, Pred, combine
@@ -214,14 +214,10 @@ def run(
         yield Progress(done, total, f"{SOLVERS[name][0]}, {trail.nfe} evaluations", shown)
 
     times = grids.uniform_lam(VP, 80).times
-    integrating = reference(density0, VP, start, times)
-    while True:
-        try:
-            share = next(integrating)
-        except StopIteration as end:
-            truth = end.value
-            break
-        yield Progress(done + int(10 * share), total, "the true curves, to 1e-12", shown)
+    truth = yield from relay(
+        reference(density0, VP, start, times),
+        lambda share: Progress(done + int(10 * share), total, "the true curves, to 1e-12", shown),
+    )
     done += 10
     trails = tuple(
         replace(trail, error=_middle(ends[trail.solver], truth[-1])) for trail in shown.trails

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import versions_here
 from engine.sampling.principles import SOLVERS, THREE_MODES, WORLDS
 from engine.sampling.principles.algorithm import Orders, distil, slopes
@@ -82,12 +82,7 @@ def _slopes_of(end: Orders, statistic: str, most: int) -> dict[str, float]:
 
 def _quiet(steps: Steps, done: int, total: int, note: str) -> Steps:
     """The result of a method, its progress told as one step of ours."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-        yield Progress(done, total, note)
+    return (yield from relay(steps, lambda _: Progress(done, total, note)))
 
 
 def _gap(slopes: dict[str, float]) -> float:

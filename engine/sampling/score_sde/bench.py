@@ -20,7 +20,7 @@ import torch
 
 from engine.core import rng
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood
@@ -108,7 +108,7 @@ def gaussian_gap(name: str, seed: int) -> float:
     x = rng.batch_noise(4, SHAPE, seed, "gaussian") * variance**0.5 + mean
     probe = Noise(seed)(x, 0, "probe").sign()
     walk = log_likelihood(model, x, probe)
-    told = _ended(walk)
+    told = finish(walk).log_density
     found = bits_per_dim(told, x[0].numel(), low=low, high=1.0)
     log_p = torch.distributions.Normal(mean, variance**0.5).log_prob(x.double()).flatten(1).sum(1)
     truth = bits_per_dim(log_p, x[0].numel(), low=low, high=1.0)
@@ -175,7 +175,9 @@ def bits_table(bundle: ScoreBundle, seed: int, count: int) -> dict[str, Plain]:
         x = dequantised(bundle, pictures, seed).to(bundle.device)
         signs = Noise(seed)(x, 0, "probe").sign()
         walk = log_likelihood(bundle.denoiser(grad=True), x, signs, tolerance=1e-3)
-        each = bits_per_dim(_ended(walk), x[0].numel(), low=bundle.low, high=1.0).numpy()
+        each = bits_per_dim(
+            finish(walk).log_density, x[0].numel(), low=bundle.low, high=1.0
+        ).numpy()
         reach = 1.96 * float(each.std(ddof=1)) / np.sqrt(count)
         mean = float(each.mean())
         table[title] = [round(value, 3) for value in (mean, mean - reach, mean + reach)]
@@ -220,12 +222,3 @@ def _sized(pictures: Iterator[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
 
 def _rounded(found: tuple[float, tuple[float, float]]) -> list[float]:
     return [round(1000 * value, 2) for value in (found[0], *found[1])]
-
-
-def _ended(walk) -> Float[Tensor, " b"]:  # type: ignore[no-untyped-def]
-    """The log densities at the end of a likelihood."""
-    while True:
-        try:
-            next(walk)
-        except StopIteration as end:
-            return end.value.log_density

@@ -5,14 +5,13 @@ label) for the noise of VP and sub-VP, -tanh(x) / (1 + label) for the score of V
 deviations near t = 0 lose 0.2 % there, by 1 - a^2 in float32; we take expm1 and allow for it.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.job import Progress, Steps
+from engine.core.golden import Golden, apart, arrays_of, collect
+from engine.core.job import Steps, finish
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, prior_log_density
 from engine.diffusion.denoiser import Model
@@ -20,38 +19,27 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid, released_link
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
-from engine.sampling._golden import Case, Golden
 from engine.sampling.score_sde.control import COLOURS, Known
 from engine.sampling.score_sde.processes import LAST, process_of
 
-FOLDER = ROOT / "tests" / "golden"
 Comparison = tuple[str, np.ndarray, np.ndarray, float]
 """Name, what is found here, what it should be, and the largest difference allowed."""
 
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare what runs here with the arrays; there is nothing random in it."""
-    cases: list[Case] = []
-    started = time.monotonic()
-    for name, found, wanted, tolerance in comparisons():
-        error = float(np.max(np.abs(np.asarray(found, np.float64) - wanted)))
-        cases.append(Case(name, error, tolerance, time.monotonic() - started))
-        yield Progress(len(cases), 21, name)
-        started = time.monotonic()
-    return Golden(tuple(cases))
+    compared = (
+        (name, apart(found, wanted), tolerance) for name, found, wanted, tolerance in comparisons()
+    )
+    return (yield from collect(compared, 21))
 
 
 def comparisons() -> Iterator[Comparison]:
-    yield from coefficients(arrays("coefficients"))
-    yield from samplers(arrays("pc"))
-    yield from controls(arrays("control"))
+    yield from coefficients(arrays_of("score-sde_coefficients"))
+    yield from samplers(arrays_of("score-sde_pc"))
+    yield from controls(arrays_of("score-sde_control"))
     for name in ("likelihood", "likelihood_subvp"):
-        yield from likelihoods(arrays(name))
-
-
-def arrays(name: str) -> Mapping[str, np.ndarray]:
-    with np.load(FOLDER / f"score-sde_{name}.npz", allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+        yield from likelihoods(arrays_of(f"score-sde_{name}"))
 
 
 def stand_in(name: str, path: Path) -> Model:
@@ -165,13 +153,7 @@ def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
 
     model = Model(noise_of, path, "eps", "999t", grad=True)
     data, probe = (torch.from_numpy(golden[key]) for key in ("data", "probe"))
-    walk = log_likelihood(model, data, probe)
-    while True:
-        try:
-            next(walk)
-        except StopIteration as end:
-            told = end.value
-            break
+    told = finish(log_likelihood(model, data, probe))
     bits = bits_per_dim(told.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
     yield f"{name}: bits per dimension, against the release", bits, golden["bpd"], 1e-3
     yield f"{name}: bits per dimension, closed form", bits, golden["exact_bpd"], 2e-3

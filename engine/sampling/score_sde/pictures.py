@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.core import rng
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Float, UInt8
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, travel
@@ -108,13 +108,7 @@ def measure_bits(
     signs = Noise(seed)(copies, 0, "probe").sign()
     model = bundle.denoiser(grad=True)
     walk = log_likelihood(model, copies, signs, last=EXACT, tolerance=tolerance)
-    while True:
-        try:
-            t = next(walk)
-        except StopIteration as end:
-            told = end.value
-            break
-        yield float(t) ** 0.5, None
+    told = yield from relay(walk, lambda t: (float(t) ** 0.5, None))
     size = x[0].numel()
     each = bits_per_dim(told.log_density, size, low=bundle.low, high=1.0)
     yield (

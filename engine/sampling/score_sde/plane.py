@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from engine.core import rng
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.diffusion.adaptive import log_likelihood, travel
 from engine.diffusion.denoiser import Model
 from engine.diffusion.mixture import Mixture, ring
@@ -72,15 +72,12 @@ def run(
     left = (modes_of(world, ended) != modes_of(world, x).repeat_interleave(others)).double()
     found = replace(found, elsewhere=elsewhere.numpy(), nfe_noisy=nfe, left=float(left.mean()))
     yield Progress(2 * TIMES + 2, 2 * TIMES + 12, "with noise, from the same latents", found)
-    walk = log_likelihood(differentiable(world, path), x, None)
-    while True:
-        try:
-            t = next(walk)
-        except StopIteration as end:
-            told = end.value
-            break
+
+    def tell(t: float) -> Progress:
         share = int(9 * min(float(t), 1.0))
-        yield Progress(2 * TIMES + 2 + share, 2 * TIMES + 12, "the likelihood", found)
+        return Progress(2 * TIMES + 2 + share, 2 * TIMES + 12, "the likelihood", found)
+
+    told = yield from relay(log_likelihood(differentiable(world, path), x, None), tell)
     truth = world.log_density(x)
     return replace(
         found,

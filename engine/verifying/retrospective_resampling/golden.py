@@ -6,17 +6,15 @@ stops must be equal; so must the prompts, in the form in which the published cod
 Labels, losses and the renderer are compared as they are.
 """
 
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 
-from engine.core.catalog import ROOT
-from engine.core.errors import AssetMissing
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Golden, arrays_of, collect
+from engine.core.job import Steps
 from engine.verifying.retrospective_resampling.loop import Event, Outcome, Settings, Tried
 from engine.verifying.retrospective_resampling.official import Draft, official
 from engine.verifying.retrospective_resampling.tags import (
@@ -32,7 +30,6 @@ from engine.verifying.retrospective_resampling.tags import (
     without_tags,
 )
 
-FOLDER = ROOT / "tests" / "golden"
 LOOPS = ("clean", "one_fix", "sentence_backtrack", "giveup")
 EXACT, ROUND_OFF = 0.0, 1e-8
 # The published LLaVA tree adds this sentence whenever it hints, and puts both before the last five
@@ -42,25 +39,6 @@ PREMISE = (
     "rather than answering it directly."
 )
 TAIL = 5
-
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest difference to the published array, 0 where all is equal."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Golden:
-    """All comparisons."""
-
-    cases: tuple[Case, ...]
 
 
 @dataclass
@@ -109,7 +87,6 @@ class Script:
 
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compares everything. The seed has no part in it: all that is random is in the arrays."""
-    cases: list[Case] = []
     plan: list[tuple[str, Callable[[], float], float]] = [
         (f"loop: {name.replace('_', ' ')}", partial(loop_error, name), EXACT) for name in LOOPS
     ]
@@ -118,11 +95,8 @@ def run(*, seed: int = 0) -> Steps[Golden]:
         ("loss, plain and weighted", loss_error, ROUND_OFF),
         ("rendering and the cut at a full stop", render_error, EXACT),
     ]
-    for title, error, bound in plan:
-        begun = time.perf_counter()
-        cases.append(Case(title, error(), bound, time.perf_counter() - begun))
-        yield Progress(len(cases), len(plan), title)
-    return Golden(tuple(cases))
+    compared = ((title, error(), bound) for title, error, bound in plan)
+    return (yield from collect(compared, len(plan)))
 
 
 def played(arrays: Arrays) -> tuple[Script, list[Tried], Outcome]:
@@ -206,12 +180,5 @@ def render_error() -> float:
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    """The golden arrays of a case. Raises `AssetMissing` where they are not installed."""
-    path = FOLDER / f"reverse_{name}.npz"
-    if not path.exists():
-        raise AssetMissing(
-            f"The golden arrays {path.name} are not on this server.",
-            "They lie in tests/golden of the repository.",
-        )
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    """The golden arrays of a case."""
+    return arrays_of(f"reverse_{name}")

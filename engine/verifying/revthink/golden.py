@@ -6,72 +6,29 @@ Tolerances: 1e-8 for the losses in float64; the columns and the extracted answer
 their error is the share that differs.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 import torch
 
-from engine.core.errors import AssetMissing
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Check, Golden, check_all
+from engine.core.job import Steps
 from engine.verifying.revthink import extract
 from engine.verifying.revthink.arms import Taught
 from engine.verifying.revthink.months import Question
 from engine.verifying.revthink.objective import TASKS, Mean, joint, objective
 
-FOLDER = Path(__file__).resolve().parents[3] / "tests" / "golden"
-NAMES = ("revthink_loss", "revthink_calendar", "revthink_extract")
 MEANS = {
     "answer_seqmean": "sequences",
     "answer_tokenmean": "tokens",
     "official": "official",
 }
-Arrays = Mapping[str, np.ndarray]
-Check = tuple[str, float, Callable[[Arrays], float]]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One comparison: the largest error, or the share of entries that differ."""
-
-    name: str
-    error: float
-    tolerance: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class GoldenResult:
-    cases: tuple[Case, ...]
-
-
-def run(*, seed: int = 0) -> Steps[GoldenResult]:
+def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare with every golden array. Nothing here is random; the seed is not used."""
-    cases: list[Case] = []
-    total = sum(map(len, CHECKS.values()))
-    for name in NAMES:
-        try:
-            with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file.files}
-        except OSError as error:
-            raise AssetMissing(
-                "The golden arrays are not installed here.", "Check the repository out whole."
-            ) from error
-        for case in compare(name, arrays):
-            cases.append(case)
-            yield Progress(len(cases), total, case.name)
-    return GoldenResult(tuple(cases))
-
-
-def compare(name: str, arrays: Arrays) -> Iterator[Case]:
-    """All comparisons with one file."""
-    for title, tolerance, check in CHECKS[name]:
-        start = time.perf_counter()
-        error = check(arrays)
-        yield Case(f"{name}: {title}", error, tolerance, time.perf_counter() - start)
+    return (yield from check_all(CHECKS))
 
 
 def losses(arrays: Arrays, mean: Mean) -> dict[str, torch.Tensor]:

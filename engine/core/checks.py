@@ -1,0 +1,61 @@
+"""Checks of plain values at the entrance of a job.
+
+    strength = checks.number("strength", strength, 0, 2, "1 is the edit of the papers.")
+
+Each gives the value back as what it should be, or raises `BadInput`.
+"""
+
+from collections.abc import Collection
+
+from engine.core.errors import BadInput
+
+
+def texts(value: object, name: str, most: int, longest: int = 300) -> tuple[str, ...]:
+    """A list of texts; one text is split at its commas. Raises `BadInput`."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise BadInput(f"{name} must be a list of texts.", 'Write for example ["cat", "dog"].')
+    if len(listed) > most or any(len(text) > longest for text in listed):
+        raise BadInput(
+            f"{name}: at most {most} texts of {longest} characters are taken.", "Use fewer words."
+        )
+    return tuple(text.strip() for text in listed)
+
+
+def prompts(value: object, most: int, longest: int = 1000) -> tuple[str, ...]:
+    """A list of prompts; in one text semicolons stand between them, as prompts have commas."""
+    listed = [text.strip() for text in value.split(";")] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= most:
+        raise BadInput(f"Give 1 to {most} prompts.", 'Try "a cat".')
+    if not all(isinstance(text, str) and len(text) <= longest for text in listed):
+        raise BadInput(f"A prompt must be a text of at most {longest} characters.", 'Try "a cat".')
+    return tuple(listed)
+
+
+def number(name: str, value: object, least: int | float, most: int | float, advice: str) -> float:
+    """A number within bounds; what is no number is refused, NaN and infinities too."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not least <= value <= most:  # type: ignore[operator]
+        raise BadInput(f"{name} must be from {least:g} to {most:g}, got {value!s:.40}.", advice)
+    return float(value)  # type: ignore[arg-type]
+
+
+def count(name: str, value: object, least: int, most: int, advice: str) -> int:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadInput(f"{name} must be from {least} to {most}, got {value!s:.40}.", advice)
+    return value
+
+
+def choice(name: str, value: object, options: Collection[str]) -> str:
+    """One of some texts."""
+    if not isinstance(value, str) or value not in options:
+        raise BadInput(f'{name} cannot be "{str(value)[:40]}".', f"Choose {', '.join(options)}.")
+    return value
+
+
+def switch(name: str, value: object) -> bool:
+    """On or off."""
+    if not isinstance(value, bool):
+        raise BadInput(f"{name} is true or false.", "Leave it out.")
+    return value
