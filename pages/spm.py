@@ -152,7 +152,9 @@ def _training() -> dict[str, Any]:
             info="Holds other embeddings in place",
         ),
         "anchors": gr.Slider(0, 8, value=2, step=1, label="Random anchors an iteration"),
-        "eta": gr.Slider(0, 4, value=1, step=0.1, label="η", info="How far past the anchor"),
+        "eta": gr.Slider(
+            0, 4, value=0.3, step=0.1, label="η", info="How far past the anchor; published: 1"
+        ),
         "learning_rate": gr.Number(0.02, label="Learning rate", minimum=1e-6, maximum=0.1),
         "rank": gr.Slider(1, 8, value=1, step=1, label="Rank", info="The paper's is 1"),
         "official_anchor_order": gr.Checkbox(

@@ -23,7 +23,7 @@ TRAIN = {
     "iterations": 10,
     "la_strength": 10,
     "anchors": 1,
-    "eta": 1,
+    "eta": 0.3,
     "learning_rate": 0.01,
     "rank": 1,
     "official_anchor_order": False,

@@ -44,7 +44,8 @@ adapter: one membrane acts with γ², several across one another. Here they are 
 says; "official" repeats the code. The code's anchors come in an order by which half of what is
 anchored is the empty text ("official anchor order"). It draws a fresh walk for each iteration and
 takes AdamW in 8 bits; here one walk of ten steps serves nine iterations, at a picture size that is
-the model's own, with AdamW in 32 bits.
+the model's own, with AdamW in 32 bits. The paper's η is 1; in this small world that takes the thing
+away along with its style, and 0.3 is where the slider stands.
 """
 
 from engine.core.catalog import (

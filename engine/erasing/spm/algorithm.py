@@ -69,7 +69,7 @@ class Settings:
 
     concepts: tuple[str, ...] = ("cat",)
     anchor: str = ""
-    eta: float = 1.0
+    eta: float = Plan.eta
     la_strength: float = Plan.la_strength
     anchors: int = Plan.anchors
     iterations: int = Plan.iterations

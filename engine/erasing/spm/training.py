@@ -31,17 +31,18 @@ WEIGHT_DECAY = 0.01
 
 @dataclass(frozen=True)
 class Plan:
-    """How a membrane is trained; the published numbers are 3,000 iterations at 1e-4, K = 30.
+    """How a membrane is trained; published are 3,000 iterations at 1e-4, eta 1 and K = 30.
 
-    `eta` weighs how far past the anchor the concept is pushed, `la_strength` is lambda, `anchors`
-    the number of random embeddings that are held. One walk of `walk_steps` DDIM steps serves
-    `visits` iterations; with 1 it is the published draw of a fresh walk for each.
+    The defaults are for the embedded world, where eta 1 leaves an empty picture behind. `eta`
+    weighs how far past the anchor the concept is pushed, `la_strength` is lambda, `anchors` the
+    number of random embeddings that are held. One walk of `walk_steps` DDIM steps serves `visits`
+    iterations; with 1 it is the published draw of a fresh walk for each.
     `official_anchor_order` repeats a slip of the published code, by which half of what is anchored
     is the empty text.
     """
 
     anchor: str = ""
-    eta: float = 1.0
+    eta: float = 0.3
     la_strength: float = 1.0
     anchors: int = 2
     iterations: int = 40
