@@ -81,13 +81,14 @@ def build(frame: Frame) -> None:
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
     numbers = gr.HTML("", elem_id="revthink-numbers")
+    told = gr.HTML("", elem_id="revthink-efficiency")
     with gr.Row():
         curve = gr.Plot(label="Test relations by share of the questions", visible=False, **PLOT)
         mirror = gr.Plot(label="Those whose inverse was asked", visible=False, **PLOT)
     ask.wire(
         {"start": start, "shift": shift, "fraction": fraction, "students_of": students_of},
         draw_run,
-        [shown, numbers, curve, mirror],
+        [shown, numbers, told, curve, mirror],
     )
     _teacher(frame)
     _live(frame)
@@ -376,16 +377,16 @@ def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     """The question both ways, each student's answers and matrix; at the end rates and curves."""
     found: Any = event.result if isinstance(event, Done) else event.preview
     if found is None:
-        return (gr.skip(),) * 4
+        return (gr.skip(),) * 5
     cards = "".join(_pupil(student) for student in found.students)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     shown = f'{_family(found)}<div class="pupils">{cards}</div>{legend()}{notes}'
     if isinstance(event, Progress):
-        return shown, gr.skip(), gr.skip(), gr.skip()
+        return shown, *(gr.skip(),) * 4
     table = rates_table([(s.title, s.rates) for s in found.students])
     table += seeds_table(found.curve, recipe)
-    curves = [_curve(found.curve, part, recipe) for part in ("test", "inverse")]
-    return shown, _verdict(found) + table, *curves
+    curves = [_curve(found.efficiency, part) for part in ("test", "inverse")]
+    return shown, _verdict(found) + table, efficiency_note(found.efficiency), *curves
 
 
 def _family(found: Any) -> str:
@@ -495,7 +496,7 @@ def seeds_table(points: Sequence[Any], recipe: Recipe) -> str:
 
 
 def _interval(point: Any) -> str:
-    low, high = (100 * min(max(end, 0.0), 1.0) for end in (point.low, point.high))
+    low, high = _end(point.low), _end(point.high)
     return f"{100 * point.mean:.0f} % <span class='note'>{low:.0f}–{high:.0f}</span>"
 
 
@@ -522,27 +523,89 @@ def _verdict(found: Any) -> str:
     )
 
 
-def _curve(points: Sequence[Any], part: str, recipe: Recipe) -> object:
-    """Accuracy by share of the questions, a curve a method, with its interval on touch."""
-    lora, lines = _is_lora(recipe), []
+def efficiency_note(found: Any) -> str:
+    """What the curves below are of, and all their numbers as a table."""
+    if found is None:
+        return ""
+    own = {(p.arm, p.fraction, p.part): p for p in found.points}
+    shares = sorted({p.fraction for p in found.points})
+    head = "".join(f"<th>{share:.0%}</th>" for share in shares)
+    rows = ""
+    for part in ("test", "inverse", "around", "new"):
+        for arm in SHOWN_ARMS:
+            points = [own.get((arm, share, part)) for share in shares]
+            if not any(points):
+                continue
+            title = next(p.title for p in points if p)
+            cells = "".join(f"<td>{_interval(p) if p else 'none'}</td>" for p in points)
+            rows += f"<tr><td>{escape(title)}</td><td>{HEADS[part]}</td>{cells}</tr>"
+    asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
+    return (
+        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the test '
+        f"relations answered, by the share of the {found.pool} questions that were asked "
+        f"({asked}). Mean over {found.seeds} seeds, shaded: its 95 % interval.</p></div>"
+        f"{_efficiency_verdict(own, shares)}"
+        f'<p class="note">These are smaller students than those above ({found.weights} weights), '
+        f"so that there can be many: {found.seeds} seeds of each method at each share, from "
+        f"nothing, all on {found.sequences} sequences in {found.steps} steps. All of them took "
+        f"{found.seconds / 60:.0f} minutes.</p>"
+        "<details><summary>The curves in numbers</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
+        '<table class="plain"><tr><th>student</th><th>of the test</th>'
+        f"{head}</tr>{rows}</table></div></details>"
+    )
+
+
+def _efficiency_verdict(own: Any, shares: Sequence[float]) -> str:
+    """Where RevThink lies above SFT, by their means, and where the intervals are apart as well."""
+    pairs = [(s, own.get(("revthink", s, "test")), own.get(("sft", s, "test"))) for s in shares]
+    both = [(share, rev, sft) for share, rev, sft in pairs if rev and sft]
+    above = [f"{share:.0%}" for share, rev, sft in both if rev.mean > sft.mean]
+    apart = [f"{share:.0%}" for share, rev, sft in both if rev.low > sft.high]
+    if not both:
+        return ""
+    said = f"RevThink lies above SFT at {_listed(above)} of the questions"
+    said += f", and its interval above that of SFT at {_listed(apart)}."
+    few, whole = both[0][1], both[-1][2]
+    said += (
+        f" At {shares[0]:.0%} of the questions it answers {few.mean:.1%} of the test; SFT with all "
+        f"of them {whole.mean:.1%}."
+    )
+    return f'<p class="verdict">{said}</p>'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "no share"
+
+
+def _curve(found: Any, part: str) -> object:
+    """Accuracy by share of the questions, a curve a method over the band of its interval."""
+    points = [] if found is None else [p for p in found.points if p.part == part]
+    lines = []
     for place, arm in enumerate(SHOWN_ARMS):
-        own = [p for p in points if (p.arm, p.part, p.lora) == (arm, part, lora)]
-        if own:
-            hover = [
-                f"{p.title}, {100 * p.fraction:.0f} % of the questions: {100 * p.mean:.1f} % "
-                f"({100 * p.low:.1f} to {100 * p.high:.1f}), {p.seeds} seeds"
-                for p in own
-            ]
-            x = [100 * p.fraction for p in own]
-            y = [100 * p.mean for p in own]
-            is_rev = arm == "revthink"
-            lines.append(parts.Line(own[0].title, x, y, place, is_rev, arm == "sft", hover))
+        own = [p for p in points if p.arm == arm]
+        if not own:
+            continue
+        hover = [
+            f"{p.title}, {p.fraction:.0%} of the questions: {p.mean:.1%} "
+            f"({_end(p.low):.1f} to {_end(p.high):.1f}), {p.seeds} seeds"
+            for p in own
+        ]
+        x, y = [100 * p.fraction for p in own], [100 * p.mean for p in own]
+        band = [_end(p.low) for p in own], [_end(p.high) for p in own]
+        is_rev = arm == "revthink"
+        lines.append(parts.Line(own[0].title, x, y, place, is_rev, arm == "sft", hover, band=band))
     if not any(len(line.x) > 1 for line in lines):
         return gr.Plot(visible=False)
     title = "test relations answered, %" if part == "test" else "those whose inverse was asked, %"
     return gr.Plot(
-        value=parts.plot(lines, "share of the questions asked, %", title, height=300), visible=True
+        value=parts.plot(lines, "share of the questions asked, %", title, height=320), visible=True
     )
+
+
+def _end(share: float) -> float:
+    """An end of an interval in per cent; Student's t does not know that shares stay in 0 to 1."""
+    return 100 * min(max(share, 0.0), 1.0)
 
 
 # ---------------------------------------------------------------------- the teacher

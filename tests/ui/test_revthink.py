@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from gradio_client.exceptions import AppError
 
 from benchmarks.harness import Server
 from engine.core.recipe import Recipe
+from engine.verifying.revthink import students
+from engine.verifying.revthink.results import Efficiency
 from pages import revthink
+from tests.verifying.conftest import a_curve
 from tests.verifying.test_revthink import records_of, to_jsonl
 
 # The client leaves sockets to the collector of garbage.
@@ -68,7 +72,7 @@ def call(client: Client):
 
 
 def test_a_run_shows_three_students_and_where_the_gain_is(call):
-    shown, numbers, *_, status, told = call("run")
+    shown, numbers, curve, test, inverse, *_, status, told = call("run")
     assert shown.count("<svg") == 3
     assert shown.count("<rect") == 3 * 264
     assert "jul" in shown
@@ -76,6 +80,43 @@ def test_a_run_shows_three_students_and_where_the_gain_is(call):
     assert "RevThink" in numbers
     assert "seed 3" in status
     assert "--start nov" in told
+    assert "How few questions will do" in curve
+    assert json.loads(test["plot"])["data"]
+    assert json.loads(inverse["plot"])["data"]
+
+
+def test_the_curve_is_that_of_the_written_figures():
+    found = efficiency(a_curve())
+    traces = json.loads(revthink._curve(found, "test").value.plot)["data"]
+    bands = [trace for trace in traces if trace.get("fill") == "toself"]
+    lines = {trace["name"]: trace for trace in traces if trace not in bands}
+    assert list(lines) == ["SFT", "Answer augmentation", "RevThink"]
+    assert len(bands) == len(lines)
+    assert all(trace["x"] == [10, 25, 50, 75, 100] for trace in lines.values())
+    # 0.1 x place + 0.2 x share + 0.01 x seed, a mean over seeds 0 to 2, in per cent.
+    assert lines["RevThink"]["y"] == pytest.approx([23, 26, 31, 36, 41])
+    half = 100 * 0.01 * 4.3027 / 3**0.5
+    assert bands[-1]["y"][:2] == pytest.approx([23 + half, 26 + half], abs=1e-3)
+    assert bands[-1]["y"][-1] == pytest.approx(23 - half, abs=1e-3)
+    note = revthink.efficiency_note(found)
+    assert "above SFT at 10%, 25%, 50%, 75%, 100% of the questions" in note
+    assert "At 10% of the questions it answers 23.0% of the test" in note
+    assert "SFT with all of them 21.0%" in note
+    assert note.count("<tr>") == 1 + 3 * 3
+
+
+def test_a_curve_on_which_revthink_loses_says_so():
+    told = a_curve()
+    for row in told["students"]:
+        row["test"] = 0.5 - row["test"]
+    note = revthink.efficiency_note(efficiency(told))
+    assert "RevThink lies above SFT at no share of the questions" in note
+
+
+def efficiency(told: dict) -> Efficiency:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "efficiency.json").write_text(json.dumps(told))
+        return students.read_efficiency(Path(folder))
 
 
 def test_the_teacher_stamps_and_hands_out_the_set(call):

@@ -10,6 +10,7 @@ import torch
 from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.recipe import ModelRef
 from engine.core.store import default_store
+from engine.models import library
 from engine.verifying.revthink import algorithm, extract, fleet, golden, months, students
 from engine.verifying.revthink.arms import ARMS, MAIN, sequences, teach
 from engine.verifying.revthink.augment import (
@@ -524,6 +525,21 @@ def test_missing_students_are_named(tmp_path):
     students.shelf.cache_clear()
     with pytest.raises(Exception, match="not in assets"):
         students.shelf(tmp_path)
+
+
+def test_the_shipped_curve_has_every_share_and_seed_at_equal_budget():
+    folder = library.ASSETS / "revthink"
+    told = json.loads((folder / "efficiency.json").read_text())
+    plans = {(row["arm"], row["fraction"], row["seed"]) for row in told["students"]}
+    shares, seeds = (0.1, 0.25, 0.5, 0.75, 1.0), range(told["seeds"])
+    assert plans == {(arm, share, seed) for arm in MAIN for share in shares for seed in seeds}
+    assert len(told["students"]) == len(plans)
+    assert told["seeds"] >= 3
+    assert told["steps"] == told["planned steps"]
+    assert told["versions"]["torch"]
+    # Shares of 88 relations: what was counted, and not what someone wrote.
+    for row in told["students"]:
+        assert row["test"] * 88 == pytest.approx(round(row["test"] * 88), abs=0.01)
 
 
 @pytest.mark.slow

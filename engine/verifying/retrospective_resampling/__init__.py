@@ -81,7 +81,7 @@ CARD = MethodCard(
         margin=1.5,
         by="factor",
     ),
-    models=("emoji-llava",),
+    models=("emoji-llava", "emoji-llava-right"),
     budget=Budget(cpu_seconds=4.0, gpu_seconds=3.0),
     shows=(
         "engine.verifying.retrospective_resampling.rollback:rollback",

@@ -31,6 +31,23 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Efficiency:
+    """The sample-efficiency curve: the main methods at every share of the questions.
+
+    Smaller students than those of the panel, so that they are many; `sequences` is what each saw.
+    """
+
+    points: tuple[Point, ...]
+    seeds: int
+    pool: int
+    weights: int
+    steps: int
+    sequences: int
+    seconds: float
+    machine: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a student says to the question and to the backward question; texts and ticks."""
 
@@ -60,7 +77,10 @@ class Student:
 
 @dataclass(frozen=True)
 class Asked:
-    """All students on one question and on all relations, and the curve they are part of."""
+    """All students on one question and on all relations, and the curves behind them.
+
+    `curve` is of students such as these, over all seeds that were trained; `efficiency` of others.
+    """
 
     question: str
     gold: str
@@ -69,6 +89,7 @@ class Asked:
     standing: str
     students: tuple[Student, ...] = ()
     curve: tuple[Point, ...] = ()
+    efficiency: Efficiency | None = None
     notes: tuple[str, ...] = ()
 
 
