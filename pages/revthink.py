@@ -545,10 +545,10 @@ def efficiency_note(found: Any) -> str:
         f"relations answered, by the share of the {found.pool} questions that were asked "
         f"({asked}). Mean over {found.seeds} seeds, shaded: its 95 % interval.</p></div>"
         f"{_efficiency_verdict(own, shares)}"
-        f'<p class="note">These are smaller students than those above ({found.weights} weights), '
-        f"so that there can be many: {found.seeds} seeds of each method at each share, from "
-        f"nothing, all on {found.sequences} sequences in {found.steps} steps. All of them took "
-        f"{found.seconds / 60:.0f} minutes.</p>"
+        f'<p class="note">{found.seeds} students of each method at each share, trained from '
+        f"nothing: {found.weights} weights, {found.sequences} sequences in {found.steps} steps, "
+        f"whatever the share. All of them took {found.seconds / 60:.0f} minutes "
+        f"({escape(found.machine)}).</p>"
         "<details><summary>The curves in numbers</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
         '<table class="plain"><tr><th>student</th><th>of the test</th>'

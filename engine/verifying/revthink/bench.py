@@ -6,8 +6,8 @@ For each seed a third of the relations is held out, half of the rest is asked, a
 of answer augmentation and of RevThink is trained from nothing on as many sequences. Counted are the
 test relations each answers, in all and by how they stand to the questions. Mean over the seeds with
 the 95 % interval of Student's t. Five seeds side by side with a GPU, else three.
-The sample-efficiency curve of smaller students, `python -m engine.zoo build revthink-curve`, is
-taken over from the shipped figures.
+The sample-efficiency curve, `python -m engine.zoo build revthink-curve`, is taken over from the
+shipped figures.
 """
 
 import os

@@ -34,7 +34,7 @@ class Point:
 class Efficiency:
     """The sample-efficiency curve: the main methods at every share of the questions.
 
-    Smaller students than those of the panel, so that they are many; `sequences` is what each saw.
+    `sequences` is what each student saw, `seconds` what the training of all of them took.
     """
 
     points: tuple[Point, ...]
