@@ -33,6 +33,13 @@ from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import default_noise, sights
 from engine.verifying.retrospective_resampling.story import Story
 from engine.verifying.retrospective_resampling.tags import Tags, masked_labels, phrases, rendered
+from engine.verifying.retrospective_resampling.tradeoff import (
+    RIGHT_ALONE,
+    RIGHT_MODEL,
+    Tally,
+    curve,
+    told_once,
+)
 from tests.tiny_eyes import original_layout, tiny_llava, tiny_qwen
 from tests.verifying.grammar import grammar_bundle
 
@@ -451,6 +458,33 @@ def test_a_csv_with_semicolons_and_other_order_is_read():
     p_un, is_right = read_labels("Grounded;P_UN\nyes;0.01\n0;0.7\n")
     assert p_un.tolist() == [0.01, 0.7]
     assert is_right.tolist() == [True, False]
+
+
+# ---------------------------------------------------------------------- right answers alone
+
+
+def told_of(model: str):
+    return finish(curve(seed=4, model=model, trays=2, taus=(1.0,), total=3))
+
+
+def test_the_twin_of_right_answers_alone_stands_beside_the_embedded_model_only(llava):
+    beside = {one.name: one for one in told_of("emoji-llava").baselines}
+    assert beside[RIGHT_ALONE].trays == 2
+    assert beside[RIGHT_ALONE].tau == 1
+    assert beside[RIGHT_ALONE].generated_tokens > 0
+    assert RIGHT_ALONE not in {one.name for one in told_of(str(llava)).baselines}
+
+
+def test_who_never_saw_a_wrong_answer_does_not_doubt():
+    """Against its twin of equal make: no phrase of its own reaches a tau that anyone would use."""
+    doubts, unchecked = {}, Settings(tau=1.0, temperature=1.0, max_new_tokens=64)
+    for key in ("emoji-llava", RIGHT_MODEL):
+        bundle, doubts[key] = load(ModelRef(key)), []
+        for sight in sights(bundle, 4, default_noise(bundle), 2):
+            _, said = finish(told_once(bundle, sight, unchecked, Tally("", 1.0, [])))
+            doubts[key] += [phrase.p_un for phrase in said]
+    assert max(doubts[RIGHT_MODEL]) < 1e-4
+    assert max(doubts["emoji-llava"]) > 0.1
 
 
 # ---------------------------------------------------------------------- benchmark

@@ -11,7 +11,7 @@ from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.recipe import ModelRef
 from engine.core.store import default_store
 from engine.models import library
-from engine.verifying.revthink import algorithm, extract, fleet, golden, months, students
+from engine.verifying.revthink import algorithm, extract, fleet, golden, months, students, tuning
 from engine.verifying.revthink.arms import ARMS, MAIN, sequences, teach
 from engine.verifying.revthink.augment import (
     Item,
@@ -297,6 +297,32 @@ def test_lora_students_start_as_the_base_and_leave_it_alone():
     assert changed
     assert all("_proj" in name for name in changed)
     assert all(torch.equal(base[name], w) for name, w in before.items())
+
+
+@pytest.mark.slow
+def test_lora_students_are_adapters_as_peft_runs_them(shipped):
+    shelf, plan = students.shelf(), Plan("revthink", 0.5, 0, lora=True)
+    bundle = library.load(ModelRef("revthink"), "cpu", "float32")
+    # B starts at zero, so it is moved: an adapter that does nothing would prove nothing.
+    lora = {n: w + 0.1 * n.endswith("lora_B") for n, w in shelf.students[plan].items()}
+    rank = len(lora["model.layers.0.self_attn.q_proj.weight.lora_A"])
+    settings = tuning.Settings(rank, int(fleet.LORA_SCALE * rank), targets="all")
+    model = tuning._with_adapter(bundle, settings, 0).eval()
+    left = dict(lora)
+    for name, module in model.named_modules():
+        for part in ("lora_A", "lora_B"):
+            key = f"{name.removeprefix('base_model.model.')}.weight.{part}"
+            if hasattr(module, part) and key in left:
+                getattr(module, part)["default"].weight.data.copy_(left.pop(key))
+    assert not left
+    ids = torch.tensor([fleet.encode(MARCH.text(), MARCH.forward)[0]])
+    merged = fleet.with_lora(shelf.base, {n: w[None] for n, w in lora.items()}, fleet.LORA_SCALE)
+    with torch.no_grad():
+        plain, theirs = bundle.model(ids).logits, model(input_ids=ids).logits
+        ours = fleet.forward(merged, ids[None], shelf.shape)[0]
+    # Two orders of summation in float32.
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    assert (ours - plain).abs().max() > 0.1 * theirs.abs().max()
 
 
 def test_a_student_that_memorises_answers_what_it_was_asked():

@@ -25,7 +25,8 @@ the text returns to its last full stop; after N = 50 attempts what stands is giv
 **Taking back costs nothing.** The published code reads picture, question and text again for every
 attempt. A transformer keeps what it has read in a cache, and a cache can be cut: the state after
 cutting is the state of a model that never said the phrase. The panel measures this on every run.
-On equal random numbers both engines say the same words.
+On equal random numbers both engines say the same words, in float32 as in float64. One exception is
+left: an answer whose marks do not pair up is thrown away whole there, and from that mark on here.
 
 **How it is scored.** On a tray we know what lies there. CHAIR_i is the share of mentioned objects
 that are not there, CHAIR_s the share of answers with at least one such, cover the share of the
