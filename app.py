@@ -12,16 +12,18 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
+from pages._serving import CompressedPages, Suite
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     """The whole app over a catalogue; `panels` is the package with one module a method."""
     shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
-    with gr.Blocks(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
+    with Suite(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
     frames = []
@@ -34,6 +36,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
         workshop.build(shown)
     with demo.route(evidence.TITLE, evidence.ROUTE):
         evidence.build(shown, frames, run)
+    demo.whole = True
     return demo.queue(max_size=32, default_concurrency_limit=8)
 
 
@@ -59,6 +62,7 @@ LAUNCH = {
     "max_threads": 40,
     "strict_cors": True,
     "pwa": False,
+    "app_kwargs": {"middleware": [Middleware(CompressedPages, compresslevel=6)]},
 }
 
 STATIC = ("fonts", "living", "data/sprites", "theme.css", "rewind.js")

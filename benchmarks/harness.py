@@ -76,6 +76,14 @@ class Server:
         with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=30) as reply:
             return reply.read()
 
+    def transferred(self, path: str) -> int:
+        """Bytes of the body of a GET request as a browser receives it, which takes gzip."""
+        request = urllib.request.Request(
+            self.url + path.lstrip("/"), headers={"Accept-Encoding": "gzip"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return len(reply.read())
+
     def routes(self) -> list[str]:
         """Paths of the pages, Home first."""
         config = json.loads(self.get("/config"))

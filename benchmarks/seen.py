@@ -70,6 +70,10 @@ class Panel:
         return f"{self.entry.card.family.route}?method={self.entry.name}"
 
     @property
+    def title(self) -> str:
+        return self.entry.card.title
+
+    @property
     def action(self) -> str:
         return self.entry.card.actions[0].name
 
@@ -108,8 +112,8 @@ def first_sight() -> Iterator[Bar]:
                     panel.open(seen.page)
                     seconds.append(time.perf_counter() - begin)
             median = statistics.median(seconds)
-            what = f"{panel.entry.card.title}: Run button visible, median of 5"
-            yield Bar.at_most(what, median, 1.5, "s", all=seconds)
+            what = "Run button visible, median of 5"
+            yield Bar.at_most(what, median, 1.5, "s", panel=panel.title, all=seconds)
 
 
 def looks() -> Iterator[Bar]:
@@ -179,19 +183,19 @@ def run() -> Iterator[Bar]:
     """Click to first progress and to the first result, cold and warm, at the defaults."""
     with chromium() as browser:
         for panel in panels():
-            title = panel.entry.card.title
             with serve() as server, visit(browser, server.url) as seen:
                 panel.open(seen.page)
                 cold, *warm = [panel.run(seen.page) for _ in range(4)]
             if failed := [one.said for one in (cold, *warm) if one.failed]:
-                yield Bar(f"{title}: a run", "succeeds", failed[0][:60], False, {"said": failed})
+                yield Bar.none("runs that failed", failed, panel=panel.title)
                 continue
             first = max(one.first for one in (cold, *warm))
-            yield Bar.at_most(f"{title}: click to first progress, worst of 4", first, 0.5, "s")
-            whole = {"to the end of the curves": [one.end for one in (cold, *warm)]}
-            yield Bar.at_most(f"{title}: first result, cold", cold.pictures, 12, "s", **whole)
             median = statistics.median(one.pictures for one in warm)
-            yield Bar.at_most(f"{title}: result, warm, median of 3", median, 3, "s", **whole)
+            ends = {"to the end of the curves": [one.end for one in (cold, *warm)]}
+            name = panel.title
+            yield Bar.at_most("click to first progress, worst of 4", first, 0.5, "s", panel=name)
+            yield Bar.at_most("first result, cold", cold.pictures, 12, "s", panel=name, **ends)
+            yield Bar.at_most("result, warm, median of 3", median, 3, "s", panel=name, **ends)
 
 
 def stop() -> Iterator[Bar]:
@@ -204,14 +208,9 @@ def stop() -> Iterator[Bar]:
                 warm = panel.run(first.page)
                 step = warm.end / max(_steps(first.page, panel), 1)
                 seconds = _stop_and_start(panel, first.page, second.page)
-            title = panel.entry.card.title
-            yield Bar.at_most(
-                f"{title}: stop to the next visitor's start (one step + 0.3 s)",
-                seconds,
-                round(step + 0.3, 2),
-                "s",
-                step=step,
-            )
+            limit = round(step + 0.3, 2)
+            what = "stop to the next visitor's start (one step + 0.3 s)"
+            yield Bar.at_most(what, seconds, limit, "s", panel=panel.title, step=step)
 
 
 def _steps(page: Page, panel: Panel) -> int:
@@ -288,9 +287,15 @@ def classroom(count: int = 20) -> Iterator[Bar]:
         hashes = {tuple(_pixels(seen.page)) for seen in room}
         memory = server.megabytes()
     class_ = f"a class of {count} browsers"
-    figures = {"first": ends[0], "server MB": memory}
     yield Bar.at_most(f"{class_}: all have the lesson before them", opened, 60, "s")
-    yield Bar.at_most(f"{class_}: the last result of one Run each", ends[-1], 120, "s", **figures)
+    yield Bar.at_most(
+        f"{class_}: the last result of one Run each",
+        ends[-1],
+        120,
+        "s",
+        first=ends[0],
+        memory=memory,
+    )
     yield Bar.none(f"{class_}: runs that failed or were refused", failed)
     yield Bar.at_most(f"{class_}: kinds of pixels seen", len(hashes), 1, "")
 

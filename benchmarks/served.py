@@ -1,13 +1,13 @@
-"""Bars that need no browser: start, weight, load, refusal, memory, undo, files."""
+"""Bars that need no browser: start, weight, load, refusal, memory, solvers, undo, files."""
 
 import json
 import statistics
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gradio_client import Client
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VISITORS = 50
+
+T = TypeVar("T")
 
 
 def recipes() -> list[Recipe]:
@@ -55,11 +57,13 @@ def start() -> Iterator[Bar]:
 
 
 def pages() -> Iterator[Bar]:
-    """Weight of the HTML of the heaviest page."""
+    """Weight of the HTML of the heaviest page, as it is sent and as the browser unpacks it."""
     with serve() as server:
-        weights = {route: len(server.get(route)) / 1000 for route in server.routes()}
-    heaviest = max(weights, key=lambda route: weights[route])
-    yield Bar.at_most(f"HTML of the heaviest page ({heaviest})", weights[heaviest], 120, "KB")
+        weights = {route: server.transferred(route) / 1000 for route in server.routes()}
+        heaviest = max(weights, key=lambda route: weights[route])
+        unpacked = len(server.get(heaviest)) / 1000
+    what = f"HTML of the heaviest page ({heaviest}; {unpacked:.0f} KB unpacked)"
+    yield Bar.at_most(what, weights[heaviest], 120, "KB", all=weights)
 
 
 def visitors() -> Iterator[Bar]:
@@ -163,6 +167,33 @@ def soak(runs: int) -> Iterator[Bar]:
 def seeded(recipe: Recipe, seed: int) -> Recipe:
     """The same recipe with another seed."""
     return Recipe(recipe.method, recipe.action, recipe.model, recipe.params, seed)
+
+
+def overhead() -> Iterator[Bar]:
+    """What our loop takes beside the bare calls of the network, diffusers' own loop beside it."""
+    import torch
+
+    from engine.sampling.nfe_lab import bench
+    from engine.sampling.nfe_lab.scene import Scene
+
+    small = Scene.open("world", "a cat", "", bench.GUIDANCE)
+    sizes = [("the embedded world", small, 5.0)]
+    if torch.cuda.is_available():
+        large = bench.stable_diffusion_shape(small, "cuda", "float16")
+        sizes.append(("the shape of SD 1.5", large, 2.0))
+    for name, scene, limit in sizes:
+        found = _returned(bench.overhead(scene, 0, 0, 1))
+        what = f"solver beside bare network calls, {name} (diffusers: {found['diffusers']:.1%})"
+        yield Bar.at_most(what, 100 * found["ours"], limit, "%", figures=found)
+
+
+def _returned(steps: Generator[object, None, T]) -> T:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def exact_undo(sequences: int = 200) -> Iterator[Bar]:

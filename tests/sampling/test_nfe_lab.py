@@ -14,6 +14,7 @@ from engine.core.recipe import ModelRef
 from engine.sampling._plane import plane as plane_of
 from engine.sampling.nfe_lab import CARD, algorithm, bench
 from engine.sampling.nfe_lab.results import Lab, Rewound
+from engine.sampling.nfe_lab.scene import Scene
 from tests.contract.rules import differing
 from tests.tiny import tiny_checkpoint
 
@@ -293,3 +294,10 @@ def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkey
     assert found["low"] <= found["factor"] <= found["high"]
     assert figures["overhead over bare network calls"].keys() >= {"ours", "diffusers"}
     json.dumps(dataclasses.asdict(measured))
+
+
+def test_the_shape_of_stable_diffusion_is_walked_like_any_model(tiny):
+    """Narrow here; the real widths need a GPU."""
+    small = Scene.open(ModelRef(str(tiny["sd1"])), "a cat", "", 4.0)
+    scene = bench.stable_diffusion_shape(small, "cpu", "float32", widths=(32, 32, 32, 32))
+    assert bench.run_to_end(scene, 0, 1).shape == (1, 4, 64, 64)

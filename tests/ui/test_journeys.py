@@ -1,6 +1,8 @@
 """What visitors do, in a real browser, on the app with the toy method."""
 
+import gzip
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +182,17 @@ def test_nothing_scrolls_sideways_and_axe_is_content(
         seen.page.locator(".hero h1").wait_for()
         assert sideways_scroll(seen.page) <= 0
         assert axe_findings(seen.page) == []
+
+
+def test_pages_come_compressed_and_files_with_their_length(toy: str):
+    """Browsers that seek in a sound need to know how long a file is."""
+    for path, encoding in (
+        ("sample", "gzip"),
+        ("gradio_api/file=assets/living/sampling-1.png", None),
+    ):
+        request = urllib.request.Request(toy + path, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            body = reply.read()
+        assert reply.headers["Content-Encoding"] == encoding
+        assert encoding or int(reply.headers["Content-Length"]) == len(body)
+        assert b"gradio_config" in gzip.decompress(body) if encoding else body

@@ -5,7 +5,8 @@
 1. Error at 10 NFE of every solver to the reference, over prompts and seeds, with intervals.
 2. How near candidates for the reference come to a much finer solve.
 3. Convergence slopes on a world whose truth is known.
-4. Time of our loop and of diffusers' beside the bare calls of the network, in turns.
+4. Time of our loop and of diffusers' beside the bare calls of the network, in turns; at the shape
+   of SD 1.5 too where there is a GPU.
 """
 
 import os
@@ -13,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -66,7 +68,12 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
     yield Progress(batches + 1, total, "Slopes on the exact world")
     slopes = measured_slopes(seed)
     yield Progress(batches + 2, total, "Overhead of the loop")
-    overhead = yield from _overhead(scene.told("a cat", "", GUIDANCE), seed, batches + 2, total)
+    loop_share = yield from overhead(scene.told("a cat", "", GUIDANCE), seed, batches + 2, total)
+    shares = {"overhead over bare network calls": loop_share}
+    if torch.cuda.is_available():
+        large = stable_diffusion_shape(scene, "cuda", "float16")
+        found = yield from overhead(large, seed, batches + 2, total)
+        shares["overhead at the shape of SD 1.5"] = found
     headline = errors[GRID]
     low, high = _interval(np.asarray(headline["dpmpp_2m"]), seed)
     return Measured(
@@ -98,7 +105,7 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
             },
             f"error of a reference to {FINE_NFE} NFE": candidates,
             "slopes on the exact world": slopes,
-            "overhead over bare network calls": overhead,
+            **shares,
         },
     )
 
@@ -163,7 +170,31 @@ def measured_slopes(seed: int = 0) -> dict[str, float]:
 # ---------------------------------------------------------------------- overhead
 
 
-def _overhead(
+def stable_diffusion_shape(
+    scene: Scene, device: str, dtype: str, widths: tuple[int, ...] = (320, 640, 1280, 1280)
+) -> Scene:
+    """The scene with a UNet of the shape of SD 1.5 and random weights, pictures of 512 x 512.
+
+    For timing alone: what it draws is noise. The settings are those of diffusers' own class, which
+    are of SD 1.x but for the width of the text.
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    width, kind = 768, getattr(torch, dtype)
+    unet = UNet2DConditionModel(
+        sample_size=64, block_out_channels=widths, cross_attention_dim=width
+    )
+    bundle = replace(
+        scene.bundle,
+        model=torch.nn.ModuleDict({"unet": unet.to(device, kind).eval()}),
+        device=device,
+        dtype=dtype,
+    )
+    told = {"tokens": torch.zeros(1, 77, width, device=device, dtype=kind)}
+    return replace(scene, bundle=bundle, cond=told, uncond=told, guidance=7.5, shape=(4, 64, 64))
+
+
+def overhead(
     scene: Scene, seed: int, done: int, total: int, nfe: int = 20
 ) -> Generator[Progress, None, dict[str, float]]:
     """Share of time beyond the bare network calls, median over rounds in turns.
