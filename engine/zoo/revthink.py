@@ -50,7 +50,7 @@ LORA_FRACTIONS = (0.25, 0.5, 1.0)
 SHIPPED = (*(Plan(arm, p, 0) for p in (0.5, 1.0) for arm in MAIN),)
 SHIPPED_LORA = tuple(Plan(arm, 0.5, 0, lora=True) for arm in MAIN)
 BASE_STEPS, SCRATCH_STEPS, LORA_STEPS, SMALL_STEPS = 2500, 2000, 1200, 1000
-SMALL_LORA_STEPS, LORA_RATE = 800, 3e-3
+SMALL_LORA_STEPS, LORA_RATE = 500, 3e-3
 CURVE_SEEDS = 3
 SHARES = {"small": 1.0, "small lora": 1.0, "curve": 1.0}
 SHARES |= {"base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
@@ -289,7 +289,8 @@ def build_lora(folder: Path, options: Options) -> None:
     schedule = _schedule(options, SMALL_LORA_STEPS, LORA_RATE, weight_decay=0.0)
     device = options.device
     fleets = [
-        Fleet([plan], schedule, shelf.shape, shelf.base, device=device) for plan in SHIPPED_LORA
+        Fleet([plan], schedule, shelf.shape, shelf.base, device=device, half=True)
+        for plan in SHIPPED_LORA
     ]
     _train("small lora", fleets, options, record, lambda: None)
     _save(record, fleets, everyone=True)
