@@ -74,7 +74,11 @@ def build(frame: Frame) -> None:
                 visible=len(shares) > 1,
             )
             students_of = gr.Radio(
-                starts, value="nothing", label="Trained", visible=len(starts) > 1
+                starts,
+                value="nothing",
+                label="Trained",
+                info="The base is the SFT student of the same questions; adapters of rank 16",
+                visible=len(starts) > 1,
             )
             frame.seed(0)
             frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})

@@ -37,8 +37,9 @@ them, and the keep rate says how many. A teacher too small for the task keeps ne
 Two-step questions from nothing are only memorised by students this small.
 
 *The students* are Llama networks of 0.2 million parameters, trained from nothing or with LoRA on
-the shipped base. Their figures say nothing about models of billions; in the paper's Table 1,
-Mistral-7B gains 7.2 points over SFT.
+the shipped base, which is the SFT student: its adapters add the backward half afterwards. Their
+figures say nothing about models of billions; in the paper's Table 1, Mistral-7B gains 7.2 points
+over SFT.
 """
 
 from engine.core.catalog import (
