@@ -533,16 +533,16 @@ def efficiency_note(found: Any) -> str:
         return ""
     own = {(p.arm, p.fraction, p.part): p for p in found.points}
     shares = sorted({p.fraction for p in found.points})
-    head = "".join(f"<th>{share:.0%}</th>" for share in shares)
+    head = "".join(f"<th>{100 * share:.0f} %</th>" for share in shares)
     rows = ""
-    for part in ("test", "inverse", "around", "new"):
+    for part in HEADS:
         for arm in SHOWN_ARMS:
             points = [own.get((arm, share, part)) for share in shares]
             if not any(points):
                 continue
             title = next(p.title for p in points if p)
             cells = "".join(f"<td>{_interval(p) if p else 'none'}</td>" for p in points)
-            rows += f"<tr><td>{escape(title)}</td><td>{HEADS[part]}</td>{cells}</tr>"
+            rows += f"<tr><td>{HEADS[part]}</td><td>{escape(title)}</td>{cells}</tr>"
     asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
     return (
         '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the test '
@@ -555,7 +555,7 @@ def efficiency_note(found: Any) -> str:
         f"({escape(found.machine)}).</p>"
         "<details><summary>The curves in numbers</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
-        '<table class="plain"><tr><th>student</th><th>of the test</th>'
+        '<table class="plain"><tr><th>relations</th><th>student</th>'
         f"{head}</tr>{rows}</table></div></details>"
     )
 
@@ -564,22 +564,30 @@ def _efficiency_verdict(own: Any, shares: Sequence[float]) -> str:
     """Where RevThink lies above SFT, by their means, and where the intervals are apart as well."""
     pairs = [(s, own.get(("revthink", s, "test")), own.get(("sft", s, "test"))) for s in shares]
     both = [(share, rev, sft) for share, rev, sft in pairs if rev and sft]
-    above = [f"{share:.0%}" for share, rev, sft in both if rev.mean > sft.mean]
-    apart = [f"{share:.0%}" for share, rev, sft in both if rev.low > sft.high]
+    above = [f"{100 * share:.0f}" for share, rev, sft in both if rev.mean > sft.mean]
+    apart = [f"{100 * share:.0f}" for share, rev, sft in both if rev.low > sft.high]
     if not both:
         return ""
-    said = f"RevThink lies above SFT at {_listed(above)} of the questions"
-    said += f", and its interval above that of SFT at {_listed(apart)}."
+    said = (
+        f"RevThink lies above SFT at {_listed(above)} of the questions, and its interval above that "
+        f"of SFT at {_listed(apart)}."
+    )
     few, whole = both[0][1], both[-1][2]
     said += (
-        f" At {shares[0]:.0%} of the questions it answers {few.mean:.1%} of the test; SFT with all "
-        f"of them {whole.mean:.1%}."
+        f" With {100 * shares[0]:.0f} % of the questions it answers {100 * few.mean:.1f} % of the "
+        f"test; SFT with all of them {100 * whole.mean:.1f} %."
     )
+    learnt = own.get(("revthink", shares[-1], "asked"))
+    if learnt and learnt.mean < 0.95:
+        said += (
+            f" With all of them RevThink has not finished: of what it was asked it answers "
+            f"{100 * learnt.mean:.0f} %."
+        )
     return f'<p class="verdict">{said}</p>'
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "no share"
+    return ", ".join(names) + " %" if names else "no share"
 
 
 def _curve(found: Any, part: str) -> object:
@@ -591,7 +599,7 @@ def _curve(found: Any, part: str) -> object:
         if not own:
             continue
         hover = [
-            f"{p.title}, {p.fraction:.0%} of the questions: {p.mean:.1%} "
+            f"{p.title}, {100 * p.fraction:.0f} % of the questions: {100 * p.mean:.1f} % "
             f"({_end(p.low):.1f} to {_end(p.high):.1f}), {p.seeds} seeds"
             for p in own
         ]

@@ -12,10 +12,9 @@ students.safetensors. What there is so far is written every 25 seconds.
 
 A CPU trains three students of each main method on half of the questions, one a seed; the first of
 each ships, and that of SFT is the base for adapters. The other two builds are short enough for a
-CPU: `revthink-lora` adds LoRA students to those that are there, `revthink-curve` trains students of
-each main method at every share of the questions, as large and as long as those that ship, and
-writes efficiency.json. Its products are in bfloat16: 45 students have to fit into a quarter of an
-hour of two cores.
+CPU: `revthink-lora` adds LoRA students to those that are there; `revthink-curve` trains the students
+that the panel trains live, of days of the week, at every share of the questions, and writes
+efficiency.json. Its products are in bfloat16: 45 students have to fit into five minutes of a core.
 """
 
 import json
@@ -51,7 +50,8 @@ SHIPPED = (*(Plan(arm, p, 0) for p in (0.5, 1.0) for arm in MAIN),)
 SHIPPED_LORA = tuple(Plan(arm, 0.5, 0, lora=True) for arm in MAIN)
 BASE_STEPS, SCRATCH_STEPS, LORA_STEPS, SMALL_STEPS = 2500, 2000, 1200, 1000
 SMALL_LORA_STEPS, LORA_RATE = 500, 3e-3
-CURVE_SEEDS = 3
+# As the panel trains them live.
+CURVE_SHAPE, CURVE_STEPS, CURVE_RATE, CURVE_SEEDS = Shape(width=64, inner=168), 600, 5e-3, 3
 SHARES = {"small": 1.0, "small lora": 1.0, "curve": 1.0}
 SHARES |= {"base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
 # Short trainings, to know what a visitor's machine can show in a minute: steps and rate.
@@ -177,8 +177,8 @@ Llama networks of 0.23 million parameters that go forward and back on a cycle of
 The root is the base for adapters: a student of SFT on half of the questions, or, where a GPU
 trained it, one that knows days, colours and the order of the months. students.safetensors holds
 the others, "<method>-<share of the questions>-<seed>/<tensor>", and of LoRA students A and B.
-results.json has the figures of all that were trained; efficiency.json those of students at five
-shares of the questions, which do not ship.
+results.json has the figures of all that were trained; efficiency.json those of smaller ones, of
+days of the week, at five shares of the questions, which do not ship.
 
 Made again by `python -m engine.zoo build revthink`, then `revthink-lora` and `revthink-curve`.
 """
@@ -299,15 +299,15 @@ def build_lora(folder: Path, options: Options) -> None:
 
 
 def build_curve(folder: Path, options: Options) -> None:
-    """Students of the main methods at every share of the questions, a few seeds, equal budget.
+    """The panel's live students at every share of the questions, a few seeds, equal budget.
 
     All take their steps in turns, so that all have seen as many sequences when the clock ends it.
     """
-    shape, begun = Shape(), time.monotonic()
-    record, schedule = Record(shape), _schedule(options, SMALL_STEPS, 2e-3)
+    shape, cycle, begun = CURVE_SHAPE, months.WEEK, time.monotonic()
+    record, schedule = Record(shape), _schedule(options, CURVE_STEPS, CURVE_RATE)
     fleets = []
     for arm in MAIN:
-        plans = [Plan(arm, p, seed) for p in FRACTIONS for seed in range(CURVE_SEEDS)]
+        plans = [Plan(arm, p, seed, cycle=cycle) for p in FRACTIONS for seed in range(CURVE_SEEDS)]
         fleets.append(Fleet(plans, schedule, shape, device=options.device, half=True))
     _train("curve", fleets, options, record, lambda: None)
     exams = [e for fleet in fleets for e in examine(fleet.weights(), fleet.plans, shape)]
@@ -315,7 +315,9 @@ def build_curve(folder: Path, options: Options) -> None:
         **record.training["curve"],
         "weights of a student": sum(w[0].numel() for w in fleets[0].weights().values()),
         "seeds": CURVE_SEEDS,
-        "questions in the pool": len(months.split(0).pool),
+        "world": cycle.word,
+        "questions in the pool": len(months.split(0, cycle).pool),
+        "test relations": len(months.split(0, cycle).test),
         "seconds": round(time.monotonic() - begun, 1),
         "versions": versions_here(),
         "machine": f"{platform.machine()} {options.device}, {os.cpu_count()} cores, in bfloat16",

@@ -99,18 +99,20 @@ def test_the_curve_is_that_of_the_written_figures():
     assert bands[-1]["y"][:2] == pytest.approx([23 + half, 26 + half], abs=1e-3)
     assert bands[-1]["y"][-1] == pytest.approx(23 - half, abs=1e-3)
     note = revthink.efficiency_note(found)
-    assert "above SFT at 10%, 25%, 50%, 75%, 100% of the questions" in note
-    assert "At 10% of the questions it answers 23.0% of the test" in note
-    assert "SFT with all of them 21.0%" in note
+    assert "above SFT at 10, 25, 50, 75, 100 % of the questions" in note
+    assert "With 10 % of the questions it answers 23.0 % of the test" in note
+    assert "SFT with all of them 21.0 %" in note
+    assert "not finished" not in note
     assert note.count("<tr>") == 1 + 3 * 3
 
 
 def test_a_curve_on_which_revthink_loses_says_so():
     told = a_curve()
     for row in told["students"]:
-        row["test"] = 0.5 - row["test"]
+        row["test"], row["asked"] = 0.5 - row["test"], 0.8
     note = revthink.efficiency_note(efficiency(told))
     assert "RevThink lies above SFT at no share of the questions" in note
+    assert "RevThink has not finished: of what it was asked it answers 80 %" in note
 
 
 def efficiency(told: dict) -> Efficiency:
