@@ -28,6 +28,7 @@ STANDINGS = {
     "around": "its way around the year was asked",
     "new": "no relative was asked",
 }
+CYCLES = {"month": "months", "day": "days of the week"}
 HEADS = {"asked": "asked", "test": "test, all", "inverse": "inverse asked"}
 HEADS |= {"around": "way around asked", "new": "new"}
 ARMS = [
@@ -545,14 +546,15 @@ def efficiency_note(found: Any) -> str:
             rows += f"<tr><td>{HEADS[part]}</td><td>{escape(title)}</td>{cells}</tr>"
     asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
     return (
-        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the test '
-        f"relations answered, by the share of the {found.pool} questions that were asked "
-        f"({asked}). Mean over {found.seeds} seeds, shaded: its 95 % interval.</p></div>"
+        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the '
+        f"{found.test} test relations answered, by the share of the {found.pool} questions that "
+        f"were asked ({asked}), here about {CYCLES.get(found.world, found.world)}. Mean over "
+        f"{found.seeds} seeds; shaded, its 95 % interval.</p></div>"
         f"{_efficiency_verdict(own, shares)}"
-        f'<p class="note">{found.seeds} students of each method at each share, trained from '
-        f"nothing: {found.weights} weights, {found.sequences} sequences in {found.steps} steps, "
-        f"whatever the share. All of them took {found.seconds / 60:.0f} minutes "
-        f"({escape(found.machine)}).</p>"
+        f'<p class="note">{found.seeds} students of each method at each share, from nothing: '
+        f"{found.weights} weights, {found.sequences} sequences in {found.steps} steps, whatever "
+        "the share. They are those that are trained live below, so any point can be tried there. "
+        f"All of them took {found.seconds / 60:.0f} minutes ({escape(found.machine)}).</p>"
         "<details><summary>The curves in numbers</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
         '<table class="plain"><tr><th>relations</th><th>student</th>'
@@ -569,8 +571,8 @@ def _efficiency_verdict(own: Any, shares: Sequence[float]) -> str:
     if not both:
         return ""
     said = (
-        f"RevThink lies above SFT at {_listed(above)} of the questions, and its interval above that "
-        f"of SFT at {_listed(apart)}."
+        f"RevThink lies above SFT at {_listed(above)} of the questions, and its interval above "
+        f"that of SFT at {_listed(apart)}."
     )
     few, whole = both[0][1], both[-1][2]
     said += (

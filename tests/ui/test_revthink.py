@@ -87,7 +87,7 @@ def test_a_run_shows_three_students_and_where_the_gain_is(call):
 
 def test_the_curve_is_that_of_the_written_figures():
     found = efficiency(a_curve())
-    traces = json.loads(revthink._curve(found, "test").value.plot)["data"]
+    traces = json.loads(revthink._curve(found, "test")["value"].plot)["data"]
     bands = [trace for trace in traces if trace.get("fill") == "toself"]
     lines = {trace["name"]: trace for trace in traces if trace not in bands}
     assert list(lines) == ["SFT", "Answer augmentation", "RevThink"]

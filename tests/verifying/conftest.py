@@ -48,8 +48,16 @@ def a_curve() -> dict[str, object]:
         for share in zoo.FRACTIONS
         for seed in range(3)
     ]
-    told = {"seeds": 3, "steps": 5, "sequences a step": 24, "seconds": 60.0, "machine": "none"}
-    return told | {"weights of a student": 100, "questions in the pool": 176, "students": rows}
+    told = {
+        "world": "day",
+        "test relations": 28,
+        "seeds": 3,
+        "steps": 5,
+        "sequences a step": 24,
+        "seconds": 60.0,
+        "machine": "none",
+    }
+    return told | {"weights of a student": 100, "questions in the pool": 56, "students": rows}
 
 
 @pytest.fixture(scope="session")

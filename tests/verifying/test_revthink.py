@@ -562,9 +562,20 @@ def test_the_shipped_curve_has_every_share_and_seed_at_equal_budget():
     assert len(told["students"]) == len(plans)
     assert told["seeds"] >= 3
     assert told["versions"]["torch"]
-    # Shares of 88 relations: what was counted, and not what someone wrote.
+    # Shares of the relations: what was counted, and not what someone wrote.
+    count = told["test relations"]
     for row in told["students"]:
-        assert row["test"] * 88 == pytest.approx(round(row["test"] * 88), abs=0.01)
+        assert row["test"] * count == pytest.approx(round(row["test"] * count), abs=0.01)
+
+
+def test_the_curve_is_of_the_students_that_the_panel_trains_live():
+    told = json.loads((library.ASSETS / "revthink" / "efficiency.json").read_text())
+    live = fleet.fresh(algorithm.LIVE_SHAPE, [0])
+    assert told["weights of a student"] == sum(weight.numel() for weight in live.values())
+    assert told["learning rate"] == algorithm.LIVE_RATE
+    assert told["sequences a step"] == fleet.SEQUENCES_A_STEP
+    assert told["world"] == months.WEEK.word
+    assert told["questions in the pool"] == len(months.split(0, months.WEEK).pool)
 
 
 @pytest.mark.slow

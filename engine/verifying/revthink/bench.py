@@ -96,6 +96,7 @@ def _shipped_curve() -> dict[str, Plain]:
     if found is None:
         return {}
     return {
+        "world": found.world,
         "seeds": found.seeds,
         "weights of a student": found.weights,
         "sequences each student saw": found.sequences,

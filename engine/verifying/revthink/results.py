@@ -34,12 +34,16 @@ class Point:
 class Efficiency:
     """The sample-efficiency curve: the main methods at every share of the questions.
 
-    `sequences` is what each student saw, `seconds` what the training of all of them took.
+    `world` is the word for what the cycle is made of. `pool` counts the questions that may be
+    asked, `test` the relations held out; `sequences` is what each student saw, `seconds` what the
+    training of all of them took.
     """
 
     points: tuple[Point, ...]
+    world: str
     seeds: int
     pool: int
+    test: int
     weights: int
     steps: int
     sequences: int

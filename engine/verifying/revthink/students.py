@@ -82,8 +82,10 @@ def read_efficiency(folder: Path) -> Efficiency | None:
     told = json.loads(path.read_text("utf-8"))
     return Efficiency(
         points_of(told["students"], ("asked", "test", *STANDINGS)),
+        told["world"],
         told["seeds"],
         told["questions in the pool"],
+        told["test relations"],
         told["weights of a student"],
         told["steps"],
         told["steps"] * told["sequences a step"],
