@@ -1,6 +1,7 @@
 """RevThink: students that were also asked backward, beside those that were not."""
 
 import base64
+import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components.plot import PlotData
 from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
@@ -28,7 +30,7 @@ STANDINGS = {
     "around": "its way around the year was asked",
     "new": "no relative was asked",
 }
-CYCLES = {"month": "months", "day": "days of the week"}
+CYCLES = {"month": ("months", 12), "day": ("days of the week", 7)}
 HEADS = {"asked": "asked", "test": "test, all", "inverse": "inverse asked"}
 HEADS |= {"around": "way around asked", "new": "new"}
 ARMS = [
@@ -85,15 +87,16 @@ def build(frame: Frame) -> None:
             frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
-    numbers = gr.HTML("", elem_id="revthink-numbers")
+    numbers = gr.HTML("", elem_id="revthink-numbers", css_template=CSS)
     told = gr.HTML("", elem_id="revthink-efficiency")
     with gr.Row():
         curve = gr.Plot(label="Test relations by share of the questions", visible=False, **PLOT)
         mirror = gr.Plot(label="Those whose inverse was asked", visible=False, **PLOT)
+    table = gr.HTML("", elem_id="revthink-curves", css_template=CSS)
     ask.wire(
         {"start": start, "shift": shift, "fraction": fraction, "students_of": students_of},
         draw_run,
-        [shown, numbers, told, curve, mirror],
+        [shown, numbers, told, curve, mirror, table],
     )
     _teacher(frame)
     _live(frame)
@@ -382,16 +385,18 @@ def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     """The question both ways, each student's answers and matrix; at the end rates and curves."""
     found: Any = event.result if isinstance(event, Done) else event.preview
     if found is None:
-        return (gr.skip(),) * 5
+        return (gr.skip(),) * 6
     cards = "".join(_pupil(student) for student in found.students)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     shown = f'{_family(found)}<div class="pupils">{cards}</div>{legend()}{notes}'
     if isinstance(event, Progress):
-        return shown, *(gr.skip(),) * 4
+        return shown, *(gr.skip(),) * 5
     table = rates_table([(s.title, s.rates) for s in found.students])
     table += seeds_table(found.curve, recipe)
-    curves = [_curve(found.efficiency, part) for part in ("test", "inverse")]
-    return shown, _verdict(found) + table, efficiency_note(found.efficiency), *curves
+    plots = [efficiency_plot(found.efficiency, part) for part in ("test", "inverse")]
+    curves = [gr.Plot(value=plot, visible=plot is not None) for plot in plots]
+    told, numbers = efficiency_note(found.efficiency), efficiency_table(found.efficiency)
+    return shown, _verdict(found) + table, told, *curves, numbers
 
 
 def _family(found: Any) -> str:
@@ -501,6 +506,8 @@ def seeds_table(points: Sequence[Any], recipe: Recipe) -> str:
 
 
 def _interval(point: Any) -> str:
+    if point.seeds < 2:
+        return f"{100 * point.mean:.0f} % <span class='note'>one seed</span>"
     low, high = _end(point.low), _end(point.high)
     return f"{100 * point.mean:.0f} % <span class='note'>{low:.0f}–{high:.0f}</span>"
 
@@ -529,32 +536,40 @@ def _verdict(found: Any) -> str:
 
 
 def efficiency_note(found: Any) -> str:
-    """What the curves below are of, and all their numbers as a table."""
+    """What the curves below are of, and what they show."""
+    if found is None:
+        return ""
+    shares = sorted({p.fraction for p in found.points})
+    asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
+    about, names = CYCLES[found.world]
+    return (
+        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the '
+        f"{found.test} test relations answered, by the share of the {found.pool} questions that "
+        f"were asked ({asked}), here about {about}. Mean over {found.seeds} seeds; shaded, its "
+        "95 % interval.</p></div>"
+        f"{_efficiency_verdict(found.points, shares, 1 / names)}"
+        f'<p class="note">{found.seeds} students of each method at each share, from nothing: '
+        f"{found.weights} weights, {found.sequences} sequences in {found.steps} steps, whatever "
+        "the share. They are those that are trained live below, so any point can be tried there. "
+        f"All of them took {found.seconds / 60:.0f} minutes ({escape(found.machine)}).</p>"
+    )
+
+
+def efficiency_table(found: Any) -> str:
+    """All numbers of the curves, and of the other standings, for those who cannot see them."""
     if found is None:
         return ""
     own = {(p.arm, p.fraction, p.part): p for p in found.points}
     shares = sorted({p.fraction for p in found.points})
     head = "".join(f"<th>{100 * share:.0f} %</th>" for share in shares)
     rows = ""
-    for part in HEADS:
-        for arm in SHOWN_ARMS:
-            points = [own.get((arm, share, part)) for share in shares]
-            if not any(points):
-                continue
+    for part, arm in itertools.product(HEADS, SHOWN_ARMS):
+        points = [own.get((arm, share, part)) for share in shares]
+        if any(points):
             title = next(p.title for p in points if p)
             cells = "".join(f"<td>{_interval(p) if p else 'none'}</td>" for p in points)
             rows += f"<tr><td>{HEADS[part]}</td><td>{escape(title)}</td>{cells}</tr>"
-    asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
     return (
-        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the '
-        f"{found.test} test relations answered, by the share of the {found.pool} questions that "
-        f"were asked ({asked}), here about {CYCLES.get(found.world, found.world)}. Mean over "
-        f"{found.seeds} seeds; shaded, its 95 % interval.</p></div>"
-        f"{_efficiency_verdict(own, shares)}"
-        f'<p class="note">{found.seeds} students of each method at each share, from nothing: '
-        f"{found.weights} weights, {found.sequences} sequences in {found.steps} steps, whatever "
-        "the share. They are those that are trained live below, so any point can be tried there. "
-        f"All of them took {found.seconds / 60:.0f} minutes ({escape(found.machine)}).</p>"
         "<details><summary>The curves in numbers</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
         '<table class="plain"><tr><th>relations</th><th>student</th>'
@@ -562,8 +577,10 @@ def efficiency_note(found: Any) -> str:
     )
 
 
-def _efficiency_verdict(own: Any, shares: Sequence[float]) -> str:
-    """Where RevThink lies above SFT, by their means, and where the intervals are apart as well."""
+def _efficiency_verdict(points: Sequence[Any], shares: Sequence[float], guess: float) -> str:
+    """Where RevThink lies above SFT by their means, where by their intervals, and what a guess is
+    worth."""
+    own = {(p.arm, p.fraction, p.part): p for p in points}
     pairs = [(s, own.get(("revthink", s, "test")), own.get(("sft", s, "test"))) for s in shares]
     both = [(share, rev, sft) for share, rev, sft in pairs if rev and sft]
     above = [f"{100 * share:.0f}" for share, rev, sft in both if rev.mean > sft.mean]
@@ -577,7 +594,9 @@ def _efficiency_verdict(own: Any, shares: Sequence[float]) -> str:
     few, whole = both[0][1], both[-1][2]
     said += (
         f" With {100 * shares[0]:.0f} % of the questions it answers {100 * few.mean:.1f} % of the "
-        f"test; SFT with all of them {100 * whole.mean:.1f} %."
+        f"test; SFT with all of them {100 * whole.mean:.1f} %. A guess is right in "
+        f"{100 * guess:.0f} %: RevThink passes that at "
+        f"{_listed([f'{100 * s:.0f}' for s, rev, _ in both if rev.mean > guess])}."
     )
     learnt = own.get(("revthink", shares[-1], "asked"))
     if learnt and learnt.mean < 0.95:
@@ -592,7 +611,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) + " %" if names else "no share"
 
 
-def _curve(found: Any, part: str) -> object:
+def efficiency_plot(found: Any, part: str) -> PlotData | None:
     """Accuracy by share of the questions, a curve a method over the band of its interval."""
     points = [] if found is None else [p for p in found.points if p.part == part]
     lines = []
@@ -608,13 +627,15 @@ def _curve(found: Any, part: str) -> object:
         x, y = [100 * p.fraction for p in own], [100 * p.mean for p in own]
         band = [_end(p.low) for p in own], [_end(p.high) for p in own]
         is_rev = arm == "revthink"
-        lines.append(parts.Line(own[0].title, x, y, place, is_rev, arm == "sft", hover, band=band))
-    if not any(len(line.x) > 1 for line in lines):
-        return gr.Plot(visible=False)
+        lines.append(parts.Line(own[0].title, x, y, place, is_rev, False, hover, band=band))
+    if not lines:
+        return None
+    guess = 100 / CYCLES[found.world][1]
+    ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
+    said = [f"a guess: {guess:.1f} %"] * 2
+    lines.append(parts.Line("a guess", ends, [guess] * 2, neutral=True, hover=said, marks=False))
     title = "test relations answered, %" if part == "test" else "those whose inverse was asked, %"
-    return gr.Plot(
-        value=parts.plot(lines, "share of the questions asked, %", title, height=320), visible=True
-    )
+    return parts.plot(lines, "share of the questions asked, %", title, height=320)
 
 
 def _end(share: float) -> float:

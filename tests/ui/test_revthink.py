@@ -72,7 +72,7 @@ def call(client: Client):
 
 
 def test_a_run_shows_three_students_and_where_the_gain_is(call):
-    shown, numbers, curve, test, inverse, *_, status, told = call("run")
+    shown, numbers, curve, test, inverse, table, *_, status, told = call("run")
     assert shown.count("<svg") == 3
     assert shown.count("<rect") == 3 * 264
     assert "jul" in shown
@@ -81,15 +81,17 @@ def test_a_run_shows_three_students_and_where_the_gain_is(call):
     assert "seed 3" in status
     assert "--start nov" in told
     assert "How few questions will do" in curve
-    assert json.loads(test["plot"])["data"]
-    assert json.loads(inverse["plot"])["data"]
+    assert "The curves in numbers" in table
+    for plot in (test, inverse):
+        assert "RevThink, 95 %" in json.dumps(plot)
 
 
 def test_the_curve_is_that_of_the_written_figures():
     found = efficiency(a_curve())
-    traces = json.loads(revthink._curve(found, "test")["value"].plot)["data"]
+    traces = json.loads(revthink.efficiency_plot(found, "test").plot)["data"]
     bands = [trace for trace in traces if trace.get("fill") == "toself"]
     lines = {trace["name"]: trace for trace in traces if trace not in bands}
+    assert lines.pop("a guess")["y"] == [100 / 7] * 2
     assert list(lines) == ["SFT", "Answer augmentation", "RevThink"]
     assert len(bands) == len(lines)
     assert all(trace["x"] == [10, 25, 50, 75, 100] for trace in lines.values())
@@ -102,8 +104,9 @@ def test_the_curve_is_that_of_the_written_figures():
     assert "above SFT at 10, 25, 50, 75, 100 % of the questions" in note
     assert "With 10 % of the questions it answers 23.0 % of the test" in note
     assert "SFT with all of them 21.0 %" in note
+    assert "A guess is right in 14 %: RevThink passes that at 10, 25, 50, 75, 100 %" in note
     assert "not finished" not in note
-    assert note.count("<tr>") == 1 + 3 * 3
+    assert revthink.efficiency_table(found).count("<tr>") == 1 + 3 * 3
 
 
 def test_a_curve_on_which_revthink_loses_says_so():
