@@ -410,7 +410,8 @@ def _print(fingerprint: str) -> str:
 class Line:
     """One curve; `place` picks its colour and mark.
 
-    `backward` takes the colour of rewinding, `neutral` that of something to compare with.
+    `backward` takes the colour of rewinding, `neutral` that of something to compare with. `band`
+    are the lower and the upper ends of an interval, shaded behind the curve.
     """
 
     name: str
@@ -421,6 +422,14 @@ class Line:
     neutral: bool = False
     hover: Sequence[str] = ()
     marks: bool = True
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+    @property
+    def colour(self) -> str:
+        """As every part of this curve is drawn."""
+        if self.backward or self.neutral:
+            return BACKWARD if self.backward else NEUTRAL
+        return SERIES[self.place % len(SERIES)]
 
 
 def plot(
@@ -437,7 +446,7 @@ def plot(
 
     With `percent` both axes run from 0 to 100.
     """
-    traces = [_trace(line) for line in lines]
+    traces = [_shade(line) for line in lines if line.band] + [_trace(line) for line in lines]
     values_x = [value for line in lines for value in line.x]
     values_y = [value for line in lines for value in line.y]
     axis = {"zeroline": False, "ticks": "", "automargin": True, "fixedrange": True}
@@ -472,10 +481,27 @@ def log_axis(values: Sequence[float]) -> dict[str, object]:
     return {"type": "log", "range": [low, high], "tickvals": ticks, "ticktext": texts}
 
 
+def _shade(line: Line) -> dict[str, object]:
+    """The interval of a curve: there along the upper ends, back along the lower ones."""
+    assert line.band is not None
+    low, high = ([float(value) for value in ends] for ends in line.band)
+    x = [float(value) for value in line.x]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{line.name}, 95 %",
+        "x": [*x, *reversed(x)],
+        "y": [*high, *reversed(low)],
+        "fill": "toself",
+        "fillcolor": f"{line.colour}26",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
 def _trace(line: Line) -> dict[str, object]:
-    colour = SERIES[line.place % len(SERIES)]
-    if line.backward or line.neutral:
-        colour = BACKWARD if line.backward else NEUTRAL
+    colour = line.colour
     return {
         "type": "scatter",
         "mode": "lines+markers" if line.marks else "lines",

@@ -41,12 +41,13 @@ PRESETS = {"strict": -2.0, "balanced": -1.0, "talkative": -0.5}
 LOWEST_TAU = 1e-5
 ENGINES = {"over the cache (ours)": "fast", "as published, from the beginning": "official"}
 ARTISTS = {"artists it was trained on": "known", "an artist it never saw": "never seen"}
+RIGHT_ALONE = "right answers alone"
 BASELINES = {
     "refuse": "say nothing of a doubted phrase",
     "truncate": "end before the first doubted phrase",
     "greedy": "temperature 0, nothing taken back",
     "contrast": "contrast with a blank picture",
-    "right answers alone": "the same network, trained without wrong answers",
+    RIGHT_ALONE: "the same network, trained without wrong answers; it has no doubt to act on",
 }
 LONGEST_RUN_SHOWN = 4
 MOST_DOUBTS_SHOWN = 16
@@ -611,6 +612,7 @@ def tradeoff_plot(points: Sequence[Mapping[str, Any]], tau: float) -> PlotData:
                 [100 * one["cover"] for one in mine],
                 max(number - 1, 0),
                 backward=name == "REVERSE",
+                neutral=name == RIGHT_ALONE,
                 hover=[
                     f"{name}, tau {one['tau']:g}<br>CHAIR {one['chair_i']:.1%}, "
                     f"cover {one['cover']:.1%}"

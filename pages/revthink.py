@@ -1,6 +1,7 @@
 """RevThink: students that were also asked backward, beside those that were not."""
 
 import base64
+import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components.plot import PlotData
 from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
@@ -28,6 +30,7 @@ STANDINGS = {
     "around": "its way around the year was asked",
     "new": "no relative was asked",
 }
+CYCLES = {"month": ("months", 12), "day": ("days of the week", 7)}
 HEADS = {"asked": "asked", "test": "test, all", "inverse": "inverse asked"}
 HEADS |= {"around": "way around asked", "new": "new"}
 ARMS = [
@@ -74,20 +77,26 @@ def build(frame: Frame) -> None:
                 visible=len(shares) > 1,
             )
             students_of = gr.Radio(
-                starts, value="nothing", label="Trained", visible=len(starts) > 1
+                starts,
+                value="nothing",
+                label="Trained",
+                info="The base is the SFT student of the same questions; adapters of rank 16",
+                visible=len(starts) > 1,
             )
             frame.seed(0)
             frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
-    numbers = gr.HTML("", elem_id="revthink-numbers")
+    numbers = gr.HTML("", elem_id="revthink-numbers", css_template=CSS)
+    told = gr.HTML("", elem_id="revthink-efficiency")
     with gr.Row():
         curve = gr.Plot(label="Test relations by share of the questions", visible=False, **PLOT)
         mirror = gr.Plot(label="Those whose inverse was asked", visible=False, **PLOT)
+    table = gr.HTML("", elem_id="revthink-curves", css_template=CSS)
     ask.wire(
         {"start": start, "shift": shift, "fraction": fraction, "students_of": students_of},
         draw_run,
-        [shown, numbers, curve, mirror],
+        [shown, numbers, told, curve, mirror, table],
     )
     _teacher(frame)
     _live(frame)
@@ -376,16 +385,18 @@ def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     """The question both ways, each student's answers and matrix; at the end rates and curves."""
     found: Any = event.result if isinstance(event, Done) else event.preview
     if found is None:
-        return (gr.skip(),) * 4
+        return (gr.skip(),) * 6
     cards = "".join(_pupil(student) for student in found.students)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     shown = f'{_family(found)}<div class="pupils">{cards}</div>{legend()}{notes}'
     if isinstance(event, Progress):
-        return shown, gr.skip(), gr.skip(), gr.skip()
+        return shown, *(gr.skip(),) * 5
     table = rates_table([(s.title, s.rates) for s in found.students])
     table += seeds_table(found.curve, recipe)
-    curves = [_curve(found.curve, part, recipe) for part in ("test", "inverse")]
-    return shown, _verdict(found) + table, *curves
+    plots = [efficiency_plot(found.efficiency, part) for part in ("test", "inverse")]
+    curves = [gr.Plot(value=plot, visible=plot is not None) for plot in plots]
+    told, numbers = efficiency_note(found.efficiency), efficiency_table(found.efficiency)
+    return shown, _verdict(found) + table, told, *curves, numbers
 
 
 def _family(found: Any) -> str:
@@ -495,7 +506,9 @@ def seeds_table(points: Sequence[Any], recipe: Recipe) -> str:
 
 
 def _interval(point: Any) -> str:
-    low, high = (100 * min(max(end, 0.0), 1.0) for end in (point.low, point.high))
+    if point.seeds < 2:
+        return f"{100 * point.mean:.0f} % <span class='note'>one seed</span>"
+    low, high = _end(point.low), _end(point.high)
     return f"{100 * point.mean:.0f} % <span class='note'>{low:.0f}–{high:.0f}</span>"
 
 
@@ -522,27 +535,112 @@ def _verdict(found: Any) -> str:
     )
 
 
-def _curve(points: Sequence[Any], part: str, recipe: Recipe) -> object:
-    """Accuracy by share of the questions, a curve a method, with its interval on touch."""
-    lora, lines = _is_lora(recipe), []
-    for place, arm in enumerate(SHOWN_ARMS):
-        own = [p for p in points if (p.arm, p.part, p.lora) == (arm, part, lora)]
-        if own:
-            hover = [
-                f"{p.title}, {100 * p.fraction:.0f} % of the questions: {100 * p.mean:.1f} % "
-                f"({100 * p.low:.1f} to {100 * p.high:.1f}), {p.seeds} seeds"
-                for p in own
-            ]
-            x = [100 * p.fraction for p in own]
-            y = [100 * p.mean for p in own]
-            is_rev = arm == "revthink"
-            lines.append(parts.Line(own[0].title, x, y, place, is_rev, arm == "sft", hover))
-    if not any(len(line.x) > 1 for line in lines):
-        return gr.Plot(visible=False)
-    title = "test relations answered, %" if part == "test" else "those whose inverse was asked, %"
-    return gr.Plot(
-        value=parts.plot(lines, "share of the questions asked, %", title, height=300), visible=True
+def efficiency_note(found: Any) -> str:
+    """What the curves below are of, and what they show."""
+    if found is None:
+        return ""
+    shares = sorted({p.fraction for p in found.points})
+    asked = ", ".join(f"{share * found.pool:.0f}" for share in shares)
+    about, names = CYCLES[found.world]
+    return (
+        '<div class="heading level-3"><h3>How few questions will do</h3><p>Share of the '
+        f"{found.test} test relations answered, by the share of the {found.pool} questions that "
+        f"were asked ({asked}), here about {about}. Mean over {found.seeds} seeds; shaded, its "
+        "95 % interval.</p></div>"
+        f"{_efficiency_verdict(found.points, shares, 1 / names)}"
+        f'<p class="note">{found.seeds} students of each method at each share, from nothing: '
+        f"{found.weights} weights, {found.sequences} sequences in {found.steps} steps, whatever "
+        "the share. They are those that are trained live below, so any point can be tried there. "
+        f"All of them took {found.seconds / 60:.0f} minutes ({escape(found.machine)}).</p>"
     )
+
+
+def efficiency_table(found: Any) -> str:
+    """All numbers of the curves, and of the other standings, for those who cannot see them."""
+    if found is None:
+        return ""
+    own = {(p.arm, p.fraction, p.part): p for p in found.points}
+    shares = sorted({p.fraction for p in found.points})
+    head = "".join(f"<th>{100 * share:.0f} %</th>" for share in shares)
+    rows = ""
+    for part, arm in itertools.product(HEADS, SHOWN_ARMS):
+        points = [own.get((arm, share, part)) for share in shares]
+        if any(points):
+            title = next(p.title for p in points if p)
+            cells = "".join(f"<td>{_interval(p) if p else 'none'}</td>" for p in points)
+            rows += f"<tr><td>{HEADS[part]}</td><td>{escape(title)}</td>{cells}</tr>"
+    return (
+        "<details><summary>The curves in numbers</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="The curves in numbers">'
+        '<table class="plain"><tr><th>relations</th><th>student</th>'
+        f"{head}</tr>{rows}</table></div></details>"
+    )
+
+
+def _efficiency_verdict(points: Sequence[Any], shares: Sequence[float], guess: float) -> str:
+    """Where RevThink lies above SFT by their means, where by their intervals, and what a guess is
+    worth."""
+    own = {(p.arm, p.fraction, p.part): p for p in points}
+    pairs = [(s, own.get(("revthink", s, "test")), own.get(("sft", s, "test"))) for s in shares]
+    both = [(share, rev, sft) for share, rev, sft in pairs if rev and sft]
+    above = [f"{100 * share:.0f}" for share, rev, sft in both if rev.mean > sft.mean]
+    apart = [f"{100 * share:.0f}" for share, rev, sft in both if rev.low > sft.high]
+    if not both:
+        return ""
+    said = (
+        f"RevThink lies above SFT at {_listed(above)} of the questions, and its interval above "
+        f"that of SFT at {_listed(apart)}."
+    )
+    few, whole = both[0][1], both[-1][2]
+    said += (
+        f" With {100 * shares[0]:.0f} % of the questions it answers {100 * few.mean:.1f} % of the "
+        f"test; SFT with all of them {100 * whole.mean:.1f} %. A guess is right in "
+        f"{100 * guess:.0f} %: RevThink passes that at "
+        f"{_listed([f'{100 * s:.0f}' for s, rev, _ in both if rev.mean > guess])}."
+    )
+    learnt = own.get(("revthink", shares[-1], "asked"))
+    if learnt and learnt.mean < 0.95:
+        said += (
+            f" With all of them RevThink has not finished: of what it was asked it answers "
+            f"{100 * learnt.mean:.0f} %."
+        )
+    return f'<p class="verdict">{said}</p>'
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) + " %" if names else "no share"
+
+
+def efficiency_plot(found: Any, part: str) -> PlotData | None:
+    """Accuracy by share of the questions, a curve a method over the band of its interval."""
+    points = [] if found is None else [p for p in found.points if p.part == part]
+    lines = []
+    for place, arm in enumerate(SHOWN_ARMS):
+        own = [p for p in points if p.arm == arm]
+        if not own:
+            continue
+        hover = [
+            f"{p.title}, {100 * p.fraction:.0f} % of the questions: {100 * p.mean:.1f} % "
+            f"({_end(p.low):.1f} to {_end(p.high):.1f}), {p.seeds} seeds"
+            for p in own
+        ]
+        x, y = [100 * p.fraction for p in own], [100 * p.mean for p in own]
+        band = [_end(p.low) for p in own], [_end(p.high) for p in own]
+        is_rev = arm == "revthink"
+        lines.append(parts.Line(own[0].title, x, y, place, is_rev, False, hover, band=band))
+    if not lines:
+        return None
+    guess = 100 / CYCLES[found.world][1]
+    ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
+    said = [f"a guess: {guess:.1f} %"] * 2
+    lines.append(parts.Line("a guess", ends, [guess] * 2, neutral=True, hover=said, marks=False))
+    title = "test relations answered, %" if part == "test" else "those whose inverse was asked, %"
+    return parts.plot(lines, "share of the questions asked, %", title, height=320)
+
+
+def _end(share: float) -> float:
+    """An end of an interval in per cent; Student's t does not know that shares stay in 0 to 1."""
+    return 100 * min(max(share, 0.0), 1.0)
 
 
 # ---------------------------------------------------------------------- the teacher

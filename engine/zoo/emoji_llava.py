@@ -10,6 +10,7 @@ one amount does not doubt itself at another. 0.8 million weights, ten minutes of
 import copy
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -337,8 +338,11 @@ def cell_features(model, pixels: Tensor) -> Tensor:
     return model.model.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
 
 
-def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: Path) -> None:
-    """Each cell is to be named, and the colour of the background; the two heads are thrown away."""
+def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: Path) -> int:
+    """Each cell is to be named, and the colour of the background; the two heads are thrown away.
+
+    Returns the steps done.
+    """
     wide = model.config.vision_config.hidden_size
     heads = nn.Linear(wide, len(words.OBJECTS) + 1 + len(words.BACKGROUNDS)).to(options.device)
     palette = torch.tensor(list(words.BACKGROUNDS.values()), device=options.device) / 255
@@ -361,7 +365,7 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
         return loss, {"loss": loss.detach(), "right": right}
 
     plan = options.plan(1000, 1e-3, 0.3, warmup=60, decay_from=0.3, ema=0.99, save_every=30)
-    train([model.model.vision_tower, heads], loss_of, plan, folder / "eyes.safetensors")
+    return train([model.model.vision_tower, heads], loss_of, plan, folder / "eyes.safetensors")
 
 
 def next_logits(model, ids: Tensor, seen: Tensor) -> Tensor:
@@ -473,8 +477,14 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
     return Spoken(told, np.array(p_un), np.array(is_wrong, dtype=bool))
 
 
-def examine(model, tokenizer) -> dict[str, object]:
-    """The noise at which the panel starts, and the bars at it, on trays never trained on."""
+def examine(
+    model, tokenizer, noise: float | None = None, training: dict[str, object] | None = None
+) -> dict[str, object]:
+    """The noise at which the panel starts, and the bars at it, on trays never trained on.
+
+    A baseline is measured at the noise it is given, which is that of the model it stands beside.
+    `training` is what the training cost; it stands first among what was measured.
+    """
     count, step = 100, 0.05
 
     def said(artists: tuple[str, ...], level: float, seed: int) -> Spoken:
@@ -485,8 +495,9 @@ def examine(model, tokenizer) -> dict[str, object]:
     model.eval()
     levels = np.arange(0.3, 0.71, step).round(2).tolist()
     tried = {level: chair(said(world.ARTISTS, level, 1).told).chair_i for level in levels}
-    level = min(levels, key=lambda one: abs(tried[one] - TARGET_CHAIR))
-    found: dict[str, object] = {
+    level = noise or min(levels, key=lambda one: abs(tried[one] - TARGET_CHAIR))
+    found: dict[str, object] = {"training": training} if training else {}
+    found |= {
         "CHAIR_i by noise, on other trays": {str(one): round(r, 4) for one, r in tried.items()}
     }
     other = world.HELD_OUT_ARTIST
@@ -518,21 +529,31 @@ def _finite(value: float) -> float | None:
 def build(folder: Path, options: Options) -> None:
     """Eyes, speech, export, examination."""
     folder = folder / KEY
-    tokenizer, model = _taught(folder, folder, options, NEGATIVE, KEY, TITLE)
-    notes = examine(model, tokenizer)
+    tokenizer, model, budget = _taught(folder, folder, options, NEGATIVE, KEY, TITLE)
+    notes = examine(model, tokenizer, training=budget)
     log.info("%s", json.dumps(notes))
     export(model, tokenizer, KEY, TITLE, notes)
 
 
 def build_right(folder: Path, options: Options) -> None:
-    """The baseline: the same eyes, the same steps of speech, and no wrong answer among them."""
-    _taught(folder / KEY, folder / RIGHT_KEY, options, 0.0, RIGHT_KEY, RIGHT_TITLE)
+    """The baseline: the same eyes, the same budget of speech, and no wrong answer among them."""
+    tokenizer, model, budget = _taught(
+        folder / KEY, folder / RIGHT_KEY, options, 0.0, RIGHT_KEY, RIGHT_TITLE
+    )
+    notes = examine(model, tokenizer, _noise_of_panel(), training=budget)
+    log.info("%s", json.dumps(notes))
+    export(model, tokenizer, RIGHT_KEY, RIGHT_TITLE, notes)
+
+
+def _noise_of_panel() -> float:
+    """The noise at which the panel starts, from the card of the model that it shows."""
+    return float(json.loads((MODELS / KEY / "card.json").read_text())["noise"])
 
 
 def _taught(
     eyes: Path, speech: Path, options: Options, negative: float, key: str, title: str
-) -> tuple[Any, nn.Module]:
-    """Tokenizer and trained model; the folders hold the states of the two stages."""
+) -> tuple[Any, nn.Module, dict[str, object]]:
+    """Tokenizer, trained model and what it cost; the folders hold the states of the two stages."""
     for folder in (eyes, speech):
         folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(speech / "tokenizer")
@@ -541,14 +562,20 @@ def _taught(
     torch.manual_seed(0)
     model = new_model(tokenizer).to(options.device).train()
     camera = Camera(world.ARTISTS, options.device)
-    train_eyes(model, data, camera, options, eyes)
+    begun = time.monotonic()
+    looked = train_eyes(model, data, camera, options, eyes)
 
     def keep(step: int) -> None:
         export(model, tokenizer, key, title, {"measured": {"steps": step}})
 
     steps = train_speech(model, data, camera, options, speech, keep)
-    keep(steps)
-    return tokenizer, model
+    budget = {
+        "conversations": len(data),
+        "steps of the eyes": looked,
+        "steps of speech": steps,
+        "seconds of training": round(time.monotonic() - begun),
+    }
+    return tokenizer, model, budget
 
 
 def export(model, tokenizer, key: str, title: str, notes: dict[str, object]) -> None:

@@ -2,6 +2,8 @@
 
     python -m engine.zoo build revthink --seconds 200
     python -m engine.zoo build revthink --threads 1          what a CPU can do in ten minutes
+    python -m engine.zoo build revthink-lora                 three LoRA students on the shipped base
+    python -m engine.zoo build revthink-curve                the sample-efficiency curve
 
 On a GPU first the base, which knows days, colours and the order of the months; then the students
 from nothing in two fleets (those that write backward questions need longer sequences); then the
@@ -9,21 +11,27 @@ LoRA students on the base. Figures of all go to results.json, a few students to
 students.safetensors. What there is so far is written every 25 seconds.
 
 A CPU trains three students of each main method on half of the questions, one a seed; the first of
-each ships, and that of SFT is the base for adapters.
+each ships, and that of SFT is the base for adapters. The other two builds are short enough for a
+CPU: `revthink-lora` adds LoRA students to those that are there; `revthink-curve` trains the
+students that the panel trains live, of days of the week, at every share of the questions, and
+writes efficiency.json. Its products are in bfloat16: that halves the minutes.
 """
 
 import json
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from engine.core.recipe import versions_here
 from engine.verifying.revthink import fleet as fl
-from engine.verifying.revthink import months
+from engine.verifying.revthink import months, students
 from engine.verifying.revthink.arms import END, MAIN, PAD, START, UNKNOWN
 from engine.verifying.revthink.exams import Exam, examine
 from engine.verifying.revthink.extract import word
@@ -32,6 +40,7 @@ from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
 
 KEY = "revthink"
+LORA_KEY, CURVE_KEY = "revthink-lora", "revthink-curve"
 SEEDS, SMALL_SEEDS = 5, 3
 FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 SWEPT = ("sft", "ansaug", "rephrase", "revthink", "revthink+ansaug")
@@ -40,7 +49,11 @@ LORA_FRACTIONS = (0.25, 0.5, 1.0)
 SHIPPED = (*(Plan(arm, p, 0) for p in (0.5, 1.0) for arm in MAIN),)
 SHIPPED_LORA = tuple(Plan(arm, 0.5, 0, lora=True) for arm in MAIN)
 BASE_STEPS, SCRATCH_STEPS, LORA_STEPS, SMALL_STEPS = 2500, 2000, 1200, 1000
-SHARES = {"small": 1.0, "base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
+SMALL_LORA_STEPS, LORA_RATE = 500, 3e-3
+# As the panel trains them live.
+CURVE_SHAPE, CURVE_STEPS, CURVE_RATE, CURVE_SEEDS = Shape(width=64, inner=168), 600, 5e-3, 3
+SHARES = {"small": 1.0, "small lora": 1.0, "curve": 1.0}
+SHARES |= {"base": 0.12, "scratch": 0.5, "lora": 0.16, "live": 0.22}
 # Short trainings, to know what a visitor's machine can show in a minute: steps and rate.
 LIVE_LORA = ((200, 5e-3), (400, 3e-3), (100, 1e-2), (400, 1e-2), (200, 2e-2))
 LIVE_SCRATCH = ((600, 3e-3), (300, 5e-3), (600, 6e-3), (300, 1e-2), (1000, 3e-3))
@@ -66,7 +79,7 @@ def lora_plans(seeds: int = SEEDS) -> list[Plan]:
 
 @dataclass
 class Record:
-    """What is known so far, and how it is written down."""
+    """What is known so far, and how it is written down; `earlier` are figures of other builds."""
 
     shape: Shape
     base: fl.State = field(default_factory=dict)
@@ -75,6 +88,7 @@ class Record:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     training: dict[str, dict[str, float]] = field(default_factory=dict)
     live: list[dict[str, object]] = field(default_factory=list)
+    earlier: Sequence[Mapping[str, object]] = ()
 
     def look(self, fleet: Fleet, *, everyone: bool) -> None:
         """Take over the students that ship, and examine them or everyone."""
@@ -124,16 +138,7 @@ class Record:
     def results(self) -> dict[str, object]:
         """The figures of every student, the loss curves of those that ship, and the training."""
         return {
-            "students": [
-                {
-                    "arm": exam.plan.arm,
-                    "fraction": exam.plan.fraction,
-                    "seed": exam.plan.seed,
-                    "lora": exam.plan.lora,
-                    **exam.figures(),
-                }
-                for exam in self.exams.values()
-            ],
+            "students": [*self.earlier, *map(row_of, self.exams.values())],
             "curves": self.curves,
             "training": self.training,
             "live": self.live,
@@ -141,11 +146,25 @@ class Record:
 
     def measured(self) -> dict[str, float]:
         """The bars: test accuracy of the shipped students."""
+        rates = {plan_of_row(row): row["test"] for row in self.results()["students"]}
         return {
-            f"{plan.name}: test relations": round(self.exams[plan.name].rate()[0], 3)
+            f"{plan.name}: test relations": round(float(str(rates[plan])), 3)
             for plan in (*SHIPPED, *SHIPPED_LORA)
-            if plan.name in self.exams
+            if plan in rates
         }
+
+
+def row_of(exam: Exam) -> dict[str, object]:
+    """The figures of one student, as they are written down."""
+    plan = exam.plan
+    named = {"arm": plan.arm, "fraction": plan.fraction, "seed": plan.seed, "lora": plan.lora}
+    return {**named, **exam.figures()}
+
+
+def plan_of_row(row: Mapping[str, object]) -> Plan:
+    """The plan of a student by its written figures."""
+    fraction, seed = float(str(row["fraction"])), int(str(row["seed"]))
+    return Plan(str(row["arm"]), fraction, seed, bool(row["lora"]))
 
 
 README = """---
@@ -158,9 +177,10 @@ Llama networks of 0.23 million parameters that go forward and back on a cycle of
 The root is the base for adapters: a student of SFT on half of the questions, or, where a GPU
 trained it, one that knows days, colours and the order of the months. students.safetensors holds
 the others, "<method>-<share of the questions>-<seed>/<tensor>", and of LoRA students A and B.
-results.json has the figures of all that were trained.
+results.json has the figures of all that were trained; efficiency.json those of smaller ones, of
+days of the week, at five shares of the questions, which do not ship.
 
-Made again by `python -m engine.zoo build revthink`.
+Made again by `python -m engine.zoo build revthink`, then `revthink-lora` and `revthink-curve`.
 """
 
 
@@ -253,7 +273,68 @@ def build_small(options: Options, shape: Shape) -> None:
         log.info("%s %s", name, exam.figures())
 
 
-def _schedule(options: Options, steps: int, rate: float, **more: float) -> Schedule:
+def build_lora(folder: Path, options: Options) -> None:
+    """LoRA students of the main methods on the shipped base, added to the students that are there.
+
+    For those who have no GPU; with one, `build` trains them too, and over more seeds.
+    """
+    shelf = students.shelf()
+    record = Record(
+        shelf.shape,
+        dict(shelf.base),
+        {plan.name: dict(state) for plan, state in shelf.students.items() if not plan.lora},
+        training={stage: dict(told) for stage, told in shelf.training.items()},
+        earlier=[row for row in shelf.figures if not row["lora"]],
+    )
+    schedule = _schedule(options, SMALL_LORA_STEPS, LORA_RATE, weight_decay=0.0)
+    device = options.device
+    fleets = [
+        Fleet([plan], schedule, shelf.shape, shelf.base, device=device, half=True)
+        for plan in SHIPPED_LORA
+    ]
+    _train("small lora", fleets, options, record, lambda: None)
+    _save(record, fleets, everyone=True)
+    for name, exam in record.exams.items():
+        log.info("%s %s", name, exam.figures())
+
+
+def build_curve(folder: Path, options: Options) -> None:
+    """The panel's live students at every share of the questions, a few seeds, equal budget.
+
+    All take their steps in turns, so that all have seen as many sequences when the clock ends it.
+    """
+    shape, cycle, begun = CURVE_SHAPE, months.WEEK, time.monotonic()
+    record, schedule = Record(shape), _schedule(options, CURVE_STEPS, CURVE_RATE)
+    fleets = []
+    for arm in MAIN:
+        plans = [Plan(arm, p, seed, cycle=cycle) for p in FRACTIONS for seed in range(CURVE_SEEDS)]
+        fleets.append(Fleet(plans, schedule, shape, device=options.device, half=True))
+    _train("curve", fleets, options, record, lambda: None)
+    exams = [e for fleet in fleets for e in examine(fleet.weights(), fleet.plans, shape)]
+    told = {
+        **record.training["curve"],
+        "weights of a student": sum(w[0].numel() for w in fleets[0].weights().values()),
+        "seeds": CURVE_SEEDS,
+        "world": cycle.word,
+        "questions in the pool": len(months.split(0, cycle).pool),
+        "test relations": len(months.split(0, cycle).test),
+        "seconds": round(time.monotonic() - begun, 1),
+        "versions": versions_here(),
+        "machine": f"{platform.machine()} {options.device}, {os.cpu_count()} cores, in bfloat16",
+    }
+    publish_curve({**told, "students": [row_of(exam) for exam in exams]})
+
+
+def publish_curve(found: Mapping[str, object], folder: Path = MODELS / KEY) -> None:
+    """The curve beside the students, and its checksum into their card."""
+    (folder / "efficiency.json").write_text(json.dumps(found, indent=1) + "\n")
+    card = json.loads((folder / "card.json").read_text("utf-8"))
+    card.pop("sha256")
+    write_card(folder, **card)
+    (folder / "README.md").write_text(README)
+
+
+def _schedule(options: Options, steps: int, rate: float, **more: Any) -> Schedule:
     return Schedule(options.steps or steps, rate, **more)
 
 
@@ -395,4 +476,4 @@ def tokenizer():
     return made
 
 
-BUILDS = {KEY: build}
+BUILDS = {KEY: build, LORA_KEY: build_lora, CURVE_KEY: build_curve}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from gradio_client.exceptions import AppError
 
 from benchmarks.harness import Server
 from engine.core.recipe import Recipe
+from engine.verifying.revthink import students
+from engine.verifying.revthink.results import Efficiency
 from pages import revthink
+from tests.verifying.conftest import a_curve
 from tests.verifying.test_revthink import records_of, to_jsonl
 
 # The client leaves sockets to the collector of garbage.
@@ -68,7 +72,7 @@ def call(client: Client):
 
 
 def test_a_run_shows_three_students_and_where_the_gain_is(call):
-    shown, numbers, *_, status, told = call("run")
+    shown, numbers, curve, test, inverse, table, *_, status, told = call("run")
     assert shown.count("<svg") == 3
     assert shown.count("<rect") == 3 * 264
     assert "jul" in shown
@@ -76,6 +80,48 @@ def test_a_run_shows_three_students_and_where_the_gain_is(call):
     assert "RevThink" in numbers
     assert "seed 3" in status
     assert "--start nov" in told
+    assert "How few questions will do" in curve
+    assert "The curves in numbers" in table
+    for plot in (test, inverse):
+        assert "RevThink, 95 %" in json.dumps(plot)
+
+
+def test_the_curve_is_that_of_the_written_figures():
+    found = efficiency(a_curve())
+    traces = json.loads(revthink.efficiency_plot(found, "test").plot)["data"]
+    bands = [trace for trace in traces if trace.get("fill") == "toself"]
+    lines = {trace["name"]: trace for trace in traces if trace not in bands}
+    assert lines.pop("a guess")["y"] == [100 / 7] * 2
+    assert list(lines) == ["SFT", "Answer augmentation", "RevThink"]
+    assert len(bands) == len(lines)
+    assert all(trace["x"] == [10, 25, 50, 75, 100] for trace in lines.values())
+    # 0.1 x place + 0.2 x share + 0.01 x seed, a mean over seeds 0 to 2, in per cent.
+    assert lines["RevThink"]["y"] == pytest.approx([23, 26, 31, 36, 41])
+    half = 100 * 0.01 * 4.3027 / 3**0.5
+    assert bands[-1]["y"][:2] == pytest.approx([23 + half, 26 + half], abs=1e-3)
+    assert bands[-1]["y"][-1] == pytest.approx(23 - half, abs=1e-3)
+    note = revthink.efficiency_note(found)
+    assert "above SFT at 10, 25, 50, 75, 100 % of the questions" in note
+    assert "With 10 % of the questions it answers 23.0 % of the test" in note
+    assert "SFT with all of them 21.0 %" in note
+    assert "A guess is right in 14 %: RevThink passes that at 10, 25, 50, 75, 100 %" in note
+    assert "not finished" not in note
+    assert revthink.efficiency_table(found).count("<tr>") == 1 + 3 * 3
+
+
+def test_a_curve_on_which_revthink_loses_says_so():
+    told = a_curve()
+    for row in told["students"]:
+        row["test"], row["asked"] = 0.5 - row["test"], 0.8
+    note = revthink.efficiency_note(efficiency(told))
+    assert "RevThink lies above SFT at no share of the questions" in note
+    assert "RevThink has not finished: of what it was asked it answers 80 %" in note
+
+
+def efficiency(told: dict) -> Efficiency:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "efficiency.json").write_text(json.dumps(told))
+        return students.read_efficiency(Path(folder))
 
 
 def test_the_teacher_stamps_and_hands_out_the_set(call):

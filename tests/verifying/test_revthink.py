@@ -11,7 +11,8 @@ from engine.core.golden import check_all
 from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.recipe import ModelRef
 from engine.core.store import default_store
-from engine.verifying.revthink import algorithm, extract, fleet, golden, months, students
+from engine.models import library
+from engine.verifying.revthink import algorithm, extract, fleet, golden, months, students, tuning
 from engine.verifying.revthink.arms import ARMS, MAIN, sequences, teach
 from engine.verifying.revthink.augment import (
     Item,
@@ -299,6 +300,32 @@ def test_lora_students_start_as_the_base_and_leave_it_alone():
     assert all(torch.equal(base[name], w) for name, w in before.items())
 
 
+@pytest.mark.slow
+def test_lora_students_are_adapters_as_peft_runs_them(shipped):
+    shelf, plan = students.shelf(), Plan("revthink", 0.5, 0, lora=True)
+    bundle = library.load(ModelRef("revthink"), "cpu", "float32")
+    # B starts at zero, so it is moved: an adapter that does nothing would prove nothing.
+    lora = {n: w + 0.1 * n.endswith("lora_B") for n, w in shelf.students[plan].items()}
+    rank = len(lora["model.layers.0.self_attn.q_proj.weight.lora_A"])
+    settings = tuning.Settings(rank, int(fleet.LORA_SCALE * rank), targets="all")
+    model = tuning._with_adapter(bundle, settings, 0).eval()
+    left = dict(lora)
+    for name, module in model.named_modules():
+        for part in ("lora_A", "lora_B"):
+            key = f"{name.removeprefix('base_model.model.')}.weight.{part}"
+            if hasattr(module, part) and key in left:
+                getattr(module, part)["default"].weight.data.copy_(left.pop(key))
+    assert not left
+    ids = torch.tensor([fleet.encode(MARCH.text(), MARCH.forward)[0]])
+    merged = fleet.with_lora(shelf.base, {n: w[None] for n, w in lora.items()}, fleet.LORA_SCALE)
+    with torch.no_grad():
+        plain, theirs = bundle.model(ids).logits, model(input_ids=ids).logits
+        ours = fleet.forward(merged, ids[None], shelf.shape)[0]
+    # Two orders of summation in float32.
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+    assert (ours - plain).abs().max() > 0.1 * theirs.abs().max()
+
+
 def test_a_student_that_memorises_answers_what_it_was_asked():
     plan = Plan("sft", 0.05, 0)
     student = Fleet([plan], Schedule(120, 1e-2, warmup=10), Shape(width=32, inner=48))
@@ -525,6 +552,31 @@ def test_missing_students_are_named(tmp_path):
     students.shelf.cache_clear()
     with pytest.raises(Exception, match="not in assets"):
         students.shelf(tmp_path)
+
+
+def test_the_shipped_curve_has_every_share_and_seed_at_equal_budget():
+    folder = library.ASSETS / "revthink"
+    told = json.loads((folder / "efficiency.json").read_text())
+    plans = {(row["arm"], row["fraction"], row["seed"]) for row in told["students"]}
+    shares, seeds = (0.1, 0.25, 0.5, 0.75, 1.0), range(told["seeds"])
+    assert plans == {(arm, share, seed) for arm in MAIN for share in shares for seed in seeds}
+    assert len(told["students"]) == len(plans)
+    assert told["seeds"] >= 3
+    assert told["versions"]["torch"]
+    # Shares of the relations: what was counted, and not what someone wrote.
+    count = told["test relations"]
+    for row in told["students"]:
+        assert row["test"] * count == pytest.approx(round(row["test"] * count), abs=0.01)
+
+
+def test_the_curve_is_of_the_students_that_the_panel_trains_live():
+    told = json.loads((library.ASSETS / "revthink" / "efficiency.json").read_text())
+    live = fleet.fresh(algorithm.LIVE_SHAPE, [0])
+    assert told["weights of a student"] == sum(weight.numel() for weight in live.values())
+    assert told["learning rate"] == algorithm.LIVE_RATE
+    assert told["sequences a step"] == fleet.SEQUENCES_A_STEP
+    assert told["world"] == months.WEEK.word
+    assert told["questions in the pool"] == len(months.split(0, months.WEEK).pool)
 
 
 @pytest.mark.slow

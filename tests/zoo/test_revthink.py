@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +10,79 @@ from engine.models import library
 from engine.models.language import LanguageBundle
 from engine.verifying.revthink import fleet, students
 from engine.verifying.revthink.arms import MAIN
-from engine.verifying.revthink.fleet import Plan, Shape
+from engine.verifying.revthink.fleet import Fleet, Plan, Schedule, Shape
 from engine.zoo import revthink as zoo
 from engine.zoo.training import Options
+from tests.verifying.conftest import write_students
+
+READ = students.shelf.__wrapped__
+
+
+@pytest.fixture
+def small_folder(tmp_path, monkeypatch):
+    """A folder of very small students, in place of the shipped one for whatever is published."""
+    folder = write_students(tmp_path / "revthink")
+    publish, publish_curve = zoo.Record.publish, zoo.publish_curve
+    monkeypatch.setattr(zoo.Record, "publish", lambda self: publish(self, folder))
+    monkeypatch.setattr(zoo, "publish_curve", lambda found: publish_curve(found, folder))
+    monkeypatch.setattr(zoo, "Shape", lambda: Shape(width=16, inner=24))
+    shelf = READ(folder)
+    monkeypatch.setattr(students, "shelf", lambda: shelf)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_curve_gives_every_method_and_share_as_many_seeds(small_folder, monkeypatch):
+    before = json.loads((small_folder / "card.json").read_text())
+    monkeypatch.setattr(zoo, "CURVE_SEEDS", 2)
+    zoo.build_curve(small_folder, Options(steps=2, device="cpu"))
+    found = json.loads((small_folder / "efficiency.json").read_text())
+    plans = [zoo.plan_of_row(row) for row in found["students"]]
+    assert len(plans) == len(set(plans))
+    assert set(plans) == {
+        Plan(arm, share, seed)
+        for arm in MAIN
+        for share in (0.1, 0.25, 0.5, 0.75, 1.0)
+        for seed in range(2)
+    }
+    assert found["seeds"] == 2
+    assert found["steps"] == 2
+    assert found["versions"]["torch"]
+    assert found["machine"]
+    card = json.loads((small_folder / "card.json").read_text())
+    assert set(card["sha256"]) == {*before["sha256"], "efficiency.json"}
+    assert {**card, "sha256": 0} == {**before, "sha256": 0}
+    curve = READ(small_folder).efficiency
+    assert curve.sequences == 2 * fleet.SEQUENCES_A_STEP
+    assert {p.seeds for p in curve.points if p.part == "test"} == {found["seeds"]}
+
+
+def test_products_in_half_precision_train_alike():
+    plan, shape = Plan("revthink", 0.25, 0), Shape(width=32, inner=48)
+    whole, half = (
+        Fleet([plan], Schedule(30, 1e-2, warmup=5), shape, half=half) for half in (False, True)
+    )
+    losses = np.array([[float(one.advance()) for one in (whole, half)] for _ in range(30)])
+    assert losses[-1, 0] < 0.9 * losses[0, 0]
+    assert 0 < np.abs(losses[:, 0] - losses[:, 1]).max() < 0.02
+    assert all(weight.dtype == torch.float32 for weight in half.state(0).values())
+
+
+@pytest.mark.slow
+def test_lora_students_are_added_to_those_that_are_there(small_folder):
+    before = students.shelf()
+    zoo.build_lora(small_folder, Options(steps=2, device="cpu"))
+    after = READ(small_folder)
+    assert {plan.name for plan in after.students if plan.lora} == {
+        f"{arm}-lora-0.5-0" for arm in MAIN
+    }
+    for plan, state in before.students.items():
+        if not plan.lora:
+            assert all(torch.equal(after.students[plan][name], w) for name, w in state.items())
+    assert all(torch.equal(after.base[name], weight) for name, weight in before.base.items())
+    told = [row for row in after.figures if row["lora"]]
+    assert {row["arm"] for row in told} == set(MAIN)
+    assert [row for row in after.figures if not row["lora"]] == list(before.figures)
 
 
 @pytest.mark.slow

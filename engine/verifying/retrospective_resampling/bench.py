@@ -40,6 +40,8 @@ from engine.verifying.retrospective_resampling.seeing import (
 )
 from engine.verifying.retrospective_resampling.tags import FORMAT_ERROR
 from engine.verifying.retrospective_resampling.tradeoff import (
+    RIGHT_ALONE,
+    RIGHT_MODEL,
     TAUS,
     Tally,
     beside,
@@ -52,7 +54,6 @@ from engine.verifying.retrospective_resampling.tradeoff import (
 CLAIM_TAU = 0.01
 SEEDS, TRAYS, FEW = 3, 40, 16
 LONGEST = 64
-RIGHT_ALONE, RIGHT_MODEL = "right answers alone", "emoji-llava-right"
 NO_RIGHT = f"not measured: its network is not trained (python -m engine.zoo build {RIGHT_MODEL})"
 
 

@@ -36,6 +36,7 @@ from engine.verifying.retrospective_resampling.tags import (
     FORMAT_ERROR,
     Tags,
     p_ungrounded,
+    phrases,
     rendered,
 )
 
@@ -136,6 +137,7 @@ def _attempt(
     """Tokens up to the first doubted phrase, or the end; up to the first phrase when correcting."""
     tags, new, kept = voice.tags, list[int](), 0
     opened: int | None = None
+    has_span, has_stray = tags.span in accepted, phrases(accepted, tags) is None
     while True:
         place = len(accepted) + len(new)
         number = chance(voice.seed, attempt, place)
@@ -144,10 +146,11 @@ def _attempt(
         is_end = token in voice.bundle.end_tokens
         is_last = is_end or len(new) + 1 >= settings.max_new_tokens
         closes = token in tags.closers
-        if _is_misplaced(token, tags, is_open=opened is not None, is_last=is_last):
+        is_open = opened is not None
+        if _is_misplaced(token, tags, is_open, is_last, has_span, has_stray):
             yield Verdict(FORMAT_ERROR, 1.0, False, attempt, temperature)
             return Try((*new, *([] if is_end else [token])), kept, FORMAT_ERROR)
-        if closes:
+        if closes and is_open:
             words, p_un = voice.words(new[(opened or 0) + 1 :]), p_ungrounded(logits, tags)
             yield Token(token)
             yield Verdict(words, p_un, p_un <= settings.tau, attempt, temperature)
@@ -162,7 +165,10 @@ def _attempt(
         else:
             yield Token(token)
             opened = len(new) if token == tags.span else opened
+            has_span, has_stray = has_span or token == tags.span, has_stray or closes
             new.append(token)
+            if closes and one_phrase:
+                return Try(tuple(new), len(new))
             if is_last:
                 # The published loop takes the last token of a correction for the end of the text.
                 return Try(tuple(new), len(new) - one_phrase)
@@ -171,10 +177,16 @@ def _attempt(
             voice.cursor.mark(logits)
 
 
-def _is_misplaced(token: int, tags: Tags, *, is_open: bool, is_last: bool) -> bool:
-    """Whether a mark stands where it cannot: opened twice, closed unopened, open at the end."""
+def _is_misplaced(
+    token: int, tags: Tags, is_open: bool, is_last: bool, has_span: bool, has_stray: bool
+) -> bool:
+    """Whether a mark stands where it cannot: opened twice, closed unopened, open at the end.
+
+    While no phrase was opened, the published loop looks at nothing: closers that stray there pass,
+    until a phrase is opened behind them.
+    """
     if token == tags.span:
-        return is_open or is_last
+        return is_open or is_last or has_stray
     if token in tags.closers:
-        return not is_open
+        return has_span and not is_open
     return is_open and is_last

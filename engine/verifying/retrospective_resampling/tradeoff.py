@@ -11,6 +11,7 @@ from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.metrics.hallucination import Told, auroc, bootstrap, chair
 from engine.models.language import LanguageBundle
+from engine.models.library import MODELS
 from engine.verifying.retrospective_resampling.baselines import contrasted, refused, truncated
 from engine.verifying.retrospective_resampling.loop import Event, Outcome, Settings
 from engine.verifying.retrospective_resampling.results import Curve, Judged, Point
@@ -29,6 +30,8 @@ from engine.verifying.retrospective_resampling.seeing import (
 from engine.world.tray import Tray, mentions
 
 TAUS = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001)
+EMBEDDED, RIGHT_MODEL = "emoji-llava", "emoji-llava-right"
+RIGHT_ALONE = "right answers alone"
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Tally:
 def curve(
     *,
     seed: int,
-    model: ModelRef | str = "emoji-llava",
+    model: ModelRef | str = EMBEDDED,
     trays: int = 24,
     noise: float | None = None,
     taus: Sequence[float] = TAUS,
@@ -111,6 +114,9 @@ def curve(
     level = default_noise(bundle) if noise is None else noise
     tallies = [Tally("REVERSE", tau, []) for tau in levels]
     others = new_baselines(levels) if baselines else []
+    right = right_alone(bundle.ref) if baselines else None
+    alone = Tally(RIGHT_ALONE, 1.0, [])
+    twins = sights(right, trays, level, seed, artists) if right else None
     doubts: list[Judged] = []
     for done, sight in enumerate(sights(bundle, trays, level, seed, artists)):
         telling = told_once(bundle, sight, base.without_checks(), unchecked(tallies))
@@ -122,9 +128,22 @@ def curve(
                 yield from within(telling, done, trays)
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
         yield from within(beside(bundle, sight, base, plain, others), done, trays)
-        found = summed(tallies, others, doubts, level)
+        if right is not None and twins is not None:
+            told = told_once(right, next(twins), base.without_checks(), alone)
+            yield from within(told, done, trays)
+        found = summed(tallies, [*others, alone], doubts, level)
         yield Progress(done + 1, trays, f"{done + 1} trays", found)
-    return summed(tallies, others, doubts, level)
+    return summed(tallies, [*others, alone], doubts, level)
+
+
+def right_alone(ref: ModelRef) -> LanguageBundle | None:
+    """The twin of the embedded model that was trained on right answers alone, where it ships.
+
+    None for any other model, of which it is no twin.
+    """
+    if ref.source != EMBEDDED or ref.edits or RIGHT_MODEL not in MODELS:
+        return None
+    return open_bundle(RIGHT_MODEL)
 
 
 R = TypeVar("R")

@@ -78,7 +78,7 @@ def run(
     )
     if ref.source == students.KEY and not ref.edits:
         shelf = students.shelf()
-        shown = replace(shown, curve=shelf.curve())
+        shown = replace(shown, curve=shelf.curve(), efficiency=shelf.efficiency)
         return (yield from _ask_students(shown, question, plans, shelf))
     bundle = _language(ref)
     if teachers.knows_only_months(bundle):

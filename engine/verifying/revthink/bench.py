@@ -6,7 +6,8 @@ For each seed a third of the relations is held out, half of the rest is asked, a
 of answer augmentation and of RevThink is trained from nothing on as many sequences. Counted are the
 test relations each answers, in all and by how they stand to the questions. Mean over the seeds with
 the 95 % interval of Student's t. Five seeds side by side with a GPU, else three.
-The sample-efficiency curve of all trained students is taken over from the shipped figures.
+The sample-efficiency curve, `python -m engine.zoo build revthink-curve`, is taken over from the
+shipped figures.
 """
 
 import os
@@ -57,7 +58,7 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
             "RevThink minus SFT by seed": [
                 round(a - b, 4) for a, b in zip(test["revthink"], test["sft"], strict=True)
             ],
-            "sample efficiency of the shipped training": _shipped_curve(),
+            "sample efficiency of the shipped curve": _shipped_curve(),
         },
     )
 
@@ -87,19 +88,28 @@ def _figures(exams: Sequence[Exam], arm: str) -> dict[str, Plain]:
     return found
 
 
-def _shipped_curve() -> list[dict[str, Plain]]:
+def _shipped_curve() -> dict[str, Plain]:
     try:
-        curve = students.shelf().curve(("test",))
+        found = students.shelf().efficiency
     except AssetMissing:
-        return []
-    return [
-        {
-            "method": point.title,
-            "share": point.fraction,
-            "rate": round(point.mean, 4),
-            "low": round(point.low, 4),
-            "high": round(point.high, 4),
-            "seeds": point.seeds,
-        }
-        for point in curve
-    ]
+        found = None
+    if found is None:
+        return {}
+    return {
+        "world": found.world,
+        "seeds": found.seeds,
+        "weights of a student": found.weights,
+        "sequences each student saw": found.sequences,
+        "points": [
+            {
+                "method": point.title,
+                "share": point.fraction,
+                "part": point.part,
+                "rate": round(point.mean, 4),
+                "low": round(point.low, 4),
+                "high": round(point.high, 4),
+            }
+            for point in found.points
+            if point.part in ("test", *STANDINGS)
+        ],
+    }

@@ -221,10 +221,10 @@ def with_lora(base: Mapping[str, Tensor], lora: Mapping[str, Tensor], scale: flo
 
 
 def forward(
-    weights: Mapping[str, Tensor], ids: Int[Tensor, "s b n"], shape: Shape
+    weights: Mapping[str, Tensor], ids: Int[Tensor, "s b n"], shape: Shape, *, half: bool = False
 ) -> Float[Tensor, "s b n v"]:
     """Logits of every student for its own batch. Padding stands on the right, so the causal mask
-    is all that is needed."""
+    is all that is needed. `half` multiplies weights in bfloat16 and leaves the rest as it is."""
     s, b, n = ids.shape
     table = weights[EMBEDDING]
     offset = torch.arange(s, device=ids.device)[:, None, None] * shape.vocabulary
@@ -233,21 +233,29 @@ def forward(
     for layer in range(shape.layers):
         at = f"model.layers.{layer}"
         h = _norm(x, weights[f"{at}.input_layernorm.weight"], shape.eps)
-        q, k, v = (_linear(h, weights[f"{at}.self_attn.{name}_proj.weight"]) for name in "qkv")
+        q, k, v = (
+            _linear(h, weights[f"{at}.self_attn.{name}_proj.weight"], half) for name in "qkv"
+        )
         q, k, v = (y.view(s * b, n, shape.heads, -1).transpose(1, 2) for y in (q, k, v))
         q, k = rotate(q), rotate(k)
         mixed = F.scaled_dot_product_attention(q, k, v.to(q.dtype), is_causal=True)
         mixed = mixed.transpose(1, 2).reshape(s, b, n, -1)
-        x = x + _linear(mixed, weights[f"{at}.self_attn.o_proj.weight"])
+        x = x + _linear(mixed, weights[f"{at}.self_attn.o_proj.weight"], half)
         h = _norm(x, weights[f"{at}.post_attention_layernorm.weight"], shape.eps)
-        gate = F.silu(_linear(h, weights[f"{at}.mlp.gate_proj.weight"]))
-        inner = gate * _linear(h, weights[f"{at}.mlp.up_proj.weight"])
-        x = x + _linear(inner, weights[f"{at}.mlp.down_proj.weight"])
-    return _linear(_norm(x, weights["model.norm.weight"], shape.eps), table)
+        gate = F.silu(_linear(h, weights[f"{at}.mlp.gate_proj.weight"], half))
+        inner = gate * _linear(h, weights[f"{at}.mlp.up_proj.weight"], half)
+        x = x + _linear(inner, weights[f"{at}.mlp.down_proj.weight"], half)
+    return _linear(_norm(x, weights["model.norm.weight"], shape.eps), table, half)
 
 
-def _linear(x: Float[Tensor, "s b n d"], weight: Float[Tensor, "s o d"]) -> Tensor:
-    return torch.bmm(x.flatten(1, 2), weight.mT).view(*x.shape[:3], -1)
+def _linear(x: Float[Tensor, "s b n d"], weight: Float[Tensor, "s o d"], half: bool) -> Tensor:
+    rows = x.flatten(1, 2)
+    if half:
+        # CPUs with units for it are four times as fast at this; autocast would lose that again.
+        made = torch.bmm(rows.bfloat16(), weight.bfloat16().mT).float()
+    else:
+        made = torch.bmm(rows, weight.mT)
+    return made.view(*x.shape[:3], -1)
 
 
 def _norm(x: Float[Tensor, "s b n d"], weight: Float[Tensor, "s d"], eps: float) -> Tensor:
@@ -289,7 +297,10 @@ class Schedule:
 
 @dataclass
 class Fleet:
-    """Students of equal batch size, trained in step. `base` makes them LoRA students."""
+    """Students of equal batch size, trained in step. `base` makes them LoRA students.
+
+    `half` multiplies in bfloat16 on a CPU; a GPU always does. Weights and sums stay in float32.
+    """
 
     plans: Sequence[Plan]
     schedule: Schedule
@@ -297,6 +308,7 @@ class Fleet:
     base: Mapping[str, Tensor] | None = None
     rank: int = 16
     device: str = "cpu"
+    half: bool = False
     step: int = 0
     parameters: State = field(init=False)
 
@@ -359,7 +371,7 @@ class Fleet:
             ids = ids[..., : int(lengths[..., 1].max())]
         half = torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda"))
         with torch.enable_grad(), half:
-            logits = forward(self.weights(), ids, self.shape).float()
+            logits = forward(self.weights(), ids, self.shape, half=self.half).float()
             losses = token_losses(logits, ids)
             counted = is_target(lengths[..., 0], lengths[..., 1], ids.shape[-1])[..., 1:]
             loss = sequence_means(losses, counted).mean(-1)

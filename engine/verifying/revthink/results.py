@@ -31,6 +31,27 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Efficiency:
+    """The sample-efficiency curve: the main methods at every share of the questions.
+
+    `world` is the word for what the cycle is made of. `pool` counts the questions that may be
+    asked, `test` the relations held out; `sequences` is what each student saw, `seconds` what the
+    training of all of them took.
+    """
+
+    points: tuple[Point, ...]
+    world: str
+    seeds: int
+    pool: int
+    test: int
+    weights: int
+    steps: int
+    sequences: int
+    seconds: float
+    machine: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a student says to the question and to the backward question; texts and ticks."""
 
@@ -60,7 +81,10 @@ class Student:
 
 @dataclass(frozen=True)
 class Asked:
-    """All students on one question and on all relations, and the curve they are part of."""
+    """All students on one question and on all relations, and the curves behind them.
+
+    `curve` is of students such as these, over all seeds that were trained; `efficiency` of others.
+    """
 
     question: str
     gold: str
@@ -69,6 +93,7 @@ class Asked:
     standing: str
     students: tuple[Student, ...] = ()
     curve: tuple[Point, ...] = ()
+    efficiency: Efficiency | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -17,7 +17,7 @@ from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.arms import ARMS
 from engine.verifying.revthink.exams import STANDINGS, mean_interval
 from engine.verifying.revthink.fleet import Plan, Shape
-from engine.verifying.revthink.results import Point
+from engine.verifying.revthink.results import Efficiency, Point
 
 KEY = "revthink"
 FOLDER = ASSETS / KEY
@@ -25,13 +25,17 @@ FOLDER = ASSETS / KEY
 
 @dataclass(frozen=True)
 class Shelf:
-    """Shipped students by plan, the base, and the figures of the whole training."""
+    """Shipped students by plan, the base, and the figures of the whole training.
+
+    `efficiency` is None where the sample-efficiency curve was not measured.
+    """
 
     shape: Shape
     base: Mapping[str, Tensor]
     students: Mapping[Plan, Mapping[str, Tensor]]
     figures: tuple[Mapping[str, object], ...]
     training: Mapping[str, Mapping[str, float | int]]
+    efficiency: Efficiency | None = None
 
     def weights(self, plans: Sequence[Plan]) -> fl.State:
         """The weights of these students side by side."""
@@ -50,19 +54,44 @@ class Shelf:
 
     def curve(self, parts: Sequence[str] = ("test", *STANDINGS)) -> tuple[Point, ...]:
         """Mean and interval over the seeds, for every method, share and part of the test."""
-        groups: dict[tuple[str, float, bool], list[Mapping[str, object]]] = {}
-        for row in self.figures:
-            key = str(row["arm"]), float(str(row["fraction"])), bool(row["lora"])
-            groups.setdefault(key, []).append(row)
-        found = []
-        for (arm, fraction, lora), rows in sorted(groups.items()):
-            for part in parts:
-                values = [float(str(row[part])) for row in rows if part in row]
-                if values:
-                    title = ARMS[arm].title + (" (LoRA)" if lora else "")
-                    interval = mean_interval(values)
-                    found.append(Point(arm, title, fraction, part, *interval, len(values), lora))
-        return tuple(found)
+        return points_of(self.figures, parts)
+
+
+def points_of(figures: Sequence[Mapping[str, object]], parts: Sequence[str]) -> tuple[Point, ...]:
+    """Mean and interval over the seeds of written figures, a row a student."""
+    groups: dict[tuple[str, float, bool], list[Mapping[str, object]]] = {}
+    for row in figures:
+        key = str(row["arm"]), float(str(row["fraction"])), bool(row["lora"])
+        groups.setdefault(key, []).append(row)
+    found = []
+    for (arm, fraction, lora), rows in sorted(groups.items()):
+        for part in parts:
+            values = [float(str(row[part])) for row in rows if part in row]
+            if values:
+                title = ARMS[arm].title + (" (LoRA)" if lora else "")
+                interval = mean_interval(values)
+                found.append(Point(arm, title, fraction, part, *interval, len(values), lora))
+    return tuple(found)
+
+
+def read_efficiency(folder: Path) -> Efficiency | None:
+    """The curve in a folder's efficiency.json, or None where there is none."""
+    path = folder / "efficiency.json"
+    if not path.is_file():
+        return None
+    told = json.loads(path.read_text("utf-8"))
+    return Efficiency(
+        points_of(told["students"], ("asked", "test", *STANDINGS)),
+        told["world"],
+        told["seeds"],
+        told["questions in the pool"],
+        told["test relations"],
+        told["weights of a student"],
+        told["steps"],
+        told["steps"] * told["sequences a step"],
+        told["seconds"],
+        told["machine"],
+    )
 
 
 @cache
@@ -90,6 +119,7 @@ def shelf(folder: Path = FOLDER) -> Shelf:
         students,
         tuple(results["students"]),
         results["training"],
+        read_efficiency(folder),
     )
 
 
