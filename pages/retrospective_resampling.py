@@ -662,7 +662,8 @@ def curve_table(points: Sequence[Mapping[str, Any]], where: str) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(one['name'])}</td><td>{one['tau']:g}</td>"
-        f"<td>{one['chair_i']:.1%} <span class='note'>{one['chair_i_low']:.1%}–"
+        f"<td style='white-space:nowrap'>{one['chair_i']:.1%} "
+        f"<span class='note'>{one['chair_i_low']:.1%}–"
         f"{one['chair_i_high']:.1%}</span></td><td>{one['chair_s']:.0%}</td>"
         f"<td>{one['cover']:.1%}</td><td>{one['give_ups']:.0%}</td><td>{one['empty']:.0%}</td>"
         f"<td>{one['generated_tokens']:.0f}</td></tr>"

@@ -88,10 +88,12 @@ def build(frame: Frame) -> None:
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
     numbers = gr.HTML("", elem_id="revthink-numbers", css_template=CSS)
-    told = gr.HTML("", elem_id="revthink-efficiency")
-    with gr.Row():
-        curve = gr.Plot(label="Test relations by share of the questions", visible=False, **PLOT)
-        mirror = gr.Plot(label="Those whose inverse was asked", visible=False, **PLOT)
+    told = gr.HTML("", elem_id="revthink-efficiency", css_template=CSS)
+    with gr.Row(elem_classes="curves"):
+        with gr.Column():
+            curve = gr.Plot(label="Test relations by share of the questions", visible=False, **PLOT)
+        with gr.Column():
+            mirror = gr.Plot(label="Those whose inverse was asked", visible=False, **PLOT)
     table = gr.HTML("", elem_id="revthink-curves", css_template=CSS)
     ask.wire(
         {"start": start, "shift": shift, "fraction": fraction, "students_of": students_of},
@@ -634,7 +636,7 @@ def efficiency_plot(found: Any, part: str) -> PlotData | None:
     ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
     said = [f"a guess: {guess:.1f} %"] * 2
     lines.append(parts.Line("a guess", ends, [guess] * 2, neutral=True, hover=said, marks=False))
-    title = "test relations answered, %" if part == "test" else "those whose inverse was asked, %"
+    title = "test relations, %" if part == "test" else "those of asked inverse, %"
     return parts.plot(lines, "share of the questions asked, %", title, height=320)
 
 
