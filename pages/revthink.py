@@ -206,9 +206,8 @@ def _live(frame: Frame) -> None:
     parts.heading(
         "Train them here",
         "Small students from nothing, side by side, on the same questions. Each counts what it "
-        "has seen. As set here, after about a minute, RevThink ended at 21, 11 and 25 % of the 28 "
-        "test relations with seeds 0, 1 and 2, and SFT at 0, 0 and 7 %; half of the steps show "
-        "nothing yet.",
+        "has seen. As set here they end, after about a minute, near the last point of the curve "
+        "above, which is a mean over seeds; half of the steps show nothing yet.",
     )
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
