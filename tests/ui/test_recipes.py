@@ -5,6 +5,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -33,8 +34,12 @@ METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 @pytest.fixture(scope="module")
 def frames() -> Mapping[str, Frame]:
-    """The panels of the app by method, as the server draws them."""
-    return asyncio.run(drawn())
+    """The panels of the app by method, as the server draws them.
+
+    In a thread of its own: a browser that an earlier file opened has left a loop running in this.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(drawn())).result()
 
 
 async def drawn() -> dict[str, Frame]:
