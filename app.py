@@ -12,12 +12,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
-from pages._serving import CompressedPages, Suite
+from pages._serving import MIDDLEWARE, Suite
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
@@ -62,7 +61,7 @@ LAUNCH = {
     "max_threads": 40,
     "strict_cors": True,
     "pwa": False,
-    "app_kwargs": {"middleware": [Middleware(CompressedPages, compresslevel=6)]},
+    "app_kwargs": {"middleware": MIDDLEWARE},
 }
 
 STATIC = ("fonts", "living", "data/sprites", "theme.css", "rewind.js")
