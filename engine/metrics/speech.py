@@ -53,7 +53,8 @@ def estoi(clean: Float[Array, " l"], given: Float[Array, " l"], sample_rate: int
             return None
         finally:
             np.random.set_state(state)
-    return round(float(found), 6)  # the package adds noise, from numpy's global one, in the last bits
+    # the package adds noise in the last bits, drawn from the global generator of numpy
+    return round(float(found), 6)
 
 
 def _package(name: str) -> ModuleType | None:
