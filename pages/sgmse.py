@@ -72,6 +72,9 @@ def build(frame: Frame) -> None:
                 snr = gr.Slider(
                     0.1, 1, 0.4, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
                 )
+                renew_above = gr.Slider(
+                    0, 1, 0.7, step=0.1, label="Renew above t", info="The paper: 1, never"
+                )
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(parts.shots(waiting_shots()))
     run.wire(
@@ -85,12 +88,13 @@ def build(frame: Frame) -> None:
             "sampler": sampler,
             "corrector": corrector,
             "snr": snr,
+            "renew_above": renew_above,
         },
         draw,
         [shown],
         params=run_params,
     )
-    build_compare(frame, clip, noise, noise_snr, reverb, snr)
+    build_compare(frame, clip, noise, noise_snr, reverb, snr, renew_above)
     frame.breaks(
         "With three steps the reverse process ends before its noise is gone; under loud voices "
         "it cannot know who is meant.",
@@ -105,6 +109,7 @@ def build_compare(
     noise_snr: gr.Slider,
     reverb: gr.Slider,
     snr: gr.Slider,
+    renew_above: gr.Slider,
 ) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
     parts.heading(
@@ -122,7 +127,14 @@ def build_compare(
             parts.heading("ESTOI", "How much can be understood, from 0 to 1")
             understood = gr.Plot(parts.plot([], "NFE", "ESTOI"), label="ESTOI", **PLOT)
     compare.wire(
-        {"clip": clip, "noise": noise, "noise_snr": noise_snr, "reverb": reverb, "snr": snr},
+        {
+            "clip": clip,
+            "noise": noise,
+            "noise_snr": noise_snr,
+            "reverb": reverb,
+            "snr": snr,
+            "renew_above": renew_above,
+        },
         draw_compare,
         [nearness, understood],
         params=compare_params,
@@ -130,9 +142,9 @@ def build_compare(
 
 
 def clip_choices() -> list[tuple[str, str]]:
-    """The sentences by speaker and meaning."""
+    """The sentences by meaning, with who speaks."""
     listed = parts.read_json(CLIPS_FILE)["clips"]
-    return [(f"{entry['speaker']}: {entry['text']}", entry["key"]) for entry in listed]
+    return [(f"{entry['text']} ({entry['speaker']})", entry["key"]) for entry in listed]
 
 
 # ---------------------------------------------------------------------- settings
@@ -157,6 +169,7 @@ def compare_params(values: dict[str, Any]) -> dict[str, Any]:
         "noise_snr": float(real_number(values["noise_snr"], "Speech over noise")),
         "reverb": float(real_number(values["reverb"], "Reverberation")),
         "snr": float(real_number(values["snr"], "Corrector step")),
+        "renew_above": float(real_number(values["renew_above"], "Renew above t")),
     }
 
 

@@ -33,6 +33,7 @@ RUN = {
     "sampler": "pc",
     "corrector": "ald",
     "snr": 0.4,
+    "renew_above": 0.7,
     "seed": 7,
 }
 
@@ -115,6 +116,7 @@ def test_a_file_that_is_no_recording_is_refused(run, tmp_path: Path, content: by
         {"noise_snr": float("nan")},
         {"reverb": -1},
         {"snr": float("inf")},
+        {"renew_above": 2},
         {"clip": "no such"},
         {"noise": "no such"},
         {"sampler": "no such"},
@@ -135,7 +137,8 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
 
 
 def test_curves_have_a_line_for_every_way_and_two_level_ones(client, tiny):
-    settings = {name: RUN[name] for name in ("clip", "noise", "noise_snr", "reverb", "snr", "seed")}
+    shared = ("clip", "noise", "noise_snr", "reverb", "snr", "renew_above", "seed")
+    settings = {name: RUN[name] for name in shared}
     nearness, _, status, _ = client.predict(**settings, model=tiny, api_name="/sgmse_compare_panel")
     names = [line["name"] for line in json.loads(nearness["plot"])["data"]]
     assert names == [*sgmse.LINES.values(), "Noisy", "Classical (LSA)"]

@@ -7,7 +7,6 @@ with fewer and more evaluations, and draws one line a sampler.
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Unpack
 
 import numpy as np
 
@@ -42,12 +41,14 @@ def run(
     steps: int = 10,
     corrector: str = "ald",
     snr: float = 0.4,
+    renew_above: float = 0.7,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
 
-    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step.
+    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; at times above
+    `renew_above` the state is drawn anew around each clean estimate (`enhancing`).
     """
-    enhancing.check(sampler, steps, corrector, snr)
+    enhancing.check(sampler, steps, corrector, snr, renew_above)
     scene.check(clip, noise, noise_snr, reverb)
     total = enhancing.evaluations(sampler, steps, corrector)
     yield Progress(0, total + 2, "Loading the model")
@@ -65,16 +66,17 @@ def run(
         clean = here.track("clean", "Clean", here.clean[0].numpy())
         shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
     yield Progress(0, total + 2, "From noise to speech", shown)
-    shown, wave = yield from _walked(
-        here, shown, Noise(seed), total, sampler=sampler, steps=steps, corrector=corrector, snr=snr
+    settings = enhancing.Settings(
+        sampler=sampler, steps=steps, corrector=corrector, snr=snr, renew_above=renew_above
     )
+    shown, wave = yield from _walked(here, shown, Noise(seed), total, settings)
     shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
     yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
     return replace(shown, others=tuple(_others(here, seed)))
 
 
 def _walked(
-    here: Scene, shown: Enhanced, noise: Noise, total: int, **settings: Unpack[enhancing.Settings]
+    here: Scene, shown: Enhanced, noise: Noise, total: int, settings: enhancing.Settings
 ) -> Generator[Progress, None, tuple[Enhanced, Float[Array, " l"]]]:
     """The walk, its states kept as pictures, some of them as sound."""
     y = here.spectrogram()
@@ -121,6 +123,7 @@ def compare(
     noise_snr: float = 5.0,
     reverb: float = 0.0,
     snr: float = 0.4,
+    renew_above: float = 0.7,
     budgets: Sequence[int] = BUDGETS,
 ) -> Steps[Comparison]:
     """Quality of a clip against network evaluations, for every way of sampling.
@@ -128,7 +131,7 @@ def compare(
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
     scene.check(clip, noise, noise_snr, reverb)
-    enhancing.check("pc", 1, "ald", snr)
+    enhancing.check("pc", 1, "ald", snr, renew_above)
     if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
         raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
@@ -157,9 +160,10 @@ def compare(
         walked = here.bundle.at(y)
         steps = nfe // 2 if corrector != "none" else nfe
         x = y
-        for step in enhancing.walk(
-            walked, y, Noise(seed), sampler=sampler, steps=steps, corrector=corrector, snr=snr
-        ):
+        settings = enhancing.Settings(
+            sampler=sampler, steps=steps, corrector=corrector, snr=snr, renew_above=renew_above
+        )
+        for step in enhancing.walk(walked, y, Noise(seed), **settings):
             x = walked.place(step.z)
             yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", found)
         done += walked.nfe

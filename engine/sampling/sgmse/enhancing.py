@@ -3,9 +3,19 @@
 pc      the paper's: Euler's reverse step, before it a corrector at the same noise level
 ode     the same flow without noise, by DPM-Solver++ 2M; not in the paper
 once    the clean estimate at t = 1: the network used as a predictor, one evaluation
+
+The state at t = 1 should hold a(1) (x0 - y), 22 % of what separates noisy from clean; the start,
+y + s(1) z, holds none of it, as x0 is what is looked for. A network that has learned to read that
+trace takes its absence for a recording with little noise. So, at every t above `renew_above`, the
+state is drawn anew around the latest clean estimate,
+
+    x = y + a(t) (x0^ - y) + s(t) z
+
+and after a few of these the trace and the estimate agree. At 1 it never happens, as in the paper.
+The mismatch is known: Lay et al. 2023, arXiv:2302.14748, change the process instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -13,7 +23,7 @@ import numpy as np
 from engine.core.errors import BadInput
 from engine.core.shapes import Complex, Tensor
 from engine.diffusion import grids
-from engine.diffusion.denoiser import Model
+from engine.diffusion.denoiser import Model, combine
 from engine.diffusion.grids import Grid
 from engine.diffusion.moves import Step
 from engine.diffusion.noise import Noise
@@ -30,9 +40,10 @@ class Settings(TypedDict, total=False):
     steps: int
     corrector: str
     snr: float
+    renew_above: float
 
 
-PAPER = Settings(sampler="pc", steps=30, corrector="ald", snr=0.5)
+PAPER = Settings(sampler="pc", steps=30, corrector="ald", snr=0.5, renew_above=1.0)
 
 
 def walk(
@@ -42,11 +53,12 @@ def walk(
     chosen: Settings = {**PAPER, **settings}
     sampler, steps = chosen["sampler"], chosen["steps"]
     z = noise.start(y, model.path.prior_std)
+    hook = _renewing(model, noise, chosen["renew_above"])
     if sampler == "once":
         x0 = model(z, model.path.t_max).x0
         yield Step(0, 0.0, x0, x0, x0, 1)
     elif sampler == "ode":
-        yield from solve("dpmpp_2m", model, z, ode_grid(model, steps))
+        yield from solve("dpmpp_2m", model, z, ode_grid(model, steps), hook=hook)
     else:
         yield from solve(
             "pc",
@@ -54,10 +66,24 @@ def walk(
             z,
             grids.sgmse(model.path, steps),
             noise,
+            hook=hook,
             predictor="euler_maruyama",
             corrector=chosen["corrector"],
             snr=chosen["snr"],
         )
+
+
+def _renewing(model: Model, noise: Noise, above: float) -> Callable[[Step], Tensor]:
+    """Draws the state anew around the clean estimate, at times above this one."""
+    a, s = model.path.a, model.path.s
+
+    def renewed(step: Step) -> Tensor:
+        if step.t <= above:
+            return step.z
+        drawn = noise(step.z, step.i, f"renewed {step.role}")
+        return combine((a(step.t), step.x0), (s(step.t), drawn))
+
+    return renewed
 
 
 def ode_grid(model: Model, steps: int) -> Grid:
@@ -74,7 +100,7 @@ def evaluations(sampler: str, steps: int, corrector: str) -> int:
     return steps * (2 if sampler == "pc" and corrector != "none" else 1)
 
 
-def check(sampler: str, steps: int, corrector: str, snr: float) -> None:
+def check(sampler: str, steps: int, corrector: str, snr: float, renew_above: float = 1.0) -> None:
     """Raise `BadInput` for settings that no walk has."""
     for value, name, known in (
         (sampler, "way of sampling", SAMPLERS),
@@ -88,4 +114,9 @@ def check(sampler: str, steps: int, corrector: str, snr: float) -> None:
         raise BadInput(
             f"The step of the corrector must be above 0 and at most 2, got {snr:g}.",
             "0.5 is the paper's.",
+        )
+    if not 0 <= renew_above <= 1:
+        raise BadInput(
+            f"The state is drawn anew above a time from 0 to 1, got {renew_above:g}.",
+            "1 is the paper's: never.",
         )
