@@ -27,6 +27,7 @@ NOISES = {
 SAMPLERS = {
     "Reverse diffusion, the paper's": "pc",
     "Flow without noise (fast)": "ode",
+    "Predicted mean, no walk": "mean",
     "Network asked once": "once",
 }
 CORRECTORS = {"Annealed Langevin": "ald", "Langevin": "langevin", "None": "none"}
@@ -75,26 +76,33 @@ def build(frame: Frame) -> None:
                 renew_above = gr.Slider(
                     0, 1, 0.7, step=0.1, label="Renew above t", info="The paper: 1, never"
                 )
+                noise_share = gr.Slider(
+                    0, 1, 0.3, step=0.1, label="Noise expected (share)", info="The paper: 0"
+                )
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(parts.shots(waiting_shots()))
+    shared = {
+        "clip": clip,
+        "noise": noise,
+        "noise_snr": noise_snr,
+        "reverb": reverb,
+        "snr": snr,
+        "renew_above": renew_above,
+        "noise_share": noise_share,
+    }
     run.wire(
-        {
-            "clip": clip,
-            "noise": noise,
-            "noise_snr": noise_snr,
-            "reverb": reverb,
+        shared
+        | {
             "recording": recording,
             "steps": steps,
             "sampler": sampler,
             "corrector": corrector,
-            "snr": snr,
-            "renew_above": renew_above,
         },
         draw,
         [shown],
         params=run_params,
     )
-    build_compare(frame, clip, noise, noise_snr, reverb, snr, renew_above)
+    build_compare(frame, shared)
     frame.breaks(
         "With three steps the reverse process ends before its noise is gone; under loud voices "
         "it cannot know who is meant.",
@@ -102,15 +110,7 @@ def build(frame: Frame) -> None:
     )
 
 
-def build_compare(
-    frame: Frame,
-    clip: gr.Dropdown,
-    noise: gr.Dropdown,
-    noise_snr: gr.Slider,
-    reverb: gr.Slider,
-    snr: gr.Slider,
-    renew_above: gr.Slider,
-) -> None:
+def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
     parts.heading(
         "What an evaluation buys",
@@ -127,14 +127,7 @@ def build_compare(
             parts.heading("ESTOI", "How much can be understood, from 0 to 1")
             understood = gr.Plot(parts.plot([], "NFE", "ESTOI"), label="ESTOI", **PLOT)
     compare.wire(
-        {
-            "clip": clip,
-            "noise": noise,
-            "noise_snr": noise_snr,
-            "reverb": reverb,
-            "snr": snr,
-            "renew_above": renew_above,
-        },
+        shared,
         draw_compare,
         [nearness, understood],
         params=compare_params,
@@ -170,6 +163,7 @@ def compare_params(values: dict[str, Any]) -> dict[str, Any]:
         "reverb": float(real_number(values["reverb"], "Reverberation")),
         "snr": float(real_number(values["snr"], "Corrector step")),
         "renew_above": float(real_number(values["renew_above"], "Renew above t")),
+        "noise_share": float(real_number(values["noise_share"], "Noise expected")),
     }
 
 
@@ -233,7 +227,7 @@ def enhanced_shot(found: Any, ended: bool) -> Shot:
 def track_shot(track: Any) -> Shot:
     """One version of the recording."""
     lines = marks_lines(track)
-    lines += [f"{track.nfe} network evaluation"] if track.nfe else []
+    lines += [f"{track.nfe} network evaluation{'s' * (track.nfe > 1)}"] if track.nfe else []
     return Shot(track.title, track.picture, f"spectrogram: {track.title}", tuple(lines))
 
 

@@ -107,6 +107,7 @@ class Sampling:
     snr: float = 0.5
     corrector: str = "ald"
     renew_above: float = 1.0
+    noise_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class SpeechConfig:
             and self.sigma_min < self.sigma_max <= 100
             and self.t_eps < 0.5
             and 0 <= self.sampling.renew_above <= 1
+            and 0 <= self.sampling.noise_share <= 1
             and self.objective in ("score", "denoised")
         )
         if not is_sound:

@@ -229,10 +229,12 @@ def shipped(device: str) -> speech.SpeechBundle:
 
 
 def examine(folder: Path, options: Options) -> None:
-    """Measure the shipped model again."""
+    """Measure the shipped model again, sampled with the settings of `CONFIG`."""
     bundle = shipped(options.device)
+    config = replace(bundle.config, sampling=CONFIG.sampling)
     trained = dict(bundle.card.notes["trained"])
-    export(bundle.model, bundle.config, trained, measure(options.device))
+    export(bundle.model, config, trained)
+    export(bundle.model, config, trained, measure(options.device))
 
 
 def _at_speed(samples: np.ndarray, up: int, down: int) -> np.ndarray:

@@ -104,7 +104,8 @@ def test_asked_once_is_the_clean_estimate_at_the_start():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "corrector", "nfe"), [("pc", "ald", 10), ("pc", "none", 5), ("ode", "none", 5)]
+    ("sampler", "corrector", "nfe"),
+    [("pc", "ald", 10), ("pc", "none", 5), ("ode", "none", 5), ("mean", "none", 5)],
 )
 def test_evaluations_are_what_was_promised(sampler, corrector, nfe):
     x0, y = torch.randn(2, 1, 1, 8, 6, dtype=torch.complex64).unbind()
@@ -191,7 +192,7 @@ def test_a_run_ends_with_every_version_and_its_marks(run):
     assert isinstance(end, Done)
     assert found.nfe == 4
     assert found.noisy.marks.si_sdr == pytest.approx(5, abs=0.2)
-    assert [track.name for track in found.others] == ["once", "classical"]
+    assert [track.name for track in found.others] == ["once", "mean", "classical"]
     assert found.moments[0].t == 1
     assert found.moments[-1].t == 0
     assert len(found.enhanced.sound.samples) == len(found.noisy.sound.samples)
@@ -244,6 +245,7 @@ def test_comparing_counts_every_way_at_its_budget(tiny, run_job):
         {"snr": 0.0},
         {"snr": float("nan")},
         {"renew_above": 1.5},
+        {"noise_share": -0.1},
         {"renew_above": float("nan")},
         {"clip": "no such"},
         {"noise": "silence"},
@@ -276,7 +278,7 @@ def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     found = finish(bench.run(seed=0, model=tiny))
     assert found.versus == pytest.approx(5, abs=0.2)
     assert found.interval[0] <= found.measured <= found.interval[1]
-    assert {"noisy", "enhanced", "asked once", "classical"} <= set(found.figures["mean"])
+    assert {"noisy", "enhanced", "asked once", "mean", "classical"} <= set(found.figures["mean"])
     ahead = found.figures["ahead of"]["classical"]["si_sdr"]
     assert ahead["low"] <= ahead["mean"] <= ahead["high"]
     assert {point["nfe"] for point in found.figures["quality against evaluations"]} == {1, 2}

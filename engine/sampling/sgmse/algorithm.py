@@ -42,13 +42,14 @@ def run(
     corrector: str = "ald",
     snr: float = 0.4,
     renew_above: float = 0.7,
+    noise_share: float = 0.3,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
 
-    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; at times above
-    `renew_above` the state is drawn anew around each clean estimate (`enhancing`).
+    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; `renew_above`
+    and `noise_share` mend the start (`enhancing`).
     """
-    enhancing.check(sampler, steps, corrector, snr, renew_above)
+    enhancing.check(sampler, steps, corrector, snr, renew_above, noise_share)
     scene.check(clip, noise, noise_snr, reverb)
     total = enhancing.evaluations(sampler, steps, corrector)
     yield Progress(0, total + 2, "Loading the model")
@@ -67,12 +68,17 @@ def run(
         shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
     yield Progress(0, total + 2, "From noise to speech", shown)
     settings = enhancing.Settings(
-        sampler=sampler, steps=steps, corrector=corrector, snr=snr, renew_above=renew_above
+        sampler=sampler,
+        steps=steps,
+        corrector=corrector,
+        snr=snr,
+        renew_above=renew_above,
+        noise_share=noise_share,
     )
     shown, wave = yield from _walked(here, shown, Noise(seed), total, settings)
     shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
     yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
-    return replace(shown, others=tuple(_others(here, seed)))
+    return replace(shown, others=tuple(_others(here, seed, noise_share)))
 
 
 def _walked(
@@ -84,7 +90,7 @@ def _walked(
     begun, spent, nfe = time.perf_counter(), 0.0, 0
     stride = max(1, total // MOST_MOMENTS)
     sounding = set(np.linspace(0, total, SOUNDING).round().astype(int) // stride * stride)
-    start = noise.start(y, model.path.prior_std) + y
+    start = model.place(enhancing.start(model, y, noise, settings["noise_share"]))
     first = Moment(model.path.t_max, 0, here.picture(start), here.sound(here.wave(start)))
     shown = replace(shown, moments=(first,))
     x = start
@@ -102,14 +108,19 @@ def _walked(
     return replace(shown, nfe=model.nfe, real_time_factor_seconds=factor), wave
 
 
-def _others(here: Scene, seed: int) -> list[Track]:
-    """The same recording by the network used once, and by the classical estimator."""
+def _others(here: Scene, seed: int, noise_share: float) -> list[Track]:
+    """The same recording by the network as a predictor, and by the classical estimator."""
     y = here.spectrogram()
     model = here.bundle.at(y)
-    (once,) = enhancing.walk(model, y, Noise(seed), sampler="once")
+    (once,) = enhancing.walk(model, y, Noise(seed), sampler="once", noise_share=noise_share)
+    mean_settings = enhancing.Settings(
+        sampler="mean", steps=enhancing.MEAN_STEPS, noise_share=noise_share
+    )
+    *_, mean = enhancing.walk(model, y, Noise(seed), **mean_settings)
     classical = baselines.log_spectral_amplitude(here.noisy[0].numpy(), here.front.sample_rate)
     return [
         here.track("once", "Network, asked once", here.wave(model.place(once.z)), 1),
+        here.track("mean", "Predicted mean", here.wave(model.place(mean.z)), mean.nfe),
         here.track("classical", "Classical (LSA)", classical),
     ]
 
@@ -124,6 +135,7 @@ def compare(
     reverb: float = 0.0,
     snr: float = 0.4,
     renew_above: float = 0.7,
+    noise_share: float = 0.3,
     budgets: Sequence[int] = BUDGETS,
 ) -> Steps[Comparison]:
     """Quality of a clip against network evaluations, for every way of sampling.
@@ -131,7 +143,7 @@ def compare(
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
     scene.check(clip, noise, noise_snr, reverb)
-    enhancing.check("pc", 1, "ald", snr, renew_above)
+    enhancing.check("pc", 1, "ald", snr, renew_above, noise_share)
     if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
         raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
@@ -161,7 +173,12 @@ def compare(
         steps = nfe // 2 if corrector != "none" else nfe
         x = y
         settings = enhancing.Settings(
-            sampler=sampler, steps=steps, corrector=corrector, snr=snr, renew_above=renew_above
+            sampler=sampler,
+            steps=steps,
+            corrector=corrector,
+            snr=snr,
+            renew_above=renew_above,
+            noise_share=noise_share,
         )
         for step in enhancing.walk(walked, y, Noise(seed), **settings):
             x = walked.place(step.z)

@@ -3,7 +3,8 @@
     python -m engine bench sgmse          writes assets/claims/sgmse.json
 
 1. SI-SDR, PESQ and ESTOI of the enhanced recordings at 0, 5 and 10 dB, every sentence at each
-   level, the kinds of noise in turn; beside them the noisy ones, the network asked once, the
+   level, the kinds of noise in turn; beside them the noisy ones, the network asked once, its
+   mean near t = 1, the same walk without corrector and from the paper's start, the flow, the
    classical estimator and, where it is installed, RNNoise.
 2. The same for sentences in a room, six of each speaker.
 3. Quality against network evaluations, for the ways of sampling.
@@ -135,6 +136,7 @@ def _settings(sampling: Sampling) -> enhancing.Settings:
         corrector=sampling.corrector,
         snr=sampling.snr,
         renew_above=sampling.renew_above,
+        noise_share=sampling.noise_share,
     )
 
 
@@ -158,12 +160,16 @@ def _of_all(
     """Marks of the noisy recordings, of ours, and of every baseline, in one order."""
     rate = bundle.front.sample_rate
     made: dict[str, list[Array]] = {"noisy": [m.noisy for m in noisy]}
-    made["enhanced"] = yield from _walked(
-        bundle, noisy, seed, enhancing.Settings(sampler="pc", **settings), title
-    )
-    made["asked once"] = yield from _walked(
-        bundle, noisy, seed, enhancing.Settings(sampler="once"), title
-    )
+    ways: dict[str, enhancing.Settings] = {
+        "enhanced": {"sampler": "pc", **settings},
+        "no corrector": {"sampler": "pc", **settings, "corrector": "none"},
+        "the paper's start": {"sampler": "pc", **settings, "renew_above": 1.0, "noise_share": 0.0},
+        "flow": {"sampler": "ode", **settings},
+        "mean": {**settings, "sampler": "mean", "steps": enhancing.MEAN_STEPS},
+        "asked once": {"sampler": "once", **settings},
+    }
+    for name, way in ways.items():
+        made[name] = yield from _walked(bundle, noisy, seed, way, f"{title}, {name}")
     classical = baselines.log_spectral_amplitude
     made["classical"] = [classical(m.noisy, rate) for m in noisy]
     small = [baselines.rnnoise(m.noisy, rate) for m in noisy]
@@ -227,6 +233,7 @@ def _curve(
                 corrector=corrector,
                 snr=sampling.snr,
                 renew_above=sampling.renew_above,
+                noise_share=sampling.noise_share,
             )
             waves = yield from _walked(bundle, noisy, seed, settings, f"{name}, {nfe}")
             rows = [marks_of(m.clean, w, rate) for m, w in zip(noisy, waves, strict=True)]
