@@ -56,7 +56,7 @@ def build(frame: Frame) -> None:
             reverb = gr.Slider(
                 0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
             )
-            steps = gr.Slider(1, 60, 10, step=1, label="Steps (N)", info="The paper takes 30")
+            steps = gr.Slider(1, 60, 15, step=1, label="Steps (N)", info="The paper takes 30")
             frame.seed(7)
             frame.model()
             with gr.Accordion("Your own recording", open=False):
@@ -74,7 +74,7 @@ def build(frame: Frame) -> None:
                     0.1, 1, 0.4, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
                 )
                 renew_above = gr.Slider(
-                    0, 1, 0.7, step=0.1, label="Renew above t", info="The paper: 1, never"
+                    0, 1, 0.4, step=0.1, label="Renew above t", info="The paper: 1, never"
                 )
                 noise_share = gr.Slider(
                     0, 1, 0.3, step=0.1, label="Noise expected (share)", info="The paper: 0"
@@ -104,8 +104,8 @@ def build(frame: Frame) -> None:
     )
     build_compare(frame, shared)
     frame.breaks(
-        "With three steps the reverse process ends before its noise is gone; under loud voices "
-        "it cannot know who is meant.",
+        "Three steps are too long for the equation: noise is left, and under loud voices the model "
+        "cannot know who is meant.",
         {"clip": "ru-vm-sorry", "noise": "babble", "noise_snr": -5, "steps": 3},
     )
 

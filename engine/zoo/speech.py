@@ -42,7 +42,7 @@ CONFIG = SpeechConfig(
         "patch": 2,
         "gated": True,
     },
-    sampling=Sampling(steps=10, snr=0.4),
+    sampling=Sampling(steps=15, snr=0.4, renew_above=0.4, noise_share=0.3),
 )
 README = """---
 license: cc-by-sa-3.0
@@ -50,10 +50,10 @@ tags: [rewind, speech-enhancement, sgmse]
 ---
 # SGMSE+, small, 8 kHz
 
-Takes noise and reverberation out of speech; trained from nothing, for minutes, on telephone prompts
-spoken by three women. `config.json` holds front end, process, network and the settings to sample
-with; `card.json` the credits of the recordings, the licence and what was measured on two speakers
-whom it never heard.
+Takes noise out of speech, but not the sound of a room; trained from nothing, within an hour, on
+telephone prompts spoken by three women. `config.json` holds front end, process, network and the
+settings to sample with; `card.json` the credits of the recordings, the licence and what was
+measured on two speakers whom it never heard.
 
 Made again by `python -m engine.zoo build sgmse-8k`.
 """

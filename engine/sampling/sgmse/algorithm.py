@@ -38,10 +38,10 @@ def run(
     reverb: float = 0.0,
     recording: str = "",
     sampler: str = "pc",
-    steps: int = 10,
+    steps: int = 15,
     corrector: str = "ald",
     snr: float = 0.4,
-    renew_above: float = 0.7,
+    renew_above: float = 0.4,
     noise_share: float = 0.3,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
@@ -134,7 +134,7 @@ def compare(
     noise_snr: float = 5.0,
     reverb: float = 0.0,
     snr: float = 0.4,
-    renew_above: float = 0.7,
+    renew_above: float = 0.4,
     noise_share: float = 0.3,
     budgets: Sequence[int] = BUDGETS,
 ) -> Steps[Comparison]:

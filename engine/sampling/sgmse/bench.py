@@ -124,10 +124,11 @@ def summary(bundle: SpeechBundle, seed: int = 0) -> dict:
     settings = _settings(sampling)
     chosen = mixtures(bundle, seed, (5.0,))[:: 1 if bundle.device.startswith("cuda") else 5]
     marks = finish(_of_all(bundle, chosen, seed, settings, ""))
-    return {
+    means = {
         name: {key: round(value, 3) for key, value in _means(rows).items() if value is not None}
         for name, rows in marks.items()
     }
+    return {"recordings at 5 dB": len(chosen), **means}
 
 
 def _settings(sampling: Sampling) -> enhancing.Settings:
