@@ -25,17 +25,23 @@ in the paper.
 **The start.** "Little more" is not nothing: e^(-1.5), 22 % of x0 - y, is still there at t = 1, and
 none of it in the start y + s(1) z, since x0 is what is looked for. The paper leaves this gap. A
 network reads the trace, and takes its absence for a recording that has little noise. Two settings
-of ours mend it: the start expects that the share c of the recording is noise, y - a(1) c y + s(1)
-z, and above t = 0.4 the state is drawn anew around each clean estimate, until trace and estimate
-agree. With c = 0 and "renew above" 1 you have the paper's walk. Lay et al. 2023, arXiv:2302.14748,
-change the process for the same reason.
+of ours mend it. The start expects that the share c of the recording is noise, and above t = 0.4 the
+state is drawn anew around each clean estimate x0^, until trace and estimate agree:
+
+    x_1 = y - e^(-theta) c y + s(1) z,    x_t = y + e^(-theta t) (x0^ - y) + s(t) z
+
+With c = 0 and "renew above" 1 you have the paper's walk. Lay et al. 2023, arXiv:2302.14748, change
+the process for the same reason.
 
 **The model inside** has 0.8 million weights (the published ones have 65), hears 8 kHz, and was
 trained for three quarters of an hour, on one processor core, with recordings of three women. The
 speakers of the examples, an Italian man and a Russian woman, it never heard; nor their music and
-voices in the background. It names a clean spectrogram, from which the score follows: score = (a (x0
-- y) - (x - y)) / s^2. To learn in so little time it says, place by place, how much of x and of y to
-keep, and adds a remainder; published checkpoints do without, and say the score itself.
+voices in the background. It names a clean spectrogram, from which the score follows,
+
+    score = (a (x0 - y) - (x - y)) / s^2,    a = e^(-theta t)
+
+To learn in so little time it says, place by place, how much of x and of y to keep, and adds a
+remainder; published checkpoints do without, and say the score itself.
 
 **What to compare with.** The same network *asked once*, at t = 1, is a predictive denoiser: its
 answer is the mean of all speech that may lie below the noise. The *predicted mean* asks it eight
@@ -62,7 +68,8 @@ of the recording, consonants and breath differ from seed to seed.
 fewer than four steps that is more than there was, of the other sign. At very low levels the network
 hears speech in the noise and makes some up; sounds that are no speech go. Other people's voices are
 speech, too: against babble it can only guess who is meant. The published code fades the last
-samples of every recording, by transforming empty frames back; here they are cut."""
+samples of every recording, by transforming empty frames back; here they are cut.
+"""
 
 from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
 
