@@ -36,6 +36,7 @@ LINES = {
     "pc without": "Without corrector",
     "ode": "Flow without noise",
 }
+MEASURES = (("si_sdr", "SI-SDR (dB)", ".1f"), ("estoi", "ESTOI", ".2f"), ("pesq", "PESQ", ".2f"))
 CLIPS_FILE = parts.ASSETS / "data" / "speech" / "clips.json"
 PLOT = {"show_label": False, "container": False}
 
@@ -264,24 +265,30 @@ def listening(found: Any, recipe: Recipe) -> str:
     )
 
 
+def cell(marks: Any, name: str, form: str) -> str:
+    """One mark as text."""
+    value = getattr(marks, name)
+    return "–" if value is None else format(value, form)
+
+
 def marks_table(found: Any) -> str:
-    """All marks in rows; a dash where one cannot be told."""
+    """All marks in rows; a dash where one cannot be told, no column where none can."""
     if found.clean is None:
         return '<p class="note">Without the clean recording nothing can be measured: listen.</p>'
+    tracks = (found.noisy, found.enhanced, *found.others)
+    measures = [
+        (name, title, form)
+        for name, title, form in MEASURES
+        if any(getattr(track.marks, name) is not None for track in tracks)
+    ]
     rows = "".join(
         f"<tr><td>{parts.escape(track.title)}</td>"
-        + "".join(
-            f"<td>{'–' if value is None else format(value, form)}</td>"
-            for value, form in (
-                (track.marks.si_sdr, ".1f"),
-                (track.marks.estoi, ".2f"),
-                (track.marks.pesq, ".2f"),
-            )
-        )
+        + "".join(f"<td>{cell(track.marks, name, form)}</td>" for name, _, form in measures)
         + f"<td>{track.nfe or '–'}</td></tr>"
-        for track in (found.noisy, found.enhanced, *found.others)
+        for track in tracks
     )
-    head = "<tr><th>recording</th><th>SI-SDR (dB)</th><th>ESTOI</th><th>PESQ</th><th>NFE</th></tr>"
+    titles = ("recording", *(title for _, title, _ in measures), "NFE")
+    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
     return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
 
 
