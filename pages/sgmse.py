@@ -27,6 +27,7 @@ NOISES = {
 SAMPLERS = {
     "Reverse diffusion, the paper's": "pc",
     "Flow without noise (fast)": "ode",
+    "Predicted mean, no walk": "mean",
     "Network asked once": "once",
 }
 CORRECTORS = {"Annealed Langevin": "ald", "Langevin": "langevin", "None": "none"}
@@ -35,6 +36,7 @@ LINES = {
     "pc without": "Without corrector",
     "ode": "Flow without noise",
 }
+MEASURES = (("si_sdr", "SI-SDR (dB)", ".1f"), ("estoi", "ESTOI", ".2f"), ("pesq", "PESQ", ".2f"))
 CLIPS_FILE = parts.ASSETS / "data" / "speech" / "clips.json"
 PLOT = {"show_label": False, "container": False}
 
@@ -55,7 +57,7 @@ def build(frame: Frame) -> None:
             reverb = gr.Slider(
                 0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
             )
-            steps = gr.Slider(1, 60, 10, step=1, label="Steps (N)", info="The paper takes 30")
+            steps = gr.Slider(1, 60, 15, step=1, label="Steps (N)", info="The paper takes 30")
             frame.seed(7)
             frame.model()
             with gr.Accordion("Your own recording", open=False):
@@ -72,40 +74,44 @@ def build(frame: Frame) -> None:
                 snr = gr.Slider(
                     0.1, 1, 0.4, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
                 )
+                renew_above = gr.Slider(
+                    0, 1, 0.4, step=0.1, label="Renew above t", info="The paper: 1, never"
+                )
+                noise_share = gr.Slider(
+                    0, 1, 0.3, step=0.1, label="Noise expected (share)", info="The paper: 0"
+                )
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(parts.shots(waiting_shots()))
+    shared = {
+        "clip": clip,
+        "noise": noise,
+        "noise_snr": noise_snr,
+        "reverb": reverb,
+        "snr": snr,
+        "renew_above": renew_above,
+        "noise_share": noise_share,
+    }
     run.wire(
-        {
-            "clip": clip,
-            "noise": noise,
-            "noise_snr": noise_snr,
-            "reverb": reverb,
+        shared
+        | {
             "recording": recording,
             "steps": steps,
             "sampler": sampler,
             "corrector": corrector,
-            "snr": snr,
         },
         draw,
         [shown],
         params=run_params,
     )
-    build_compare(frame, clip, noise, noise_snr, reverb, snr)
+    build_compare(frame, shared)
     frame.breaks(
-        "With three steps the reverse process ends before its noise is gone; under loud voices "
-        "it cannot know who is meant.",
+        "Three steps are too long for the equation: noise is left, and under loud voices the model "
+        "cannot know who is meant.",
         {"clip": "ru-vm-sorry", "noise": "babble", "noise_snr": -5, "steps": 3},
     )
 
 
-def build_compare(
-    frame: Frame,
-    clip: gr.Dropdown,
-    noise: gr.Dropdown,
-    noise_snr: gr.Slider,
-    reverb: gr.Slider,
-    snr: gr.Slider,
-) -> None:
+def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
     parts.heading(
         "What an evaluation buys",
@@ -122,7 +128,7 @@ def build_compare(
             parts.heading("ESTOI", "How much can be understood, from 0 to 1")
             understood = gr.Plot(parts.plot([], "NFE", "ESTOI"), label="ESTOI", **PLOT)
     compare.wire(
-        {"clip": clip, "noise": noise, "noise_snr": noise_snr, "reverb": reverb, "snr": snr},
+        shared,
         draw_compare,
         [nearness, understood],
         params=compare_params,
@@ -130,9 +136,9 @@ def build_compare(
 
 
 def clip_choices() -> list[tuple[str, str]]:
-    """The sentences by speaker and meaning."""
+    """The sentences by meaning, with who speaks."""
     listed = parts.read_json(CLIPS_FILE)["clips"]
-    return [(f"{entry['speaker']}: {entry['text']}", entry["key"]) for entry in listed]
+    return [(f"{entry['text']} ({entry['speaker']})", entry["key"]) for entry in listed]
 
 
 # ---------------------------------------------------------------------- settings
@@ -157,6 +163,8 @@ def compare_params(values: dict[str, Any]) -> dict[str, Any]:
         "noise_snr": float(real_number(values["noise_snr"], "Speech over noise")),
         "reverb": float(real_number(values["reverb"], "Reverberation")),
         "snr": float(real_number(values["snr"], "Corrector step")),
+        "renew_above": float(real_number(values["renew_above"], "Renew above t")),
+        "noise_share": float(real_number(values["noise_share"], "Noise expected")),
     }
 
 
@@ -220,7 +228,7 @@ def enhanced_shot(found: Any, ended: bool) -> Shot:
 def track_shot(track: Any) -> Shot:
     """One version of the recording."""
     lines = marks_lines(track)
-    lines += [f"{track.nfe} network evaluation"] if track.nfe else []
+    lines += [f"{track.nfe} network evaluation{'s' * (track.nfe > 1)}"] if track.nfe else []
     return Shot(track.title, track.picture, f"spectrogram: {track.title}", tuple(lines))
 
 
@@ -257,24 +265,30 @@ def listening(found: Any, recipe: Recipe) -> str:
     )
 
 
+def cell(marks: Any, name: str, form: str) -> str:
+    """One mark as text."""
+    value = getattr(marks, name)
+    return "–" if value is None else format(value, form)
+
+
 def marks_table(found: Any) -> str:
-    """All marks in rows; a dash where one cannot be told."""
+    """All marks in rows; a dash where one cannot be told, no column where none can."""
     if found.clean is None:
         return '<p class="note">Without the clean recording nothing can be measured: listen.</p>'
+    tracks = (found.noisy, found.enhanced, *found.others)
+    measures = [
+        (name, title, form)
+        for name, title, form in MEASURES
+        if any(getattr(track.marks, name) is not None for track in tracks)
+    ]
     rows = "".join(
         f"<tr><td>{parts.escape(track.title)}</td>"
-        + "".join(
-            f"<td>{'–' if value is None else format(value, form)}</td>"
-            for value, form in (
-                (track.marks.si_sdr, ".1f"),
-                (track.marks.estoi, ".2f"),
-                (track.marks.pesq, ".2f"),
-            )
-        )
+        + "".join(f"<td>{cell(track.marks, name, form)}</td>" for name, _, form in measures)
         + f"<td>{track.nfe or '–'}</td></tr>"
-        for track in (found.noisy, found.enhanced, *found.others)
+        for track in tracks
     )
-    head = "<tr><th>recording</th><th>SI-SDR (dB)</th><th>ESTOI</th><th>PESQ</th><th>NFE</th></tr>"
+    titles = ("recording", *(title for _, title, _ in measures), "NFE")
+    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
     return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
 
 

@@ -44,13 +44,17 @@ def estoi(clean: Float[Array, " l"], given: Float[Array, " l"], sample_rate: int
     package = _package("pystoi")
     if package is None:
         return None
+    state = np.random.get_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # it warns where there is too little speech
         try:
             found = package.stoi(clean, given, sample_rate, extended=True)
         except (RuntimeWarning, ValueError):
             return None
-    return round(float(found), 6)  # the package adds noise in the last bits
+        finally:
+            np.random.set_state(state)
+    # the package adds noise in the last bits, drawn from the global generator of numpy
+    return round(float(found), 6)
 
 
 def _package(name: str) -> ModuleType | None:

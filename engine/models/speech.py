@@ -106,6 +106,8 @@ class Sampling:
     steps: int = 30
     snr: float = 0.5
     corrector: str = "ald"
+    renew_above: float = 1.0
+    noise_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ class SpeechConfig:
             and all(math.isfinite(number) and 0 < number <= 100 for number in numbers)
             and self.sigma_min < self.sigma_max <= 100
             and self.t_eps < 0.5
+            and 0 <= self.sampling.renew_above <= 1
+            and 0 <= self.sampling.noise_share <= 1
             and self.objective in ("score", "denoised")
         )
         if not is_sound:

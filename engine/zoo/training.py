@@ -120,7 +120,7 @@ def train(
             means = {key: round(_mean([f[key] for f in losses]), 4) for key in figures}
             log.info("step %d of %d, %.2f a second, %s", step, plan.steps, pace, json.dumps(means))
             losses.clear()
-        elapsed = time.monotonic() - begun
+        elapsed = _of_first(time.monotonic() - begun)
         is_over = plan.share(step, elapsed) >= 1
         if rank == 0 and (time.monotonic() - saved > plan.save_every or is_over):
             run.save(checkpoint, step)
@@ -149,7 +149,7 @@ class _Run:
             lr=plan.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=1e-3,
-            fused=parameters[0].is_cuda,
+            fused=True,
         )
 
     def update(self, loss: Tensor, rate: float, step: int) -> None:
@@ -213,6 +213,15 @@ def join_workers() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("gloo")
+
+
+def _of_first(elapsed: float) -> float:
+    """The first worker's clock, by which all of them stop after the same step."""
+    if not dist.is_initialized():
+        return elapsed
+    clock = torch.tensor(elapsed, dtype=torch.float64)
+    dist.broadcast(clock, 0)
+    return float(clock)
 
 
 def _share_gradients(parameters: list[nn.Parameter]) -> None:

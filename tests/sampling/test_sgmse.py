@@ -74,6 +74,27 @@ def test_a_perfect_network_leads_to_the_clean_spectrogram(sampler, corrector):
     assert float((model.place(last.z) - x0).abs().mean()) < 0.03
 
 
+def test_renewing_draws_the_state_around_the_clean_estimate_above_its_time_alone():
+    generator = torch.Generator().manual_seed(0)
+    x0, y = torch.randn(2, 1, 1, 64, 64, dtype=torch.complex64, generator=generator).unbind()
+    model = perfect(x0, y)
+    settings = enhancing.Settings(steps=10, corrector="none")
+    plain, renewed = (
+        list(enhancing.walk(model, y, Noise(0), renew_above=above, **settings))
+        for above in (1.0, 0.5)
+    )
+    for step in renewed:
+        if step.t > 0.5:
+            apart = step.z - model.path.a(step.t) * (x0 - y)
+            assert float(apart.abs().pow(2).mean().sqrt()) == pytest.approx(
+                model.path.s(step.t), rel=0.05
+            )
+    assert not torch.equal(plain[0].z, renewed[0].z)
+    late = [i for i, step in enumerate(renewed) if step.t <= 0.5]
+    assert len(late) == 6
+    assert model.nfe == 20
+
+
 def test_asked_once_is_the_clean_estimate_at_the_start():
     x0, y = torch.randn(2, 1, 1, 8, 6, dtype=torch.complex64).unbind()
     model = perfect(x0, y)
@@ -83,7 +104,8 @@ def test_asked_once_is_the_clean_estimate_at_the_start():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "corrector", "nfe"), [("pc", "ald", 10), ("pc", "none", 5), ("ode", "none", 5)]
+    ("sampler", "corrector", "nfe"),
+    [("pc", "ald", 10), ("pc", "none", 5), ("ode", "none", 5), ("mean", "none", 5)],
 )
 def test_evaluations_are_what_was_promised(sampler, corrector, nfe):
     x0, y = torch.randn(2, 1, 1, 8, 6, dtype=torch.complex64).unbind()
@@ -170,7 +192,7 @@ def test_a_run_ends_with_every_version_and_its_marks(run):
     assert isinstance(end, Done)
     assert found.nfe == 4
     assert found.noisy.marks.si_sdr == pytest.approx(5, abs=0.2)
-    assert [track.name for track in found.others] == ["once", "classical"]
+    assert [track.name for track in found.others] == ["once", "mean", "classical"]
     assert found.moments[0].t == 1
     assert found.moments[-1].t == 0
     assert len(found.enhanced.sound.samples) == len(found.noisy.sound.samples)
@@ -222,6 +244,9 @@ def test_comparing_counts_every_way_at_its_budget(tiny, run_job):
         {"corrector": "guess"},
         {"snr": 0.0},
         {"snr": float("nan")},
+        {"renew_above": 1.5},
+        {"noise_share": -0.1},
+        {"renew_above": float("nan")},
         {"clip": "no such"},
         {"noise": "silence"},
         {"noise_snr": float("inf")},
@@ -253,7 +278,7 @@ def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     found = finish(bench.run(seed=0, model=tiny))
     assert found.versus == pytest.approx(5, abs=0.2)
     assert found.interval[0] <= found.measured <= found.interval[1]
-    assert {"noisy", "enhanced", "asked once", "classical"} <= set(found.figures["mean"])
+    assert {"noisy", "enhanced", "asked once", "mean", "classical"} <= set(found.figures["mean"])
     ahead = found.figures["ahead of"]["classical"]["si_sdr"]
     assert ahead["low"] <= ahead["mean"] <= ahead["high"]
     assert {point["nfe"] for point in found.figures["quality against evaluations"]} == {1, 2}

@@ -33,6 +33,8 @@ RUN = {
     "sampler": "pc",
     "corrector": "ald",
     "snr": 0.4,
+    "renew_above": 0.7,
+    "noise_share": 0.3,
     "seed": 7,
 }
 
@@ -66,7 +68,7 @@ def test_run_shows_marks_and_plays_every_version(run):
     html, status, told = run()
     assert "4 network evaluations" in html
     assert "over noisy" in html
-    for title in ("Noisy", "Enhanced", "Clean", "Network, asked once", "Classical (LSA)"):
+    for title in ("Noisy", "Enhanced", "Clean", "asked once", "Predicted mean", "Classical (LSA)"):
         assert title in html
     sounds = re.findall(r'<audio src="data:audio/wav;base64,([^"]+)"', html)
     assert len(sounds) >= 9
@@ -115,12 +117,15 @@ def test_a_file_that_is_no_recording_is_refused(run, tmp_path: Path, content: by
         {"noise_snr": float("nan")},
         {"reverb": -1},
         {"snr": float("inf")},
+        {"renew_above": 2},
+        {"noise_share": -1},
         {"clip": "no such"},
-        {"noise": "<script>alert(1)</script>"},
+        {"noise": "no such"},
         {"sampler": "no such"},
         {"corrector": None},
         {"seed": -1},
         {"model": "../../etc/passwd"},
+        {"model": "<script>alert(1)</script>"},
         {"model": "x" * 10_000},
     ],
     ids=lambda changed: str(changed)[:40],
@@ -134,7 +139,8 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
 
 
 def test_curves_have_a_line_for_every_way_and_two_level_ones(client, tiny):
-    settings = {name: RUN[name] for name in ("clip", "noise", "noise_snr", "reverb", "snr", "seed")}
+    shared = ("clip", "noise", "noise_snr", "reverb", "snr", "renew_above", "noise_share", "seed")
+    settings = {name: RUN[name] for name in shared}
     nearness, _, status, _ = client.predict(**settings, model=tiny, api_name="/sgmse_compare_panel")
     names = [line["name"] for line in json.loads(nearness["plot"])["data"]]
     assert names == [*sgmse.LINES.values(), "Noisy", "Classical (LSA)"]

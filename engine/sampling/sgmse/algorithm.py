@@ -7,7 +7,6 @@ with fewer and more evaluations, and draws one line a sampler.
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Unpack
 
 import numpy as np
 
@@ -39,15 +38,18 @@ def run(
     reverb: float = 0.0,
     recording: str = "",
     sampler: str = "pc",
-    steps: int = 10,
+    steps: int = 15,
     corrector: str = "ald",
     snr: float = 0.4,
+    renew_above: float = 0.4,
+    noise_share: float = 0.3,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
 
-    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step.
+    `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; `renew_above`
+    and `noise_share` mend the start (`enhancing`).
     """
-    enhancing.check(sampler, steps, corrector, snr)
+    enhancing.check(sampler, steps, corrector, snr, renew_above, noise_share)
     scene.check(clip, noise, noise_snr, reverb)
     total = enhancing.evaluations(sampler, steps, corrector)
     yield Progress(0, total + 2, "Loading the model")
@@ -65,16 +67,22 @@ def run(
         clean = here.track("clean", "Clean", here.clean[0].numpy())
         shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
     yield Progress(0, total + 2, "From noise to speech", shown)
-    shown, wave = yield from _walked(
-        here, shown, Noise(seed), total, sampler=sampler, steps=steps, corrector=corrector, snr=snr
+    settings = enhancing.Settings(
+        sampler=sampler,
+        steps=steps,
+        corrector=corrector,
+        snr=snr,
+        renew_above=renew_above,
+        noise_share=noise_share,
     )
+    shown, wave = yield from _walked(here, shown, Noise(seed), total, settings)
     shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
     yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
-    return replace(shown, others=tuple(_others(here, seed)))
+    return replace(shown, others=tuple(_others(here, seed, noise_share)))
 
 
 def _walked(
-    here: Scene, shown: Enhanced, noise: Noise, total: int, **settings: Unpack[enhancing.Settings]
+    here: Scene, shown: Enhanced, noise: Noise, total: int, settings: enhancing.Settings
 ) -> Generator[Progress, None, tuple[Enhanced, Float[Array, " l"]]]:
     """The walk, its states kept as pictures, some of them as sound."""
     y = here.spectrogram()
@@ -82,7 +90,7 @@ def _walked(
     begun, spent, nfe = time.perf_counter(), 0.0, 0
     stride = max(1, total // MOST_MOMENTS)
     sounding = set(np.linspace(0, total, SOUNDING).round().astype(int) // stride * stride)
-    start = noise.start(y, model.path.prior_std) + y
+    start = model.place(enhancing.start(model, y, noise, settings["noise_share"]))
     first = Moment(model.path.t_max, 0, here.picture(start), here.sound(here.wave(start)))
     shown = replace(shown, moments=(first,))
     x = start
@@ -100,14 +108,19 @@ def _walked(
     return replace(shown, nfe=model.nfe, real_time_factor_seconds=factor), wave
 
 
-def _others(here: Scene, seed: int) -> list[Track]:
-    """The same recording by the network used once, and by the classical estimator."""
+def _others(here: Scene, seed: int, noise_share: float) -> list[Track]:
+    """The same recording by the network as a predictor, and by the classical estimator."""
     y = here.spectrogram()
     model = here.bundle.at(y)
-    (once,) = enhancing.walk(model, y, Noise(seed), sampler="once")
+    (once,) = enhancing.walk(model, y, Noise(seed), sampler="once", noise_share=noise_share)
+    mean_settings = enhancing.Settings(
+        sampler="mean", steps=enhancing.MEAN_STEPS, noise_share=noise_share
+    )
+    *_, mean = enhancing.walk(model, y, Noise(seed), **mean_settings)
     classical = baselines.log_spectral_amplitude(here.noisy[0].numpy(), here.front.sample_rate)
     return [
         here.track("once", "Network, asked once", here.wave(model.place(once.z)), 1),
+        here.track("mean", "Predicted mean", here.wave(model.place(mean.z)), mean.nfe),
         here.track("classical", "Classical (LSA)", classical),
     ]
 
@@ -121,6 +134,8 @@ def compare(
     noise_snr: float = 5.0,
     reverb: float = 0.0,
     snr: float = 0.4,
+    renew_above: float = 0.4,
+    noise_share: float = 0.3,
     budgets: Sequence[int] = BUDGETS,
 ) -> Steps[Comparison]:
     """Quality of a clip against network evaluations, for every way of sampling.
@@ -128,7 +143,7 @@ def compare(
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
     scene.check(clip, noise, noise_snr, reverb)
-    enhancing.check("pc", 1, "ald", snr)
+    enhancing.check("pc", 1, "ald", snr, renew_above, noise_share)
     if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
         raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
@@ -157,9 +172,15 @@ def compare(
         walked = here.bundle.at(y)
         steps = nfe // 2 if corrector != "none" else nfe
         x = y
-        for step in enhancing.walk(
-            walked, y, Noise(seed), sampler=sampler, steps=steps, corrector=corrector, snr=snr
-        ):
+        settings = enhancing.Settings(
+            sampler=sampler,
+            steps=steps,
+            corrector=corrector,
+            snr=snr,
+            renew_above=renew_above,
+            noise_share=noise_share,
+        )
+        for step in enhancing.walk(walked, y, Noise(seed), **settings):
             x = walked.place(step.z)
             yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", found)
         done += walked.nfe

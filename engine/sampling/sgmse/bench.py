@@ -3,7 +3,8 @@
     python -m engine bench sgmse          writes assets/claims/sgmse.json
 
 1. SI-SDR, PESQ and ESTOI of the enhanced recordings at 0, 5 and 10 dB, every sentence at each
-   level, the kinds of noise in turn; beside them the noisy ones, the network asked once, the
+   level, the kinds of noise in turn; beside them the noisy ones, the network asked once, its
+   mean near t = 1, the same walk without corrector and from the paper's start, the flow, the
    classical estimator and, where it is installed, RNNoise.
 2. The same for sentences in a room, six of each speaker.
 3. Quality against network evaluations, for the ways of sampling.
@@ -29,7 +30,7 @@ from engine.core.recipe import ModelRef, versions_here
 from engine.core.shapes import Array, Complex, Float, Tensor
 from engine.diffusion.noise import Noise
 from engine.models.library import load
-from engine.models.speech import SpeechBundle, padded
+from engine.models.speech import Sampling, SpeechBundle, padded
 from engine.sampling.sgmse import baselines, clips, enhancing
 from engine.sampling.sgmse.algorithm import BUDGETS, COMPARED
 from engine.sampling.sgmse.results import Marks
@@ -74,15 +75,13 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
     begun = time.perf_counter()
     bundle = _open(model)
     sampling = bundle.config.sampling
-    settings = enhancing.Settings(
-        steps=sampling.steps, corrector=sampling.corrector, snr=sampling.snr
-    )
+    settings = _settings(sampling)
     noisy = mixtures(bundle, seed)
     marks = yield from _of_all(bundle, noisy, seed, settings, "Noise")
     # six sentences of each speaker, and one recording of each kind of noise: all kinds in both
     room = [m for i, m in enumerate(mixtures(bundle, seed, (15.0,), REVERB)) if i % 10 < len(KINDS)]
     in_room = yield from _of_all(bundle, room, seed, settings, "Room")
-    curve = yield from _curve(bundle, noisy[::11], seed, sampling.snr)
+    curve = yield from _curve(bundle, noisy[::11], seed, sampling)
     gains = [gain for _, gain in _gains(noisy, marks, "enhanced", "si_sdr")]
     reached = zip(noisy, marks["enhanced"], strict=True)
     low, high = _interval([(m.clip, mark.si_sdr or 0.0) for m, mark in reached], seed)
@@ -122,15 +121,24 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
 def summary(bundle: SpeechBundle, seed: int = 0) -> dict:
     """Figures for a card: sentences at 5 dB, all of them on a GPU, every fifth on the CPU."""
     sampling = bundle.config.sampling
-    settings = enhancing.Settings(
-        steps=sampling.steps, corrector=sampling.corrector, snr=sampling.snr
-    )
+    settings = _settings(sampling)
     chosen = mixtures(bundle, seed, (5.0,))[:: 1 if bundle.device.startswith("cuda") else 5]
     marks = finish(_of_all(bundle, chosen, seed, settings, ""))
-    return {
+    means = {
         name: {key: round(value, 3) for key, value in _means(rows).items() if value is not None}
         for name, rows in marks.items()
     }
+    return {"recordings at 5 dB": len(chosen), **means}
+
+
+def _settings(sampling: Sampling) -> enhancing.Settings:
+    return enhancing.Settings(
+        steps=sampling.steps,
+        corrector=sampling.corrector,
+        snr=sampling.snr,
+        renew_above=sampling.renew_above,
+        noise_share=sampling.noise_share,
+    )
 
 
 def _open(model: ModelRef | str) -> SpeechBundle:
@@ -153,12 +161,16 @@ def _of_all(
     """Marks of the noisy recordings, of ours, and of every baseline, in one order."""
     rate = bundle.front.sample_rate
     made: dict[str, list[Array]] = {"noisy": [m.noisy for m in noisy]}
-    made["enhanced"] = yield from _walked(
-        bundle, noisy, seed, enhancing.Settings(sampler="pc", **settings), title
-    )
-    made["asked once"] = yield from _walked(
-        bundle, noisy, seed, enhancing.Settings(sampler="once"), title
-    )
+    ways: dict[str, enhancing.Settings] = {
+        "enhanced": {"sampler": "pc", **settings},
+        "no corrector": {"sampler": "pc", **settings, "corrector": "none"},
+        "the paper's start": {"sampler": "pc", **settings, "renew_above": 1.0, "noise_share": 0.0},
+        "flow": {"sampler": "ode", **settings},
+        "mean": {**settings, "sampler": "mean", "steps": enhancing.MEAN_STEPS},
+        "asked once": {"sampler": "once", **settings},
+    }
+    for name, way in ways.items():
+        made[name] = yield from _walked(bundle, noisy, seed, way, f"{title}, {name}")
     classical = baselines.log_spectral_amplitude
     made["classical"] = [classical(m.noisy, rate) for m in noisy]
     small = [baselines.rnnoise(m.noisy, rate) for m in noisy]
@@ -208,7 +220,7 @@ def _batch(bundle: SpeechBundle, waves: Sequence[Array]) -> Complex[Tensor, "b 1
 
 
 def _curve(
-    bundle: SpeechBundle, noisy: Sequence[Mixture], seed: int, snr: float
+    bundle: SpeechBundle, noisy: Sequence[Mixture], seed: int, sampling: Sampling
 ) -> Generator[Progress, None, list[dict]]:
     """Mean marks of every way of sampling at each budget."""
     rate, points = bundle.front.sample_rate, []
@@ -220,7 +232,9 @@ def _curve(
                 sampler=sampler,
                 steps=nfe // 2 if corrector != "none" else nfe,
                 corrector=corrector,
-                snr=snr,
+                snr=sampling.snr,
+                renew_above=sampling.renew_above,
+                noise_share=sampling.noise_share,
             )
             waves = yield from _walked(bundle, noisy, seed, settings, f"{name}, {nfe}")
             rows = [marks_of(m.clean, w, rate) for m, w in zip(noisy, waves, strict=True)]
