@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from engine.core.golden import Arrays, Case, Golden, arrays_of
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Complex, Float, Tensor
 from engine.diffusion import grids
@@ -19,7 +20,6 @@ from engine.diffusion.schedules import Path, ouve
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.speech import si_sdr
 from engine.models.speech import FrontEnd, padded
-from engine.sampling._golden import Arrays, Case, Golden, arrays_of
 from engine.sampling.sgmse.losses import denoising_score_matching
 
 CORRECTORS = ("ald", "langevin", "none")
