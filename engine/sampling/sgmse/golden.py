@@ -4,14 +4,13 @@ The score of the samplers' cases is a formula, so that the sampler alone is test
 that the published sampler drew. They run through the one sampler interface, like everything else.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from engine.core.golden import Arrays, Case, Golden, arrays_of
-from engine.core.job import Progress, Steps
+from engine.core.golden import Arrays, Golden, arrays_of, collect
+from engine.core.job import Steps
 from engine.core.shapes import Complex, Float, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Model
@@ -43,12 +42,8 @@ def run(*, seed: int = 0) -> Steps[Golden]:
         ("loss, relative", 1e-6, lambda: _loss(arrays, path)),
         ("SI-SDR", 1e-9, lambda: _si_sdr(arrays)),
     ]
-    cases: list[Case] = []
-    for name, tolerance, error in plan:
-        begun = time.perf_counter()
-        cases.append(Case(name, error(), tolerance, time.perf_counter() - begun))
-        yield Progress(len(cases), len(plan), name)
-    return Golden(tuple(cases))
+    compared = ((name, error(), tolerance) for name, tolerance, error in plan)
+    return (yield from collect(compared, len(plan)))
 
 
 def _mean(arrays: Arrays, path: Path) -> float:
