@@ -69,20 +69,20 @@ def build_plane(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("From pure noise", "Where the integrator ends")
-            noise = gr.Plot(plane([], "x", "y"), label="From pure noise", **PLOT)
+            noise = gr.Plot(label="From pure noise", **PLOT)
         with gr.Column():
             parts.heading(
                 "From the chain", "The same total NFE; lines are three chains on their way"
             )
-            chain = gr.Plot(plane([], "x", "y"), label="From the chain", **PLOT)
+            chain = gr.Plot(label="From the chain", **PLOT)
     numbers = gr.HTML()
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("Noise level of the chains", "Transition by transition, and handed over")
-            levels = gr.Plot(level_plot(None, ()), label="Noise levels", **PLOT)
+            levels = gr.Plot(label="Noise levels", **PLOT)
         with gr.Column():
             parts.heading("Shares of the modes", "True, and as sampled")
-            bars = gr.Plot(figure([], "mode", "share"), label="Mode shares", **PLOT)
+            bars = gr.Plot(label="Mode shares", **PLOT)
     with gr.Row(elem_classes="controls"):
         with gr.Column():
             shared = shared_controls(0.2)
@@ -260,9 +260,9 @@ def build_eta(frame: Frame) -> None:
     action = frame.action("eta", "Sweep eta")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            error = gr.Plot(parts.plot([], "eta", "distance"), label="Error", **PLOT)
+            error = gr.Plot(label="Error", **PLOT)
         with gr.Column():
-            covered = gr.Plot(parts.plot([], "eta", "uncovered"), label="Coverage", **PLOT)
+            covered = gr.Plot(label="Coverage", **PLOT)
     table = gr.HTML()
     with gr.Row(elem_classes="controls"):
         shared = shared_controls(0.2)

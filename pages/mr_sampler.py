@@ -101,9 +101,8 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         for title in FIGURES.values():
             with gr.Column():
-                blank = parts.plot([], "NFE", title, height=320)
-                plots.append(gr.Plot(blank, label=title, **PLOT))
-    ways = gr.Plot(parts.plot([], "first", "second"), label="Ways", visible=False, **PLOT)
+                plots.append(gr.Plot(label=title, **PLOT))
+    ways = gr.Plot(label="Ways", visible=False, **PLOT)
     run.wire(
         {
             "example": example,

@@ -89,10 +89,10 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("What an evaluation buys", "Distance to a 200-evaluation solve")
-            errors = gr.Plot(parts.plot([], "NFE", "relative error"), label="Error", **PLOT)
+            errors = gr.Plot(label="Error", **PLOT)
         with gr.Column():
             parts.heading("The way of the latents", "In the plane of their two main components")
-            plane = gr.Plot(parts.plot([], "first", "second"), label="Ways", **PLOT)
+            plane = gr.Plot(label="Ways", **PLOT)
     run.wire(
         {
             "prompt": prompt,

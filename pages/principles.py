@@ -123,12 +123,10 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("run", "Run")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            curves = gr.Plot(
-                plane([], "z₁", "z₂"), label="Curves", elem_id="principles-curves", **PLOT
-            )
+            curves = gr.Plot(label="Curves", elem_id="principles-curves", **PLOT)
             time_scrubber("principles-curves", 20, "Noise level behind the curves", "t = 0.001")
         with gr.Column():
-            errors = gr.Plot(order_plot((), ()), label="Errors", **PLOT)
+            errors = gr.Plot(label="Errors", **PLOT)
     with gr.Row(elem_classes="controls"):
         nfe = gr.Slider(
             4, 64, 8, step=1, label="NFE", info="Network evaluations of the curves on the left"
@@ -340,7 +338,7 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("views", "Show")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            field = gr.Plot(plane([], "z₁", "z₂"), label="Field", **PLOT)
+            field = gr.Plot(label="Field", **PLOT)
             with gr.Row(elem_classes="controls"):
                 x = gr.Slider(-2.5, 2.5, -0.4, step=0.05, label="State, x")
                 y = gr.Slider(-2.5, 2.5, 0.6, step=0.05, label="State, y")
@@ -442,9 +440,9 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("guide", "Guide")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(plane([], "x", "y"), label="Samples", **PLOT)
+            cloud = gr.Plot(label="Samples", **PLOT)
         with gr.Column():
-            bars = gr.Plot(figure([], "x", "density"), label="Along x", **PLOT)
+            bars = gr.Plot(label="Along x", **PLOT)
     numbers = gr.HTML()
     action.wire(
         {"world": world, "of_class": of_class, "guidance_scale": scale},
@@ -519,9 +517,9 @@ def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("distil", "Train")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(plane([], "x", "y"), label="One jump", **PLOT)
+            cloud = gr.Plot(label="One jump", **PLOT)
         with gr.Column():
-            errors = gr.Plot(figure([], "training step", "distance"), label="Training", **PLOT)
+            errors = gr.Plot(label="Training", **PLOT)
     numbers = gr.HTML()
     action.wire(
         {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers]

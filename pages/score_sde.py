@@ -85,10 +85,10 @@ def build_plane(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
-            flow = gr.Plot(plane([], "x", "y"), label="The flow", **PLOT)
+            flow = gr.Plot(label="The flow", **PLOT)
         with gr.Column():
             parts.heading("With noise", "Ends from the same latents; colours tell the latent")
-            noisy = gr.Plot(plane([], "x", "y"), label="With noise", **PLOT)
+            noisy = gr.Plot(label="With noise", **PLOT)
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
         process = gr.Radio(
@@ -263,12 +263,10 @@ def build_lab(frame: Frame) -> None:
     action = frame.action("sample", "Run the particles")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(
-                plane([], "x", "y"), label="Particles", elem_id="score_sde-cloud", **PLOT
-            )
+            cloud = gr.Plot(label="Particles", elem_id="score_sde-cloud", **PLOT)
             parts.time_scrubber("score_sde-cloud", 16, "Time of the particles", "t = 0.000")
         with gr.Column():
-            errors = gr.Plot(curve_plot((), None), label="Error", **PLOT)
+            errors = gr.Plot(label="Error", **PLOT)
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
         process = gr.Radio(

@@ -123,10 +123,10 @@ def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("SI-SDR", "Nearness of the waveform; favours cautious averages")
-            nearness = gr.Plot(parts.plot([], "NFE", "SI-SDR in dB"), label="SI-SDR", **PLOT)
+            nearness = gr.Plot(label="SI-SDR", **PLOT)
         with gr.Column():
             parts.heading("ESTOI", "How much can be understood, from 0 to 1")
-            understood = gr.Plot(parts.plot([], "NFE", "ESTOI"), label="ESTOI", **PLOT)
+            understood = gr.Plot(label="ESTOI", **PLOT)
     compare.wire(
         shared,
         draw_compare,
