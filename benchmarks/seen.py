@@ -26,17 +26,19 @@ WATCH_RUN = """async ([button, line]) => {
     const begin = performance.now();
     document.querySelector(button).click();
     const panel = document.querySelector(button).closest('[role=tabpanel]') ?? document;
-    let first = null, cleared = false, pictures = null;
+    const before = document.querySelector(`${line} .status`).innerText;
+    let first = null, left = false, cleared = false, pictures = null;
     return await new Promise((resolve) => {
         const look = () => {
             const status = document.querySelector(`${line} .status`);
             const now = (performance.now() - begin) / 1000;
             const told = status.matches('.running') && !status.hasAttribute('data-waiting');
             if (first === null && told) first = now;
+            if (status.matches('.running') || status.innerText !== before) left = true;
             const whole = panel.querySelector('[data-scrub]') !== null;
             if (told && !whole) cleared = true;
             if (cleared && whole && pictures === null) pictures = now;
-            const over = status.matches('.done, .failed') && first !== null;
+            const over = status.matches('.done, .failed') && left;  // short runs end between frames
             const refused = status.matches('.failed') && now > 0.3;
             if (over || refused)
                 return resolve({first: first ?? now, pictures: pictures ?? now, end: now,
