@@ -31,6 +31,7 @@ WATCH_RUN = """async ([button, line]) => {
     return await new Promise((resolve) => {
         const look = () => {
             const status = document.querySelector(`${line} .status`);
+            if (!status) return requestAnimationFrame(look);  // between two states of the line
             const now = (performance.now() - begin) / 1000;
             const told = status.matches('.running') && !status.hasAttribute('data-waiting');
             if (first === null && told) first = now;
