@@ -4,16 +4,17 @@ import json
 import statistics
 import time
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from gradio_client import Client
 
 from benchmarks.bars import Bar
 from benchmarks.harness import ROOT, Server, serve
 from engine.core.catalog import announced
+from engine.core.job import finish
 from engine.core.recipe import ModelRef, Recipe
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VISITORS = 50
-
-T = TypeVar("T")
 
 
 def recipes() -> list[Recipe]:
@@ -182,18 +181,9 @@ def overhead() -> Iterator[Bar]:
         large = bench.stable_diffusion_shape(small, "cuda", "float16")
         sizes.append(("the shape of SD 1.5", large, 2.0))
     for name, scene, limit in sizes:
-        found = _returned(bench.overhead(scene, 0, 0, 1))
+        found = finish(bench.overhead(scene, 0, 0, 1))
         what = f"solver beside bare network calls, {name} (diffusers: {found['diffusers']:.1%})"
         yield Bar.at_most(what, 100 * found["ours"], limit, "%", figures=found)
-
-
-def _returned(steps: Generator[object, None, T]) -> T:
-    """What a generator returns at its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def exact_undo(sequences: int = 200) -> Iterator[Bar]:
