@@ -81,8 +81,10 @@ def arrays_of(name: str) -> dict[str, np.ndarray]:
 
 
 def apart(found: Numbers, truth: Numbers) -> float:
-    """The largest error."""
-    gap = np.asarray(found, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
+    """The largest error, of complex numbers its absolute value."""
+    pair = np.asarray(found), np.asarray(truth)
+    wide = np.complex128 if any(map(np.iscomplexobj, pair)) else np.float64
+    gap = pair[0].astype(wide) - pair[1].astype(wide)
     return float(np.abs(gap).max(initial=0))
 
 

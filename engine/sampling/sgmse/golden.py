@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from engine.core.golden import Arrays, Golden, arrays_of, collect
+from engine.core.golden import Arrays, Golden, apart, arrays_of, collect
 from engine.core.job import Steps
 from engine.core.shapes import Complex, Float, Tensor
 from engine.diffusion import grids
@@ -48,26 +48,26 @@ def run(*, seed: int = 0) -> Steps[Golden]:
 
 def _mean(arrays: Arrays, path: Path) -> float:
     a, y = _column(path.a(_times(arrays))), arrays["y"]
-    return _apart(y + a * (arrays["x0"] - y), arrays["mean"])
+    return apart(y + a * (arrays["x0"] - y), arrays["mean"])
 
 
 def _std(arrays: Arrays, path: Path) -> float:
-    return _apart(np.asarray(path.s(_times(arrays))), arrays["std"])
+    return apart(np.asarray(path.s(_times(arrays))), arrays["std"])
 
 
 def _drift(arrays: Arrays, path: Path) -> float:
     """The forward drift is f (x - y), here at x = x0."""
     f = _column(path.drift(_times(arrays)))
-    return _apart(f * (arrays["x0"] - arrays["y"]), arrays["drift"])
+    return apart(f * (arrays["x0"] - arrays["y"]), arrays["drift"])
 
 
 def _diffusion(arrays: Arrays, path: Path) -> float:
-    return _apart(np.sqrt(np.asarray(path.diffusion_squared(_times(arrays)))), arrays["diffusion"])
+    return apart(np.sqrt(np.asarray(path.diffusion_squared(_times(arrays)))), arrays["diffusion"])
 
 
 def _spectrogram(arrays: Arrays, front: FrontEnd) -> float:
     wave, _ = front.normalised(torch.from_numpy(arrays["wav"]))
-    return _apart(front.spectrogram(wave)[:, 0].numpy(), arrays["spec"])
+    return apart(front.spectrogram(wave)[:, 0].numpy(), arrays["spec"])
 
 
 def _round_trip(arrays: Arrays, front: FrontEnd) -> float:
@@ -75,7 +75,7 @@ def _round_trip(arrays: Arrays, front: FrontEnd) -> float:
     wave, peak = front.normalised(torch.from_numpy(arrays["wav"]))
     back = peak * front.waveform(padded(front.spectrogram(wave), 64), wave.shape[-1])
     whole = wave.shape[-1] - front.n_fft // 2
-    return _apart(back[:, :whole].numpy(), arrays["roundtrip"][:, :whole])
+    return apart(back[:, :whole].numpy(), arrays["roundtrip"][:, :whole])
 
 
 def _sampled(arrays: Arrays, path: Path, corrector: str) -> float:
@@ -95,7 +95,7 @@ def _sampled(arrays: Arrays, path: Path, corrector: str) -> float:
     )
     if model.nfe != int(arrays[f"pc_{corrector}_nfe"]):
         return float("inf")
-    return _apart(model.place(z).numpy(), arrays[f"pc_{corrector}"])
+    return apart(model.place(z).numpy(), arrays[f"pc_{corrector}"])
 
 
 class _StandIn:
@@ -136,7 +136,3 @@ def _times(arrays: Arrays) -> np.ndarray:
 
 def _column(level: object) -> np.ndarray:
     return np.asarray(level)[:, None, None, None]
-
-
-def _apart(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(found - wanted).max())
