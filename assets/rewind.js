@@ -63,6 +63,61 @@
     }
   });
 
+  // Runs. Gradio drops an event while it still counts an earlier one of the same kind, and that is
+  // longer than the result takes to appear. So a press of Run comes here and goes on when the way
+  // is free, the last of several. A double click is one press.
+  const runs = {};
+  const line = (tone, inside) => `<div class="status ${tone}" role="status">${inside}</div>`;
+  const waiting = line('running" data-waiting="', '<div class="bar"><i></i></div><p>Waiting for a free place</p>');
+  const halted = line("", "<p>Stopped. What is shown is as far as it came.</p>");
+  const refused = '<div class="status failed" role="alert"><h3>This did not start.</h3>' +
+    "<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>";
+  const press = (name, wait) => setTimeout(() => document.getElementById(name)?.click(), wait);
+  const SETTLE = 400;  // milliseconds in which Gradio has sent a run, or has done with a stopped one
+  const go = (run, name) => {
+    run.busy = true;
+    run.since = performance.now();
+    press(`${name}-go`, 0);
+  };
+  const over = (name) => setTimeout(() => {
+    const run = runs[name];
+    run.busy = false;
+    if (run.again) go(run, name);
+    run.again = run.stopped = false;
+  }, runs[name].stopped ? SETTLE : 0);
+  window.rewindRuns = {
+    ask(name) {
+      const run = (runs[name] ??= {});
+      if (run.busy) run.again = true;
+      else go(run, name);
+      return waiting;
+    },
+    stop(name, said) {
+      const run = runs[name];
+      if (!run?.busy) return said;
+      if (!run.stopped) press(`${name}-halt`, Math.max(0, run.since + SETTLE - performance.now()));
+      run.stopped = true;
+      run.again = false;
+      return halted;
+    },
+    done(name, said) {
+      const link = document.querySelector(`#${name}-status a[data-link]`);
+      if (link) history.replaceState(null, "", link.href);
+      return this.failed(name, said);
+    },
+    failed(name, said) {
+      const { again, stopped } = runs[name];
+      over(name);
+      if (again) return waiting;
+      if (stopped) return halted;
+      return String(said).includes("data-waiting") ? refused : said;
+    },
+  };
+  addEventListener("click", (event) => {
+    const button = event.detail > 1 && event.target.closest && event.target.closest(".actions button");
+    if (button && runs[button.id]?.busy) event.stopImmediatePropagation();
+  }, true);
+
   // Listening: versions of one recording under one clock; another one goes on where the last was.
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("[data-hear]");

@@ -367,6 +367,8 @@ class Action:
             self.stop = gr.Button(
                 "Stop", elem_id=f"{slug}-{name}-stop", elem_classes="stop", min_width=80
             )
+        self.go = gr.Button(elem_id=f"{slug}-{name}-go", visible="hidden")
+        self.halt = gr.Button(elem_id=f"{slug}-{name}-halt", visible="hidden")
         self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
         frame._status = frame._status or self.status
 
@@ -379,13 +381,12 @@ class Action:
         params: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         back: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         also: Sequence[Callable] = (),
-        live: Sequence[Callable] = (),
     ) -> None:
         """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
 
-        `params` turns the values of the controls into settings where they differ, and `back`
-        turns settings into values of controls. `live` triggers run again for the last of several
-        changes that came in while a run was under way.
+        A run follows for the last of the triggers that come in while one is under way. `params`
+        turns the values of the controls into settings where they differ, and `back` turns
+        settings into values of controls.
         """
         frame = self.frame
         seed = frame.seed() if frame._seed is None else frame._seed
@@ -399,24 +400,25 @@ class Action:
             control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
         self.draw, self.params = draw, params or dict
         self.outputs = [*outputs, self.status, frame._recipe_view]
+        place = f"{frame.entry.slug}-{self.name}"
         panel = f"{frame.entry.slug}_{self.name}_panel"
-        triggers = [self.start.click, *also, *live]
-        gr.on(triggers, None, None, self.status, js=WAITING, show_progress="hidden")
-        event = gr.on(
-            triggers,
+        # The page itself says when `go` and `halt` may be pressed; see the runs in rewind.js.
+        said = {"inputs": self.status, "outputs": self.status, "show_progress": "hidden"}
+        asked = [self.start.click, *also]
+        gr.on(asked, None, **said, js=f"() => rewindRuns.ask('{place}')")
+        self.stop.click(None, **said, js=f"(said) => rewindRuns.stop('{place}', said)")
+        event = self.go.click(
             named(self._run, panel),
             None,
             self.outputs,
             inputs_kwargs=controls,
             api_name=panel,
-            trigger_mode="always_last" if live else "once",
             show_progress="hidden",
             **LANE,
         )
-        event.success(None, None, None, js=SET_ADDRESS % f"{frame.entry.slug}-{self.name}-status")
-        event.failure(None, self.status, self.status, js=REFUSED, show_progress="hidden")
-        self.stop.click(None, None, None, cancels=[event])
-        self.stop.click(None, self.status, self.status, js=STOPPED, show_progress="hidden")
+        event.success(None, **said, js=f"(said) => rewindRuns.done('{place}', said)")
+        event.failure(None, **said, js=f"(said) => rewindRuns.failed('{place}', said)")
+        self.halt.click(None, None, None, cancels=[event])
 
     def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
         """Runs the method with the settings of the panel and draws what happens."""
@@ -462,32 +464,10 @@ class Action:
         return Recipe(self.frame.entry.slug, self.name, model, self.params(rest), seed).here()
 
 
-# ---------------------------------------------------------------------- behaviour in the page
-
 LATEX = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "$", "right": "$", "display": False},
 ]
-WAITING = """() => {
- window.rewindStopped = null;
- return '<div class="status running" role="status" data-waiting>' +
-  '<div class="bar"><i></i></div><p>Waiting for a free place</p></div>';
-}"""
-# A cancelled run ends as a failure too, so both say the same, whichever comes last.
-STOPPED = """(said) => {
- if (!String(said).includes('running')) return said;
- window.rewindStopped = '<div class="status" role="status">' +
-  '<p>Stopped. What is shown is as far as it came.</p></div>';
- return window.rewindStopped;
-}"""
-REFUSED = """(said) => window.rewindStopped || (String(said).includes('data-waiting')
- ? '<div class="status failed" role="alert"><h3>This did not start.</h3>' +
-   '<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>'
- : said)"""
-SET_ADDRESS = """() => {
- const link = document.querySelector('#%s a[data-link]');
- if (link) history.replaceState(null, '', link.href);
-}"""
 
 
 # ---------------------------------------------------------------------- lines of text

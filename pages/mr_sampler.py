@@ -120,7 +120,7 @@ def build(frame: Frame) -> None:
         [shown, *plots, ways],
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
-        live=[nfe.release],
+        also=[nfe.release],
     )
     build_restore(frame, spacing, fit_target)
     frame.breaks(

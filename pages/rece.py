@@ -73,8 +73,7 @@ def build(frame: Frame) -> None:
         {**edit, **view, "strength": strength},
         draw_run,
         [pictures, numbers, curve],
-        also=[concept.submit],
-        live=[strength.release],
+        also=[concept.submit, strength.release],
     )
     _comeback(frame, edit, view)
     _take_along(frame, edit, strength)

@@ -99,8 +99,7 @@ def build(frame: Frame) -> None:
         [pictures, story, doubts, heights],
         params=run_params,
         back=run_values,
-        also=[question.submit],
-        live=[tau.release],
+        also=[question.submit, tau.release],
     )
     preset.input(
         named(_preset, f"{SLUG}_preset"),

@@ -92,8 +92,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         params=within,
-        also=[prompt.submit],
-        live=[p.release],
+        also=[prompt.submit, p.release],
     )
     _film(frame, basis, view)
     _counted(frame)
@@ -187,7 +186,7 @@ def _counted(frame: Frame) -> None:
         with gr.Column(elem_classes="shown"):
             table = gr.HTML("", elem_id="rmm-count")
     curve = gr.Plot(label="Accuracy against storage", visible=False, **PLOT)
-    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, live=[p.release])
+    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, also=[p.release])
 
 
 def _count_fields() -> dict[str, Any]:

@@ -193,7 +193,7 @@ def _gate(frame: Frame, concept: gr.Textbox) -> None:
         draw_gate,
         [shown],
         back=listed_as_text,
-        live=[prompt.input, metric.input],
+        also=[prompt.input, metric.input],
     )
 
 
