@@ -10,8 +10,8 @@ import gradio as gr
 from engine.core.catalog import Broken, Catalog, Entry, Family
 from pages import _shelf
 from pages._frame import Frame, Runner
-from pages._handlers import named
 from pages._parts import escape
+from pages._serving import Query, Suite
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def of(catalog: Catalog, family: Family) -> tuple[list[Entry], list[Broken]]:
 
 
 def build(
-    demo: gr.Blocks,
+    demo: Suite,
     family: Family,
     entries: Sequence[Entry],
     broken: Sequence[Broken],
@@ -47,19 +47,13 @@ def build(
                 gr.HTML(broken_panel(method.slug, method.traceback))
     shelf.draw(demo, family.package)
 
-    def select_tab(request: gr.Request) -> object:
-        """Opens the tab that the link names."""
-        wanted = str(request.query_params.get("method", "")).replace("-", "_")
-        known = {e.slug for e in entries} | {b.slug for b in broken}
-        return gr.Tabs(selected=wanted) if wanted in known else gr.skip()
+    known = {entry.slug for entry in entries} | {method.slug for method in broken}
 
-    demo.load(
-        named(select_tab, f"{family.package}_select_tab"),
-        None,
-        tabs,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    def wanted(query: Query) -> str | None:
+        slug = query.get("method", "").replace("-", "_")
+        return slug if slug in known else None
+
+    demo.opens(tabs, wanted)
     return frames
 
 

@@ -17,7 +17,7 @@ import base64
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,7 @@ from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
 from pages._parts import escape
+from pages._serving import Query, Suite
 from pages._shelf import Shelf, model_ref, model_text
 
 Runner = Callable[[Job], Iterator[Event]]
@@ -58,7 +59,7 @@ class Frame:
     entry: Entry
     shelf: Shelf
     runner: Runner
-    demo: gr.Blocks
+    demo: Suite
     actions: dict[str, "Action"] = field(default_factory=dict)
     _model: gr.Dropdown | None = None
     _seed: gr.Number | None = None
@@ -118,6 +119,16 @@ class Frame:
     def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> "Action":
         """The buttons and the progress line of one job function, drawn here and wired later."""
         return Action(self, name, label, backward)
+
+    def opens(self, tabs: gr.Tabs, actions: Collection[str]) -> None:
+        """Tabs inside the panel: a link to one of these actions opens the tab of that id."""
+
+        def wanted(query: Query) -> str | None:
+            is_ours = query.get("method", "").replace("-", "_") == self.entry.slug
+            action = query.get("action", "")
+            return action if is_ours and action in actions else None
+
+        self.demo.opens(tabs, wanted)
 
     # ------------------------------------------------------------------ parts of every panel
 

@@ -4,17 +4,13 @@ import functools
 import inspect
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 
 from engine.core.errors import EngineError
 from engine.core.job import Event, Failed
 from pages._parts import escape
-
-if TYPE_CHECKING:
-    from pages._frame import Frame
 
 log = logging.getLogger(__name__)
 
@@ -67,21 +63,3 @@ def named(function: Callable, name: str) -> Callable:
     chosen = generator if inspect.isgeneratorfunction(function) else handler
     chosen.__name__ = chosen.__qualname__ = name
     return chosen
-
-
-def opens_tab(frame: "Frame", tabs: gr.Tabs, actions: Collection[str]) -> None:
-    """Opens the tab of one of these actions when a link to this method names it."""
-    slug = frame.entry.slug
-
-    def open_tab(request: gr.Request) -> object:
-        wanted, method = (str(request.query_params.get(key, "")) for key in ("action", "method"))
-        is_ours = method.replace("-", "_") == slug and wanted in actions
-        return gr.Tabs(selected=wanted) if is_ours else gr.skip()
-
-    frame.demo.load(
-        named(open_tab, f"{slug}_open_tab"),
-        None,
-        tabs,
-        api_visibility="private",
-        show_progress="hidden",
-    )

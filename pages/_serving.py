@@ -1,11 +1,19 @@
-"""How pages are served: described once, and sent compressed."""
+"""How pages are served: described once, with the tab of the link open, and sent compressed."""
 
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Query = Mapping[str, str]
+
+# Parameters of the address that is being answered.
+ASKED: ContextVar[Query] = ContextVar("asked")
 
 
 class Suite(gr.Blocks):
@@ -17,8 +25,49 @@ class Suite(gr.Blocks):
 
     whole = False
 
+    def __init__(self, **settings: Any) -> None:
+        self._choices: dict[int, Callable[[Query], str | None]] = {}
+        super().__init__(**settings)
+
     def get_config_file(self) -> Any:
         return super().get_config_file() if self.whole else {}
+
+    def opens(self, tabs: gr.Tabs, choose: Callable[[Query], str | None]) -> None:
+        """Pages come with the tab open that `choose` names for the address, None for the first.
+
+        An event of the page could open it too, after the page has drawn the first one in vain.
+        """
+        self._choices[tabs._id] = choose
+
+    @property
+    def config(self) -> Any:
+        """What Gradio describes the page with."""
+        query = ASKED.get({})
+        chosen = {key: tab for key, choose in self._choices.items() if (tab := choose(query))}
+        if not chosen:
+            return self._config
+        components = [
+            {**one, "props": {**one["props"], "selected": chosen[one["id"]]}}
+            if one["id"] in chosen
+            else one
+            for one in self._config["components"]
+        ]
+        return {**self._config, "components": components}
+
+    @config.setter
+    def config(self, described: Any) -> None:
+        self._config = described
+
+
+class LinkedPages:
+    """Tells the pages which address they answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ASKED.set(dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))))
+        await self.app(scope, receive, send)
 
 
 class CompressedPages(GZipMiddleware):
@@ -36,4 +85,4 @@ class CompressedPages(GZipMiddleware):
             await super().__call__(scope, receive, send)
 
 
-MIDDLEWARE = [Middleware(CompressedPages, compresslevel=6)]
+MIDDLEWARE = [Middleware(CompressedPages, compresslevel=6), Middleware(LinkedPages)]

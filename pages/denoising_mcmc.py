@@ -12,7 +12,6 @@ from engine.core.recipe import Recipe
 from engine.sampling.denoising_mcmc import HERE, INTEGRATORS, PICKS
 from pages import _parts as parts
 from pages._frame import Frame
-from pages._handlers import opens_tab
 from pages._parts import BACKWARD, SERIES, Line, escape
 from pages._planes import INK, figure, heat, plane, scatter
 
@@ -35,7 +34,7 @@ def build(frame: Frame) -> None:
         if HERE:
             with gr.Tab("Pictures", id="pictures"):
                 build_pictures(frame)
-    opens_tab(frame, tabs, ("eta", "pictures") if HERE else ("eta",))
+    frame.opens(tabs, ("eta", "pictures") if HERE else ("eta",))
     frame.breaks(
         "A large eta keeps the chain at large noise: its states are hardly nearer to the data than "
         "pure noise, and the integrator has fewer evaluations left for them.",

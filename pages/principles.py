@@ -23,7 +23,6 @@ from engine.sampling.principles import (
     WORLDS,
 )
 from pages._frame import Frame
-from pages._handlers import opens_tab
 from pages._parts import ASSETS, SERIES, escape, time_scrubber
 from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
 
@@ -62,7 +61,7 @@ def build(frame: Frame) -> None:
                 build_guidance(frame, world)
             with gr.Tab("Flow map", id="distil"):
                 build_flow_map(frame, world)
-    opens_tab(frame, tabs, ("views", "guide", "distil"))
+    frame.opens(tabs, ("views", "guide", "distil"))
 
 
 def world_editor(frame: Frame) -> gr.Textbox:

@@ -15,7 +15,6 @@ from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, R
 from engine.world.vocabulary import TEN_OBJECTS
 from pages import _parts as parts
 from pages._frame import Frame
-from pages._handlers import opens_tab
 from pages._parts import ASSETS, BACKWARD, SERIES, Line, Shot, escape
 from pages._planes import INK, heat, plane, scatter
 
@@ -42,7 +41,7 @@ def build(frame: Frame) -> None:
                 build_pictures(frame)
             with gr.Tab("Control", id="control"):
                 build_control(frame)
-    opens_tab(frame, tabs, ("sample", "trip", "draw", "control") if HERE else ("sample",))
+    frame.opens(tabs, ("sample", "trip", "draw", "control") if HERE else ("sample",))
     frame.breaks(
         "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
         "the exact score it ends several times farther from the data than the predictor alone.",

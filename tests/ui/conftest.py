@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gradio_client import Client
 
-from benchmarks.harness import ROOT, free_port
+from benchmarks.harness import ROOT, Server, free_port
 from engine.core.catalog import announced, discover
 from tests.ui.browser import browser, new_visitor, page, server, shot, visitor
 
@@ -19,6 +20,12 @@ _EVERY = discover()
 collect_ignore = [f"test_{slug}.py" for slug in set(_EVERY) - set(announced(_EVERY))]
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Client:
+    """A client of the app, as programs are."""
+    return Client(server.url, verbose=False)
 
 
 @pytest.fixture(scope="session")

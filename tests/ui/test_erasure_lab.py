@@ -7,13 +7,9 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from pages import erasure_lab
 from tests.tiny import tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 RUN = {
     "concept": "cat",
@@ -31,11 +27,6 @@ RUN = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 def test_a_comparison_shows_sheet_table_and_files(client: Client, tiny: str):

@@ -11,16 +11,12 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from benchmarks.harness import Server
 from engine.core.errors import BadInput
 from engine.core.recipe import ModelRef, Recipe
 from engine.pictures import from_text
 from pages import _parts as parts
 from pages import few_shot_erasing as page
 from tests.tiny import tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 EDIT = {
     "concept": "cat",
@@ -43,11 +39,6 @@ VIEW = {"prompts": "a cat; a dog", "looks": 2, "steps": 4, "guidance_scale": 2}
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

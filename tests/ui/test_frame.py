@@ -11,10 +11,8 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from engine.core.recipe import ModelRef, Recipe
-from pages._handlers import opens_tab
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+from pages._frame import Frame
+from pages._serving import ASKED, Suite
 
 GOOD = {"word": "pond", "steps": 4, "seed": 7, "model": "world"}
 LONG = "x" * 10_000
@@ -152,19 +150,24 @@ def test_endpoints_are_named_described_and_typed(client: Client):
 
 
 def test_a_link_opens_the_tab_of_its_action_in_its_own_panel_alone():
-    with gr.Blocks() as demo:
-        frame = SimpleNamespace(demo=demo, entry=SimpleNamespace(slug="score_sde"))
-        opens_tab(frame, gr.Tabs(), ("sample",))
-    (handler,) = demo.fns.values()
+    with Suite() as demo:
+        tabs = gr.Tabs()
+    frame = SimpleNamespace(demo=demo, entry=SimpleNamespace(slug="score_sde"))
+    Frame.opens(frame, tabs, ("sample",))
+    demo.whole = True
+    demo.config = demo.get_config_file()
 
     def opened(**query: str) -> object:
-        return handler.fn(SimpleNamespace(query_params=query))
+        token = ASKED.set(query)
+        (described,) = [one for one in demo.config["components"] if one["id"] == tabs._id]
+        ASKED.reset(token)
+        return described["props"].get("selected")
 
     for method in ("score-sde", "score_sde"):
-        assert opened(method=method, action="sample").selected == "sample"
+        assert opened(method=method, action="sample") == "sample"
     for query in (
         {},
         {"method": "score-sde", "action": "run"},
         {"method": "rece", "action": "sample"},
     ):
-        assert not isinstance(opened(**query), gr.Tabs)
+        assert opened(**query) is None

@@ -12,13 +12,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from benchmarks.harness import Server, axe_findings, sideways_scroll
+from benchmarks.harness import axe_findings, sideways_scroll
 from pages import mr_sampler
 from tests.tiny_restorer import tiny_restorer
 from tests.ui.browser import NewVisitor
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 RUN = {
     "example": "chelsea",
@@ -52,11 +49,6 @@ RESTORE = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_restorer(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

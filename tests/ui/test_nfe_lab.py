@@ -10,16 +10,12 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from engine.diffusion.adapters import MODULES
 from engine.diffusion.solvers import SOLVERS
 from engine.pictures import as_text
 from pages import nfe_lab
 from tests.tiny import tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 # Five divides the thousand timesteps, so ours and those of diffusers fall on the same ones.
 RUN = {
@@ -48,11 +44,6 @@ REWIND = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

@@ -9,25 +9,16 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 
-from benchmarks.harness import Server, axe_findings, sideways_scroll
+from benchmarks.harness import axe_findings, sideways_scroll
 from engine.core.recipe import Recipe
 from tests.ui.browser import NewVisitor
 
-pytestmark = [
-    pytest.mark.browser,
-    # The client leaves sockets to the collector of garbage.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.browser
 
 WORLD = "1 -1 0 0.1 A\n1 1 0 0.1 B"
 RUN = {"world": WORLD, "nfe": 8, "spacing": "uniform_lam", "solvers": ["ddim", "unipc2"], "seed": 3}
 VIEWS = {"world": WORLD, "process": "flow", "reading": "u", "t": 0.4, "x": 0.5, "y": 0, "seed": 3}
 GUIDE = {"world": WORLD, "of_class": "B", "guidance_scale": 2, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 def figure(answer: dict) -> dict:

@@ -14,7 +14,6 @@ from gradio.components.base import Component
 from gradio_client import Client
 from PIL import Image
 
-from benchmarks.harness import Server
 from engine.__main__ import main
 from engine.core.catalog import Entry, Family, announced
 from engine.core.recipe import ModelRef, Recipe
@@ -22,8 +21,7 @@ from engine.runners import local
 from pages import _family
 from pages._frame import Action, Frame
 from pages._lessons import lesson_of
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+from pages._serving import Suite
 
 CATALOG = announced()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
@@ -47,7 +45,7 @@ async def drawn() -> dict[str, Frame]:
     frames = []
     for family in Family:
         if entries := CATALOG.of(family):
-            with gr.Blocks() as demo:
+            with Suite() as demo:
                 frames += _family.build(demo, family, entries, (), local, "pages")
     return {frame.entry.slug: frame for frame in frames}
 
@@ -98,11 +96,6 @@ def test_the_settings_of_every_lesson_reach_the_controls(frames: Mapping[str, Fr
 
 
 # ---------------------------------------------------------------------- the result of a run
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 def steady(value: object) -> object:

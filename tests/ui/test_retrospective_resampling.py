@@ -9,7 +9,6 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from engine.metrics.hallucination import Rates
 from engine.verifying.retrospective_resampling import seeing
@@ -24,9 +23,6 @@ from engine.verifying.retrospective_resampling.results import (
 from engine.world.tray import ARTISTS, MOST_THINGS, Tray
 from pages import retrospective_resampling as page_module
 from tests.tiny_eyes import tiny_llava
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 RUN = {
     "tray": "on blue; cat 5 noto; rose 10 noto",
@@ -49,11 +45,6 @@ RUN = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_llava(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

@@ -7,15 +7,11 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from benchmarks.harness import Server
 from engine.merging.reversible_merging import CARD
 from engine.models.library import adapter_sets
 from pages import reversible_merging as panel
 from tests.merging.conftest import unet_adapters
 from tests.tiny import tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 MIX = {"merge": "average", "weight": 0.5, "density": 0.4}
 VIEW = {"steps": 4, "guidance_scale": 2}
@@ -29,11 +25,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def looks(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return unet_adapters(Path(tiny), tmp_path_factory.mktemp("looks"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

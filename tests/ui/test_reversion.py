@@ -11,16 +11,12 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from engine.erasing.reversion.steering import importance
 from engine.erasing.reversion.words import Word, write_file
 from pages import _taking as taking
 from pages import reversion as page
 from tests.tiny import TEXT_WIDTH, tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LEARN = {
     "relation": "on top of",
@@ -49,11 +45,6 @@ WORD = Word("<R>", torch.linspace(-1, 1, TEXT_WIDTH)).text()
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

@@ -9,16 +9,12 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from benchmarks.harness import Server
 from engine.core.recipe import Recipe
 from engine.verifying.revthink import students
 from engine.verifying.revthink.results import Efficiency
 from pages import revthink
 from tests.verifying.conftest import a_curve
 from tests.verifying.test_revthink import records_of, to_jsonl
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 SETTINGS = {
     "run": {"start": "nov", "shift": -4, "fraction": 0.5, "students_of": "nothing"},
@@ -55,11 +51,6 @@ SETTINGS = {
         "mean": "sequences",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

@@ -5,15 +5,6 @@ import re
 import pytest
 from gradio_client import Client
 
-from benchmarks.harness import Server
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
-
 
 def test_a_picture_goes_to_its_latent_and_comes_back(client: Client):
     shown = str(

@@ -12,16 +12,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 
-from benchmarks.harness import Server, axe_findings, sideways_scroll
+from benchmarks.harness import axe_findings, sideways_scroll
 from engine.core.recipe import ModelRef, Recipe
 from engine.sampling.sgmse import algorithm, enhancing, scene
 from engine.sounds import Sound, read
 from pages import sgmse
 from tests.tiny_speech import tiny_speech
 from tests.ui.browser import NewVisitor
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 RUN = {
     "clip": "it-vm-sorry",
@@ -42,11 +39,6 @@ RUN = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_speech(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture

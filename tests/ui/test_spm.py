@@ -8,13 +8,9 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from benchmarks.harness import Server
 from engine.core.recipe import ModelRef, Recipe
 from pages import spm
 from tests.tiny import tiny_checkpoint
-
-# The client leaves sockets to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 TRAIN = {
     "concepts": "cat",
@@ -36,11 +32,6 @@ VIEW = {"prompts": "a cat; a dog", "steps": 4, "guidance_scale": 2}
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Client:
-    return Client(server.url, verbose=False)
 
 
 @pytest.fixture
