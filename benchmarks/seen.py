@@ -36,7 +36,7 @@ WATCH_RUN = """async ([button, line]) => {
             const told = status.matches('.running') && !status.hasAttribute('data-waiting');
             if (first === null && told) first = now;
             if (status.matches('.running') || status.innerText !== before) left = true;
-            const whole = panel.querySelector('[data-scrub]') !== null;
+            const whole = panel.querySelector('[data-scrub], [data-whole]') !== null;
             if (told && !whole) cleared = true;
             if (cleared && whole && pictures === null) pictures = now;
             const over = status.matches('.done, .failed') && left;  // short runs end between frames

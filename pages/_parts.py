@@ -210,11 +210,13 @@ def sheet(
     columns: Sequence[str],
     rows: Mapping[str, tuple[Sequence[np.ndarray | None] | np.ndarray | None, Sequence[str]]],
     backward: str = "",
+    is_whole: bool = False,
 ) -> str:
     """A contact sheet: one column a prompt, one row a model, a line of text below each picture.
 
     `rows` maps a title to pictures (`n h w 3`, or None while there are none) and their lines. The
-    row titled `backward` takes the colour of rewinding.
+    row titled `backward` takes the colour of rewinding. A sheet that answers its question already
+    is marked as whole; rows that follow add to it.
     """
     head = "".join(f"<li>{escape(title)}</li>" for title in columns)
     parts = [f'<ol class="sheet-head">{head}</ol>']
@@ -229,7 +231,8 @@ def sheet(
                 shown = picture(preview_url(one), f"{column}, {title}")
             cells.append(f"<li>{shown}<span>{line}</span></li>")
         parts.append(f"<h4>{sign}{escape(title)}</h4><ol>{''.join(cells)}</ol>")
-    return f'<div class="sheet" style="--columns:{len(columns)}">{"".join(parts)}</div>'
+    mark = " data-whole" * is_whole
+    return f'<div class="sheet" style="--columns:{len(columns)}"{mark}>{"".join(parts)}</div>'
 
 
 def heat_map(values: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ def _settings(frame: Frame) -> dict[str, Any]:
             label="Strengths in the plane",
             info="2 adds one between none and all",
         )
-        steps = gr.Slider(3, 50, value=12, step=1, label="Sampler steps")
+        steps = gr.Slider(3, 50, value=8, step=1, label="Sampler steps")
         guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
     return {
         "methods": chosen,
@@ -124,13 +124,15 @@ def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     found: Any = event.result if isinstance(event, Done) else event.preview
     if found is None:
         return (gr.skip(),) * 4
-    shown = sheet(found), scores_table(found), plane(found)
+    asked: Any = recipe.params["methods"]
+    is_whole = {row.name for row in found.rows} >= set(asked)
+    shown = sheet(found, is_whole), scores_table(found), plane(found)
     if isinstance(event, Progress):
         return *shown, gr.skip()
     return *shown, gr.File(value=written(found, recipe), visible=True)
 
 
-def sheet(found: Any) -> str:
+def sheet(found: Any, is_whole: bool) -> str:
     """One column a prompt with its group, one row a model."""
     titles = {"target": "names it", "paraphrase": "paraphrase"}
     columns = [
@@ -142,7 +144,7 @@ def sheet(found: Any) -> str:
         f'<p class="note">Instead: “{escape(found.anchor)}”. Told to keep, and so not counted as '
         f"kept: {escape(', '.join(found.kept_words))}.</p>"
     )
-    return parts.sheet(columns, rows or {ORIGINAL: (None, ())}) + told
+    return parts.sheet(columns, rows or {ORIGINAL: (None, ())}, is_whole=is_whole) + told
 
 
 HEADS = (

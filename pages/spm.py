@@ -106,7 +106,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
     with gr.Accordion("Training", open=False):
         training = _training()
     with gr.Accordion("More settings", open=False):
-        steps = gr.Slider(4, 50, value=12, step=1, label="Sampler steps")
+        steps = gr.Slider(4, 50, value=8, step=1, label="Sampler steps")
         guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
         files = gr.File(
             label="SPM or LoRA files to add",
@@ -306,6 +306,7 @@ def rows_sheet(prompts: Sequence[str], rows: Sequence[Any]) -> str:
             for row in rows
         },
         backward=UNDONE,
+        is_whole=any(row.sha256 for row in rows if row.way not in (ORIGINAL, UNDONE)),
     )
 
 

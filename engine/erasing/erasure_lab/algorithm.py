@@ -62,7 +62,7 @@ def run(
     each: int = 4,
     attacks: Sequence[str] = ("paraphrase", "closed form"),
     sweep: int = 2,
-    steps: int = 12,
+    steps: int = 8,
     guidance_scale: float = 4.0,
 ) -> Steps[Comparison]:
     """Every method on one sheet, in one table and in one plane, from the same noise.
@@ -244,7 +244,7 @@ def _checked(
         checks.choice("attacks", name, ATTACKS)
     protocol = Protocol(
         each=checks.count("each", each, 1, MOST_EACH, "4 is quick, 16 tells more."),
-        steps=checks.count("steps", steps, 1, MOST_STEPS, "Try 12."),
+        steps=checks.count("steps", steps, 1, MOST_STEPS, "Try 8."),
         guidance_scale=checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
         attacks=told,
     )

@@ -53,7 +53,7 @@ R = TypeVar("R")
 MOST_CONCEPTS, MOST_PROMPTS, MOST_STEPS, MOST_FILES = 6, 12, 100, 6
 WAYS = (*METRICS, "open", "official")
 ORIGINAL, UNDONE = "original", "undone"
-PREVIEW_EVERY = 2
+PREVIEW_EVERY = 4
 # Above this cosine of unrelated texts the published gate stands open for everything.
 BLUNT = 0.9
 UNRELATED = ("a car", "a house", "a rose", "a guitar", "a dog")
@@ -133,7 +133,7 @@ def run(
     model: ModelRef | str = "world",
     prompts: Sequence[str] = ("a cat", "a dog"),
     ways: Sequence[str] = ("clipcos_tokenuni", "tokenuni", "open"),
-    steps: int = 12,
+    steps: int = 8,
     guidance_scale: float = 4.0,
 ) -> Steps[Transported]:
     """Trains a membrane for each concept, then draws the prompts in each way of opening them.
@@ -205,7 +205,7 @@ def transfer(
     to: ModelRef | str = "world-sister",
     prompts: Sequence[str] = ("a cat", "a dog"),
     way: str = "tokenuni",
-    steps: int = 12,
+    steps: int = 8,
     guidance_scale: float = 4.0,
 ) -> Steps[Transferred]:
     """The membranes of one checkpoint on another of the same architecture, without training.
@@ -405,7 +405,7 @@ class _View:
     def of(cls, prompts: object, steps: object, guidance_scale: object) -> "_View":
         return cls(
             checks.prompts(prompts, MOST_PROMPTS),
-            checks.count("steps", steps, 1, MOST_STEPS, "Try 12."),
+            checks.count("steps", steps, 1, MOST_STEPS, "Try 8."),
             checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
         )
 
