@@ -5,12 +5,12 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator
+from html import escape
 
 import gradio as gr
 
 from engine.core.errors import EngineError
 from engine.core.job import Event, Failed
-from pages._parts import escape
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def error_of(event: Failed) -> gr.Error:
             f"Something failed (id {event.error_id}).", title="Error", print_exception=False
         )
     words = f"{event.message} {event.advice}".strip()
-    return gr.Error(escape(words), title="Please check", print_exception=False)
+    return gr.Error(escape(words, quote=False), title="Please check", print_exception=False)
 
 
 def guarded(events: Iterator[Event]) -> Iterator[Event]:

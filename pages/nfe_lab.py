@@ -34,7 +34,7 @@ SOLVERS = {
     "diffusers:EulerAncestralDiscrete": "EulerAncestralDiscrete (diffusers)",
 }
 GRIDS = ("trailing", "leading", "linspace", "lambda", "karras")
-CURVE = [4, 6, 8, 10, 14, 20, 28, 40]
+CURVE = [4, 6, 10, 16, 28]
 PROMPTS = (
     "a rose in neon style",
     "a sketch of a house",
