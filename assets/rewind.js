@@ -118,6 +118,14 @@
     if (button && runs[button.id]?.busy) event.stopImmediatePropagation();
   }, true);
 
+  // Gradio takes a key for the sign that a field was changed, and so misses what is pasted, deleted
+  // or filled in by a button.
+  document.addEventListener("input", (event) => {
+    const field = event.target;
+    if (event.inputType !== "insertText" && field.matches && field.matches("[data-testid=textbox]"))
+      field.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
+  });
+
   // Listening: versions of one recording under one clock; another one goes on where the last was.
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("[data-hear]");

@@ -8,6 +8,7 @@ import gradio as gr
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.world import vocabulary as words
+from pages import _concepts as concepts
 from pages import _parts as parts
 from pages import _taking as taking
 from pages._frame import Frame
@@ -15,11 +16,10 @@ from pages._handlers import named
 from pages._parts import escape
 
 CONCEPT, GUIDE = "neon style", "plain style"
-SUGGESTIONS = ("neon style", "sketch style", "car", "car, bus")
+SUGGESTIONS = ("cat", "neon style", "sketch style", "car, bus")
 PROMPTS = "a penguin in neon style; a neon house; a sketch of a house; a rose in blueprint style"
 KEPT = ["sketch style", "blueprint style", "watercolor style", "pixel art style"]
 KEPT += ["cat", "dog", "car", "rose"]
-EMPTY_GUIDE = ('"" the empty text: damages other prompts here', " ")
 
 # Settings by preset, in the order of `TUNED`: the papers' tables, and one that shows how it fails.
 TUNED = ("retain", "epochs", "reg", "ridge")
@@ -78,7 +78,10 @@ def build(frame: Frame) -> None:
     _comeback(frame, edit, view)
     _take_along(frame, edit, strength)
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    concept.input(named(guides_for, "rece_guides"), [concept, guide], guide, **quiet)
+    suits = [guide, view["prompts"], edit["retain"]]
+    concept.input(
+        named(suited, "rece_suited"), [concept, *suits], suits, trigger_mode="always_last", **quiet
+    )
     fields = [edit[name] for name in TUNED]
     preset.input(named(tuned, "rece_preset"), preset, fields, **quiet)
 
@@ -94,7 +97,7 @@ def _question() -> tuple[gr.Textbox, gr.Dropdown]:
     )
     parts.suggestions("rece-concept", SUGGESTIONS)
     guide = gr.Dropdown(
-        guides_of(CONCEPT),
+        concepts.guides_of(CONCEPT),
         value=GUIDE,
         label="Draw instead",
         info="Where the word leads to: its category, a neighbour, or your own word",
@@ -215,26 +218,13 @@ def _take_along(frame: Frame, edit: Mapping[str, Any], strength: gr.Slider) -> N
 # ---------------------------------------------------------------------- fields
 
 
-def guides_of(concept: str) -> list[tuple[str, str]]:
-    """Guides to offer: categories of the word, its neighbours there, a blank, the empty text."""
-    word = concept.split(",")[0].strip().lower()
-    word = words.SYNONYMS.get(word, word)
-    found = [(f"{name}: its category", name) for name in words.CATEGORY_OF.get(word, ())]
-    if word in words.OBJECTS:
-        members = words.CATEGORIES[words.CATEGORY_OF[word][0]]
-        others = [name for name in members if name != word][:3]
-        found += [(f"{name}: a neighbour", name) for name in others]
-    if (style := word.removesuffix(" style")) in words.STYLES:
-        others = [name for name in words.STYLES if name != style][:4]
-        found += [(f"{name} style: a neighbour", f"{name} style") for name in others]
-    return [*found, ("something", "something"), ("blank: an empty picture", "blank"), EMPTY_GUIDE]
-
-
-def guides_for(concept: str, guide: str) -> gr.Dropdown:
-    """Offers the guides that suit the word; a guide that is still offered stays."""
-    offered = guides_of(str(concept or "")[:300])
-    kept = guide if guide in [value for _, value in offered] else offered[0][1]
-    return gr.Dropdown(choices=offered, value=kept)
+def suited(concept: str, guide: str, prompts: str, retain: list[str]) -> list[object]:
+    """Guides, prompts and kept words that suit the word in the field."""
+    return [
+        concepts.guides_for(concept, guide),
+        concepts.prompts_for(concept, prompts),
+        concepts.kept_for(concept, retain),
+    ]
 
 
 def tuned(preset: str) -> list[object]:

@@ -9,9 +9,11 @@ import numpy as np
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
+from pages import _concepts as concepts
 from pages import _parts as parts
 from pages import _taking as taking
 from pages._frame import Frame
+from pages._handlers import named
 from pages._parts import escape
 
 CONCEPT = "neon style"
@@ -63,6 +65,14 @@ def build(frame: Frame) -> None:
         params=with_files,
         back=listed_as_text,
         also=[concept.submit],
+    )
+    concept.input(
+        named(concepts.prompts_for, "spm_prompts"),
+        [concept, view["prompts"]],
+        view["prompts"],
+        api_visibility="private",
+        show_progress="hidden",
+        trigger_mode="always_last",
     )
     _gate(frame, concept)
     _transfer(frame, edit, view)

@@ -2,13 +2,17 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from playwright.sync_api import expect
 
 from engine.core.recipe import ModelRef, Recipe
+from pages import _concepts as concepts
 from pages import _taking as taking
 from pages import rece
 from tests.tiny import tiny_checkpoint
@@ -171,13 +175,25 @@ def test_the_endpoint_takes_a_recipe(client: Client, tiny: str):
     assert answer["result"]["undo"]["equal_bits"] == 1
 
 
-def test_guides_suit_the_word():
-    assert rece.guides_of("cat")[0] == ("animal: its category", "animal")
-    assert ("dog: a neighbour", "dog") in rece.guides_of("cat")
-    assert rece.guides_of("neon style")[0] == ("plain style: a neighbour", "plain style")
-    assert rece.guides_of(rece.CONCEPT)[0][1] == rece.GUIDE
-    assert rece.guides_of("zebra")[-1] == rece.EMPTY_GUIDE
-    assert rece.EMPTY_GUIDE[0].count("damages") == 1
+def test_guides_prompts_and_kept_words_suit_the_concept():
+    assert concepts.guides_of("cat")[0] == ("animal: its category", "animal")
+    assert ("dog: a neighbour", "dog") in concepts.guides_of("cat")
+    assert concepts.guides_of("neon style")[0] == ("plain style: a neighbour", "plain style")
+    assert concepts.guides_of(rece.CONCEPT)[0][1] == rece.GUIDE
+    assert concepts.guides_of("zebra")[-1] == concepts.EMPTY_GUIDE
+    assert concepts.EMPTY_GUIDE[0].count("damages") == 1
+
+    prompts = concepts.prompts_for("cat", rece.PROMPTS)
+    assert prompts == "a cat; a cat in sketch style; a dog; a car"
+    assert concepts.prompts_for("car, bus", prompts).split("; ")[:2] == ["a car", "a bus"]
+    assert concepts.prompts_for("sketch style", prompts).startswith("a penguin in sketch style")
+    for text in ("cat", "zebra", "cat, zebra"):
+        assert concepts.prompts_for(text, "my own cat; a dog") == gr.skip()
+    assert concepts.prompts_for("neon", prompts).startswith("a penguin in neon style")
+
+    assert concepts.kept_for("cat", ["dog", "cat", "car"]) == ["dog", "car"]
+    assert concepts.kept_for("automobile", ["dog", "car"]) == ["dog"]
+    assert concepts.kept_for("rose", ["dog", "car"]) == gr.skip()
 
 
 def test_a_preset_sets_every_field_it_names():
@@ -190,3 +206,24 @@ def test_a_baked_model_lands_on_the_shelf_once():
     kept = taking.on_shelf({}, baked)
     assert taking.on_shelf(kept, baked) == kept
     assert kept["models"][0]["edits"] == ["ab" * 32]
+
+
+@pytest.mark.browser
+def test_a_cat_goes_comes_back_goes_again_and_is_restored_within_two_minutes(new_visitor):
+    page, begin = new_visitor().page, time.monotonic()
+    page.goto("/erase?method=rece", wait_until="domcontentloaded")
+    page.get_by_role("button", name="cat", exact=True).click()
+    expect(page.get_by_label("Prompts to watch").first).to_have_value(re.compile("^a cat; "))
+    expect(page.locator("#rece-guide input")).to_have_value("animal: its category")
+
+    def told(action: str, place: str) -> list[str]:
+        page.locator(f"#rece-{action}").click()
+        page.locator(f"#rece-{action}-status .status.done").wait_for(timeout=60_000)
+        return page.locator(f"{place} ol li span").all_inner_texts()
+
+    rows = [told("run", "#rece-pictures")[at] for at in (0, 4, 8)]
+    assert [row.startswith("cat ") for row in rows] == [True, False, True]
+    stages = told("comeback", "#rece-attacked")
+    old_attack = [stages[at].startswith("cat ") for at in (1, 4)]
+    assert old_attack == [True, False]
+    assert time.monotonic() - begin < 120
