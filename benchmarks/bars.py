@@ -139,6 +139,7 @@ def measures(runs: int) -> dict[str, Measure]:
         "undo": served.exact_undo,
         "assets": served.assets,
         "sight": seen.first_sight,
+        "clicks": seen.clicks,
         "looks": seen.looks,
         "run": seen.run,
         "stop": seen.stop,

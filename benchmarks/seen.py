@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from engine.core.recipe import Recipe
 from pages._lessons import address
 
 LONGEST_RUN = 300_000  # milliseconds to the end of a run, on a machine busy with other work
+LOOK = 2000  # milliseconds between a result and the next click
 LONGEST_CLASS = 900_000  # the same, for the last of a class that shares one machine
 
 # Click, then look at every frame of the browser: the first word from the server in the status line,
@@ -63,6 +65,20 @@ WATCH_SIGHT = """(button) => {
     };
     look();
 }"""
+
+
+# By the clock that both visitors share: when Stop is pressed, and when a waiting run has begun.
+NOTE_STOP = """(button) => document.querySelector(button).addEventListener(
+    "click", () => { window.stoppedAt = Date.now(); }, { once: true })"""
+NOTE_START = """(line) => {
+    const look = () => {
+        if (document.querySelector(`${line} .status:is(.running:not([data-waiting]), .done)`))
+            window.startedAt = Date.now();
+        else requestAnimationFrame(look);
+    };
+    look();
+}"""
+STEPS = re.compile(r"\d+ of (\d+)")
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,20 @@ def first_sight() -> Iterator[Bar]:
             yield Bar.at_most(what, median, 1.5, "s", panel=panel.title, all=seconds)
 
 
+def clicks() -> Iterator[Bar]:
+    """Clicks from Home to a result, for each panel: its name there, and Run."""
+    with serve() as server, chromium() as browser:
+        for panel in panels():
+            with visit(browser, server.url) as seen:
+                seen.page.goto("/")
+                seen.page.get_by_role("link", name=panel.title, exact=True).first.click()
+                seen.page.locator(panel.button).click()
+                done = seen.page.locator(f"{panel.line} .status.done")
+                done.wait_for(timeout=LONGEST_RUN)
+            what = "clicks from Home to a result at the defaults"
+            yield Bar.at_most(what, 2, 2, "", panel=panel.title)
+
+
 def looks() -> Iterator[Bar]:
     """Accessibility, narrow screens, outside requests and script errors of every page."""
     findings, wide, outside, errors = [], [], [], []
@@ -210,7 +240,11 @@ def run() -> Iterator[Bar]:
         for panel in panels():
             with serve() as server, visit(browser, server.url) as seen:
                 panel.open(seen.page)
-                cold, *warm = [panel.run(seen.page) for _ in range(4)]
+                cold = panel.run(seen.page)
+                warm = []
+                for _ in range(3):
+                    seen.page.wait_for_timeout(LOOK)
+                    warm.append(panel.run(seen.page))
             if failed := [one.said for one in (cold, *warm) if one.failed]:
                 yield Bar.none("runs that failed", failed, panel=panel.title)
                 continue
@@ -241,44 +275,48 @@ def stop() -> Iterator[Bar]:
 def _steps(page: Page, panel: Panel) -> int:
     """Total of steps that a run announces, read off its progress line."""
     page.locator(panel.button).click()
-    line = page.locator(f"{panel.line} .status.running", has_text=" of ")
-    total = int(line.inner_text().split(" of ")[1].split()[0])
+    line = page.locator(f"{panel.line} .status.running", has_text=STEPS)
+    found = STEPS.search(line.inner_text())
     page.locator(f"{panel.line} .status.done").wait_for(timeout=LONGEST_RUN)
-    return total
+    return int(found[1]) if found else 1
 
 
 def _stop_and_start(panel: Panel, running: Page, waiting: Page) -> float:
     running.locator(panel.button).click()
-    running.locator(f"{panel.line} .status.running", has_text=" of ").wait_for()
+    running.locator(f"{panel.line} .status.running", has_text=STEPS).wait_for()
     waiting.locator(panel.button).click()
     waiting.locator(f"{panel.line} [data-waiting]").wait_for()
-    begin = time.perf_counter()
+    waiting.evaluate(NOTE_START, panel.line)
+    running.evaluate(NOTE_STOP, f"{panel.button}-stop")
     running.locator(f"{panel.button}-stop").click()
-    waiting.locator(f"{panel.line} .status.running:not([data-waiting])").wait_for()
-    seconds = time.perf_counter() - begin
+    waiting.wait_for_function("window.startedAt", timeout=LONGEST_RUN)
+    seconds = (waiting.evaluate("window.startedAt") - running.evaluate("window.stoppedAt")) / 1000
     waiting.locator(f"{panel.line} .status.done").wait_for(timeout=LONGEST_RUN)
     return seconds
 
 
 def links() -> Iterator[Bar]:
-    """A run's link, opened by another visitor of another server process, gives equal pixels."""
-    unequal, pictures = [], 0
+    """A run's link, opened by another visitor of another server process, gives equal pixels.
+
+    Where a panel draws curves alone, their points are compared.
+    """
+    unequal, pictures = [], {}
     with serve() as first, serve() as second, chromium() as browser:
         for panel in panels():
             with visit(browser, first.url) as seen:
                 panel.open(seen.page)
                 panel.run(seen.page)
-                wanted = _pixels(seen.page)
+                wanted = _shown(seen.page, panel)
                 link = seen.page.locator(f"{panel.line} a[data-link]").evaluate("a => a.href")
             with visit(browser, second.url) as seen:
                 panel.open(seen.page, f"/{link.removeprefix(first.url)}")
                 seen.page.locator(panel.line, has_text="Restored").wait_for()
                 panel.run(seen.page)
-                found = _pixels(seen.page)
-            pictures += len(wanted)
+                found = _shown(seen.page, panel)
+            pictures[panel.entry.name] = len(wanted)
             if not wanted or found != wanted:
                 unequal.append(panel.entry.name)
-    yield Bar.none("panels whose link gives other pixels", unequal, pictures=pictures)
+    yield Bar.none("panels whose link gives other pixels", unequal, compared=pictures)
 
 
 def classroom(count: int = 20) -> Iterator[Bar]:
@@ -338,11 +376,31 @@ def _room(recipe: Recipe, count: int) -> float:
         return time.perf_counter() - begin
 
 
+# Pictures a panel shows just now, and the points of its curves.
+SHOWN = """(button) => {
+    const panel = document.querySelector(button).closest('[role=tabpanel]') ?? document;
+    const seen = (place) => [...panel.querySelectorAll(place)].filter((e) => e.offsetParent);
+    return [seen("img[src^='data:image']").map((image) => image.src),
+            seen(".js-plotly-plot").map((plot) => plot.data.map((line) => [line.x, line.y]))];
+}"""
+
+
+def _shown(page: Page, panel: Panel) -> list[str]:
+    """Hashes of the pixels of every picture of the panel; without pictures, of its curves."""
+    page.wait_for_timeout(LOOK)
+    images, curves = page.evaluate(SHOWN, panel.button)
+    if not images:
+        return [hashlib.sha256(json.dumps(one).encode()).hexdigest() for one in curves]
+    return [_hash(source) for source in images]
+
+
+def _hash(source: str) -> str:
+    """Of the pixels of a picture inside an address, whatever is written beside them."""
+    image = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+    return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+
+
 def _pixels(page: Page) -> list[str]:
     """Hashes of the pictures offered for saving, pixels only."""
     hrefs = page.locator("a[download$='.png']").evaluate_all("links => links.map(a => a.href)")
-    hashes = []
-    for href in hrefs:
-        image = Image.open(io.BytesIO(base64.b64decode(href.partition(",")[2])))
-        hashes.append(hashlib.sha256(image.convert("RGB").tobytes()).hexdigest())
-    return hashes
+    return [_hash(href) for href in hrefs]
