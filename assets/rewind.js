@@ -67,9 +67,10 @@
   // longer than the result takes to appear. So a press of Run comes here and goes on when the way
   // is free, the last of several. A double click is one press.
   const runs = {};
-  const line = (tone, inside) => `<div class="status ${tone}" role="status">${inside}</div>`;
-  const waiting = line('running" data-waiting="', '<div class="bar"><i></i></div><p>Waiting for a free place</p>');
-  const halted = line("", "<p>Stopped. What is shown is as far as it came.</p>");
+  const waiting = '<div class="status running" role="status" data-waiting>' +
+    '<div class="bar"><i></i></div><p>Waiting for a free place</p></div>';
+  const halted = '<div class="status" role="status">' +
+    "<p>Stopped. What is shown is as far as it came.</p></div>";
   const refused = '<div class="status failed" role="alert"><h3>This did not start.</h3>' +
     "<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>";
   const press = (name, wait) => setTimeout(() => document.getElementById(name)?.click(), wait);

@@ -32,19 +32,24 @@ def prompts(value: object, most: int, longest: int = 1000) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def number(name: str, value: object, least: int | float, most: int | float, advice: str) -> float:
+def number(
+    name: str, value: object, least: int | float, most: int | float, advice: str = ""
+) -> float:
     """A number within bounds; what is no number is refused, NaN and infinities too."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not least <= value <= most:  # type: ignore[operator]
-        raise BadInput(f"{name} must be from {least:g} to {most:g}, got {value!s:.40}.", advice)
+        told = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
+        raise BadInput(told, advice or "Give a number between these.")
     return float(value)  # type: ignore[arg-type]
 
 
-def count(name: str, value: object, least: int, most: int, advice: str) -> int:
-    """A whole number within bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise BadInput(f"{name} must be from {least} to {most}, got {value!s:.40}.", advice)
-    return value
+def count(name: str, value: object, least: int, most: int, advice: str = "") -> int:
+    """A whole number within bounds; 10.0 is one, as sliders give it."""
+    found = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
+        told = f"{name} must be from {least} to {most}, got {value!s:.40}."
+        raise BadInput(told, advice or "Give a whole number between these.")
+    return found
 
 
 def choice(name: str, value: object, options: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from engine.core import checks
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
@@ -18,7 +19,6 @@ from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, noise_levels
 from engine.diffusion.noise import Stream
 from engine.models.score import CLASSES, SIDE, ScoreBundle, load_readers, load_score
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
 from engine.sampling.denoising_mcmc.results import Album
@@ -42,11 +42,16 @@ def pictures(
 ) -> Steps[Album]:
     """Samples of `count` chains, the states they began at, and as many from pure noise at equal
     total NFE."""
-    choice(integrator, "integrator", INTEGRATORS)
-    choice(pick, "choice of the level", PICKS)
-    count, burn_in = whole(count, "pictures", 1, 16), whole(burn_in, "burn-in", 1, 200)
-    eta = number(eta, "eta", 1e-3, 20.0)
-    plan = Plan.split(integrator, whole(nfe, "NFE", 4, 400), number(share, "share", 0.0, 0.9))
+    checks.choice("integrator", integrator, INTEGRATORS)
+    checks.choice("choice of the level", pick, PICKS)
+    count, burn_in = (
+        checks.count("pictures", count, 1, 16),
+        checks.count("burn-in", burn_in, 1, 200),
+    )
+    eta = checks.number("eta", eta, 1e-3, 20.0)
+    plan = Plan.split(
+        integrator, checks.count("NFE", nfe, 4, 400), checks.number("share", share, 0.0, 0.9)
+    )
     plan = replace(plan, tweedie=0.01)
     total = burn_in + 20
     yield Progress(0, total, "Loading the network")

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from engine.core import checks
 from engine.core.job import Progress, Steps, finish
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, Visit, exact_levels, noise_levels
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.noise import Stream
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
 from engine.sampling.denoising_mcmc.results import Chained, Side, Trace, Trade, Trades
@@ -155,13 +155,15 @@ def checked(
     burn_in: object, pick: object,
 ) -> None:  # fmt: skip
     """Raises `BadInput` for a setting that cannot be used."""
-    choice(integrator, "integrator", INTEGRATORS)
-    choice(pick, "choice of the level", PICKS)
-    whole(chains, "chains", 1, 2000)
-    whole(rounds, "rounds", 1, 50)
-    whole(burn_in, "burn-in", 1, 500)
-    number(eta, "eta", 1e-4, 20.0)
-    Plan.split(str(integrator), whole(nfe, "NFE", 4, 400), number(share, "share", 0.0, 0.9))
+    checks.choice("integrator", integrator, INTEGRATORS)
+    checks.choice("choice of the level", pick, PICKS)
+    checks.count("chains", chains, 1, 2000)
+    checks.count("rounds", rounds, 1, 50)
+    checks.count("burn-in", burn_in, 1, 500)
+    checks.number("eta", eta, 1e-4, 20.0)
+    Plan.split(
+        str(integrator), checks.count("NFE", nfe, 4, 400), checks.number("share", share, 0.0, 0.9)
+    )
 
 
 def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Chain:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.integrate import DOP853
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.errors import BadInput, SamplerError
 from engine.core.job import Progress, Steps, relay
 from engine.core.shapes import Float, Tensor
@@ -25,7 +25,6 @@ from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import SOLVERS as REGISTRY
 from engine.diffusion.solvers import run as run_solver
 from engine.diffusion.solvers import solve
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.principles import (
     PROCESSES,
     READINGS,
@@ -195,10 +194,13 @@ def run(
 ) -> Steps[Orders]:
     """Curves of the solvers at `nfe`, then their errors at 4, 8, 16 ... `most` evaluations."""
     names = _solvers(solvers)
-    density0, grid_of = world_of(world), GRIDS[choice(spacing, "spacing", SPACINGS)]
-    nfe, most = whole(nfe, "NFE", FEWEST, 128), whole(most, "The largest NFE", 8, 1024)
+    density0, grid_of = world_of(world), GRIDS[checks.choice("spacing", spacing, SPACINGS)]
+    nfe, most = (
+        checks.count("NFE", nfe, FEWEST, 128),
+        checks.count("The largest NFE", most, 8, 1024),
+    )
     start = rng.batch_noise(
-        whole(particles, "particles", 1, 512), (2,), seed, "start", dtype=torch.float64
+        checks.count("particles", particles, 1, 512), (2,), seed, "start", dtype=torch.float64
     )
     budgets = [FEWEST << k for k in range(int(math.log2(most / FEWEST)) + 1)]
     total, done = 2 * len(names) + 10 + len(names) * len(budgets), 0
@@ -332,7 +334,7 @@ def _solvers(names: object) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list | tuple) or not names:
         raise BadInput("No solver is chosen.", f"Choose from {', '.join(SOLVERS)}.")
-    chosen = {choice(name, "solver", SOLVERS) for name in names}
+    chosen = {checks.choice("solver", name, SOLVERS) for name in names}
     return tuple(name for name in SOLVERS if name in chosen)
 
 
@@ -355,10 +357,12 @@ def views(
     ratio. The state is z / sqrt(a^2 + s^2), so that it stays in the window for every process.
     """
     density0 = world_of(world)
-    path = process_of(choice(process, "process", PROCESSES))
-    reading = choice(reading, "reading", READINGS)
-    level = number(t, "t", 0.01, 1.0)
-    here = torch.tensor([[number(x, "x", -2.5, 2.5), number(y, "y", -2.5, 2.5)]]).double()
+    path = process_of(checks.choice("process", process, PROCESSES))
+    reading = checks.choice("reading", reading, READINGS)
+    level = checks.number("t", t, 0.01, 1.0)
+    here = torch.tensor(
+        [[checks.number("x", x, -2.5, 2.5), checks.number("y", y, -2.5, 2.5)]]
+    ).double()
     time = level if process == "vp" else float(path.t_of_lam(VP.lam(level)))
     a, s = float(path.a(time)), float(path.s(time))
     scale = math.hypot(a, s)

@@ -26,14 +26,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Int, Tensor
 from engine.diffusion import grids, schedules
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import run as run_solver
 from engine.diffusion.solvers import solve
-from engine.sampling._settings import choice, whole
 from engine.sampling.principles import TARGETS, WORLDS
 from engine.sampling.principles.world import world_of
 
@@ -85,8 +84,8 @@ def distil(
 ) -> Steps[FlowMap]:
     """Train a flow map of the world, and compare one call of it with DDIM."""
     density = world_of(world)
-    target = choice(target, "target", TARGETS)
-    steps, batch = whole(steps, "steps", 1, 20_000), whole(batch, "batch", 8, 4096)
+    target = checks.choice("target", target, TARGETS)
+    steps, batch = checks.count("steps", steps, 1, 20_000), checks.count("batch", batch, 8, 4096)
     bank_size = min(BANK, 8 * batch)
     starts = noised(density, bank_size, seed, "bank")
     teacher = yield from _kept(curves(density, starts), steps, "the teacher's curves")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
@@ -21,7 +21,6 @@ from engine.diffusion import grids
 from engine.diffusion.denoiser import Model
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import solve
-from engine.sampling._settings import number, whole
 from engine.sampling.principles import WORLDS
 from engine.sampling.principles.world import VP, mixture, modes_of, window
 
@@ -78,12 +77,12 @@ def guide(
             f'No mode of the world is of class "{str(of_class)[:20]}".',
             f"Its classes are {', '.join(labels)}; write one behind each mode.",
         )
-    w = number(guidance_scale, "Guidance", 0.0, 10.0)
-    steps = whole(steps, "steps", 4, 256)
+    w = checks.number("Guidance", guidance_scale, 0.0, 10.0)
+    steps = checks.count("steps", steps, 4, 256)
     uncond = mixture(modes)
     cond = mixture(tuple(mode for mode in modes if mode.label == of_class))
     start = rng.batch_noise(
-        whole(particles, "particles", 8, 5000), (2,), seed, "start", dtype=torch.float64
+        checks.count("particles", particles, 8, 5000), (2,), seed, "start", dtype=torch.float64
     )
     log_tilted, grid_values = tilted(uncond, cond, w)
     shown = Guided(of_class, w, 1.0, start.numpy(), grid_values)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.shapes import Array, Float
@@ -23,7 +23,6 @@ from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import SOLVERS, Step, solve
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.distances import profile, sliced_w2
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.score_sde import CORRECTORS, PREDICTORS, PROCESSES, RIVALS
 from engine.sampling.score_sde.processes import LAST, process_of
 from engine.sampling.score_sde.results import Lab, Point, Sweep
@@ -55,10 +54,10 @@ def sample(
     """One run to look at; then the error against the NFE with and without the corrector, beside
     solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
     `model` has no part here, where the score is exact."""
-    choice(process, "process", PROCESSES)
+    checks.choice("process", process, PROCESSES)
     settings = setting_of(predictor, corrector, snr, corrections)
-    nfe, most = whole(nfe, "NFE", 4, 400), whole(most, "The largest NFE", 10, 400)
-    particles = whole(particles, "particles", 16, 4000)
+    nfe, most = checks.count("NFE", nfe, 4, 400), checks.count("The largest NFE", most, 10, 400)
+    particles = checks.count("particles", particles, 16, 4000)
     steps_of(settings, nfe)
     world, path = ring(variance=0.01), process_of(process)
     truth = profile(world.sample(CROWD, rng.generator(0, "data")))
@@ -103,10 +102,10 @@ def setting_of(
 ) -> dict[str, Any]:
     """The options of `pc`, checked."""
     settings: dict[str, Any] = {
-        "predictor": choice(predictor, "predictor", PREDICTORS),
-        "corrector": choice(corrector, "corrector", CORRECTORS),
-        "snr": number(snr, "snr", 0.001, 5.0),
-        "corrections": whole(corrections, "corrections", 1, 10),
+        "predictor": checks.choice("predictor", predictor, PREDICTORS),
+        "corrector": checks.choice("corrector", corrector, CORRECTORS),
+        "snr": checks.number("snr", snr, 0.001, 5.0),
+        "corrections": checks.count("corrections", corrections, 1, 10),
     }
     if predictor == "none" and corrector == "none":
         raise BadInput("Nothing moves without predictor and corrector.", "Choose one of them.")

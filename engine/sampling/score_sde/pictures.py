@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
@@ -24,7 +24,6 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
 from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.score_sde import TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.particles import setting_of, steps_of
@@ -61,9 +60,9 @@ def trip(
     which the sampler asks last.
     """
     class_index(subject)
-    others, probes = whole(others, "others", 0, 8), whole(probes, "probes", 1, 10)
-    tolerance = number(tolerance, "tolerance", 1e-6, 0.1)
-    nfe = whole(nfe, "NFE", 2, 1000)
+    others, probes = checks.count("others", others, 0, 8), checks.count("probes", probes, 1, 10)
+    tolerance = checks.number("tolerance", tolerance, 1e-6, 0.1)
+    nfe = checks.count("NFE", nfe, 2, 1000)
     _check(picture)
     yield Progress(0, 40, "Loading the network")
     bundle = load_score(model)
@@ -155,7 +154,7 @@ def draw(
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
     settings = setting_of(predictor, corrector, snr, corrections)
-    nfe, count = whole(nfe, "NFE", 4, 2000), whole(count, "pictures", 1, 16)
+    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")
     bundle = load_score(model)
@@ -218,11 +217,11 @@ def control(
     `mask` marks what is to be painted anew, see `mask_of`; empty is the right half. VE networks
     sample with the Langevin corrector, the others without, as the paper does.
     """
-    choice(task, "task", TASKS)
+    checks.choice("task", task, TASKS)
     class_index(subject)
-    index, weight = class_index(wanted), number(weight, "weight", 0.0, 50.0)
-    nfe, count = whole(nfe, "NFE", 4, 2000), whole(count, "pictures", 1, 16)
-    snr = number(snr, "snr", 0.001, 5.0)
+    index, weight = class_index(wanted), checks.number("weight", weight, 0.0, 50.0)
+    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
+    snr = checks.number("snr", snr, 0.001, 5.0)
     _check(picture)
     hidden = mask_of(mask)
     yield Progress(0, nfe, "Loading the network")

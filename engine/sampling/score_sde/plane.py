@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.job import Progress, Steps, relay
 from engine.diffusion.adaptive import log_likelihood, travel
 from engine.diffusion.denoiser import Model
@@ -18,7 +18,6 @@ from engine.diffusion.noise import Stream
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
-from engine.sampling._settings import choice, number, whole
 from engine.sampling.score_sde import PROCESSES
 from engine.sampling.score_sde.particles import density_of
 from engine.sampling.score_sde.processes import LAST, process_of
@@ -39,9 +38,12 @@ def run(
 ) -> Steps[Returned]:
     """Points of a ring of eight modes to their latents and back by the flow; `others` ends of the
     noisy equation from each latent; log densities. `model` has no part in it."""
-    choice(process, "process", PROCESSES)
-    points, others = whole(points, "points", 1, 12), whole(others, "others", 1, 400)
-    nfe, tolerance = whole(nfe, "NFE", 4, 1000), number(tolerance, "tolerance", 1e-9, 0.1)
+    checks.choice("process", process, PROCESSES)
+    points, others = checks.count("points", points, 1, 12), checks.count("others", others, 1, 400)
+    nfe, tolerance = (
+        checks.count("NFE", nfe, 4, 1000),
+        checks.number("tolerance", tolerance, 1e-9, 0.1),
+    )
     world, path, last = ring(variance=0.01), process_of(process), LAST[process]
     x = spread(world, points, seed)
     net = world.model(path)
