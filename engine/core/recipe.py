@@ -391,7 +391,8 @@ def _text(value: object, name: str) -> str:
 def _checked_slug(value: object, name: str) -> str:
     slug = _text(value, name).replace("-", "_")
     if not _SLUG.fullmatch(slug):
-        raise BadInput(f'"{slug[:60]}" cannot be the {name} of a recipe.', "Names look like nfe-lab.")
+        told = f'"{slug[:60]}" cannot be the {name} of a recipe.'
+        raise BadInput(told, "Names look like nfe-lab.")
     return slug
 
 
