@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 import json
-import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pages._lessons import address
 
 LONGEST_RUN = 300_000  # milliseconds to the end of a run, on a machine busy with other work
 LOOK = 2000  # milliseconds between a result and the next click
+SHORTEST_STOPPED = 2.5  # seconds
 LONGEST_CLASS = 900_000  # the same, for the last of a class that shares one machine
 
 # Click, then look at every frame of the browser: the first word from the server in the status line,
@@ -33,7 +33,7 @@ WATCH_RUN = """async ([button, line]) => {
     document.querySelector(button).click();
     const panel = document.querySelector(button).closest('[role=tabpanel]') ?? document;
     const before = document.querySelector(`${line} .status`).innerText;
-    let first = null, left = false, cleared = false, pictures = null;
+    let first = null, left = false, cleared = false, pictures = null, steps = 1;
     return await new Promise((resolve) => {
         const look = () => {
             const status = document.querySelector(`${line} .status`);
@@ -41,6 +41,7 @@ WATCH_RUN = """async ([button, line]) => {
             const now = (performance.now() - begin) / 1000;
             const told = status.matches('.running') && !status.hasAttribute('data-waiting');
             if (first === null && told) first = now;
+            steps = Math.max(steps, Number(status.innerText.match(/\\d+ of (\\d+)/)?.[1] ?? 1));
             if (status.matches('.running') || status.innerText !== before) left = true;
             const whole = panel.querySelector('[data-scrub], [data-whole]') !== null;
             if (told && !whole) cleared = true;
@@ -48,7 +49,7 @@ WATCH_RUN = """async ([button, line]) => {
             const over = status.matches('.done, .failed') && left;  // short runs end between frames
             const refused = status.matches('.failed') && now > 0.3;
             if (over || refused)
-                return resolve({first: first ?? now, pictures: pictures ?? now, end: now,
+                return resolve({first: first ?? now, pictures: pictures ?? now, end: now, steps,
                                 failed: status.matches('.failed'), said: status.innerText});
             requestAnimationFrame(look);
         };
@@ -78,17 +79,17 @@ NOTE_START = """(line) => {
     };
     look();
 }"""
-STEPS = re.compile(r"\d+ of (\d+)")
 
 
 @dataclass(frozen=True)
 class Seen:
     """One run as the page showed it: seconds from the click to its first word, the finished
-    pictures and the end."""
+    pictures and the end, and the steps that its progress line told of."""
 
     first: float
     pictures: float
     end: float
+    steps: int
     failed: bool
     said: str
 
@@ -258,32 +259,31 @@ def run() -> Iterator[Bar]:
 
 
 def stop() -> Iterator[Bar]:
-    """One visitor stops a run that another waits for: seconds until the other's run starts."""
+    """One visitor stops a run that another waits for: seconds until the other's run starts.
+
+    Runs that are over before a hand finds the button are left out.
+    """
     with serve() as server, chromium() as browser:
         for panel in panels():
             with visit(browser, server.url) as first, visit(browser, server.url) as second:
                 panel.open(first.page)
                 panel.open(second.page)
+                panel.run(first.page)
+                first.page.wait_for_timeout(LOOK)
                 warm = panel.run(first.page)
-                step = warm.end / max(_steps(first.page, panel), 1)
+                if warm.end < SHORTEST_STOPPED:
+                    continue
+                first.page.wait_for_timeout(LOOK)
                 seconds = _stop_and_start(panel, first.page, second.page)
-            limit = round(step + 0.3, 2)
+            step = warm.end / warm.steps
             what = "stop to the next visitor's start (one step + 0.3 s)"
+            limit = round(step + 0.3, 2)
             yield Bar.at_most(what, seconds, limit, "s", panel=panel.title, step=step)
-
-
-def _steps(page: Page, panel: Panel) -> int:
-    """Total of steps that a run announces, read off its progress line."""
-    page.locator(panel.button).click()
-    line = page.locator(f"{panel.line} .status.running", has_text=STEPS)
-    found = STEPS.search(line.inner_text())
-    page.locator(f"{panel.line} .status.done").wait_for(timeout=LONGEST_RUN)
-    return int(found[1]) if found else 1
 
 
 def _stop_and_start(panel: Panel, running: Page, waiting: Page) -> float:
     running.locator(panel.button).click()
-    running.locator(f"{panel.line} .status.running", has_text=STEPS).wait_for()
+    running.locator(f"{panel.line} .status.running:not([data-waiting])").wait_for()
     waiting.locator(panel.button).click()
     waiting.locator(f"{panel.line} [data-waiting]").wait_for()
     waiting.evaluate(NOTE_START, panel.line)
