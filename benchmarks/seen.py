@@ -275,6 +275,8 @@ def stop() -> Iterator[Bar]:
                     continue
                 first.page.wait_for_timeout(LOOK)
                 seconds = _stop_and_start(panel, first.page, second.page)
+            if seconds < 0:  # the run was over first
+                continue
             step = warm.end / warm.steps
             what = "stop to the next visitor's start (one step + 0.3 s)"
             limit = round(step + 0.3, 2)
