@@ -6,7 +6,7 @@ that some bars can be measured again while the others stay.
 A bar that fails its limit is printed as FAIL and makes the exit status 1. Timings mean something
 on an idle machine only: the load at the start stands under the table.
 
-    --runs N     runs of the soak (default 60; the product's bar speaks of 500)
+    --runs N     runs of the soak (default 160, three turns; the product's bar speaks of 500)
 """
 
 import argparse
@@ -152,7 +152,7 @@ def measures(runs: int) -> dict[str, Measure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bars")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these bars")
-    parser.add_argument("--runs", type=int, default=60, help="runs of the soak")
+    parser.add_argument("--runs", type=int, default=160, help="runs of the soak")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args(arguments)
     known = measures(options.runs)

@@ -144,9 +144,9 @@ def join(server: Server, index: int, recipe: Recipe, *, session: str) -> tuple[i
 def soak(runs: int) -> Iterator[Bar]:
     """Many runs over all panels: slope of the memory after warming up, and files left behind."""
     with serve() as server:
-        client = client_of(server)
+        client, every = client_of(server), recipes()
         memory, temporary, errors = [], [], []
-        for number, recipe in enumerate(islice(cycle(recipes()), runs)):
+        for number, recipe in enumerate(islice(cycle(every), runs)):
             try:
                 call(client, seeded(recipe, number))
             except Exception as error:  # any failure of a run is a finding of the soak
@@ -154,7 +154,7 @@ def soak(runs: int) -> Iterator[Bar]:
             memory.append(server.megabytes())
             temporary.append(server.temporary_megabytes())
         outside = server.noted("outside")
-    settled = memory[len(memory) // 3 :]  # imports, models and caches come first
+    settled = memory[len(every) :]  # in the first turn come imports, models and caches
     numbers = range(len(settled))
     slope = statistics.linear_regression(numbers, settled).slope
     yield Bar.at_most(f"memory slope over {runs} runs", slope, 0.1, "MB a run", memory=memory)
