@@ -22,9 +22,9 @@ from engine.core.recipe import Recipe
 from pages._lessons import address
 
 LONGEST_RUN = 300_000  # milliseconds to the end of a run, on a machine busy with other work
-LOOK = 2000  # milliseconds between a result and the next click
-SHORTEST_STOPPED = 2.5  # seconds
 LONGEST_CLASS = 900_000  # the same, for the last of a class that shares one machine
+LOOK = 2000  # milliseconds between a result and the next click
+SHORTEST_STOPPED = 2.5  # seconds of a run that a hand can still stop
 
 # Click, then look at every frame of the browser: the first word from the server in the status line,
 # the finished pictures (they come with a scrubber; curves may still grow), and the end.

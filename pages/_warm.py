@@ -16,7 +16,9 @@ def warm_up(run: Runner) -> None:
     """Imports the libraries and loads the shipped model, in turns with the jobs of visitors."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(SHORT_INTERVAL)
-    for event in run(Job("engine.models.warm:run", {"models": ["world"]})):
-        if isinstance(event, Failed):
-            log.warning("warming up failed: %s %s", event.message, event.detail)
-    sys.setswitchinterval(usual)
+    try:
+        for event in run(Job("engine.models.warm:run", {"models": ["world"]})):
+            if isinstance(event, Failed):
+                log.warning("warming up failed: %s %s", event.message, event.detail)
+    finally:
+        sys.setswitchinterval(usual)
