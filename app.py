@@ -64,7 +64,7 @@ LAUNCH = {
     "app_kwargs": {"middleware": MIDDLEWARE},
 }
 
-STATIC = ("fonts", "living", "data/sprites", "theme.css", "rewind.js")
+STATIC = ("claims", "fonts", "living", "data/sprites", "theme.css", "rewind.js")
 gr.set_static_paths([_parts.ASSETS / name for name in STATIC])
 
 if __name__ == "__main__":

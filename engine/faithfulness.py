@@ -3,19 +3,19 @@
     for event in events(Job("engine.faithfulness:golden_cases", {"methods": ["rece"]})): ...
 
 A golden case compares what runs here with arrays that published code made. A claim was measured by
-the method's benchmark; reading it again costs nothing, measuring it again is
-`python -m engine bench METHOD`.
+the method's benchmark; reading it costs nothing, measuring it again takes seconds to minutes and
+leaves the recorded figures alone, which only `python -m engine bench METHOD` writes.
 """
 
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from engine.core.catalog import Catalog, Entry, discover
+from engine.core.catalog import Catalog, Entry, Measured, discover
 from engine.core.errors import AssetMissing
 from engine.core.golden import Case
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,22 @@ def claims(catalog: Catalog) -> tuple[Claimed, ...]:
     return tuple(_claimed(entry) for entry in catalog.values())
 
 
-def _claimed(entry: Entry) -> Claimed:
+def measured_again(*, seed: int = 0, method: str) -> Steps[Claimed]:
+    """Runs the benchmark of one method; what was recorded stays as it is."""
+    entry = discover().find(method)
+    if importlib.util.find_spec(f"{entry.module}.bench") is None:
+        raise AssetMissing(f"{entry.card.title} has no benchmark yet.", "Measure another one.")
+    steps = importlib.import_module(f"{entry.module}.bench").run(seed=seed)
+    found = yield from relay(steps, lambda step: replace(step, preview=None))
+    return _claimed(entry, found)
+
+
+def _claimed(entry: Entry, found: Measured | None = None) -> Claimed:
+    """The claim with these figures, or with those that are recorded."""
     claim = entry.card.claim
     told = (entry.name, entry.card.title, claim.sentence, claim.measure, claim.versus)
     try:
-        found = entry.measured()
+        found = found or entry.measured()
     except AssetMissing:
         return Claimed(*told)
     holds = claim.holds(found.measured, found.versus)

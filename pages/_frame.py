@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, urlencode
 
 import gradio as gr
@@ -52,6 +52,14 @@ LARGEST_SEED = 2**31 - 1
 LONGEST_SHOWN = 5000
 
 
+class Failure(NamedTuple):
+    """A setting in which a method fails, why, and what to use instead."""
+
+    recipe: Recipe
+    why: str
+    instead: str
+
+
 @dataclass
 class Frame:
     """One panel under construction: its method, the visitor's shelf and who runs its jobs."""
@@ -64,7 +72,7 @@ class Frame:
     _model: gr.Dropdown | None = None
     _seed: gr.Number | None = None
     _status: gr.HTML | None = None
-    _breaks: tuple[Recipe, str] | None = None
+    failure: "Failure | None" = None
 
     def __post_init__(self) -> None:
         self._recipe_view = gr.HTML(
@@ -77,11 +85,6 @@ class Frame:
     def route(self) -> str:
         """The route of the panel's family, without a slash."""
         return self.entry.card.family.route.strip("/")
-
-    @property
-    def failure(self) -> tuple[Recipe | None, str]:
-        """The setting in which the method fails, and why; None where the page names none."""
-        return self._breaks or (None, "")
 
     # ------------------------------------------------------------------ for the page
 
@@ -112,9 +115,17 @@ class Frame:
         )
         return self._seed
 
-    def breaks(self, why: str, params: dict[str, Any], seed: int = 7, action: str = "run") -> None:
-        """A setting in which the method fails, offered beside the claim."""
-        self._breaks = Recipe(self.entry.slug, action, params=params, seed=seed), why
+    def breaks(
+        self,
+        why: str,
+        instead: str,
+        params: dict[str, Any],
+        seed: int = 7,
+        action: str = "run",
+    ) -> None:
+        """A setting in which the method fails, why, and what to use instead, after a colon."""
+        recipe = Recipe(self.entry.slug, action, params=params, seed=seed)
+        self.failure = Failure(recipe, why, instead)
 
     def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> "Action":
         """The buttons and the progress line of one job function, drawn here and wired later."""
@@ -191,7 +202,8 @@ class Frame:
                 "</dl>"
                 f"<p class='note'>Measured by <code>{escape(bench)}</code> in {found.seconds:.0f} "
                 f"s, seed {found.seed}, on {escape(found.machine)}; {escape(versions)}. "
-                "Run the command to measure it again.</p>"
+                f"Run the command to measure it again. "
+                f'<a href="{claim_file(self.entry.slug)}" download>All figures</a></p>'
             )
         gr.HTML(
             f'<section class="claim"><h3>The claim</h3><blockquote>{escape(claim.sentence)}'
@@ -199,13 +211,12 @@ class Frame:
         )
 
     def _where_it_breaks(self) -> str:
-        if self._breaks is None:
+        if self.failure is None:
             return ""
-        recipe, why = self._breaks
-        link = escape(recipe_path(recipe, self.route))
+        link = escape(recipe_path(self.failure.recipe, self.route))
         return (
-            f'<p class="breaks"><b>Where it breaks.</b> {escape(why)} '
-            f'<a href="{link}">Set it up</a></p>'
+            f'<p class="breaks"><b>Where it breaks.</b> {escape(self.failure.why)} '
+            f'<a href="{link}">Set it up</a> Instead: {escape(self.failure.instead)}</p>'
         )
 
     def _on_open(
@@ -564,6 +575,11 @@ def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
 def recipe_path(recipe: Recipe, route: str) -> str:
     """The address of a recipe on this server, relative to the base of the pages."""
     return f"{route}?{recipe.query()}"
+
+
+def claim_file(slug: str) -> str:
+    """Where the figures of a claim lie on this server, relative to the base of the pages."""
+    return f"gradio_api/file=assets/claims/{slug}.json"
 
 
 def api_result(result: object, recipe: Recipe) -> dict:

@@ -36,8 +36,9 @@ def build(frame: Frame) -> None:
                 build_pictures(frame)
     frame.opens(tabs, ("eta", "pictures") if HERE else ("eta",))
     frame.breaks(
-        "A large eta keeps the chain at large noise: its states are hardly nearer to the data than "
-        "pure noise, and the integrator has fewer evaluations left for them.",
+        "A large eta keeps the chain at large noise. The integrator has fewer evaluations left for "
+        "its states, and ends farther from the data than from pure noise.",
+        "an eta of 0.5, at which the chain stays where little noise is left.",
         {"integrator": "kar1", "nfe": 10, "share": 0.4, "eta": 3.0},
     )
 
@@ -157,7 +158,7 @@ def side_table(found: Any, first: str) -> str:
     rows = "".join(side_row(name, pair) for name, pair in pairs.items())
     head = (
         "<tr><th>integrator</th><th>from the chain</th><th>95 %</th><th>from pure noise</th>"
-        "<th>95 %</th><th></th><th>NFE, counted</th></tr>"
+        "<th>95 %</th><th>at equal NFE</th><th>NFE, counted</th></tr>"
     )
     mine = pairs[first]
     top = ""

@@ -59,6 +59,7 @@ def build(frame: Frame) -> None:
     )
     frame.breaks(
         "One picture a group: every interval spans nearly everything, and no verdict stands.",
+        "16 pictures a group and more; look at the intervals before the shares.",
         {"concept": CONCEPT, "methods": ["word filter", "UCE"], "each": 1, "sweep": 0},
     )
 

@@ -1,6 +1,7 @@
 """Evidence: every golden case, every measured claim, and where each method breaks."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import gradio as gr
@@ -8,7 +9,7 @@ import gradio as gr
 from engine.core.catalog import Catalog
 from engine.core.job import Done, Job, Progress
 from engine.faithfulness import Checked, Claimed, claims
-from pages._frame import LANE, Frame, Runner, recipe_path
+from pages._frame import LANE, Frame, Runner, claim_file, recipe_path
 from pages._handlers import guarded, named
 from pages._parts import escape
 
@@ -27,7 +28,7 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
         with gr.Tab("Golden cases", id="golden"):
             _golden(runner)
         with gr.Tab("Claims", id="claims"):
-            gr.HTML(claims_table(claims(catalog)))
+            _claims(catalog, frames, runner)
         with gr.Tab("Where methods break", id="breaks"):
             gr.HTML(gallery(frames))
 
@@ -61,13 +62,72 @@ def _golden(runner: Runner) -> None:
     stop.click(None, None, None, cancels=[event])
 
 
-def progress_line(event: Progress) -> str:
-    """Which method is being checked."""
+def _claims(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
+    recorded = claims(catalog)
+    gr.HTML(claims_table(recorded, {frame.entry.name: frame.route for frame in frames}))
+    if is_shared():
+        gr.HTML(
+            '<p class="note">Measuring takes minutes of a whole machine: do it on your own, with '
+            "the commands of the table.</p>"
+        )
+        return
+    by_method = {claim.method: claim for claim in recorded if claim.seconds is not None}
+    with gr.Row(elem_classes="controls"):
+        method = gr.Dropdown(
+            [
+                (f"{claim.title}, {claim.seconds:.0f} s when it was recorded", name)
+                for name, claim in by_method.items()
+            ],
+            value=min(by_method, key=lambda name: by_method[name].seconds or 0, default=None),
+            label="Measure a claim again",
+            info="From the seed of the record, beside it; the record stays as it is",
+        )
+    with gr.Row(elem_classes="actions"):
+        button = gr.Button("▶  Measure", elem_classes="forward", min_width=120)
+        stop = gr.Button("Stop", elem_classes="stop", min_width=80)
+    said = gr.HTML()
+
+    def measure(name: str) -> Iterator[str]:
+        """Measures the claim of a method again, and shows it beside the recorded one."""
+        for event in guarded(runner(Job("engine.faithfulness:measured_again", {"method": name}))):
+            if isinstance(event, Progress):
+                yield progress_line(event, "parts")
+            elif isinstance(event, Done):
+                yield compared(by_method[event.result.method], event.result)
+
+    event = button.click(
+        named(measure, "evidence_claim"),
+        method,
+        said,
+        api_name="evidence_claim",
+        show_progress="hidden",
+        **LANE,
+    )
+    stop.click(None, None, None, cancels=[event])
+
+
+def is_shared() -> bool:
+    """Whether others use this server: a Space, or one whose owner lets nobody name folders."""
+    return os.environ.get("SYSTEM") == "spaces" or os.environ.get("REWIND_FOLDERS") == ""
+
+
+def compared(recorded: Claimed, now: Claimed) -> str:
+    """The recorded figures of a claim and those just measured, one row each."""
+    rows = "".join(
+        f"<tr><td>{_verdict(claim.holds)}</td><td>{when}</td><td>{_figures(claim)}</td></tr>"
+        for when, claim in (("recorded", recorded), ("measured now", now))
+    )
+    sentence = f"<p><b>{escape(now.title)}.</b> {escape(now.sentence)}</p>"
+    return sentence + _table(("", "", "measured"), rows)
+
+
+def progress_line(event: Progress, what: str = "methods") -> str:
+    """How far a check is, and what it is at."""
     share = 100 * event.done / max(event.total, 1)
     return (
         '<div class="status running forward" role="status">'
         f'<div class="bar" style="--done:{share:.0f}%"><i></i></div>'
-        f"<p>{event.done} of {event.total} methods · {escape(event.note)}</p></div>"
+        f"<p>{event.done} of {event.total} {what} · {escape(event.note)}</p></div>"
     )
 
 
@@ -88,15 +148,37 @@ def cases_table(cases: Sequence[Checked], *, done: bool = False) -> str:
     return said + _table(heads, rows)
 
 
-def claims_table(found: Sequence[Claimed]) -> str:
-    """One row a method: its sentence, the two figures, the interval and the verdict."""
+def claims_table(found: Sequence[Claimed], routes: Mapping[str, str] | None = None) -> str:
+    """One row a method: its sentence, the two figures, the interval and the verdict.
+
+    `routes` gives the route of each method that has a panel.
+    """
     rows = "".join(
-        f"<tr><td>{_verdict(claim.holds)}</td><td>{escape(claim.title)}</td>"
+        f"<tr><td>{_verdict(claim.holds)}</td><td>{_panel(claim, routes or {})}</td>"
         f'<td class="wide">{escape(claim.sentence)}</td><td>{_figures(claim)}</td>'
-        f"<td><code>python -m engine bench {escape(claim.method)}</code></td></tr>"
+        f"<td><code>bench {escape(claim.method)}</code>{_file(claim)}</td></tr>"
         for claim in found
     )
-    return _table(("", "method", "claim", "measured", "measure it again"), rows)
+    words = (
+        "Recorded figures, each with its 95 % interval. The last column measures them again in a "
+        "terminal, after <code>python -m engine</code>, and holds all that was measured on the way."
+    )
+    heads = ("", "method", "claim", "measured", "bench")
+    return f'<p class="note">{words}</p>' + _table(heads, rows)
+
+
+def _panel(claim: Claimed, routes: Mapping[str, str]) -> str:
+    title = escape(claim.title)
+    if claim.method not in routes:
+        return title
+    return f'<a href="{escape(routes[claim.method])}?method={escape(claim.method)}">{title}</a>'
+
+
+def _file(claim: Claimed) -> str:
+    if claim.measured is None:
+        return ""
+    name = claim.method.replace("-", "_")
+    return f'<br><a class="quiet" href="{claim_file(name)}" download>All figures</a>'
 
 
 def _figures(claim: Claimed) -> str:
@@ -110,15 +192,15 @@ def _figures(claim: Claimed) -> str:
 
 
 def gallery(frames: Sequence[Frame]) -> str:
-    """Each method's failure: what goes wrong, why, and a link that sets it up."""
+    """Each method's failure: what goes wrong, why, what to use instead, and a link to it."""
     cards = "".join(
         f'<div class="method"><h3>{escape(frame.entry.card.title)}</h3>'
-        f"<p>{escape(why)}</p>"
-        f'<p><a class="quiet" href="{escape(recipe_path(recipe, frame.route))}">Set it up</a></p>'
-        "</div>"
+        f"<p>{escape(frame.failure.why)}</p>"
+        f"<p><b>Instead:</b> {escape(frame.failure.instead)}</p>"
+        f'<p><a class="quiet" href="{escape(recipe_path(frame.failure.recipe, frame.route))}">'
+        "Set it up</a></p></div>"
         for frame in frames
-        for recipe, why in [frame.failure]
-        if recipe is not None
+        if frame.failure is not None
     )
     words = "A setting for each method in which it fails, and what to use instead."
     return (

@@ -19,7 +19,7 @@ from pages._parts import escape
 CONCEPT = "penguin"
 SUGGESTIONS = ("penguin", "cactus", "rocket", "guitar")
 PROMPTS = "a {0}; a {0} in neon style; a frog; a house"
-EPOCHS, RATE = 5, 1e-3
+EPOCHS, RATE = 5, 1.259e-3
 MOST_PICTURES = 8
 SOURCES = {
     "Drawn from the world": "drawn",
@@ -67,9 +67,11 @@ def build(frame: Frame) -> None:
         show_progress="hidden",
     )
     frame.breaks(
-        "Nothing bounds the climb. With twelve epochs at three times the rate everything goes, not "
-        "only the word.",
-        {"concept": CONCEPT, "epochs": 12, "learning_rate": 3 * RATE, "prompts": _prompts(CONCEPT)},
+        "Nothing bounds the climb. With twelve epochs at more than twice the rate everything goes, "
+        "not only the word.",
+        "an earlier epoch, in which the neighbours still stand; or RECE, which needs no pictures "
+        "and is told which words to keep.",
+        {"concept": CONCEPT, "epochs": 12, "learning_rate": 3e-3, "prompts": _prompts(CONCEPT)},
     )
 
 
@@ -110,7 +112,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
         label="What is trained",
         info="In the text encoder; the first is the paper's choice",
     )
-    frame.seed(7)
+    frame.seed(8)
     frame.model()
     with gr.Accordion("More settings", open=False):
         edit = _more()

@@ -126,6 +126,7 @@ def build(frame: Frame) -> None:
     frame.breaks(
         "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
         "the stochastic variant explodes.",
+        "a variant that extends the picture, as MRS-ODE-d-2 does; or the strided posterior.",
         {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
     )
 

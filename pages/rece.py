@@ -82,6 +82,14 @@ def build(frame: Frame) -> None:
     concept.input(
         named(suited, "rece_suited"), [concept, *suits], suits, trigger_mode="always_last", **quiet
     )
+    frame.breaks(
+        "With no words to keep and three epochs the map bends everything: the sketch of a house "
+        "and the rose in blueprint go as well.",
+        "a list of words to keep, and UCE alone or one epoch.",
+        {"concepts": [CONCEPT], "guides": [GUIDE], "prompts": PROMPTS}
+        | dict(zip(TUNED, PRESETS[FAILS], strict=True)),
+        seed=2,
+    )
     fields = [edit[name] for name in TUNED]
     preset.input(named(tuned, "rece_preset"), preset, fields, **quiet)
 

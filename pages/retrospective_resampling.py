@@ -111,8 +111,9 @@ def build(frame: Frame) -> None:
     _tradeoff(frame, tau, noise)
     _calibration(frame, tau, noise)
     frame.breaks(
-        "In the dark the doubt comes from the same eyes as the sight: the model is sure of things "
-        "that are not there, and what it takes back it replaces by other guesses.",
+        "In the dark the doubt comes from the same eyes as the sight: the model takes back every "
+        "guess, one that was right among them, and at last says nothing.",
+        "light. A threshold adds nothing that the eyes did not see.",
         {"tray": "on gray; cactus 1 noto; octopus 9 noto", "noise": 0.9, "tau": 0.001},
     )
 

@@ -101,7 +101,8 @@ def build(frame: Frame) -> None:
     _take_along(frame, basis, p, mix)
     frame.breaks(
         "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
-        "styles are still mixed. Align turns them towards one another.",
+        "styles are still mixed.",
+        "Align, which turns them towards one another first; or a larger p.",
         {
             "adapters": [f"{STYLES}/{name}" for name in ("candy", "x-ray", "thermal")],
             "p": 1,

@@ -72,9 +72,10 @@ def build(frame: Frame) -> None:
         show_progress="hidden",
     )
     frame.breaks(
-        "A rate thirty times too large throws the row far from every word: the loss rises and the "
-        "pictures fall apart.",
-        {"relation": RELATION, "learning_rate": 0.3, "steps": 60, "steer_weight": 0.0},
+        "No caption that the model learnt from says under. The word that is found here puts things "
+        "above one another, and loses those that were asked for.",
+        "the sentence turned round: a house on top of a cat.",
+        {"relation": "under", "steps": 60},
     )
 
 
@@ -151,10 +152,9 @@ def _new_objects(frame: Frame) -> gr.Textbox:
             word = gr.Textbox(
                 RELATION,
                 label="Word",
-                lines=1,
-                max_lines=3,
+                max_lines=1,
                 max_length=100_000,
-                info="A shipped one by its name; a word that you learn comes here by itself",
+                info="A shipped one by its name; a word that you learn comes here as text",
                 elem_id="reversion-word",
             )
             parts.suggestions("reversion-word", tuple(RELATIONS))

@@ -105,7 +105,8 @@ def build(frame: Frame) -> None:
     _real(frame)
     frame.breaks(
         "With half of the chains wrong and no filter the student learns the teacher's mistakes, "
-        "in both directions; the filter would have caught them.",
+        "in both directions.",
+        "the filter, which drops every pair whose backward answer does not fit the question.",
         {"arms": ["sft", "revthink"], "corrupt": 0.5, "filtered": False},
         action="train",
     )

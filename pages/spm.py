@@ -78,9 +78,16 @@ def build(frame: Frame) -> None:
     _transfer(frame, edit, view)
     _take_along(frame, edit)
     frame.breaks(
-        "Without anchoring and with every gate open, the membrane erases fast and drags the other "
-        "prompts along.",
-        {"concepts": [CONCEPT], "prompts": PROMPTS, "ways": ["open"], "anchors": 0, "fresh": True},
+        "Strong anchoring holds the concept in place as well: after these few seconds of training "
+        "neon is still there.",
+        "the membrane that ships, or weaker anchoring and more iterations.",
+        {
+            "concepts": [CONCEPT],
+            "prompts": PROMPTS,
+            "ways": ["open"],
+            "la_strength": 30.0,
+            "fresh": True,
+        },
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from engine import faithfulness
 from engine.core import catalog as catalog_module
 from engine.core.catalog import Catalog, Measured, announced, discover
@@ -47,6 +49,31 @@ def test_a_claim_without_figures_says_so_and_one_that_fails_is_shown_failing(mon
     monkeypatch.undo()
     unmeasured = replace(held, measured=None, interval=None, holds=None)
     assert "not measured yet" in evidence.claims_table([unmeasured])
+
+
+def test_a_claim_measured_again_stands_beside_the_record_and_leaves_it(run_job):
+    entry = discover()["principles"]
+    recorded = entry.measured()
+    seen = run_job(Job("engine.faithfulness:measured_again", {"method": "principles"}))
+    again = seen[-1].result
+    assert again.holds
+    assert again.measured == pytest.approx(recorded.measured, rel=0.05)
+    assert entry.measured() == recorded
+    assert all(event.preview is None for event in seen if isinstance(event, Progress))
+    [old] = faithfulness.claims(Catalog({entry.slug: entry}))
+    beside = evidence.compared(old, again)
+    assert beside.index("recorded") < beside.index("measured now")
+
+
+def test_visitors_of_a_shared_server_cannot_keep_it_busy_with_benchmarks(monkeypatch):
+    monkeypatch.delenv("SYSTEM", raising=False)
+    monkeypatch.delenv("REWIND_FOLDERS", raising=False)
+    assert not evidence.is_shared()
+    monkeypatch.setenv("REWIND_FOLDERS", "")
+    assert evidence.is_shared()
+    monkeypatch.delenv("REWIND_FOLDERS")
+    monkeypatch.setenv("SYSTEM", "spaces")
+    assert evidence.is_shared()
 
 
 def test_names_and_sentences_cannot_bring_markup():

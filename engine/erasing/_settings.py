@@ -14,9 +14,13 @@ def taking(kind: Any) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
 
     def spread(job: Callable[..., Steps]) -> Callable[..., Steps]:
         own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
+        types = get_type_hints(kind)
         ours = {
             field.name: inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=types[field.name],
             )
             for field in fields(kind)
         }
@@ -30,7 +34,7 @@ def taking(kind: Any) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
         start.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [*own.values(), *ours.values()]
         )
-        start.__annotations__ = {**job.__annotations__, **get_type_hints(kind)}
+        start.__annotations__ = {**job.__annotations__, **types}
         start.__annotations__.pop("settings")
         return start
 

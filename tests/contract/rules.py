@@ -56,7 +56,7 @@ def states_its_card(entry: Entry) -> None:
     assert not card.paper.code or card.paper.code.startswith("https://")
     claim = card.claim.sentence
     assert claim.strip().endswith("."), f'{entry.slug}: "{claim}" is no sentence.'
-    assert card.undoes
+    assert card.undoes.endswith("."), f"{entry.slug} does not say what it undoes in a sentence."
     assert "\n" not in card.undoes, f"{entry.slug} says in more than one line what it undoes."
     assert card.title
     assert card.paper.title

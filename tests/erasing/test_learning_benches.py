@@ -33,11 +33,13 @@ def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkey
     monkeypatch.setattr(few_shot, "STUDY_EPOCHS", 1)
     monkeypatch.setattr(few_shot, "STUDY_POINTS", 1)
     monkeypatch.setattr(few_shot, "COMPARED", ("descent", "UCE"))
-    params = {"model": folder, "concepts": ("cat", "dog"), "each": 2}
+    params = {"model": folder, "concepts": ("cat", "dog"), "each": 2, "times": 2}
     found = run_job(Job("engine.erasing.few_shot_erasing.bench:run", params, 0))[-1].result
     assert set(found.figures["equal bits after undo"].values()) == {1.0}
     assert set(found.figures["study on cat"]) == {"mlp-final-attn", "descent", "UCE"}
-    assert found.figures["kept after"]["of"] == 8
+    assert [len(runs) for runs in found.figures["by concept"].values()] == [2, 2]
+    assert found.figures["kept after"]["of"] == 16
+    assert found.interval[0] <= found.measured <= found.interval[1]
     assert saved(found, tmp_path) == found
 
 

@@ -1,18 +1,24 @@
 """The fixtures of the browser journeys, and a small app with a toy method for the frame."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 
 from benchmarks.harness import ROOT, Server, free_port
-from engine.core.catalog import announced, discover
+from engine.core.catalog import Family, announced, discover
+from engine.runners import local
+from pages import _family
+from pages._frame import Frame
+from pages._serving import Suite
 from tests.ui.browser import browser, new_visitor, page, server, shot, visitor
 
 # A method whose claim is not measured yet has no panel in the app, and so none to test.
@@ -20,6 +26,26 @@ _EVERY = discover()
 collect_ignore = [f"test_{slug}.py" for slug in set(_EVERY) - set(announced(_EVERY))]
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
+
+
+@pytest.fixture(scope="session")
+def frames() -> Mapping[str, Frame]:
+    """The panels of the app by method, as the server draws them.
+
+    In a thread of its own: a browser that an earlier file opened has left a loop running in this.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(_drawn())).result()
+
+
+async def _drawn() -> dict[str, Frame]:
+    """Gradio makes event loops that nobody closes, except where one is running already."""
+    catalog, frames = announced(_EVERY), []
+    for family in Family:
+        if entries := catalog.of(family):
+            with Suite() as demo:
+                frames += _family.build(demo, family, entries, (), local, "pages")
+    return {frame.entry.slug: frame for frame in frames}
 
 
 @pytest.fixture(scope="module")

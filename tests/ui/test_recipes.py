@@ -1,11 +1,9 @@
 """Every panel's recipe in all its forms: the same controls again, and the same result."""
 
-import asyncio
 import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -15,39 +13,16 @@ from gradio_client import Client
 from PIL import Image
 
 from engine.__main__ import main
-from engine.core.catalog import Entry, Family, announced
+from engine.core.catalog import Entry, announced
 from engine.core.recipe import ModelRef, Recipe
-from engine.runners import local
-from pages import _family
 from pages._frame import Action, Frame
 from pages._lessons import lesson_of
-from pages._serving import Suite
 
 CATALOG = announced()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
 # ---------------------------------------------------------------------- the state of a panel
-
-
-@pytest.fixture(scope="module")
-def frames() -> Mapping[str, Frame]:
-    """The panels of the app by method, as the server draws them.
-
-    In a thread of its own: a browser that an earlier file opened has left a loop running in this.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(drawn())).result()
-
-
-async def drawn() -> dict[str, Frame]:
-    """Gradio makes event loops that nobody closes, except where one is running already."""
-    frames = []
-    for family in Family:
-        if entries := CATALOG.of(family):
-            with Suite() as demo:
-                frames += _family.build(demo, family, entries, (), local, "pages")
-    return {frame.entry.slug: frame for frame in frames}
 
 
 def moved(control: Component) -> object:

@@ -155,7 +155,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2502.07856",
         "https://github.com/grrrute/mr-sampler",
     ),
-    undoes="Noise, rain, scribbles or darkness on a picture, in few network evaluations",
+    undoes="Noise, rain, scribbles or darkness on a picture, in few network evaluations.",
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
         "On held-out pictures with four kinds of damage, at 10 network evaluations, MRS-ODE-d-2 is "

@@ -21,7 +21,7 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
-from engine.core.errors import BadInput
+from engine.core import checks
 from engine.core.shapes import Complex, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Model, combine
@@ -124,26 +124,9 @@ def check(
     noise_share: float = 0.0,
 ) -> None:
     """Raise `BadInput` for settings that no walk has."""
-    for value, name, known in (
-        (sampler, "way of sampling", SAMPLERS),
-        (corrector, "corrector", CORRECTORS),
-    ):
-        if value not in known:
-            raise BadInput(f'There is no {name} "{str(value)[:40]}".', f"Use {', '.join(known)}.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 100:
-        raise BadInput(f"steps must be 1 to 100, got {steps}.", "The paper takes 30.")
-    if not 0 < snr <= 2:
-        raise BadInput(
-            f"The step of the corrector must be above 0 and at most 2, got {snr:g}.",
-            "0.5 is the paper's.",
-        )
-    if not 0 <= renew_above <= 1:
-        raise BadInput(
-            f"The state is drawn anew above a time from 0 to 1, got {renew_above:g}.",
-            "1 is the paper's: never.",
-        )
-    if not 0 <= noise_share <= 1:
-        raise BadInput(
-            f"The share of noise at the start must lie in 0 to 1, got {noise_share:g}.",
-            "0 is the paper's.",
-        )
+    checks.choice("sampler", sampler, SAMPLERS)
+    checks.choice("corrector", corrector, CORRECTORS)
+    checks.count("steps", steps, 1, 100, "The paper takes 30.")
+    checks.number("snr", snr, 0.001, 2, "0.5 is the paper's.")
+    checks.number("renew_above", renew_above, 0, 1, "1 is the paper's: never.")
+    checks.number("noise_share", noise_share, 0, 1, "0 is the paper's.")

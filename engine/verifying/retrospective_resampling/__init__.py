@@ -78,7 +78,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2504.13169",
         "https://github.com/tsunghan-wu/reverse_vlm",
     ),
-    undoes="A phrase that the model said of a picture and that is not in it",
+    undoes="A phrase that the model said of a picture and that is not in it.",
     exactness=Exactness.ROUND_OFF,
     claim=Claim(
         sentence=(
