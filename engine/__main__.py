@@ -39,6 +39,7 @@ from engine.results import files_of
 from engine.runners import runner
 from engine.sounds import from_file
 
+HELP = ("--help", "-h", "help")
 OURS = ("out", "runner", "recipe")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FAULT, TO_MEND, INTERRUPTED = 1, 2, 130
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("--help", "-h", "help"):
+    if command in HELP or (command in COMMANDS and rest[:1] and rest[0] in HELP):
         print(inspect.cleandoc(__doc__))
         return 0
     try:

@@ -89,7 +89,9 @@ def _claims(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
 
     def measure(name: str) -> Iterator[str]:
         """Measures the claim of a method again, and shows it beside the recorded one."""
-        for event in guarded(runner(Job("engine.faithfulness:measured_again", {"method": name}))):
+        seed = catalog.find(name).measured().seed
+        job = Job("engine.faithfulness:measured_again", {"method": name}, seed)
+        for event in guarded(runner(job)):
             if isinstance(event, Progress):
                 yield progress_line(event, "parts")
             elif isinstance(event, Done):

@@ -32,7 +32,9 @@ def test_list_names_methods_and_models(capsys):
     assert "models" in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["help"], ["run", "-h"], ["verify", "--help"]]
+)
 def test_help_shows_the_commands(capsys, arguments):
     assert cli.main(arguments) == 0
     assert "python -m engine run" in capsys.readouterr().out
