@@ -137,7 +137,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any], gr.Radio]:
     frame.model()
     with gr.Accordion("More settings", open=False):
         found = _more()
-        steps = gr.Slider(4, 50, value=12, step=1, label="Sampler steps")
+        steps = gr.Slider(4, 50, value=10, step=1, label="Sampler steps")
         guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
     edit = {"retain": retain, "epochs": epochs, **found}
     return edit, {"prompts": prompts, "steps": steps, "guidance_scale": guidance}, preset

@@ -102,7 +102,7 @@ def _question() -> tuple[gr.Radio, gr.Gallery, gr.Textbox]:
 
 
 def _settings(frame: Frame) -> tuple[dict[str, Any], gr.Slider, gr.Plot]:
-    steps = gr.Slider(20, 600, value=60, step=20, label="Steps", info="The paper takes 3000")
+    steps = gr.Slider(20, 600, value=50, step=10, label="Steps", info="The paper takes 3000")
     steering = gr.Slider(
         0,
         0.1,

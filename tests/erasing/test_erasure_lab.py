@@ -60,7 +60,7 @@ def test_the_sheet_grows_and_then_the_table(folder: Path, run_job):
     found = seen[-1].result
     assert [row.name for row in found.rows] == ["original", "word filter", "UCE"]
     assert found.groups == SHEET
-    assert found.rows[0].pictures.shape == (5, 64, 64, 3)
+    assert found.rows[0].pictures.shape == (len(SHEET), 64, 64, 3)
     told = [(one.name, one.strength) for one in found.scores]
     assert told == [("original", 1.0), ("word filter", 1.0), ("UCE", 1.0), ("UCE", 0.5)]
     assert len(found.points) == 4

@@ -8,6 +8,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from engine.core.recipe import ModelRef, Recipe
+from engine.erasing.erasure_lab.algorithm import SHEET
 from pages import erasure_lab
 from tests.tiny import tiny_checkpoint
 
@@ -33,7 +34,7 @@ def test_a_comparison_shows_sheet_table_and_files(client: Client, tiny: str):
     sheet, table, _, files, status, told = client.predict(
         **RUN, model=tiny, api_name="/erasure_lab_run_panel"
     )
-    assert sheet.count("<img") == 3 * 5
+    assert sheet.count("<img") == 3 * len(SHEET)
     assert "nothing can be said" in table
     assert "word filter" in table
     listed = files["value"] if isinstance(files, dict) else files

@@ -23,7 +23,7 @@ from engine.models.diffusion import DiffusionBundle
 
 MOST_EACH, MOST_STEPS = 64, 50
 # Groups of the sheet's columns; the prompts are the first of each group.
-SHEET = ("target", "target", "paraphrase", "near", "far")
+SHEET = ("target", "paraphrase", "near", "far")
 SWEEP = {0: (), 1: (), 2: (0.5,), 3: (0.33, 0.67), 4: (0.25, 0.5, 0.75)}
 SHEET_SHARE = 0.4  # of the whole run, by guess
 DEFAULT = ("negative prompt", "word filter", "UCE", "SPM")

@@ -51,7 +51,7 @@ def run(
     model: ModelRef | str = "world",
     prompts: Sequence[str] = ("a cat", "a dog"),
     strength: float = 1.0,
-    steps: int = 12,
+    steps: int = 10,
     guidance_scale: float = 4.0,
 ) -> Steps[Erasure]:
     """The same noise through the original model, the edited one, and the original again.
@@ -93,7 +93,7 @@ def comeback(
     settings: Settings,
     model: ModelRef | str = "world",
     prompts: Sequence[str] = ("a cat",),
-    steps: int = 12,
+    steps: int = 10,
     guidance_scale: float = 4.0,
 ) -> Steps[Comeback]:
     """The first prompt on the model after UCE and after each epoch, plain and under attack.
@@ -190,7 +190,7 @@ class _View:
         return cls(
             checks.prompts(prompts, MOST_PROMPTS),
             _checked_strength(strength),
-            checks.count("steps", steps, 1, MOST_STEPS, "Try 12."),
+            checks.count("steps", steps, 1, MOST_STEPS, "Try 10."),
             checks.number(
                 "guidance_scale", guidance_scale, 0, LARGEST_GUIDANCE, "4 is a good value."
             ),
@@ -436,7 +436,7 @@ def pictures_of(
     noise: Float[Tensor, "b c lh lw"],
     *,
     stage: int | None,
-    steps: int = 12,
+    steps: int = 10,
     guidance_scale: float = 4.0,
 ) -> UInt8[Array, "b h w 3"]:
     """Pictures of embeddings on one stage of the edited model; None is the original."""

@@ -30,7 +30,7 @@ class Settings:
     pictures: tuple[np.ndarray, ...] = ()
     descriptions: tuple[str, ...] = ()
     count: int = 8
-    steps: int = 60
+    steps: int = 50
     batch: int = 4
     accumulation: int = 1
     learning_rate: float = 1e-2
