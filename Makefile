@@ -52,9 +52,10 @@ $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed; set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+$(VENV)/.run: requirements.txt requirements-speech.txt | $(VENV)/bin/python
 	@echo "Installing what the app needs into $(VENV); this takes some minutes once."
 	$(PIP) install --quiet -r requirements.txt
+	@$(PIP) install --quiet -r requirements-speech.txt || echo "SKIPPED: PESQ, which needs a C compiler"
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

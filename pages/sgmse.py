@@ -1,6 +1,7 @@
 """Speech enhancement: listen to noise becoming speech, and to what others make of it."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ LINES = {
     "ode": "Flow without noise",
 }
 MEASURES = (("si_sdr", "SI-SDR (dB)", ".1f"), ("estoi", "ESTOI", ".2f"), ("pesq", "PESQ", ".2f"))
+TOLD = {
+    "si_sdr": ("SI-SDR", "Nearness of the waveform; favours cautious averages"),
+    "estoi": ("ESTOI", "How much can be understood, from 0 to 1"),
+    "pesq": ("PESQ", "What listeners would say of a telephone line, from 1 to 4.5"),
+}
+DRAWN = tuple(name for name in TOLD if name != "pesq" or find_spec("pesq"))
+WITHOUT_PESQ = "PESQ joins them where the package pesq is installed, which needs a C compiler."
 CLIPS_FILE = parts.ASSETS / "data" / "speech" / "clips.json"
 PLOT = {"show_label": False, "container": False}
 
@@ -117,23 +125,19 @@ def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
     parts.heading(
         "What an evaluation buys",
         "The sentence above again, with 1 to 30 network evaluations, beside the noisy recording "
-        "and a classical estimator without any learning.",
+        "and a classical estimator without any learning."
+        + ("" if "pesq" in DRAWN else f" {WITHOUT_PESQ}"),
         level=2,
     )
     compare = frame.action("compare", "Draw the curves")
+    plots = []
     with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            parts.heading("SI-SDR", "Nearness of the waveform; favours cautious averages")
-            nearness = gr.Plot(label="SI-SDR", **PLOT)
-        with gr.Column():
-            parts.heading("ESTOI", "How much can be understood, from 0 to 1")
-            understood = gr.Plot(label="ESTOI", **PLOT)
-    compare.wire(
-        shared,
-        draw_compare,
-        [nearness, understood],
-        params=compare_params,
-    )
+        for name in DRAWN:
+            title, words = TOLD[name]
+            with gr.Column():
+                parts.heading(title, words)
+                plots.append(gr.Plot(label=title, **PLOT))
+    compare.wire(shared, draw_compare, plots, params=compare_params)
 
 
 def clip_choices() -> list[tuple[str, str]]:
@@ -296,15 +300,13 @@ def marks_table(found: Any) -> str:
 # ---------------------------------------------------------------------- the curves
 
 
-def draw_compare(event: Progress | Done, recipe: Recipe) -> tuple[PlotData, PlotData]:
-    """Both measures against evaluations, as far as they have come."""
+def draw_compare(event: Progress | Done, recipe: Recipe) -> tuple[PlotData, ...]:
+    """The measures against evaluations, as far as they have come."""
     found: Any = event.result if isinstance(event, Done) else event.preview
     if found is None:
-        return gr.skip(), gr.skip()
-    return (
-        curves(found, "si_sdr", "SI-SDR in dB"),
-        curves(found, "estoi", "ESTOI"),
-    )
+        return tuple(gr.skip() for _ in DRAWN)
+    axes = {name: title for name, title, _ in MEASURES}
+    return tuple(curves(found, name, axes[name]) for name in DRAWN)
 
 
 def curves(found: Any, measure: str, title: str) -> PlotData:

@@ -2,8 +2,8 @@
 
 SI-SDR (dB) is computed here, ESTOI (0 to 1, how much is understood) by the package `pystoi`, and
 PESQ (1 to 4.5, what listeners would say of a telephone line) by `pesq`, which needs a C compiler to
-install and is there for benchmarks alone. Without a package, or where a recording is too short or
-too silent for it, the answer is None.
+install (requirements-speech.txt). Without a package, or where a recording is too short or too
+silent for it, the answer is None.
 """
 
 import importlib
