@@ -641,7 +641,7 @@ def _verdicts(bundle: DiffusionBundle, pictures: UInt8[Array, "b h w 3"]) -> tup
         return ("",) * len(pictures)
     said = [objects.best("subject", i)[0] for i in range(len(objects))]
     return tuple(
-        f"{style} {sure:.0%}, {thing}".replace("%", " %")
+        f"{'another style' if style == 'another' else style} {sure:.0%}, {thing}".replace("%", " %")
         for (style, sure), thing in zip(styles, said, strict=True)
     )
 
