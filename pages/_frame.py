@@ -29,7 +29,7 @@ from gradio.components.base import Component
 
 from engine import sounds
 from engine.core.catalog import Entry
-from engine.core.errors import AssetMissing, BadInput
+from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Event, Failed, Job, Progress
 from engine.core.recipe import Recipe
 from engine.pictures import HEAD, from_text, unpacked
@@ -445,10 +445,14 @@ class Action:
     def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
         """Runs the method with the settings of the panel and draws what happens."""
         frame = self.frame
-        with friendly():
-            recipe = self.recipe(values)
-            job = job_of(recipe, frame.entry)
         waiting = [gr.skip()] * (len(self.outputs) - 2)
+        with friendly():
+            try:
+                recipe = self.recipe(values)
+                job = job_of(recipe, frame.entry)
+            except EngineError as error:
+                yield [*waiting, failure(Failed(error.message, error.advice)), gr.skip()]
+                raise
         yield [
             *waiting,
             progress(Progress(0, 1, "Loading the model"), 0.0, self.backward),

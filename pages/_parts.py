@@ -10,20 +10,23 @@ import html
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABCMeta
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.component_meta import ComponentMeta
 from gradio.components.plot import PlotData
+from gradio.data_classes import ImageData
 from PIL import Image, ImageOps
 
 from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
-from engine.pictures import as_text
+from engine.pictures import MOST_PIXELS, as_text
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -36,8 +39,9 @@ NEUTRAL = "#85807a"
 MARKS = ("●", "■", "▲", "◆")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond")
 
-# PIL warns above this number of pixels and refuses above twice as many.
-Image.MAX_IMAGE_PIXELS = 2_000_000
+# PIL warns above this number of pixels and refuses above twice as many. Photographs of phones are
+# taken; the largest fills 75 MB while it is decoded.
+Image.MAX_IMAGE_PIXELS = 12_500_000
 # Larger pictures are sent smaller while a run is under way.
 PREVIEW_SIDE = 256
 # Uploaded pictures travel inside recipes, of which a million characters are read.
@@ -521,28 +525,45 @@ def _trace(line: Line) -> dict[str, object]:
 # ---------------------------------------------------------------------- fields
 
 
-def picture_field(**settings: object) -> gr.Image:
-    """A picture field that answers an unreadable or huge file with a sentence.
+class _Unlisted(ComponentMeta):
+    """Makes a component class without the stub file that Gradio writes beside its module."""
 
-    Gradio decodes the file before a handler runs, so the check sits on the field itself; a
-    subclass would do as well, but Gradio writes a stub file beside the module of each subclass.
+    def __new__(cls, name: str, bases: tuple[type, ...], attrs: dict[str, Any]) -> type:
+        return ABCMeta.__new__(cls, name, bases, attrs)
+
+
+class PictureField(gr.Image, metaclass=_Unlisted):
+    """A picture field that hands on the file as it came; `picture_setting` opens and checks it.
+
+    Gradio's own decoding comes before any handler, so a file that is no picture would end without a
+    sentence. A class and not a changed instance: Gradio makes a component anew from its arguments
+    whenever an event of the page updates it.
     """
-    field = gr.Image(type="numpy", image_mode="RGB", **settings)
-    field.preprocess = partial(_checked_picture, field.preprocess)
-    return field
+
+    is_template = True  # for the page it is an Image
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        return None if payload is None else payload.path or ""
 
 
-def _checked_picture(decode: Callable[[object], object], payload: object) -> object:
-    try:
-        return decode(payload)
-    except gr.Error:
-        raise
-    except Image.DecompressionBombError:
-        said, title = "The picture has too many pixels; 4 megapixels are allowed.", "Too large"
-    except Exception as error:
-        said = f"This file does not read as a picture ({type(error).__name__}). Try PNG or JPEG."
-        title = "Not a picture"
-    raise gr.Error(said, title=title, print_exception=False)
+def picture_field(**settings: object) -> gr.Image:
+    """A field for one picture; `picture_setting` reads what was put there."""
+    return PictureField(sources=["upload", "clipboard"], elem_classes="pixel upload", **settings)
+
+
+def picture_setting(value: object, side: int | None = LARGEST_UPLOAD) -> dict[str, str]:
+    """The setting `picture` with what such a field holds, turned as its camera says; or none.
+
+    Shrunk until it fits into a recipe and `side`; None keeps up to four megapixels.
+    Raises `BadInput` for a file that is no picture.
+    """
+    if value is None:
+        return {}
+    picture = _opened(value)
+    if side is None:
+        share = min(1.0, (MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
+        return {"picture": as_text(_at_most(picture, int(max(picture.size) * share)))}
+    return {"picture": _texts([picture], side)[0]}
 
 
 def pictures_field(**settings: object) -> gr.Gallery:
@@ -555,13 +576,19 @@ def pictures_field(**settings: object) -> gr.Gallery:
 def pictures_in(value: object, most: int) -> list[str]:
     """The pictures of such a field as texts for a recipe, turned as their camera says.
 
-    Raises `BadInput` for a file that is no picture. Sides are halved until all fit into a recipe.
+    Raises `BadInput` for a file that is no picture.
     """
     listed = value if isinstance(value, list | tuple) else []
     if len(listed) > most:
         raise BadInput(f"There are {len(listed)} pictures; {most} are allowed.", "Take fewer.")
-    pictures = [_opened(item[0] if isinstance(item, list | tuple) else item) for item in listed]
-    side = LARGEST_UPLOAD
+    return _texts(
+        [_opened(item[0] if isinstance(item, list | tuple) else item) for item in listed],
+        LARGEST_UPLOAD,
+    )
+
+
+def _texts(pictures: Sequence[Image.Image], side: int) -> list[str]:
+    """Pictures as texts, their sides halved until all fit into a recipe."""
     while True:
         texts = [as_text(_at_most(picture, side)) for picture in pictures]
         if sum(map(len, texts)) < LARGEST_UPLOADS or side <= 64:
@@ -572,9 +599,24 @@ def pictures_in(value: object, most: int) -> list[str]:
 def _opened(path: object) -> Image.Image:
     try:
         with Image.open(str(path)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput("A file does not read as a picture.", "Try PNG or JPEG.") from error
+            return _in_colour(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        most = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels are allowed"
+        raise BadInput(f"The picture has too many pixels; {most}.", "Make it smaller.") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadInput("This file does not read as a picture.", "Try PNG or JPEG.") from error
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    """The picture in RGB: 16 bits brought to 8, and white where it lets the page through."""
+    if image.mode.startswith("I"):  # PIL would cut off all values above 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype("uint8")).convert(
+            "RGB"
+        )
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _at_most(picture: Image.Image, side: int) -> np.ndarray:

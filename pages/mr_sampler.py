@@ -6,10 +6,8 @@ import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
-from engine.pictures import as_text
 from engine.sampling.mr_sampler import (
     AUTO,
     EXAMPLES,
@@ -86,8 +84,6 @@ def build(frame: Frame) -> None:
                 picture = parts.picture_field(
                     label="Your picture (its middle square), or else the one chosen above",
                     height=200,
-                    sources=["upload", "clipboard"],
-                    elem_classes="pixel upload",
                 )
         with gr.Column(elem_classes="shown"):
             empty = [Shot("Damaged", None, "")]
@@ -143,16 +139,7 @@ def run_params(values: dict[str, Any]) -> dict[str, Any]:
         "fit_target": str(values["fit_target"]),
         "curve": CURVE if values["curve"] else [],
         "plane": bool(values["plane"]),
-    } | uploaded(values["picture"])
-
-
-def uploaded(picture: Any) -> dict[str, str]:
-    """The setting that carries an uploaded picture, if there is one."""
-    if picture is None:
-        return {}
-    if not isinstance(picture, np.ndarray):
-        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
-    return {"picture": as_text(picture)}
+    } | parts.picture_setting(values["picture"])
 
 
 # ---------------------------------------------------------------------- the comparison
@@ -299,8 +286,6 @@ def build_restore(frame: Frame, spacing: gr.Dropdown, fit_target: gr.Dropdown) -
             picture = parts.picture_field(
                 label="Your picture, or else the example",
                 height=220,
-                sources=["upload", "clipboard"],
-                elem_classes="pixel upload",
             )
             damage = gr.Checkbox(
                 False, label="Damage it here first", info="So that the result can be measured"
@@ -363,7 +348,7 @@ def restore_params(values: dict[str, Any]) -> dict[str, Any]:
         "overlap": whole_number(values["overlap"], "Overlap"),
         "spacing": str(values["spacing"]),
         "fit_target": str(values["fit_target"]),
-    } | uploaded(values["picture"])
+    } | parts.picture_setting(values["picture"], side=None)
 
 
 def draw_restore(event: Progress | Done, recipe: Recipe) -> tuple[object]:

@@ -7,11 +7,9 @@ import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.models.library import prompt_note
-from engine.pictures import as_text
 from pages import _parts as parts
 from pages._frame import Frame, real_number, whole_number
 from pages._parts import Line, Shot, escape
@@ -300,10 +298,8 @@ def build_rewind(
             steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
             depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
             picture = parts.picture_field(
-                label="Your picture, or else the prompt above",
+                label="Your picture (shrunk to the model's size), or else the prompt above",
                 height=220,
-                sources=["upload", "clipboard"],
-                elem_classes="pixel upload",
             )
         with gr.Column(elem_classes="shown"):
             empty = [Shot("Original", None, "")]
@@ -327,9 +323,6 @@ def build_rewind(
 
 def rewind_params(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of `rewind` as the controls give them."""
-    picture = values["picture"]
-    if picture is not None and not isinstance(picture, np.ndarray):
-        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
     return {
         "prompt": str(values["prompt"] or ""),
         "edit": str(values["edit"] or ""),
@@ -337,7 +330,7 @@ def rewind_params(values: dict[str, Any]) -> dict[str, Any]:
         "negative": str(values["negative"] or ""),
         "steps": whole_number(values["steps"], "Steps each way"),
         "depth": real_number(values["depth"], "Depth"),
-    } | ({} if picture is None else {"picture": as_text(picture)})
+    } | parts.picture_setting(values["picture"])
 
 
 def draw_rewind(event: Progress | Done, recipe: Recipe) -> tuple[str]:

@@ -18,7 +18,6 @@ from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.models.library import MODELS
-from engine.pictures import as_text
 from engine.world import vocabulary as words
 from pages import _parts as parts
 from pages._frame import Frame, real_number, whole_number
@@ -201,8 +200,6 @@ def _more_settings() -> dict[str, Any]:
         picture = parts.picture_field(
             label="Your picture in place of the tray",
             height=180,
-            sources=["upload", "clipboard"],
-            elem_classes="pixel upload",
         )
         engine = gr.Radio(list(ENGINES), value=next(iter(ENGINES)), label="Engine")
         hints = gr.Checkbox(True, label="Name doubted phrases in the question (hints)")
@@ -227,9 +224,6 @@ def _more_settings() -> dict[str, Any]:
 
 def run_params(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of `run` as the controls give them."""
-    picture = values["picture"]
-    if picture is not None and not isinstance(picture, np.ndarray):
-        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
     return {
         "tray": str(values["tray"] or ""),
         "question": str(values["question"] or ""),
@@ -243,7 +237,7 @@ def run_params(values: dict[str, Any]) -> dict[str, Any]:
         "total": whole_number(values["total"], "Tries in all"),
         "max_new_tokens": whole_number(values["max_new_tokens"], "The longest answer"),
         "open_ended": bool(values["open_ended"]),
-    } | ({} if picture is None else {"picture": as_text(picture)})
+    } | parts.picture_setting(values["picture"])
 
 
 def run_values(params: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,8 @@ import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
-from engine.pictures import as_text
 from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, RIVALS, TASKS
 from engine.world.vocabulary import TEN_OBJECTS
 from pages import _parts as parts
@@ -53,10 +51,7 @@ def build(frame: Frame) -> None:
 
 def picture_params(values: dict[str, Any]) -> dict[str, Any]:
     """Settings with an uploaded picture as text, or without one."""
-    picture = values.pop("picture", None)
-    if picture is not None and not isinstance(picture, np.ndarray):
-        raise BadInput("This is not a picture.", "Upload a PNG or a JPEG, or leave it empty.")
-    return values | ({} if picture is None else {"picture": as_text(picture)})
+    return values | parts.picture_setting(values.pop("picture", None))
 
 
 def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
@@ -65,8 +60,6 @@ def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
     picture = parts.picture_field(
         label="Or your picture, shrunk to the network's size",
         height=180,
-        sources=["upload", "clipboard"],
-        elem_classes="pixel upload",
     )
     return subject, picture
 

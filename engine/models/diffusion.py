@@ -273,6 +273,12 @@ def latent_shape(
     return bundle.vae.config.latent_channels, sides[0], sides[1]
 
 
+def own_size(bundle: DiffusionBundle) -> tuple[int, int, int]:
+    """Height and width of the pictures a model was made for, and the pixels along one latent."""
+    factor, (height, width) = _factor(bundle), _sides(bundle.unet.config.sample_size)
+    return height * factor, width * factor, factor
+
+
 def encode_picture(
     bundle: DiffusionBundle,
     pictures: UInt8[Array, "b height width 3"],

@@ -225,6 +225,15 @@ def test_given_picture_is_taken_and_shallow_depth_keeps_more_of_it(rewound):
     assert np.isfinite(deep.psnr_of_encoding)
 
 
+@pytest.mark.parametrize(
+    ("given", "taken"), [((66, 62), (64, 60)), ((640, 640), (64, 64)), ((37, 100), (24, 64))]
+)
+def test_given_picture_of_any_size_is_fitted_to_the_model(rewound, given, taken):
+    picture = np.random.default_rng(0).integers(0, 255, (*given, 3), dtype=np.uint8)
+    result = rewound(picture=picture, steps=2)
+    assert result.original.shape == result.encoded.shape == (*taken, 3)
+
+
 # ---------------------------------------------------------------------- what is refused
 
 
@@ -252,7 +261,6 @@ def test_given_picture_is_taken_and_shallow_depth_keeps_more_of_it(rewound):
         (REWIND, {"depth": 0.0}, "depth must be above 0"),
         (REWIND, {"depth": float("nan")}, "depth must be above 0"),
         (REWIND, {"picture": np.zeros((4, 64, 3), np.uint8)}, "64 x 4 pixels"),
-        (REWIND, {"picture": np.zeros((66, 64, 3), np.uint8)}, "multiple of 4"),
     ],
 )
 def test_unusable_settings_are_refused_with_a_sentence(tiny, run_job, target, settings, complaint):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
@@ -32,7 +33,7 @@ from engine.sampling.nfe_lab.scene import (
     verdicts,
 )
 
-MOST_STEPS, MOST_SIDE = 200, 1024
+MOST_STEPS = 200
 DRAWING_SOLVER, DRAWING_NFE = "dpmpp_2m", 20
 MOST_FRAMES = 12
 
@@ -56,10 +57,11 @@ def rewind(
 ) -> Steps[Rewound]:
     """Run a picture to noise and back, by DDIM inversion and by a reversible solver.
 
-    `picture` is given, or else drawn from `prompt`. `prompt` says what it shows, on both ways, with
-    `rewind_guidance`; with `edit`, another way back is told that instead. `guidance_scale` is that
-    of drawing and editing. `depth` is the share of the noise to go to: less keeps more of the
-    picture in an edit.
+    `picture` is given, or else drawn from `prompt`; a given one is shrunk to the size of the
+    model's own pictures, and edges that fill no whole latent are cut off. `prompt` says what it
+    shows, on both ways, with `rewind_guidance`; with `edit`, another way back is told that
+    instead. `guidance_scale` is that of drawing and editing. `depth` is the share of the noise to
+    go to: less keeps more of the picture in an edit.
     """
     check_texts(prompt, edit, negative)
     check_guidance(guidance_scale, rewind_guidance)
@@ -77,6 +79,8 @@ def rewind(
     )
     if picture is None:
         picture = yield from _draw(trip, drawing, seed)
+    else:
+        picture = _fitted(picture, *checkpoints.own_size(drawing.bundle))
     shown, z = _encode(drawing, picture)
     yield trip.progress("Encoded", shown)
     for name, title, there, back in WAYS:
@@ -217,6 +221,20 @@ def _encode(scene: Scene, picture: UInt8[Array, "height width 3"]) -> tuple[Rewo
     return shown, z.to(torch.float64)
 
 
+def _fitted(
+    picture: UInt8[Array, "height width 3"], tall: int, wide: int, factor: int
+) -> UInt8[Array, "h w 3"]:
+    """At most the size the model was made for, in whole latents: beyond it, it draws nonsense."""
+    height, width = picture.shape[:2]
+    share = min(1.0, tall / height, wide / width)
+    h, w = (max(factor, round(side * share) // factor * factor) for side in (height, width))
+    if share < 1:
+        shrunk = Image.fromarray(picture).resize((w, h), Image.Resampling.LANCZOS)
+        return np.array(shrunk)
+    top, left = (height - h) // 2, (width - w) // 2
+    return np.ascontiguousarray(picture[top : top + h, left : left + w])
+
+
 def _grid(scene: Scene, steps: int, depth: float) -> Grid:
     """Equal steps in time, from the depth asked for to the least noise the network knows."""
     path = scene.path
@@ -227,8 +245,8 @@ def _check_picture(picture: UInt8[Array, "height width 3"] | None) -> None:
     if picture is None:
         return
     sides = picture.shape[:2]
-    if min(sides) < 8 or max(sides) > MOST_SIDE:
+    if min(sides) < 8:
         raise BadInput(
             f"The picture is {sides[1]} x {sides[0]} pixels.",
-            f"Take one of the model's size, at most {MOST_SIDE} pixels on a side.",
+            "Take one of at least 8 pixels on a side.",
         )
