@@ -45,7 +45,7 @@ def build(
         for method in broken:
             with gr.Tab(method.slug, id=method.slug):
                 gr.HTML(broken_panel(method.slug, method.traceback))
-    shelf.draw(demo, family.package)
+    shelf.draw(demo, family.package, runner)
 
     known = {entry.slug for entry in entries} | {method.slug for method in broken}
 

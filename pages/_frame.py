@@ -39,7 +39,7 @@ from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
 from pages._parts import escape
 from pages._serving import Query, Suite
-from pages._shelf import Shelf, model_ref, model_text
+from pages._shelf import Shelf, model_ref, model_text, source_title
 
 Runner = Callable[[Job], Iterator[Event]]
 Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
@@ -616,7 +616,7 @@ def model_title(source: str) -> str:
     """The name of a model as visitors read it."""
     from engine.models.library import MODELS
 
-    return MODELS[source].title.partition(":")[0] if source in MODELS else source
+    return MODELS[source].title.partition(":")[0] if source in MODELS else source_title(source)
 
 
 def origin(request: gr.Request | None) -> str:

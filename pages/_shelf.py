@@ -1,8 +1,9 @@
 """The visitor's shelf: models with their stacks of edits, kept in the visitor's own browser.
 
 What is kept is small and plain: for each model its source, revision and the digests of its edits
-in order. The edits themselves lie in the server's content-addressed store. So the shelf survives
-a reload and a change of route, and two visitors never see each other's models.
+in order; a checkpoint that was uploaded has none at first. The edits themselves lie in the server's
+content-addressed store. So the shelf survives a reload and a change of route, and two visitors
+never see each other's models.
 
     {"models": [{"name": "cat erased", "source": "world", "revision": null, "edits": ["3f2a..."]}],
      "labels": {"3f2a...": "erase cat"}}
@@ -12,7 +13,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +21,12 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from engine.core.errors import BadInput, EngineError
+from engine.core.job import Done, Event, Job, Progress
 from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
-from pages._handlers import friendly, named
+from engine.models.library import receive_checkpoint
+from pages._handlers import friendly, guarded, named
 from pages._parts import escape
 
 STORAGE_KEY = "rewind-shelf"
@@ -31,6 +34,10 @@ STORAGE_KEY = "rewind-shelf"
 STORAGE_WORD = "rewind"
 MOST_MODELS = 20
 EMPTY: dict[str, Plain] = {"models": [], "labels": {}}
+
+UPLOADED = "upload:"
+# Gradio's list breaks when its last choice goes, so that something always stands in it.
+NOTHING = ("nothing on the shelf", "")
 
 _EDITS = re.compile(r"(.+?)((?:\+[0-9a-f]{8,128})+)")
 
@@ -121,7 +128,8 @@ def without(kept: object, ref: ModelRef, digest: str) -> tuple[dict[str, Plain],
         labels = dict(zip(ref.edits, model.labels, strict=True))
         left = replace(ref, edits=stack.digests)
         rest = models[:place] + models[place + 1 :]
-        if left.edits and left not in [other.ref for other in rest]:
+        stays = left.edits or left.source.startswith(UPLOADED)
+        if stays and left not in [other.ref for other in rest]:
             again = Shelved(model.name, left, tuple(labels[d] for d in stack.digests))
             rest.insert(place, again)
         return written(rest), left
@@ -140,6 +148,19 @@ def imported(kept: object, path: Path) -> dict[str, Plain]:
         raise BadInput("This patch does not name the model it was made for.", "Export it again.")
     labels = tuple(label_of(edit) for edit in (*base.edits, digest))
     return add(kept, header.name, replace(base, edits=(*base.edits, digest)), labels)
+
+
+def with_checkpoint(kept: object, archive: Path) -> dict[str, Plain]:
+    """The shelf with an uploaded checkpoint, which bears the name of its archive.
+
+    Raises an `EngineError` when the archive is no sound checkpoint folder.
+    """
+    return add(kept, archive.stem, ModelRef(receive_checkpoint(archive)), ())
+
+
+def source_title(source: str) -> str:
+    """A source as visitors read it: an upload is known by the start of its digest."""
+    return f"upload {source[7:15]}" if source.startswith(UPLOADED) else source
 
 
 def label_of(digest: str) -> str:
@@ -161,7 +182,9 @@ def edits_on(kept: object) -> list[tuple[str, str]]:
     return [
         (f"{model.name} › {label}", f"{model_text(model.ref)}|{digest}")
         for model in read(kept)
-        for digest, label in zip(model.ref.edits, model.labels, strict=True)
+        for digest, label in zip(
+            model.ref.edits or ("",), model.labels or ("no edit yet",), strict=True
+        )
     ]
 
 
@@ -170,7 +193,7 @@ def drawn(kept: object) -> str:
     models = "".join(_drawn_model(model) for model in read(kept))
     empty = (
         '<p class="note">Nothing here yet. A model that you edit in a panel lands here, and a '
-        "patch file can be opened. Edits stay with this browser.</p>"
+        "patch file or a checkpoint of your own can be opened. Edits stay with this browser.</p>"
     )
     return f'<div class="shelf">{f"<ul>{models}</ul>" if models else empty}</div>'
 
@@ -182,7 +205,8 @@ def _drawn_model(model: Shelved) -> str:
     )
     return (
         f"<li><h4>{escape(model.name)}</h4>"
-        f'<p class="note">on {escape(model.ref.source)}, first edit at the bottom</p>'
+        f'<p class="note">on {escape(source_title(model.ref.source))}, '
+        f"{'first edit at the bottom' if rows else 'no edit yet'}</p>"
         f"<ol reversed>{rows}</ol></li>"
     )
 
@@ -226,18 +250,26 @@ class Shelf:
         """Adds the shelf's models to this choice when the page opens and when the shelf changes."""
         self.pickers.append((picker, titles))
 
-    def draw(self, demo: gr.Blocks, family: str) -> None:
+    def draw(self, demo: gr.Blocks, family: str, runner: Callable[[Job], Iterator[Event]]) -> None:
         """The fold-out below the panels."""
+        self.runner = runner
         with gr.Accordion("Your shelf: edited models", open=False, elem_id="shelf"):
             self.said = gr.HTML("")
             self.view = gr.HTML(drawn(EMPTY))
-            self.edit = gr.Dropdown([], label="Edit", info="What the buttons below act on")
+            self.edit = gr.Dropdown(
+                [NOTHING], value="", label="Edit", info="What the buttons below act on"
+            )
             with gr.Row():
                 undo = gr.Button("◀  Undo this edit", elem_classes="backward", size="sm")
                 save = gr.Button("Save as patch file", size="sm")
+                whole = gr.Button("Save the whole model (zip)", size="sm")
                 forget = gr.Button("Take the model off the shelf", size="sm")
+            with gr.Row():
                 opened = gr.UploadButton(
                     "Open a patch file", file_types=[".safetensors"], size="sm"
+                )
+                checkpoint = gr.UploadButton(
+                    "Open a checkpoint (zip of its folder)", file_types=[".zip"], size="sm"
                 )
         shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
@@ -245,20 +277,28 @@ class Shelf:
             "undo": (undo.click, self._undo, self.edit),
             "forget": (forget.click, self._forget, self.edit),
             "open": (opened.upload, self._open, opened),
+            "checkpoint": (checkpoint.upload, self._checkpoint, checkpoint),
         }
         for name, (trigger, handler, given) in wire.items():
             outputs = [self.kept, self.said, *shown]
             trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, given], outputs, **quiet)
         save.click(named(self._save, f"{family}_shelf_save"), self.edit, self.said, **quiet)
+        whole.click(
+            named(self._whole, f"{family}_shelf_whole"),
+            self.edit,
+            self.said,
+            concurrency_id="cpu",  # the lane of the panels
+            concurrency_limit=1,
+            **quiet,
+        )
         show = named(self._show, f"{family}_shelf_show")
         gr.on([demo.load, self.kept.change], show, self.kept, shown, **quiet)
 
     def _show(self, kept: object) -> list[object]:
         """Draws the shelf that the browser keeps and offers its models."""
-        options = edits_on(kept)
+        options = edits_on(kept) or [NOTHING]
         pickers = [gr.Dropdown(choices=choices(kept, titles)) for _, titles in self.pickers]
-        first = options[0][1] if options else None
-        return [drawn(kept), gr.Dropdown(choices=options, value=first), *pickers]
+        return [drawn(kept), gr.Dropdown(choices=options, value=options[0][1]), *pickers]
 
     def _updates(self, kept: object, said: str) -> list[object]:
         return [kept, message(said), *self._show(kept)]
@@ -266,7 +306,7 @@ class Shelf:
     def _undo(self, kept: object, edit: str) -> list[object]:
         """Takes one edit off its model, if nothing later lies on it."""
         with friendly():
-            ref, digest = _chosen(edit)
+            ref, digest = _chosen_edit(edit)
             header = default_store().header(digest)
             shelf, _ = without(kept, ref, digest)
             said = (
@@ -292,15 +332,56 @@ class Shelf:
     def _save(self, edit: str) -> str:
         """Gives the chosen edit as a patch file to download."""
         with friendly():
-            _, digest = _chosen(edit)
-            header = default_store().header(digest)
-            name = re.sub(r"[^a-z0-9]+", "-", header.name.lower()).strip("-")[:60] or "edit"
-            # Only files in Gradio's cache are served; it is emptied in time.
-            folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-            copy = shutil.copy(default_store().path(digest), folder / f"{name}.safetensors")
-            address = f"gradio_api/file={escape(copy)}"
-            link = f'<a download="{name}.safetensors" href="{address}">{name}.safetensors</a>'
-            return message(f"{link}, {header.file_bytes / 1e6:.1f} MB")
+            _, digest = _chosen_edit(edit)
+            name = _file_name(default_store().header(digest).name)
+            copy = shutil.copy(default_store().path(digest), _served() / f"{name}.safetensors")
+            return message(_link(Path(copy)))
+
+    def _whole(self, edit: str) -> Iterator[str]:
+        """Gives the model of the chosen edit, with all its edits, as a checkpoint folder."""
+        with friendly():
+            ref, _ = _chosen(edit)
+            name = _file_name(label_of(ref.edits[-1]) if ref.edits else source_title(ref.source))
+            params = {"model": ref, "folder": str(_served() / name), "as_zip": True}
+            job = Job("engine.models.export:run", params)
+        yield message("Writing the model.")
+        for event in guarded(self.runner(job)):
+            if isinstance(event, Progress):
+                yield message(f"Writing the model: {event.done} of {event.total}.")
+            elif isinstance(event, Done):
+                yield message(
+                    f"{_link(Path(event.result))}. Unzipped, it opens with "
+                    "<code>StableDiffusionPipeline.from_pretrained</code>; in <code>undo</code> "
+                    "lie the patches that give the base back."
+                )
+
+    def _checkpoint(self, kept: object, path: str) -> list[object]:
+        """Puts an uploaded checkpoint on the shelf, from where every panel can take it."""
+        with friendly():
+            shelf = with_checkpoint(kept, Path(path))
+            return self._updates(shelf, "Opened. It can be picked as the model of the panels.")
+
+
+def _served() -> Path:
+    """A new folder in Gradio's cache: only files there are served, and it is emptied in time."""
+    return Path(tempfile.mkdtemp(dir=get_upload_folder()))
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "edit"
+
+
+def _link(path: Path) -> str:
+    address = f"gradio_api/file={escape(path)}"
+    megabytes = path.stat().st_size / 1e6
+    return f'<a download="{path.name}" href="{address}">{path.name}</a>, {megabytes:.1f} MB'
+
+
+def _chosen_edit(edit: object) -> tuple[ModelRef, str]:
+    ref, digest = _chosen(edit)
+    if not digest:
+        raise BadInput("This model has no edit yet.", "Edit it in a panel.")
+    return ref, digest
 
 
 def _chosen(edit: object) -> tuple[ModelRef, str]:

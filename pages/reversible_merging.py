@@ -81,7 +81,7 @@ def build(frame: Frame) -> None:
                 elem_id="rmm-p",
             )
         with gr.Column(elem_classes="settings"):
-            chosen, mix = _settings(frame)
+            chosen, opened, mix = _settings(frame)
         with gr.Column(elem_classes="shown"):
             pictures = gr.HTML(first_look(), elem_id="rmm-pictures")
     numbers = gr.HTML("", elem_id="rmm-numbers")
@@ -97,7 +97,14 @@ def build(frame: Frame) -> None:
     _film(frame, basis, view)
     _counted(frame)
     _weighed(frame, chosen)
-    _reverted(frame, basis, p, mix, view)
+    adapter = _reverted(frame, basis, p, mix, view)
+    opened.upload(
+        named(uploaded, "rmm_uploaded"),
+        [opened, chosen],
+        [chosen, adapter],
+        api_visibility="private",
+        show_progress="hidden",
+    )
     _take_along(frame, basis, p, mix)
     frame.breaks(
         "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
@@ -111,8 +118,8 @@ def build(frame: Frame) -> None:
     )
 
 
-def _settings(frame: Frame) -> tuple[gr.Dropdown, dict[str, Any]]:
-    """Which adapters, and what they are compared with."""
+def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, dict[str, Any]]:
+    """Which adapters, the button that adds to them, and what they are compared with."""
     chosen = gr.Dropdown(
         shipped(STYLES),
         value=[f"{STYLES}/{name}" for name in FIRST],
@@ -128,13 +135,6 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, dict[str, Any]]:
         file_types=[".safetensors", ".json", ".zip"],
         file_count="multiple",
         size="sm",
-    )
-    opened.upload(
-        named(uploaded, "rmm_uploaded"),
-        [opened, chosen],
-        chosen,
-        api_visibility="private",
-        show_progress="hidden",
     )
     merge = gr.Dropdown(
         list(MERGES.items()), value="average", label="Merge beside it", info="One set for all"
@@ -158,7 +158,7 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, dict[str, Any]]:
             "steps": gr.Slider(4, 50, value=10, step=1, label="Sampler steps"),
             "guidance": gr.Slider(1, 12, value=4, step=0.5, label="Guidance"),
         }
-    return chosen, mix
+    return chosen, opened, mix
 
 
 def _film(frame: Frame, basis: Mapping[str, Any], view: Mapping[str, Any]) -> None:
@@ -244,7 +244,8 @@ def _reverted(
     p: gr.Slider,
     mix: Mapping[str, Any],
     view: Mapping[str, Any],
-) -> None:
+) -> gr.Dropdown:
+    """Gives the choice of the adapter, to which an upload adds."""
     parts.heading(
         "Revert to one adapter",
         "It is rebuilt out of the basis, loaded into the model and run. Name a task adapter, such "
@@ -265,6 +266,7 @@ def _reverted(
     fields = {**basis, "adapter": adapter, "p": p, **mix, "prompts": prompts}
     rest = {name: view[name] for name in ("steps", "guidance_scale")}
     action.wire({**fields, **rest}, draw_reverted, [shown], params=of_its_set)
+    return adapter
 
 
 def _take_along(
@@ -329,15 +331,18 @@ def of_its_set(values: dict[str, Any]) -> dict[str, Any]:
     return within(values)
 
 
-def uploaded(files: Sequence[str], chosen: Sequence[str]) -> gr.Dropdown:
-    """Keeps what was uploaded and chooses it in place of the shipped adapters."""
+def uploaded(files: Sequence[str], chosen: Sequence[str]) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Keeps what was uploaded and chooses it in place of the shipped adapters, above and below."""
     with friendly():
         sources = receive_adapters([Path(file) for file in files or []])
         mine = [source for source in chosen or [] if source.startswith("upload:")]
         listed = [*mine, *(source for source in sources if source not in mine)]
         names = [(source.rpartition("/")[2], source) for source in listed]
         choices = [*shipped(STYLES), *names]
-        return gr.Dropdown(choices=choices, value=listed, multiselect=True)
+        return (
+            gr.Dropdown(choices=choices, value=listed, multiselect=True),
+            gr.Dropdown(choices=[*choices, *shipped(TASKS)], value=sources[0]),
+        )
 
 
 # ---------------------------------------------------------------------- drawing

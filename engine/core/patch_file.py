@@ -200,7 +200,11 @@ def _header(text: bytes, size: int) -> PatchHeader:
         before, after, ties = (json.loads(metadata[key]) for key in ("before", "after", "ties"))
         recipe_text = metadata["recipe"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _unsound("its header does not describe a patch") from error
+        raise BadInput(
+            "This file is no patch of this program, or a damaged one.",
+            "A patch is what the shelf saves. Adapters are uploaded in reversible merging; a "
+            "checkpoint is opened as a zip of its folder.",
+        ) from error
     if version != "1":
         raise _unsound(f"it is written in form {version!s:.20}, and this program reads form 1")
     if not (isinstance(digest, str) and DIGEST.fullmatch(digest)):

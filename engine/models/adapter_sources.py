@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from engine.core.errors import AssetMissing, BadInput, EngineError, OutOfBudget
 from engine.models._checks import SAFETENSORS_ONLY, check_folder, read_header, what_is
 from engine.models._sources import COMMIT, from_user, home
-from engine.models.adapters import CONFIG, WEIGHTS
+from engine.models.adapters import CONFIG, WEIGHTS, open_lora
 from engine.models.library import ASSETS, HUB_ID, MODELS, verify
 
 MOST_MEMBERS, MOST_BYTES = 200, 1_000_000_000
@@ -189,7 +189,7 @@ def _keep_files(files: Sequence[Path]) -> list[str]:
 
 
 def _sources_in(folder: Path, digest: str) -> list[str]:
-    """Every PEFT folder and every loose file of an upload."""
+    """Every PEFT folder and every loose file of an upload, each of which is an adapter."""
     folders = {path.parent for path in folder.rglob(WEIGHTS)}
     loose = {path for path in folder.glob("*.safetensors") if path.name != WEIGHTS}
     for path in folders:
@@ -198,6 +198,8 @@ def _sources_in(folder: Path, digest: str) -> list[str]:
                 f"{path.name} has weights but no {CONFIG}, so its scale is not known.",
                 "Upload the whole PEFT folder.",
             )
+    for path in sorted(folders | loose):
+        open_lora(path)  # here and not in a later run, where one bad file would spoil all others
     return [f"upload:{digest}/{path.name}" for path in sorted(folders | loose)]
 
 

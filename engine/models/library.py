@@ -507,6 +507,18 @@ def adapter_sets() -> dict[str, tuple[str, ...]]:
     }
 
 
+def receive_checkpoint(archive: Path) -> str:
+    """Keeps an uploaded zip of a checkpoint folder and gives its source. No torch.
+
+    Raises an `EngineError` for an archive that is no checkpoint of a kind that is known here.
+    """
+    from engine.models._sources import receive
+
+    source = receive(archive)
+    resolve(ModelRef(source))
+    return source
+
+
 def receive_adapters(files: Sequence[Path]) -> list[str]:
     """Keeps uploaded adapters and gives a source for each; see `adapter_sources.receive`."""
     from engine.models.adapter_sources import receive

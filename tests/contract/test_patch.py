@@ -351,7 +351,7 @@ def test_a_truncated_file_is_refused(file):
 def test_what_is_no_patch_is_refused(tmp_path, content):
     path = tmp_path / "wrong.safetensors"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="This patch file is damaged"):
+    with pytest.raises(BadInput, match=r"is damaged|no patch of this program"):
         Patch.load(path)
 
 

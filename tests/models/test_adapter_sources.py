@@ -4,8 +4,10 @@ import stat
 import zipfile
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from engine.core.errors import AssetMissing, BadInput, OutOfBudget
+from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
 from engine.models.adapter_sources import find, receive
 from engine.models.adapters import open_lora
 from tests.loras import kohya_file, peft_folder
@@ -78,6 +80,12 @@ def test_a_pickle_under_another_name_is_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\x80\x02" + bytes(50))
     with pytest.raises(BadInput, match="pickle"):
         receive([tmp_path / "x.safetensors"])
+
+
+def test_weights_that_are_no_adapter_are_refused_at_the_upload(tmp_path):
+    save_file({"conv_in.weight": torch.zeros(3, 3)}, tmp_path / "unet.safetensors")
+    with pytest.raises(ModelMismatch, match="unet holds no LoRA factors"):
+        receive([kohya_file(tmp_path / "ink.safetensors"), tmp_path / "unet.safetensors"])
 
 
 def test_other_files_and_no_files_are_refused(tmp_path):

@@ -127,8 +127,10 @@ def test_an_upload_that_is_no_adapter_is_refused_and_others_are_chosen(tmp_path,
     from tests.loras import kohya_file
 
     monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
-    chosen = panel.uploaded([str(kohya_file(tmp_path / "ink.safetensors"))], [])
+    chosen, reverted = panel.uploaded([str(kohya_file(tmp_path / "ink.safetensors"))], [])
     assert chosen.value[0].startswith("upload:")
+    assert reverted.value == chosen.value[0]
+    assert ("ink.safetensors", reverted.value) in reverted.choices
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04" + bytes(40))
     with pytest.raises(gr.Error, match="pickle"):
         panel.uploaded([str(tmp_path / "bad.safetensors")], [])

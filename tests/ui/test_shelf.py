@@ -1,14 +1,18 @@
 """The shelf: what the browser keeps, reading it with suspicion, and taking edits off."""
 
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Page, expect
 
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.patch import Patch, PatchStore
 from engine.core.recipe import ModelRef, Recipe
 from pages import _shelf
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture
@@ -99,6 +103,69 @@ def test_a_patch_file_brings_its_model_and_label(store: PatchStore, tmp_path: Pa
     (model,) = _shelf.read(kept)
     assert (model.ref, model.labels) == (ModelRef("world", None, (digest,)), ("erase cat",))
     assert _shelf.choices(kept, {"world": "World"})[1] == ("erase cat (shelf)", f"world+{digest}")
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The zip of a checkpoint folder; uploads go to a folder of this test."""
+    monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
+    folder = tiny_checkpoint(tmp_path / "tiny")
+    return Path(shutil.make_archive(str(tmp_path / "my model"), "zip", folder))
+
+
+def test_an_uploaded_checkpoint_is_offered_under_its_own_name(store: PatchStore, archive: Path):
+    kept = _shelf.with_checkpoint(_shelf.EMPTY, archive)
+    (model,) = _shelf.read(kept)
+    assert _shelf.choices(kept, {}) == [("my model (shelf)", model.ref.source)]
+    assert _shelf.edits_on(kept) == [("my model › no edit yet", f"{model.ref.source}|")]
+    assert model.ref.source not in _shelf.drawn(kept)  # a short form of it stands there
+    with pytest.raises(BadInput, match="no edit yet"):
+        _shelf._chosen_edit(f"{model.ref.source}|")
+
+
+def test_an_uploaded_checkpoint_stays_when_its_last_edit_comes_off(
+    store: PatchStore, archive: Path
+):
+    (model,) = _shelf.read(_shelf.with_checkpoint(_shelf.EMPTY, archive))
+    digest = edit(store, "a", "erase cat")
+    ref = ModelRef(model.ref.source, None, (digest,))
+    after, left = _shelf.without(
+        _shelf.add(_shelf.EMPTY, "cat erased", ref, ("erase cat",)), ref, digest
+    )
+    assert [kept.ref for kept in _shelf.read(after)] == [left] == [model.ref]
+
+
+def test_an_archive_without_a_checkpoint_is_refused(store: PatchStore, archive: Path):
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("notes/readme.txt", "nothing")
+    with pytest.raises(BadInput, match="not one checkpoint folder"):
+        _shelf.with_checkpoint(_shelf.EMPTY, archive)
+
+
+@pytest.mark.browser
+def test_own_checkpoint_goes_in_as_a_zip_is_edited_undone_and_saved_whole(page: Page, archive):
+    page.goto("/erase?method=rece")
+    shelf = page.locator("#shelf")
+    shelf.locator("button.label-wrap").click()
+    shelf.locator("input[type=file][accept*=zip]").set_input_files(archive)
+    expect(shelf.locator(".said")).to_contain_text("Opened", timeout=60_000)
+    page.locator("#rece-model input").click()
+    page.get_by_role("option", name="my model (shelf)").click()
+    page.locator("#rece-bake").click()
+    page.locator("#rece-bake-status .done").wait_for(timeout=120_000)
+    expect(shelf.get_by_label("Edit")).to_have_value("erase neon style › erase neon style")
+    shelf.get_by_role("button", name="Save the whole model").click()
+    expect(shelf.locator(".said a")).to_have_text("erase-neon-style.zip", timeout=60_000)
+    with page.expect_download() as saved:
+        shelf.locator(".said a").click()
+    names = zipfile.ZipFile(saved.value.path()).namelist()
+    assert {"model_index.json", "README.md", "unet/config.json"} <= set(names)
+    assert any(name.startswith("undo/01-") for name in names)
+    shelf.get_by_role("button", name="Undo this edit").click()
+    expect(shelf.locator(".said")).to_contain_text("Undone: erase neon style", timeout=60_000)
+    expect(shelf.get_by_label("Edit")).to_have_value("my model › no edit yet")
+    shelf.get_by_role("button", name="Take the model off").click()
+    expect(shelf.get_by_label("Edit")).to_have_value("nothing on the shelf")
 
 
 def test_a_file_that_is_no_patch_is_refused(store: PatchStore, tmp_path: Path):
