@@ -39,7 +39,7 @@ from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
 from pages._parts import escape
 from pages._serving import Query, Suite
-from pages._shelf import Shelf, model_ref, model_text, source_title
+from pages._shelf import Shelf, model_ref, model_text
 
 Runner = Callable[[Job], Iterator[Event]]
 Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
@@ -614,7 +614,7 @@ def golden_table(result: Any) -> str:
 
 def model_title(source: str) -> str:
     """The name of a model as visitors read it."""
-    from engine.models.library import MODELS
+    from engine.models.library import MODELS, source_title
 
     return MODELS[source].title.partition(":")[0] if source in MODELS else source_title(source)
 

@@ -25,7 +25,7 @@ from engine.core.job import Done, Event, Job, Progress
 from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
-from engine.models.library import receive_checkpoint
+from engine.models.library import receive_checkpoint, source_title
 from pages._handlers import friendly, guarded, named
 from pages._parts import escape
 
@@ -156,11 +156,6 @@ def with_checkpoint(kept: object, archive: Path) -> dict[str, Plain]:
     Raises an `EngineError` when the archive is no sound checkpoint folder.
     """
     return add(kept, archive.stem, ModelRef(receive_checkpoint(archive)), ())
-
-
-def source_title(source: str) -> str:
-    """A source as visitors read it: an upload is known by the start of its digest."""
-    return f"upload {source[7:15]}" if source.startswith(UPLOADED) else source
 
 
 def label_of(digest: str) -> str:

@@ -35,6 +35,10 @@ FOREIGN = {
     b"\x93NUMPY": "a NumPy file", b"version https://git-lfs": "a git-lfs pointer without the file",
 }  # fmt: skip
 
+PARTS = (
+    "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
+)  # fmt: skip
+
 SAFETENSORS_ONLY = (
     "Only safetensors files are read, as other formats can run code. Save the model with "
     "`save_pretrained(..., safe_serialization=True)`."
@@ -181,7 +185,9 @@ def _header_bytes(path: Path, limits: Limits) -> tuple[bytes, int]:
         with path.open("rb") as file:
             head = file.read(24)
             if kind := what_is(head):
-                raise BadInput(f"{path.name} is {kind}, not a safetensors file.", SAFETENSORS_ONLY)
+                raise BadInput(
+                    f"{_called(path)} is {kind}, not a safetensors file.", SAFETENSORS_ONLY
+                )
             length = int.from_bytes(head[:8], "little")
             if size < 10 or length > size - 8:
                 refuse(path, "is cut short, or is no safetensors file")
@@ -282,7 +288,12 @@ def is_text_map(value: object) -> bool:
 
 
 def refuse(path: Path, fault: str) -> NoReturn:
-    raise BadInput(f"{path.name} {fault}.", "Export or download the model again.")
+    raise BadInput(f"{_called(path)} {fault}.", "Export or download the model again.")
+
+
+def _called(path: Path) -> str:
+    """The file's name, with its folder where all parts of a checkpoint call their files alike."""
+    return f"{path.parent.name}/{path.name}" if path.parent.name in PARTS else path.name
 
 
 def _short(text: object) -> str:

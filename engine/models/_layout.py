@@ -264,7 +264,9 @@ def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: to
             if tensor.is_floating_point() and not _is_finite(tensor):
                 raise BadInput(
                     f"The weight {folder.name}.{name} holds values that are not numbers.",
-                    "The checkpoint is damaged, or too large for float16: try float32.",
+                    "The checkpoint is damaged: export it again."
+                    if dtype == torch.float32
+                    else f"The checkpoint is damaged, or too large for {dtype}: try float32.",
                 )
             state[name] = tensor.to(device)
     network.load_state_dict(state, assign=True)

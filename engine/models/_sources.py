@@ -80,10 +80,11 @@ def _local_snapshot(repo: str, revision: str | None) -> Path | None:
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except (OSError, ValueError):  # LocalEntryNotFoundError is both, depending on the version
         return None
-    return folder if _is_complete(folder) else None
+    return folder if is_complete(folder) else None
 
 
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
+    """Whether each part that the checkpoint names has weights."""
     if any((folder / name).is_file() for name in RESTORATION):
         return any(folder.rglob("*.safetensors"))
     if (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():

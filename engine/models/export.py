@@ -91,16 +91,22 @@ def _save_weights(folder: Path, part: str, network: nn.Module) -> None:
         state = {f"text_model.{name}": tensor for name, tensor in state.items()}
     stem = "model" if is_text else "diffusion_pytorch_model"
     save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
-    _note_growth(folder / "config.json", network)
+    _note_changes(folder / "config.json", network)
 
 
-def _note_growth(config: Path, network: nn.Module) -> None:
-    """New tokens are new rows of the embedding, and the config counts them."""
+def _note_changes(config: Path, network: nn.Module) -> None:
+    """What the config says of the weights that are written now.
+
+    New tokens are new rows of the embedding. The number format counts for transformers, which would
+    else open a text encoder as float16 beside networks in float32.
+    """
     rows = getattr(network, "get_input_embeddings", lambda: None)()
     entries = json.loads(config.read_text("utf-8"))
-    if rows is not None and entries.get("vocab_size", rows.num_embeddings) != rows.num_embeddings:
-        entries["vocab_size"] = rows.num_embeddings
-        config.write_text(json.dumps(entries, indent=2), encoding="utf-8")
+    kind = str(next(network.parameters()).dtype).removeprefix("torch.")
+    now = {"vocab_size": rows.num_embeddings} if rows is not None else {}
+    now |= {"dtype": kind, "torch_dtype": kind}
+    now = {name: value for name, value in now.items() if name in entries}
+    config.write_text(json.dumps(entries | now, indent=2), encoding="utf-8")
 
 
 def _save_edits(ref: ModelRef, folder: Path) -> list[str]:

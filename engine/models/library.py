@@ -224,9 +224,14 @@ def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
         ref = replace(ref, revision=commit)
     else:
         folder = _sources.from_user(ref.source)
-    title = ref.source.rpartition("/")[2]
+    title = source_title(ref.source).rpartition("/")[2]
     card = ModelCard(ref.source, title, _kind(folder), "as stated by its author", ref.source)
     return card, folder, ref
+
+
+def source_title(source: str) -> str:
+    """A source as people read it: an upload is known by the start of its digest."""
+    return f"upload {source[7:15]}" if source.startswith("upload:") else source
 
 
 def _kind(folder: Path) -> str:
@@ -237,7 +242,13 @@ def _kind(folder: Path) -> str:
         return "restoration"
     config = folder / "config.json"
     if config.is_file():
-        is_speech = {"front", "backbone"} & read_json(config).keys()
+        entries = read_json(config)
+        if "_diffusers_version" in entries:
+            raise ModelMismatch(
+                f"The folder {folder.name} is one part of a diffusers checkpoint.",
+                "Name the folder above it, which holds model_index.json.",
+            )
+        is_speech = {"front", "backbone"} & entries.keys()
         return "speech" if is_speech else "language"
     raise ModelMismatch(
         "This folder has no model_index.json, so it is not a diffusers checkpoint, and no "
@@ -512,10 +523,14 @@ def receive_checkpoint(archive: Path) -> str:
 
     Raises an `EngineError` for an archive that is no checkpoint of a kind that is known here.
     """
-    from engine.models._sources import receive
+    from engine.models import _sources
 
-    source = receive(archive)
+    source = _sources.receive(archive)
     resolve(ModelRef(source))
+    if not _sources.is_complete(_sources.from_user(source)):
+        raise BadInput(
+            "A part of this checkpoint has no safetensors weights.", _sources.SAFETENSORS_ONLY
+        )
     return source
 
 

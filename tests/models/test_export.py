@@ -1,5 +1,7 @@
 """What is exported opens in diffusers and here, and its undo files give back every bit."""
 
+import json
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -47,6 +49,15 @@ def test_the_export_opens_in_diffusers_with_the_edited_weights(edited, tmp_path)
     model = load(edited).model
     for name, part in model.items():
         assert equal_bits(dict(getattr(pipe, name).state_dict()), dict(part.state_dict()))
+
+
+def test_the_config_says_the_number_format_that_was_written(edited, tmp_path):
+    """Else transformers opens the text encoder as float16 beside a network in float32."""
+    source = shutil.copytree(edited.source, tmp_path / "half")
+    config = source / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
+    folder = export(ModelRef(str(source)), tmp_path / "out")
+    assert json.loads((folder / "text_encoder" / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_the_export_opens_here_and_the_undo_files_give_back_every_bit(edited, tmp_path):

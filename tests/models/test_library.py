@@ -138,6 +138,21 @@ def test_a_kind_without_loader_is_named(asset):
         library._read(card, asset, ModelRef("toy"), "cpu", "float32")
 
 
+def test_a_part_of_a_checkpoint_is_told_from_the_whole(tiny):
+    with pytest.raises(ModelMismatch, match="unet is one part") as refused:
+        load(ModelRef(str(tiny["sd1"] / "unet")))
+    assert "folder above" in refused.value.advice
+
+
+def test_a_damaged_file_is_named_with_its_part(tiny, tmp_path):
+    """All parts of a checkpoint but the text encoder call their weights alike."""
+    folder = shutil.copytree(tiny["sd1"], tmp_path / "cut")
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BadInput, match="vae/diffusion_pytorch_model"):
+        load(ModelRef(str(folder)))
+
+
 def test_unknown_words_of_a_prompt_make_a_sentence(asset):
     assert library.prompt_note("toy", "a neon cat") == ""
     assert library.prompt_note("toy", "a zebra") == (

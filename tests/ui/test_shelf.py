@@ -135,6 +135,16 @@ def test_an_uploaded_checkpoint_stays_when_its_last_edit_comes_off(
     assert [kept.ref for kept in _shelf.read(after)] == [left] == [model.ref]
 
 
+def test_an_archive_that_lacks_the_weights_of_a_part_is_refused(store: PatchStore, archive: Path):
+    whole = zipfile.ZipFile(archive)
+    names = [name for name in whole.namelist() if not name.startswith("vae/diff")]
+    with zipfile.ZipFile(archive.with_name("part.zip"), "w") as packed:
+        for name in names:
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(BadInput, match="part of this checkpoint has no safetensors"):
+        _shelf.with_checkpoint(_shelf.EMPTY, archive.with_name("part.zip"))
+
+
 def test_an_archive_without_a_checkpoint_is_refused(store: PatchStore, archive: Path):
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("notes/readme.txt", "nothing")
