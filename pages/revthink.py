@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -352,14 +353,21 @@ def _real(frame: Frame) -> None:
 
 
 def read_upload(path: str) -> str:
-    """The text of a file of JSON lines; the engine checks it line by line."""
+    """The text of a file of JSON lines, or of one list; the engine checks it line by line."""
     data = Path(path).read_bytes()
     if len(data) > PATIENCE:
         raise gr.Error("The file is larger than 0.9 MB. Split it.", print_exception=False)
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # some programs begin a file with a mark
     except UnicodeDecodeError:
         raise gr.Error("The file is no text in UTF-8.", print_exception=False) from None
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(listed, list):
+        return text
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
 
 
 # ---------------------------------------------------------------------- the students

@@ -356,6 +356,7 @@ def test_damaged_and_foreign_files_are_refused(bundle):
         "numbers": {**tensors, first: tensors[first] * float("nan")},
         "half": {key: t for key, t in tensors.items() if key != first},
         "does not have": {f"lora_te_{key}": t for key, t in tensors.items()},
+        "reversible merging": {**tensors, "lora_unet_conv_in.alpha": torch.ones(())},
         "architecture": {**tensors, first: torch.zeros(3, 1)},
     }
     for word, entries in wrong.items():

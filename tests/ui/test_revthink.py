@@ -220,6 +220,16 @@ def test_an_upload_that_is_no_text_is_refused(tmp_path):
         revthink.read_upload(str(path))
 
 
+@pytest.mark.parametrize("head", ["", "\ufeff"], ids=["plain", "marked"])
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_an_upload_may_begin_with_a_mark_and_be_one_list(tmp_path, head, form):
+    entries = [{"question": "É?", "answer": "1"}, {"question": "b", "answer": "2"}]
+    lines = "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    path = tmp_path / "questions.json"
+    path.write_text(head + (lines if form == "lines" else json.dumps(entries)), "utf-8")
+    assert revthink.read_upload(str(path)) == lines
+
+
 # ---------------------------------------------------------------------- in a browser
 
 

@@ -460,6 +460,11 @@ def test_a_csv_with_semicolons_and_other_order_is_read():
     assert is_right.tolist() == [True, False]
 
 
+def test_a_csv_of_a_spreadsheet_with_decimal_commas_is_read():
+    p_un, _ = read_labels("phrase;p_un;grounded\na cat;0,01;yes\na dog;0.7;no\n")
+    assert p_un.tolist() == [0.01, 0.7]
+
+
 # ---------------------------------------------------------------------- right answers alone
 
 

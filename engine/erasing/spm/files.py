@@ -66,9 +66,10 @@ def read(data: bytes, unet: nn.Module) -> Membrane:
     unknown = [name for name in stems if name not in paths]
     if unknown:
         raise ModelMismatch(
-            f"The file holds layers that this model does not have: {', '.join(unknown[:3])}"
-            f"{' …' if len(unknown) > 3 else ''}.",
-            "It was made for another architecture, or it is a LoRA of another kind.",
+            f"The file holds layers that an SPM of this model does not have: "
+            f"{', '.join(unknown[:3])}{' …' if len(unknown) > 3 else ''}.",
+            "An SPM lies on the transformers of the UNet alone: this one was made for another "
+            "architecture, or it is a LoRA on other layers, which reversible merging takes.",
         )
     down, up, alphas = {}, {}, set()
     for name in (name for name in paths if name in stems):

@@ -128,7 +128,9 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
     for number, row in enumerate(rows, start=2):
         said = str(row[names["grounded"]]).strip().lower()
         try:
-            value = float(row[names["p_un"]])
+            told = str(row[names["p_un"]])
+            # Where semicolons part the columns, spreadsheets write decimals with a comma.
+            value = float(told.replace(",", ".") if separator == ";" else told)
         except (TypeError, ValueError):
             value = float("nan")
         if not 0 <= value <= 1 or said not in YES + NO:
