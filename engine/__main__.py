@@ -25,16 +25,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from engine import faithfulness
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.models import library
-from engine.pictures import as_text, unpacked
+from engine.pictures import as_text, at_most, opened, unpacked
 from engine.results import files_of
 from engine.runners import runner
 from engine.sounds import from_file
@@ -245,7 +242,7 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
         if value is None or setting in RESERVED or kind is None:
             flags += [name] if value is None else [name, value]
         elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
-            flags += [name, json.dumps(as_text(_picture(Path(value))))]
+            flags += [name, json.dumps(as_text(at_most(opened(value))))]
         elif Path(value).suffix.lower() == ".wav" and "recording" in setting:
             flags += [name, json.dumps(_recording(Path(value)))]
         else:
@@ -286,10 +283,19 @@ def _print_settings(entry: Entry, action: str, function: Callable[..., object]) 
     for name, setting in inspect.signature(function).parameters.items():
         default = 0 if name == "seed" else setting.default
         known = "needed" if default is setting.empty else f"default {default!r}"
-        kind = re.sub(r"\b[a-z_.]+\.", "", inspect.formatannotation(setting.annotation))
+        kind = _file_kind(name) or re.sub(
+            r"\b[a-z_.]+\.", "", inspect.formatannotation(setting.annotation)
+        )
         print(f"  --{name.replace('_', '-'):20} {kind:20} {known}")
     print(f"actions: {', '.join(known.name for known in entry.card.actions)}")
-    print(f"models: {', '.join(entry.card.models) or 'none'}")
+    if entry.card.models:
+        others = "or a Hub id (owner/name@revision), or the folder of a checkpoint"
+        print(f"models: {', '.join(entry.card.models)}; {others}")
+
+
+def _file_kind(setting: str) -> str:
+    """What is read from a file into a setting of this name, if anything is."""
+    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV file"}.get(setting, "")
 
 
 def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
@@ -328,16 +334,6 @@ def _recording(path: Path) -> str:
         return from_file(path).text()
     except OSError as error:
         raise BadInput(f"{path.name} cannot be read ({error.strerror}).", "Use a WAV.") from None
-
-
-def _picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BadInput(
-            f"{path.name} is not a readable picture ({type(error).__name__}).", "Use a PNG."
-        ) from None
 
 
 # ---------------------------------------------------------------------- running

@@ -22,11 +22,11 @@ import numpy as np
 from gradio.component_meta import ComponentMeta
 from gradio.components.plot import PlotData
 from gradio.data_classes import ImageData
-from PIL import Image, ImageOps
+from PIL import Image
 
 from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
-from engine.pictures import MOST_PIXELS, as_text
+from engine.pictures import as_text, at_most, opened
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
@@ -39,9 +39,6 @@ NEUTRAL = "#85807a"
 MARKS = ("●", "■", "▲", "◆")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond")
 
-# PIL warns above this number of pixels and refuses above twice as many. Photographs of phones are
-# taken; the largest fills 75 MB while it is decoded.
-Image.MAX_IMAGE_PIXELS = 12_500_000
 # Larger pictures are sent smaller while a run is under way.
 PREVIEW_SIDE = 256
 # Uploaded pictures travel inside recipes, of which a million characters are read.
@@ -559,10 +556,9 @@ def picture_setting(value: object, side: int | None = LARGEST_UPLOAD) -> dict[st
     """
     if value is None:
         return {}
-    picture = _opened(value)
+    picture = opened(value)
     if side is None:
-        share = min(1.0, (MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
-        return {"picture": as_text(_at_most(picture, int(max(picture.size) * share)))}
+        return {"picture": as_text(at_most(picture))}
     return {"picture": _texts([picture], side)[0]}
 
 
@@ -582,7 +578,7 @@ def pictures_in(value: object, most: int) -> list[str]:
     if len(listed) > most:
         raise BadInput(f"There are {len(listed)} pictures; {most} are allowed.", "Take fewer.")
     return _texts(
-        [_opened(item[0] if isinstance(item, list | tuple) else item) for item in listed],
+        [opened(item[0] if isinstance(item, list | tuple) else item) for item in listed],
         LARGEST_UPLOAD,
     )
 
@@ -590,39 +586,10 @@ def pictures_in(value: object, most: int) -> list[str]:
 def _texts(pictures: Sequence[Image.Image], side: int) -> list[str]:
     """Pictures as texts, their sides halved until all fit into a recipe."""
     while True:
-        texts = [as_text(_at_most(picture, side)) for picture in pictures]
+        texts = [as_text(at_most(picture, side)) for picture in pictures]
         if sum(map(len, texts)) < LARGEST_UPLOADS or side <= 64:
             return texts
         side //= 2
-
-
-def _opened(path: object) -> Image.Image:
-    try:
-        with Image.open(str(path)) as image:
-            return _in_colour(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        most = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} megapixels are allowed"
-        raise BadInput(f"The picture has too many pixels; {most}.", "Make it smaller.") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise BadInput("This file does not read as a picture.", "Try PNG or JPEG.") from error
-
-
-def _in_colour(image: Image.Image) -> Image.Image:
-    """The picture in RGB: 16 bits brought to 8, and white where it lets the page through."""
-    if image.mode.startswith("I"):  # PIL would cut off all values above 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype("uint8")).convert(
-            "RGB"
-        )
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-def _at_most(picture: Image.Image, side: int) -> np.ndarray:
-    small = picture.copy()
-    small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(small)
 
 
 def suggestions(field: str, texts: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import types
 
@@ -117,6 +118,23 @@ def test_a_picture_is_read_from_its_file(tmp_path):
     out = tmp_path / "made"
     assert cli.main(["run", "toy-method", "--picture", str(given), "--out", str(out)]) == 0
     assert np.asarray(Image.open(out / "picture.png")).max() == 77
+
+
+def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
+    given, out = tmp_path / "photo.jpg", tmp_path / "made"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (3000, 2000)).save(given, exif=exif)
+    assert cli.main(["run", "toy-method", "--picture", str(given), "--out", str(out)]) == 0
+    width, height = Image.open(out / "picture.png").size
+    assert width < height
+    assert width * height <= 4_000_000
+
+
+def test_the_help_says_which_setting_is_a_file(capsys):
+    assert cli.main(["run", "toy-method", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"--picture +PNG, JPEG, WebP file", told)
 
 
 BAD = {

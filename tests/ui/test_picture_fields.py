@@ -78,7 +78,7 @@ def test_text_called_png_is_answered_with_a_sentence_and_the_next_run_works(
     field.locator("img").wait_for(state="attached")
     rewind.click()
     expect(status.locator(".failed")).to_contain_text("does not read as a picture")
-    field.get_by_label("Clear").click()
+    field.get_by_label("Remove Image").click()
     page.get_by_label("number input for Steps each way").fill("2")
     page.get_by_label("number input for Steps each way").press("Tab")
     rewind.click()
