@@ -326,7 +326,9 @@ def of_its_set(values: dict[str, Any]) -> dict[str, Any]:
     source = str(values.get("adapter") or "")
     if source.startswith(f"{TASKS}/"):
         values = {**values, "adapters": [value for _, value in shipped(TASKS)]}
-    elif source.startswith(f"{STYLES}/") and source not in (values.get("adapters") or []):
+    elif source.startswith((f"{STYLES}/", "upload:")) and source not in (
+        values.get("adapters") or []
+    ):
         values = {**values, "adapters": [*(values.get("adapters") or []), source]}
     return within(values)
 

@@ -136,6 +136,12 @@ def test_an_upload_that_is_no_adapter_is_refused_and_others_are_chosen(tmp_path,
         panel.uploaded([str(tmp_path / "bad.safetensors")], [])
 
 
+def test_an_uploaded_adapter_can_be_reverted_to_after_it_was_taken_off_the_list():
+    values = {"adapters": ["world-styles/gold", "world-styles/candy"], "p": 1}
+    found = panel.of_its_set({**values, "adapter": "upload:0a/ink"})
+    assert found["adapters"] == [*values["adapters"], "upload:0a/ink"]
+
+
 def test_the_storage_bar_turns_red_above_the_adapters_own_size():
     assert "width:0.0%;background:var(--bad)" in panel.storage_bar(0.5)
     assert "more than the adapters" in panel.storage_bar(1.44)
