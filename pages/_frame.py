@@ -216,7 +216,7 @@ class Frame:
         link = escape(recipe_path(self.failure.recipe, self.route))
         return (
             f'<p class="breaks"><b>Where it breaks.</b> {escape(self.failure.why)} '
-            f'<a href="{link}">Set it up</a> Instead: {escape(self.failure.instead)}</p>'
+            f'Instead: {escape(self.failure.instead)} <a href="{link}">Set it up</a></p>'
         )
 
     def _on_open(
