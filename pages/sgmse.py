@@ -80,13 +80,13 @@ def build(frame: Frame) -> None:
                 sampler = gr.Dropdown(list(SAMPLERS.items()), value="pc", label="Sampler")
                 corrector = gr.Dropdown(list(CORRECTORS.items()), value="ald", label="Corrector")
                 snr = gr.Slider(
-                    0.1, 1, 0.4, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
+                    0.1, 1, 0.3, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
                 )
                 renew_above = gr.Slider(
-                    0, 1, 0.4, step=0.1, label="Renew above t", info="The paper: 1, never"
+                    0, 1, 0.2, step=0.1, label="Renew above t", info="The paper: 1, never"
                 )
                 noise_share = gr.Slider(
-                    0, 1, 0.3, step=0.1, label="Noise expected (share)", info="The paper: 0"
+                    0, 1, 0, step=0.1, label="Noise expected (share)", info="The paper: 0"
                 )
         with gr.Column(elem_classes="shown"):
             shown = gr.HTML(parts.shots(waiting_shots()))

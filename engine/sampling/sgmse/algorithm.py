@@ -40,9 +40,9 @@ def run(
     sampler: str = "pc",
     steps: int = 15,
     corrector: str = "ald",
-    snr: float = 0.4,
-    renew_above: float = 0.4,
-    noise_share: float = 0.3,
+    snr: float = 0.3,
+    renew_above: float = 0.2,
+    noise_share: float = 0.0,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
 
@@ -133,9 +133,9 @@ def compare(
     noise: str = "gusts",
     noise_snr: float = 5.0,
     reverb: float = 0.0,
-    snr: float = 0.4,
-    renew_above: float = 0.4,
-    noise_share: float = 0.3,
+    snr: float = 0.3,
+    renew_above: float = 0.2,
+    noise_share: float = 0.0,
     budgets: Sequence[int] = BUDGETS,
 ) -> Steps[Comparison]:
     """Quality of a clip against network evaluations, for every way of sampling.

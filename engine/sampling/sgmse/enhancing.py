@@ -5,13 +5,14 @@ ode     the same flow without noise, by DPM-Solver++ 2M; not in the paper
 once    the clean estimate at t = 1: the network used as a predictor, one evaluation
 mean    the same, asked again near t = 1 about states drawn around its last answer: no walk follows
 
-The state at t = 1 should hold a(1) (x0 - y), 22 % of what separates noisy from clean; the start,
-y + s(1) z, holds none of it, as x0 is what is looked for. A network that has learned to read that
-trace takes its absence for a recording with little noise. The mismatch is known: Lay et al. 2023,
-arXiv:2302.14748, change the process. Here two settings of ours mend the start, and the paper's
-values, 0 and 1, leave both out. The first puts in the trace that a recording would leave of which
-the share c = `noise_share` is noise; and at every t above `renew_above` the state is drawn anew
-around the latest clean estimate, so that after a few of these trace and estimate agree:
+The state at t = 1 should hold a(1) (x0 - y), with the paper's theta 22 % of what separates noisy
+from clean; the start, y + s(1) z, holds none of it, as x0 is what is looked for. A network that has
+learned to read that trace takes its absence for a recording with little noise. The mismatch is
+known: Lay et al. 2023, arXiv:2302.14748, change the process. The model inside has a larger theta,
+and two settings of ours mend the start of any model; the paper's values, 0 and 1, leave both out.
+The first puts in the trace that a recording would leave of which the share c = `noise_share` is
+noise; and at every t above `renew_above` the state is drawn anew around the latest clean estimate,
+so that after a few of these trace and estimate agree:
 
     x_1 = y - a(1) c y + s(1) z,    x_t = y + a(t) (x0^ - y) + s(t) z
 """
