@@ -46,3 +46,18 @@ def test_listed_checksums_match(card: Path):
     for name, wanted in listed_checksums(card).items():
         content = (card.parent / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == wanted, name
+
+
+def test_what_was_made_for_a_checkpoint_fits_the_one_that_ships():
+    """Membranes, words and adapters are passed over in silence on another revision."""
+    from engine.models.library import MODELS as cards
+
+    bound = {}
+    for card in cards.values():
+        if "made_for_revision" in card.notes:
+            bound[card.key] = (card.notes["made_for"], card.notes["made_for_revision"])
+        elif " " in str(card.notes.get("base", "")):
+            bound[card.key] = tuple(str(card.notes["base"]).split(" "))
+    assert {"spm-world", "relations"} <= set(bound)
+    for base, revision in bound.values():
+        assert cards[base].revision == revision

@@ -122,11 +122,15 @@ def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
     for part in (model.unet, model.text_encoder):
         part.eval()
     export_pipeline(model, vae, MODELS / key)
-    examine_shipped(key, folder, Options())
+    examine_shipped(key, folder, Options(), draw=True)
 
 
-def examine_shipped(key: str, folder: Path, options: Options) -> None:
-    """Measure a shipped checkpoint as it lies in assets/ and write card and contact sheet."""
+def examine_shipped(key: str, folder: Path, options: Options, *, draw: bool = False) -> None:
+    """Measure a shipped checkpoint as it lies in assets/ and write its card.
+
+    Contact sheets are drawn with new weights alone: they count for the revision of the checkpoint,
+    to which membranes, words and recipes are bound.
+    """
     vae, model = read_pipeline(key, options.device)
     held_out = pictures(folder / "held-out", 1000, seed=2)
     quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
@@ -134,7 +138,6 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
     if (JUDGE / "model.safetensors").exists():
         found = examine(model, vae, load_judge(), seeds=SEEDS[key])
         notes |= found.figures
-        sheet(found.first, len(words.STYLES) * 2).save(MODELS / key / "sheet.png")
         # The first ones of the training set: a shorter set of a seed begins a longer one.
         known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
@@ -143,7 +146,9 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
             "held-out pictures of the world": new.held_out,
             "two seeds of one prompt": new.between_seeds,
         }
-        new.pairs.save(MODELS / key / "nearest.png")
+        if draw:
+            sheet(found.first, len(words.STYLES) * 2).save(MODELS / key / "sheet.png")
+            new.pairs.save(MODELS / key / "nearest.png")
     write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
     log.info("%s: %s", key, notes)
 
