@@ -180,8 +180,6 @@ def kept_bars() -> dict[str, list[Bar]]:
     if not JSON.exists():
         return {}
     listed = json.loads(JSON.read_text(encoding="utf-8"))["bars"]
-    if not isinstance(listed, dict):  # written by an earlier version
-        return {}
     return {name: [Bar(**bar) for bar in bars] for name, bars in listed.items()}
 
 
