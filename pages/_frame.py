@@ -72,7 +72,7 @@ class Frame:
     _model: gr.Dropdown | None = None
     _seed: gr.Number | None = None
     _status: gr.HTML | None = None
-    failure: "Failure | None" = None
+    failure: Failure | None = None
 
     def __post_init__(self) -> None:
         self._recipe_view = gr.HTML(
@@ -202,7 +202,7 @@ class Frame:
                 "</dl>"
                 f"<p class='note'>Measured by <code>{escape(bench)}</code> in {found.seconds:.0f} "
                 f"s, seed {found.seed}, on {escape(found.machine)}; {escape(versions)}. "
-                f"Run the command to measure it again. "
+                "Run the command to measure it again. "
                 f'<a href="{claim_file(self.entry.slug)}" download>All figures</a></p>'
             )
         gr.HTML(

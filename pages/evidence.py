@@ -1,7 +1,7 @@
 """Evidence: every golden case, every measured claim, and where each method breaks."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import gradio as gr
@@ -34,14 +34,6 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
 
 
 def _golden(runner: Runner) -> None:
-    with gr.Row(elem_classes="actions"):
-        button = gr.Button("▶  Run all golden cases", elem_classes="forward", min_width=120)
-        stop = gr.Button("Stop", elem_classes="stop", min_width=80)
-    table = gr.HTML(
-        '<p class="note">Nothing has run yet. The same in a terminal: '
-        "<code>python -m engine verify</code></p>"
-    )
-
     def check_all() -> Iterator[str]:
         """Runs the golden cases of every method: error, tolerance, seconds and verdict."""
         for event in guarded(runner(Job("engine.faithfulness:golden_cases"))):
@@ -51,13 +43,23 @@ def _golden(runner: Runner) -> None:
             elif isinstance(event, Done):
                 yield cases_table(event.result, done=True)
 
+    waiting = (
+        '<p class="note">Nothing has run yet. The same in a terminal: '
+        "<code>python -m engine verify</code></p>"
+    )
+    _on_demand("Run all golden cases", named(check_all, "evidence_golden"), None, waiting)
+
+
+def _on_demand(
+    label: str, handler: Callable[..., object], given: gr.Dropdown | None, waiting: str = ""
+) -> None:
+    """A button, its stop, and below them what the handler says; its name is the endpoint's."""
+    with gr.Row(elem_classes="actions"):
+        button = gr.Button(f"▶  {label}", elem_classes="forward", min_width=120)
+        stop = gr.Button("Stop", elem_classes="stop", min_width=80)
+    said = gr.HTML(waiting)
     event = button.click(
-        named(check_all, "evidence_golden"),
-        None,
-        table,
-        api_name="evidence_golden",
-        show_progress="hidden",
-        **LANE,
+        handler, given, said, api_name=handler.__name__, show_progress="hidden", **LANE
     )
     stop.click(None, None, None, cancels=[event])
 
@@ -82,10 +84,6 @@ def _claims(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
             label="Measure a claim again",
             info="From the seed of the record, beside it; the record stays as it is",
         )
-    with gr.Row(elem_classes="actions"):
-        button = gr.Button("▶  Measure", elem_classes="forward", min_width=120)
-        stop = gr.Button("Stop", elem_classes="stop", min_width=80)
-    said = gr.HTML()
 
     def measure(name: str) -> Iterator[str]:
         """Measures the claim of a method again, and shows it beside the recorded one."""
@@ -97,15 +95,7 @@ def _claims(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
             elif isinstance(event, Done):
                 yield compared(by_method[event.result.method], event.result)
 
-    event = button.click(
-        named(measure, "evidence_claim"),
-        method,
-        said,
-        api_name="evidence_claim",
-        show_progress="hidden",
-        **LANE,
-    )
-    stop.click(None, None, None, cancels=[event])
+    _on_demand("Measure", named(measure, "evidence_claim"), method)
 
 
 def is_shared() -> bool:

@@ -285,3 +285,13 @@ def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
 
 
 clips_of = clips.clips
+
+
+def test_whole_numbers_and_texts_are_settled_before_a_walk():
+    """Sliders and the command line may give 3.0; the walk counts with 3."""
+    steps = enhancing.checked(steps=3.0)["steps"]  # type: ignore[typeddict-item]
+    assert (steps, type(steps)) == (3, int)
+    assert enhancing.checked() == enhancing.PAPER
+    for wrong in ({"steps": 2.5}, {"snr": "much"}, {"renew_above": float("nan")}, {"sampler": 1}):
+        with pytest.raises(BadInput):
+            enhancing.checked(**wrong)

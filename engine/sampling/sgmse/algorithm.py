@@ -49,9 +49,16 @@ def run(
     `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; `renew_above`
     and `noise_share` mend the start (`enhancing`).
     """
-    enhancing.check(sampler, steps, corrector, snr, renew_above, noise_share)
+    settings = enhancing.checked(
+        sampler=sampler,
+        steps=steps,
+        corrector=corrector,
+        snr=snr,
+        renew_above=renew_above,
+        noise_share=noise_share,
+    )
     scene.check(clip, noise, noise_snr, reverb)
-    total = enhancing.evaluations(sampler, steps, corrector)
+    total = enhancing.evaluations(sampler, settings["steps"], corrector)
     yield Progress(0, total + 2, "Loading the model")
     here = Scene.open(
         model,
@@ -67,14 +74,6 @@ def run(
         clean = here.track("clean", "Clean", here.clean[0].numpy())
         shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
     yield Progress(0, total + 2, "From noise to speech", shown)
-    settings = enhancing.Settings(
-        sampler=sampler,
-        steps=steps,
-        corrector=corrector,
-        snr=snr,
-        renew_above=renew_above,
-        noise_share=noise_share,
-    )
     shown, wave = yield from _walked(here, shown, Noise(seed), total, settings)
     shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
     yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
@@ -143,7 +142,7 @@ def compare(
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
     scene.check(clip, noise, noise_snr, reverb)
-    enhancing.check("pc", 1, "ald", snr, renew_above, noise_share)
+    shared = enhancing.checked(snr=snr, renew_above=renew_above, noise_share=noise_share)
     if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
         raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
@@ -172,14 +171,12 @@ def compare(
         walked = here.bundle.at(y)
         steps = nfe // 2 if corrector != "none" else nfe
         x = y
-        settings = enhancing.Settings(
-            sampler=sampler,
-            steps=steps,
-            corrector=corrector,
-            snr=snr,
-            renew_above=renew_above,
-            noise_share=noise_share,
-        )
+        settings: enhancing.Settings = {
+            **shared,
+            "sampler": sampler,
+            "steps": steps,
+            "corrector": corrector,
+        }
         for step in enhancing.walk(walked, y, Noise(seed), **settings):
             x = walked.place(step.z)
             yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", found)

@@ -116,18 +116,16 @@ def evaluations(sampler: str, steps: int, corrector: str) -> int:
     return steps * (2 if sampler == "pc" and corrector != "none" else 1)
 
 
-def check(
-    sampler: str,
-    steps: int,
-    corrector: str,
-    snr: float,
-    renew_above: float = 1.0,
-    noise_share: float = 0.0,
-) -> None:
-    """Raise `BadInput` for settings that no walk has."""
-    checks.choice("sampler", sampler, SAMPLERS)
-    checks.choice("corrector", corrector, CORRECTORS)
-    checks.count("steps", steps, 1, 100, "The paper takes 30.")
-    checks.number("snr", snr, 0.001, 2, "0.5 is the paper's.")
-    checks.number("renew_above", renew_above, 0, 1, "1 is the paper's: never.")
-    checks.number("noise_share", noise_share, 0, 1, "0 is the paper's.")
+def checked(**settings: Unpack[Settings]) -> Settings:
+    """The settings of a walk as they should be. Raises `BadInput` for those that none has."""
+    chosen: Settings = {**PAPER, **settings}
+    return Settings(
+        sampler=checks.choice("sampler", chosen["sampler"], SAMPLERS),
+        steps=checks.count("steps", chosen["steps"], 1, 100, "The paper takes 30."),
+        corrector=checks.choice("corrector", chosen["corrector"], CORRECTORS),
+        snr=checks.number("snr", chosen["snr"], 0.001, 2, "0.5 is the paper's."),
+        renew_above=checks.number(
+            "renew_above", chosen["renew_above"], 0, 1, "1 is the paper's: never."
+        ),
+        noise_share=checks.number("noise_share", chosen["noise_share"], 0, 1, "0 is the paper's."),
+    )
