@@ -11,6 +11,7 @@ threads of torch to itself, so its time and its numbers are those of an idle mac
 """
 
 import atexit
+import ctypes
 import importlib
 import logging
 import os
@@ -66,6 +67,20 @@ def local(job: Job) -> Events:
                 return
     finally:
         steps.close()
+        give_back()
+
+
+def give_back() -> None:
+    """What the job freed goes back to the system.
+
+    glibc keeps freed tensors in the arenas of its threads, between others that live on: without
+    this a server that did a few hundred runs holds several hundred megabytes that nobody uses.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
+
+
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 # ---------------------------------------------------------------------- a child process
@@ -209,6 +224,7 @@ def serve() -> None:
             job = pickle.loads(_read(source))
             for event in events(job):
                 _write(sink, _pickled(job, event))
+            give_back()
         except (EOFError, BrokenPipeError):  # the parent has gone
             return
 

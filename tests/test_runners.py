@@ -1,11 +1,13 @@
 """Every runner gives the same events and one end, and can be stopped at any step."""
 
 import builtins
+import os
 import pickle
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +211,17 @@ def test_without_ray_one_learns_how_to_get_it(monkeypatch):
     (last,) = runner("ray")(Job(f"{TOY}:run"))
     assert isinstance(last, Failed)
     assert "pip install ray" in last.advice
+
+
+@pytest.mark.skipif(runners._TRIM is None, reason="needs glibc")
+def test_what_a_job_freed_goes_back_to_the_system():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytearray(b"1" * 100_000) for _ in range(2000)]
+    kept = blocks[::20]  # between what is freed, as a membrane stays between a run's tensors
+    del blocks
+    before = resident()
+    list(runner("local")(Job(f"{TOY}:run", {"steps": 1})))
+    assert len(kept) == 100
+    assert resident() < before - 100e6

@@ -22,10 +22,10 @@ import torch
 from engine.core import rng
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps
+from engine.core.recent import Recent
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Erased, Eraser, Maker, Pictures
-from engine.erasing._recent import Recent
 from engine.erasing._subject import Subject
 from engine.models.diffusion import (
     Conditioning,

@@ -8,6 +8,7 @@ import numpy as np
 from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.recent import Recent
 from engine.core.recipe import ModelRef
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
@@ -15,7 +16,6 @@ from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, Maker, contenders
 from engine.erasing._evaluation import ATTACKS, Drawn, Protocol, Scores
 from engine.erasing._progress import WHOLE, within
-from engine.erasing._recent import Recent
 from engine.erasing._subject import Ask, Subject
 from engine.erasing.erasure_lab import METHODS, ORIGINAL, methods
 from engine.erasing.erasure_lab.results import Comparison, Row, Seen

@@ -8,6 +8,7 @@ import torch
 
 from engine.core import rng
 from engine.core.job import Progress
+from engine.core.recent import Recent
 from engine.core.shapes import Tensor
 from engine.erasing._learning import (
     Latents,
@@ -15,7 +16,6 @@ from engine.erasing._learning import (
     the_text_encoder,
     token_states,
 )
-from engine.erasing._recent import Recent
 from engine.erasing.few_shot_erasing.ascent import climb, trainable
 from engine.erasing.few_shot_erasing.settings import (
     Settings,

@@ -13,11 +13,11 @@ from engine.core.baked import Baked
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
+from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.erasing import _sampling as sampling
-from engine.erasing._recent import Recent
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import per_layer
 from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_settings

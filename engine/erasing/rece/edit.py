@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.recent import Recent
 from engine.core.shapes import Float, Tensor
-from engine.erasing._recent import Recent
 from engine.erasing._settings import taking
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece.token_rows import RULES, Encoded, Rule, encode, kept_rows, pair

@@ -9,6 +9,7 @@ import torch
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress
+from engine.core.recent import Recent
 from engine.core.shapes import Float, Int, Tensor
 from engine.erasing._learning import (
     Adam,
@@ -18,7 +19,6 @@ from engine.erasing._learning import (
     the_text_encoder,
     token_states,
 )
-from engine.erasing._recent import Recent
 from engine.erasing.reversion.exemplars import Exemplar
 from engine.erasing.reversion.settings import Settings, exemplars_of
 from engine.erasing.reversion.steering import (

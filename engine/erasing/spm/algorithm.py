@@ -15,13 +15,13 @@ from engine.core.baked import Baked
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
+from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
-from engine.erasing._recent import Recent
 from engine.erasing._settings import taking
 from engine.erasing.spm.files import FORMS, baked, exported, read_text
 from engine.erasing.spm.membrane import (

@@ -12,9 +12,9 @@ from torch import nn
 
 from engine.core import rng
 from engine.core.job import Progress
+from engine.core.recent import Recent
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
-from engine.erasing._recent import Recent
 from engine.erasing.spm.membrane import Membrane, sites, with_membranes
 from engine.models.diffusion import (
     Conditioning,
@@ -185,7 +185,8 @@ def train(
         shown = Trained(loop.membrane, tuple(loop.losses), begun.step)
         note = f'"{concept}": erase {told.erase:.4f}, anchor {told.anchor:.1e}'
         yield Progress(step + 1, plan.iterations, note), shown
-    end = loop.snapshot(plan.iterations)
+    # Of a finished training nobody asks for the optimiser, which weighs twice the membrane.
+    end = replace(loop.snapshot(plan.iterations), optimizer={})
     _STATES.put(key, end)
     return Trained(end.membrane, end.losses, begun.step)
 

@@ -3,9 +3,7 @@
 The mathematics is in `basis`, the ways to compare with in `ways`.
 """
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from engine.core.baked import Baked
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
+from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import RoundTrip, compare
 from engine.core.shapes import Array, Float, Tensor, UInt8
@@ -855,26 +854,7 @@ def _relative(found: Tensor, truth: Tensor) -> float:
 
 # ---------------------------------------------------------------------- what was computed before
 
-
-class _Recent:
-    """The values last asked for, by key."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-
-    def peek(self, key: Hashable) -> Any:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: Hashable, value: Any) -> None:
-        with self._lock:
-            self._kept[key] = value
-            while len(self._kept) > self.most:
-                self._kept.popitem(last=False)
-
-
-_PICTURES, _SURVEYS, _REBUILT, _BASES = _Recent(400), _Recent(16), _Recent(8), _Recent(400)
+_PICTURES: Recent[UInt8[Array, "h w 3"]] = Recent(400)
+_SURVEYS: Recent[Survey] = Recent(16)
+_REBUILT: Recent[tuple[Pairs, tuple[float, ...]]] = Recent(8)
+_BASES: Recent[rmm.Basis] = Recent(400, megabytes=400)  # one a module and way of a small collection
