@@ -41,7 +41,7 @@ SYMBOLS = ("circle", "square", "triangle-up", "diamond")
 
 # Larger pictures are sent smaller while a run is under way.
 PREVIEW_SIDE = 256
-# Uploaded pictures travel inside recipes, of which a million characters are read.
+# Uploaded pictures travel inside recipes, and with every update of the page.
 LARGEST_UPLOAD, LARGEST_UPLOADS = 512, 900_000
 
 

@@ -37,7 +37,7 @@ Plain: TypeAlias = bool | int | float | str | Sequence[object] | Mapping[str, ob
 
 SCHEMA = 1
 LONGEST_LINK = 2000
-LARGEST_DOCUMENT = 1_000_000
+LARGEST_DOCUMENT = 20_000_000  # with a picture of four megapixels of noise as text inside
 PNG_KEY = b"rewind"
 
 # Names that a link or a command line uses for the recipe itself; a parameter may not take them.
@@ -158,7 +158,7 @@ class Recipe:
     def from_json(cls, text: str) -> "Recipe":
         """The recipe in a JSON document. Raises `BadInput` for anything that is not exactly one."""
         if len(text) > LARGEST_DOCUMENT:
-            raise BadInput("This recipe is longer than a million characters.", "Check the file.")
+            raise BadInput("This recipe is longer than 20 million characters.", "Check the file.")
         try:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:

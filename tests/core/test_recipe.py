@@ -12,6 +12,7 @@ from PIL import Image
 
 from engine.core.errors import BadInput
 from engine.core.recipe import LONGEST_LINK, RESERVED, ModelRef, Recipe, versions_here
+from engine.pictures import as_text, from_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -320,3 +321,13 @@ def test_a_truncated_picture_is_refused(cut):
         Recipe.from_png(CAT.stamp(picture())[:cut])
     with pytest.raises(BadInput, match="not a complete PNG"):
         CAT.stamp(picture()[:cut])
+
+
+def test_the_largest_picture_that_is_taken_comes_back_from_file_and_picture():
+    generator = np.random.default_rng(0)
+    photograph = generator.integers(0, 256, (2000, 2000, 3), np.uint8)  # noise does not compress
+    recipe = Recipe("mr_sampler", "restore", params={"picture": as_text(photograph)})
+    assert Recipe.from_json(recipe.json()) == recipe
+    drawn = recipe.stamp(picture())
+    back = str(Recipe.from_png(drawn).params["picture"])
+    assert np.array_equal(from_text(back), photograph)
