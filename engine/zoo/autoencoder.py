@@ -2,7 +2,8 @@
 
 Both halves are trained together. Then the latents get a balanced basis: uncorrelated channels,
 scaled so that equal noise in any of them disturbs the pixels equally. The change of basis is folded
-into the two 1 x 1 convolutions at the bottleneck and costs nothing.
+into the two 1 x 1 convolutions at the bottleneck and costs nothing. At the end the decoder is
+trained alone: the latents stay, and with them everything that was ever trained on them.
 """
 
 import logging
@@ -62,6 +63,27 @@ def train_both(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Pat
     train([vae], loss_of, plan, checkpoint)
 
 
+def train_decoder(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Path) -> None:
+    """The decoder alone, on the encoder's means, for the decibels of each picture.
+
+    The logarithm weighs an easy picture as much as a hard one, as the bar does: it is a mean of
+    decibels.
+    """
+    pixels, batch = rows_on(data.pixels, vae.device), BATCH[vae.device.type]
+    latents = rows_on(encode(vae, data.pixels).cpu().numpy(), vae.device)
+
+    def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
+        chosen = np.sort(draw.integers(len(data.pixels), size=batch))
+        x = as_signal(pixels(chosen))
+        with half_precision(x.device):
+            y = vae.decode(latents(chosen)).sample
+        loss, _ = _distance(y.float(), x)
+        decibels = -10 * torch.log10((y.float() - x).square().mean((1, 2, 3)) / 4 + 1e-6).mean()
+        return loss - 0.1 * decibels, {"psnr": decibels.detach()}
+
+    train([vae.post_quant_conv, vae.decoder], loss_of, plan, checkpoint)
+
+
 def balance(vae: "AutoencoderKL", data: Pictures, count: int = 2000) -> None:
     """Choose the basis of the latents: uncorrelated, ordered, scaled by what a picture shows.
 
@@ -117,9 +139,9 @@ def _change_basis(vae: "AutoencoderKL", forth: Tensor, mean: Tensor) -> None:
 def encode(vae: "AutoencoderKL", pixels: np.ndarray) -> Tensor:
     """Latent means of uint8 pictures n x 64 x 64 x 3, as float32 n x c x 16 x 16."""
     size = 50 if vae.device.type == "cpu" else 1000
-    with torch.inference_mode(), half_precision(vae.device):
+    with torch.inference_mode():
         parts = [
-            vae.encode(to_tensor(pixels[i : i + size]).to(vae.device)).latent_dist.mean.float()
+            vae.encode(to_tensor(pixels[i : i + size]).to(vae.device)).latent_dist.mean
             for i in range(0, len(pixels), size)
         ]
     return torch.cat(parts)

@@ -46,6 +46,12 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
 
 
+def export_autoencoder(vae, folder: Path) -> None:
+    """The autoencoder alone, in half precision, into a pipeline's folder; the rest stays."""
+    copy.deepcopy(vae).half().cpu().save_pretrained(folder / "vae", safe_serialization=True)
+    _forget_where_it_was(folder)
+
+
 def _forget_where_it_was(folder: Path) -> None:
     """Drop the folder that weights were read from, which the libraries write into configs."""
     for path in folder.rglob("config.json"):

@@ -78,12 +78,13 @@ def device_here() -> str:
 
 
 def half_precision(device: str | torch.device) -> torch.autocast:
-    """bfloat16 for what a network computes on a GPU; weights, losses and optimiser stay float32.
+    """bfloat16 for what a network computes in training; weights, losses and optimiser stay float32.
 
-    Processors without units for bfloat16 are several times slower with it: the CPU keeps float32.
+    Processors without units for bfloat16 are several times slower with it: they keep float32.
     """
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+    has_units = kind == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=has_units)
 
 
 def train(
