@@ -1,6 +1,7 @@
 """SPM: published arrays, the adapter beside the layers, the gate, training, files and jobs."""
 
 import base64
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from engine.erasing.spm.membrane import (
 )
 from engine.erasing.spm.training import Plan, Trained, anchor_loss, draw_anchors, in_order
 from engine.models.diffusion import DiffusionBundle, encode_prompt, predict
-from engine.models.library import ModelRef, load
+from engine.models.library import ModelRef, fork, load
 from engine.models.tensor_file import TensorFile
 from tests.tiny import tiny_checkpoint
 
@@ -383,8 +384,6 @@ def test_the_published_file_loads_into_diffusers(bundle):
         StableDiffusionPipeline,
     )
 
-    from engine.models.library import fork
-
     one, truth = grown(bundle, "cat"), said(bundle)
     state, alphas = StableDiffusionPipeline.lora_state_dict(
         dict(files.written(one).read()), unet_config=bundle.unet.config
@@ -407,6 +406,32 @@ def test_every_form_of_file_leads_to_the_baked_weights(bundle, form: str):
     assert error < 1e-6
     assert how
     assert len(made) == (2 if form == "spm" else 1)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "stacked", "web"])
+def test_a_pipeline_with_the_exported_lora_says_what_the_baked_weights_say(
+    folder: Path, bundle, tmp_path: Path, form: str
+):
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
+
+    pair = [grown(bundle, "cat", 1), grown(bundle, "dog", 2)]
+    (file,) = files.exported(bundle, pair, form, 0.5)[0].values()
+    (tmp_path / file.name).write_bytes(file.data)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.load_lora_weights(tmp_path, weight_name=file.name)
+    theirs = nn.ModuleDict({**dict(bundle.model.items()), "unet": pipeline.unet})
+
+    old = dict(bundle.model.state_dict())
+    kept = [files._without_ends(one) for one in pair] if form == "web" else pair
+    unet = copy.deepcopy(bundle.unet)
+    new = old | files.baked(old, kept, [0.5, 0.5])
+    unet.load_state_dict({k[5:]: w for k, w in new.items() if k.startswith("unet.")})
+    ours = nn.ModuleDict({**dict(bundle.model.items()), "unet": unet})
+    wanted = said(replace(bundle, model=ours))
+    assert torch.allclose(said(replace(bundle, model=theirs)), wanted, atol=1e-5)
+    assert not torch.allclose(said(bundle), wanted, atol=1e-3)
 
 
 def test_the_patch_of_baked_membranes_is_undone_bit_for_bit(folder: Path, same_bits):
