@@ -71,7 +71,6 @@ class Frame:
     actions: dict[str, "Action"] = field(default_factory=dict)
     _model: gr.Dropdown | None = None
     _seed: gr.Number | None = None
-    _status: gr.HTML | None = None
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
@@ -273,7 +272,7 @@ class Frame:
     # ------------------------------------------------------------------ recipe
 
     def _restores(self, opened: gr.UploadButton) -> None:
-        outputs = [*self.slots(), self._status]
+        outputs = [*self.slots(), *(action.status for action in self.actions.values())]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
         self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
         opened.upload(
@@ -300,10 +299,11 @@ class Frame:
         return self.restored(urlencode(dict(request.query_params)) if request else "")
 
     def restored(self, query: str) -> list[object]:
-        """An update of each control, then what is said of it; the query is that of a link."""
+        """An update of each control, then of the line below each button; the query is that of a
+        link."""
         recipe = Recipe.from_query(query, known=self._every_control()) if query else None
         if recipe is None or recipe.method != self.entry.slug:
-            return [gr.skip() for _ in range(len(self.slots()) + 1)]
+            return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
         return self._apply(recipe, "Restored from the link.", seed="seed" in parse_qs(query))
 
     def _from_file(self, path: str) -> list[object]:
@@ -342,7 +342,10 @@ class Frame:
             said += f" Left as it was: {', '.join(left_out)}."
         if mismatch := recipe.mismatch():
             said += f" {mismatch}"
-        return [*updates, note(f"{said} Press the button to run it.")]
+        # Below the button that is to be pressed: the first one may be far above it, or hidden.
+        told = recipe.action if action else next(iter(self.actions))
+        line = note(f"{said} Press the button to run it.")
+        return [*updates, *(line if name == told else gr.skip() for name in self.actions)]
 
     # ------------------------------------------------------------------ API
 
@@ -392,7 +395,6 @@ class Action:
         self.go = gr.Button(elem_id=f"{slug}-{name}-go", visible="hidden")
         self.halt = gr.Button(elem_id=f"{slug}-{name}-halt", visible="hidden")
         self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
-        frame._status = frame._status or self.status
 
     def wire(
         self,

@@ -46,6 +46,14 @@ def restored(frame: Frame, action: Action, query: str) -> dict[str, object]:
     }
 
 
+def test_what_was_restored_is_said_below_the_button_to_press(frames: Mapping[str, Frame]):
+    frame = frames["nfe_lab"]
+    lines = frame.restored("method=nfe-lab&action=rewind&steps=9&seed=3")[len(frame.slots()) :]
+    told = dict(zip(frame.actions, lines, strict=True))
+    assert "Restored from the link" in told.pop("rewind")
+    assert all(line == gr.skip() for line in told.values())
+
+
 @pytest.mark.parametrize("entry", METHODS)
 @pytest.mark.parametrize("change", [lambda control: control.value, moved], ids=["first", "moved"])
 def test_a_link_brings_every_control_back(frames: Mapping[str, Frame], entry: Entry, change):
