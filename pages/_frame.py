@@ -438,6 +438,9 @@ class Action:
             inputs_kwargs=controls,
             api_name=panel,
             show_progress="hidden",
+            # Gradio counts seconds, hidden too, sixty times a second at each component that it
+            # shows progress on; a button has no such clock.
+            show_progress_on=self.go,
             **LANE,
         )
         event.success(None, **said, js=f"(said) => rewindRuns.done('{place}', said)")
