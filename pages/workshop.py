@@ -121,9 +121,9 @@ room predict while the other half runs. The line under the button says when a ru
 32 waiting jobs are refused with a sentence, and nothing is lost.
 
 Tried with twenty browsers and a server of two cores: all twenty had the first lesson before them
-within a minute, all twenty pressed *Run* at once, none was refused, and all saw equal pixels. The
-last of the twenty had waited not quite two minutes for the server, and longer where the browsers
-themselves ran on the same two cores. `python -m benchmarks.bars class` repeats it.
+after a minute, all twenty pressed *Run* at once, none was refused, and all saw equal pixels. The
+last of the twenty had waited not quite two minutes for the server, and twice as long where the
+browsers themselves ran on the same two cores. `python -m benchmarks.bars class` repeats it.
 
 ### During the class
 

@@ -95,29 +95,36 @@ def build_sister(folder: Path, options: Options) -> None:
 
 
 def build_judge(folder: Path, options: Options) -> None:
-    """Train, calibrate, measure and publish the judge."""
+    """Train, calibrate, publish and measure the judge."""
     from safetensors.torch import save_file
 
     vae = build_autoencoder(folder, options)
-    seen = tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
-    data = pictures(folder / "judge", 60_000, seed=11, artists=seen, pairs=0.45)
-    held_out = pictures(folder / "judge-held-out", 2000, seed=12, artists=seen, pairs=0.45)
-    artist = (judge.HELD_OUT_ARTIST,)
-    unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
+    data = pictures(folder / "judge", 60_000, seed=11, artists=seen_artists(), pairs=0.45)
     torch.manual_seed(0)
     model = Judge().to(options.device)
     plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998)
     judge.train_judge(model, vae, data, plan, folder / "judge.safetensors")
-    test = Pictures(held_out.pixels[1000:], held_out.labels[1000:])
-    judge.calibrate(model, Pictures(held_out.pixels[:1000], held_out.labels[:1000]))
-    rebuilt = to_pixels(vae, test.pixels)
+    judge.calibrate(model, judge_pictures(folder)[0])
     JUDGE.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     weights = {name: tensor.half().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, JUDGE / "model.safetensors")
     (JUDGE / "config.json").write_text('{"width": 128}\n')
     load_judge.cache_clear()
-    shipped = load_judge()
+    measure_judge(vae, folder)
+
+
+def examine_judge(folder: Path, options: Options) -> None:
+    """Measure the shipped judge again, through the autoencoder that ships now."""
+    measure_judge(read_pipeline("world", options.device)[0], folder)
+
+
+def measure_judge(vae, folder: Path) -> None:
+    """Write the card of the judge in assets/, with its accuracies."""
+    shipped, test = load_judge(), judge_pictures(folder)[1]
+    artist = (judge.HELD_OUT_ARTIST,)
+    unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
+    rebuilt = to_pixels(vae, test.pixels)
     write_card(
         JUDGE,
         key="judge",
@@ -134,6 +141,20 @@ def build_judge(folder: Path, options: Options) -> None:
             ),
         },
     )
+
+
+def judge_pictures(folder: Path) -> tuple[Pictures, Pictures]:
+    """Held-out pictures of the artists that the judge has seen: to calibrate it, and to test it."""
+    both = pictures(folder / "judge-held-out", 2000, seed=12, artists=seen_artists(), pairs=0.45)
+    half = len(both.labels) // 2
+    return (
+        Pictures(both.pixels[:half], both.labels[:half]),
+        Pictures(both.pixels[half:], both.labels[half:]),
+    )
+
+
+def seen_artists() -> tuple[str, ...]:
+    return tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
 
 
 def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
@@ -225,4 +246,4 @@ BUILDS = {
 }
 EXAMINES = {
     key: lambda folder, options, key=key: examine_shipped(key, folder, options) for key in TITLES
-}
+} | {"judge": examine_judge}

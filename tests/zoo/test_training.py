@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from engine.world import vocabulary as words
-from engine.zoo.autoencoder import balance, encode, new_autoencoder
+from engine.zoo.autoencoder import balance, encode, new_autoencoder, psnr, train_decoder
 from engine.zoo.dataset import Pictures, pictures
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Plan, train
@@ -79,11 +79,22 @@ def test_balancing_orders_the_latents_but_changes_no_picture():
     z = encode(vae, noise).movedim(1, -1).reshape(-1, 6)
     covariance = torch.cov(z.T)
     variances = covariance.diagonal()
-    # bfloat16 in the encoder rounds latents to about one part in 256.
     assert torch.allclose(variances.mean(), torch.tensor(1.0), atol=0.1)
     assert (variances[:-1] >= 0.9 * variances[1:]).all()
     assert (covariance - variances.diag()).abs().max() < 0.1
     assert torch.allclose(before, after, atol=0.05)
+
+
+def test_the_decoder_is_trained_alone_and_the_latents_stay(tmp_path):
+    torch.manual_seed(0)
+    vae = new_autoencoder().eval()
+    colours = np.random.default_rng(0).integers(0, 256, (32, 1, 1, 3), np.uint8)
+    data = Pictures(np.tile(colours, (1, 64, 64, 1)), np.zeros((32, 5), np.int8))
+    latents, before = encode(vae, data.pixels), psnr(vae, data.pixels).mean()
+    plan = Plan(steps=12, learning_rate=1e-3, warmup=2, ema=0.5)
+    train_decoder(vae, data, plan, tmp_path / "decoder.safetensors")
+    assert torch.equal(encode(vae, data.pixels), latents)
+    assert psnr(vae, data.pixels).mean() > before + 1
 
 
 def test_known_words_are_one_token_and_numbers_stay(tmp_path):
