@@ -138,7 +138,7 @@ def join(server: Server, index: int, recipe: Recipe, *, session: str) -> tuple[i
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as refusal:
         with refusal:
-            return refusal.code, refusal.read().decode()
+            return refusal.code, json.loads(refusal.read())["detail"]
 
 
 def soak(runs: int) -> Iterator[Bar]:
