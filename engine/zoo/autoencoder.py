@@ -75,7 +75,7 @@ def train_decoder(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
         chosen = np.sort(draw.integers(len(data.pixels), size=batch))
         x = as_signal(pixels(chosen))
-        with half_precision(x.device):
+        with half_precision(x.device, on_cpu=True):
             y = vae.decode(latents(chosen)).sample
         loss, _ = _distance(y.float(), x)
         decibels = -10 * torch.log10((y.float() - x).square().mean((1, 2, 3)) / 4 + 1e-6).mean()

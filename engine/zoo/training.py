@@ -77,13 +77,14 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def half_precision(device: str | torch.device) -> torch.autocast:
-    """bfloat16 for what a network computes in training; weights, losses and optimiser stay float32.
+def half_precision(device: str | torch.device, *, on_cpu: bool = False) -> torch.autocast:
+    """bfloat16 for what a network computes on a GPU; weights, losses and optimiser stay float32.
 
-    Processors without units for bfloat16 are several times slower with it: they keep float32.
+    Processors without units for bfloat16 are several times slower with it: the CPU keeps float32,
+    unless `on_cpu` asks for it where there are such units.
     """
     kind = torch.device(device).type
-    has_units = kind == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    has_units = kind == "cuda" or (on_cpu and torch.cpu._is_avx512_bf16_supported())
     return torch.autocast(kind, torch.bfloat16, enabled=has_units)
 
 

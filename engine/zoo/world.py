@@ -15,7 +15,7 @@ from engine.zoo.dataset import Pictures, pictures
 from engine.zoo.examine import examine, generate, novelty, prompt, sheet
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
 from engine.zoo.tokenizer import build_tokenizer
-from engine.zoo.training import Options
+from engine.zoo.training import Options, Plan
 
 PICTURES = 100_000
 FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
@@ -56,29 +56,30 @@ def build_autoencoder(folder: Path, options: Options):
     balanced = folder / "autoencoder"
     if not (balanced / "config.json").exists():
         torch.manual_seed(0)
-        data = pictures(folder / "first", FIRST_PICTURES, seed=4)
+        data = first_set(folder)
         vae = autoencoder.new_autoencoder().to(options.device)
         plan = options.plan(3000, 2e-3, AUTOENCODER_SHARE, decay_from=0.4, ema=0.998)
         autoencoder.train_both(vae, data, plan, folder / "autoencoder.safetensors")
         autoencoder.balance(vae.eval(), data)
-        train_decoder(vae, folder, options, DECODER_SHARE)
+        autoencoder.train_decoder(
+            vae, data, decoder_plan(options, DECODER_SHARE), folder / "decoder.safetensors"
+        )
         vae.save_pretrained(balanced)
     vae = AutoencoderKL.from_pretrained(balanced).to(memory_format=torch.channels_last)
     return vae.to(options.device).eval().requires_grad_(False)
 
 
-def train_decoder(vae, folder: Path, options: Options, share: float = 1.0) -> None:
-    """The decoder alone, on the autoencoder's own pictures."""
-    data = pictures(folder / "first", FIRST_PICTURES, seed=4)
-    plan = options.plan(3300, 1e-3, share, decay_from=0.2, ema=0.998)
-    autoencoder.train_decoder(vae, data, plan, folder / "decoder.safetensors")
+def decoder_plan(options: Options, share: float = 1.0) -> Plan:
+    return options.plan(3300, 1e-3, share, decay_from=0.2, ema=0.998)
 
 
 def build_decoder(folder: Path, options: Options) -> None:
     """The shipped decoder trained further, for the world and for its sister: their latents stay as
     they are. What is bound to the world's revision (membranes, relations) is to be built again."""
     vae, _ = read_pipeline("world", options.device)
-    train_decoder(vae, folder, options)
+    # A state of its own: that of a build from nothing belongs to another encoder.
+    state = folder / "shipped-decoder.safetensors"
+    autoencoder.train_decoder(vae, first_set(folder), decoder_plan(options), state)
     for key in TITLES:
         export_autoencoder(vae, MODELS / key)
         examine_shipped(key, folder, options, draw=True)
@@ -215,6 +216,11 @@ def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Deno
     ).to(device)
     model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
     return pipe.vae.to(memory_format=torch.channels_last), model
+
+
+def first_set(folder: Path) -> Pictures:
+    """The autoencoder's own pictures."""
+    return pictures(folder / "first", FIRST_PICTURES, seed=4)
 
 
 def train_set(folder: Path) -> Pictures:
