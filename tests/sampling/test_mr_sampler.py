@@ -307,9 +307,3 @@ def test_bench_measures_curves_and_intervals(tiny, run_job, monkeypatch):
     assert figures["by damage, PSNR"].keys() == TASKS.keys()
     assert figures["by what the network predicts"].keys() == KINDS.keys()
     json.dumps(dataclasses.asdict(measured), allow_nan=False)
-
-
-def test_intervals_keep_the_draws_of_a_picture_together():
-    values, groups = np.repeat([0.0, 1.0], 50), np.repeat([0, 1], 50)
-    low, high = bench.interval(values, groups, 0)
-    assert (low, high) == (0.0, 1.0)  # two pictures, however many draws
