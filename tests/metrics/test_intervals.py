@@ -92,9 +92,8 @@ def test_a_ratio_draws_its_rows_in_pairs():
 def test_a_few_runs_have_the_interval_of_student():
     mean, low, high = student([0.1, 0.2, 0.3])
     assert mean == pytest.approx(0.2)
-    assert (low, high) == pytest.approx(
-        (0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5), 1e-3
-    )
+    half = 4.303 * 0.1 / 3**0.5  # the 97.5 % point of t at two degrees of freedom
+    assert (low, high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-3)
     assert student([0.5]) == (0.5, 0.5, 0.5)
 
 

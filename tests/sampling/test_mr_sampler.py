@@ -296,7 +296,6 @@ def test_card_names_actions_that_run(tiny, run_job):
 def test_bench_measures_curves_and_intervals(tiny, run_job, monkeypatch):
     counts = {"mrs_ode_d_2": (1, 10), "posterior_strided": (10,), "posterior_released": (10, 100)}
     monkeypatch.setattr(bench, "COUNTS", counts)
-    monkeypatch.setattr(bench, "RESAMPLES", 200)
     params = {"model": tiny, "per_photograph": 1, "drawings": 0}
     measured = run_job(Job("engine.sampling.mr_sampler.bench:run", params, 2))[-1].result
     assert measured.interval[0] <= measured.measured <= measured.interval[1]
