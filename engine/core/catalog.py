@@ -16,16 +16,18 @@ import inspect
 import json
 import pkgutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Literal
 
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.recipe import Plain
+from engine.core.machine import machine
+from engine.core.recipe import Plain, versions_here
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "assets" / "claims"
@@ -136,6 +138,26 @@ class Measured:
     versions: Mapping[str, str]
     machine: str
     figures: Mapping[str, Plain] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        measured: float,
+        versus: float,
+        interval: tuple[float, float],
+        *,
+        seed: int,
+        begun: float,
+        device: str = "cpu",
+        figures: Mapping[str, Plain] = MappingProxyType({}),
+    ) -> "Measured":
+        """The figures of a benchmark that ends now, with this machine and its versions.
+
+        `begun` is `time.perf_counter()` at its start, `device` where it computed.
+        """
+        seconds = time.perf_counter() - begun
+        here = machine(device)
+        return cls(measured, versus, interval, seed, seconds, versions_here(), here, dict(figures))
 
     def save(self, slug: str, folder: Path = CLAIMS) -> Path:
         """Writes the figures and returns the file."""

@@ -119,6 +119,17 @@ def relay(steps: Generator[E, None, R], tell: Callable[[E], P]) -> Generator[P, 
         steps.close()
 
 
+def relay_as(
+    steps: Generator[Progress, None, R], done: int, total: int, note: str = ""
+) -> Generator[Progress, None, R]:
+    """The result of a part, its progress as words only: the bar stands where the whole is."""
+
+    def tell(event: Progress) -> Progress:
+        return Progress(done, total, ": ".join(filter(None, (note, event.note))))
+
+    return (yield from relay(steps, tell))
+
+
 def _resolve(target: str) -> Callable[..., Steps]:
     module, _, name = target.partition(":")
     if not (module and name):

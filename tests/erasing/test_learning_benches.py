@@ -8,8 +8,7 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Job
-from engine.erasing._evaluation import Protocol, Rate
-from engine.erasing._measuring import pooled
+from engine.erasing._evaluation import Protocol
 from engine.erasing.few_shot_erasing import bench as few_shot
 from engine.erasing.reversion import bench as reversion
 from engine.erasing.reversion.settings import Settings
@@ -20,11 +19,6 @@ from tests.tiny import tiny_checkpoint
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-
-
-def test_rates_are_pooled_over_pictures():
-    found = pooled([Rate.of_hits([True, False]), Rate.of_hits([True] * 6)])
-    assert (found.hits, found.of) == (7, 8)
 
 
 def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkeypatch, tmp_path):

@@ -296,7 +296,6 @@ def test_card_names_actions_that_run(tiny, run_job):
 def test_bench_measures_curves_and_intervals(tiny, run_job, monkeypatch):
     counts = {"mrs_ode_d_2": (1, 10), "posterior_strided": (10,), "posterior_released": (10, 100)}
     monkeypatch.setattr(bench, "COUNTS", counts)
-    monkeypatch.setattr(bench, "RESAMPLES", 200)
     params = {"model": tiny, "per_photograph": 1, "drawings": 0}
     measured = run_job(Job("engine.sampling.mr_sampler.bench:run", params, 2))[-1].result
     assert measured.interval[0] <= measured.measured <= measured.interval[1]
@@ -307,9 +306,3 @@ def test_bench_measures_curves_and_intervals(tiny, run_job, monkeypatch):
     assert figures["by damage, PSNR"].keys() == TASKS.keys()
     assert figures["by what the network predicts"].keys() == KINDS.keys()
     json.dumps(dataclasses.asdict(measured), allow_nan=False)
-
-
-def test_intervals_keep_the_draws_of_a_picture_together():
-    values, groups = np.repeat([0.0, 1.0], 50), np.repeat([0, 1], 50)
-    low, high = bench.interval(values, groups, 0)
-    assert (low, high) == (0.0, 1.0)  # two pictures, however many draws

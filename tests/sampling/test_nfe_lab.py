@@ -286,7 +286,6 @@ def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkey
         "REFERENCE_NFE": 20,
         "FINE_NFE": 30,
         "ROUNDS": 1,
-        "RESAMPLES": 100,
         "COMPARED": ("ddim", "dpmpp_2m"),
         "CANDIDATES": (("unipc2", "lambda"),),
     }.items():

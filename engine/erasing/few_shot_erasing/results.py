@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.reversible import RoundTrip
-from engine.erasing._evaluation import Rate
+from engine.metrics.intervals import Rate
 from engine.models.tensor_file import TensorFile
 
 Pictures = NDArray[np.uint8]

@@ -15,7 +15,6 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
-from engine.erasing._evaluation import Rate
 from engine.erasing._views import View
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import Course, Learnt, at_step, remembered
@@ -44,6 +43,7 @@ from engine.erasing.reversion.words import (
     words_of,
     write_file,
 )
+from engine.metrics.intervals import Rate
 from engine.models.diffusion import DiffusionBundle
 from engine.models.library import resolve
 from engine.models.vision import Verdicts

@@ -12,7 +12,7 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Shaped
-from engine.metrics.hallucination import auroc
+from engine.metrics.intervals import auroc
 from engine.verifying.retrospective_resampling.loop import Settings
 from engine.verifying.retrospective_resampling.results import Calibration, Judged, Threshold
 from engine.verifying.retrospective_resampling.seeing import (

@@ -9,7 +9,8 @@ import numpy as np
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
-from engine.metrics.hallucination import Told, auroc, bootstrap, chair
+from engine.metrics.hallucination import Told, chair, intervals
+from engine.metrics.intervals import auroc
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS
 from engine.verifying.retrospective_resampling.baselines import contrasted, refused, truncated
@@ -62,7 +63,7 @@ class Tally:
     def point(self) -> Point:
         """Rates and costs, an answer on average."""
         rates, count = chair(self.told), max(len(self.told), 1)
-        of_i, _, of_cover = bootstrap(self.told)
+        of_i, _, of_cover = intervals(self.told)
         return Point(
             self.name,
             self.tau,
