@@ -31,7 +31,7 @@ from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.models import library
-from engine.pictures import as_text, at_most, opened, unpacked
+from engine.pictures import as_text, at_most, opened
 from engine.results import files_of
 from engine.runners import runner
 from engine.sounds import from_file
@@ -99,8 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     recipe = Recipe.from_arguments(["run", entry.name, *flags])
     target = entry.target(recipe.action)
     recipe = replace(recipe, model=_model(entry, recipe)).here()
-    job = recipe.job(target)
-    result = _finish(replace(job, params=unpacked(job.params)), ours.get("runner"))
+    result = _finish(recipe.job(target), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)
     _save(result.result, recipe, Path(ours["out"]) if "out" in ours else None)

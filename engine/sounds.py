@@ -17,10 +17,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 
 HEAD = "data:audio/wav;base64,"
-MOST_SECONDS, HIGHEST_RATE, LARGEST_FILE = 15, 16_000, 50_000_000
 ADVICE = "Give a WAV file of at most 15 seconds; other formats convert to it with any audio tool."
 
 
@@ -70,7 +70,7 @@ class Sound:
 
     def text(self) -> str:
         """As a recipe holds it."""
-        kept = self.at(min(self.rate, HIGHEST_RATE))
+        kept = self.at(min(self.rate, budgets.SOUND_RATE))
         return HEAD + base64.b64encode(kept.file()).decode("ascii")
 
 
@@ -85,7 +85,7 @@ def from_text(text: str) -> Sound:
 
 def from_file(path: Path) -> Sound:
     """The recording in a WAV file. Raises `BadInput` when it is none or too long."""
-    if path.stat().st_size > LARGEST_FILE:
+    if path.stat().st_size > budgets.SOUND_BYTES:
         raise BadInput("The file is larger than 50 MB.", ADVICE)
     return read(path.read_bytes())
 
@@ -102,9 +102,10 @@ def read(data: bytes) -> Sound:
         raise BadInput(f"This WAV file cannot be read ({type(error).__name__}).", ADVICE) from error
     if not 4000 <= rate <= 384_000 or samples.ndim > 2 or not samples.size:
         raise BadInput("This WAV file holds no sound, or has an odd sample rate.", ADVICE)
-    if len(samples) > MOST_SECONDS * rate:
+    if len(samples) > budgets.SOUND_SECONDS * rate:
         raise BadInput(
-            f"The recording lasts {len(samples) / rate:.0f} s; {MOST_SECONDS} are taken.", ADVICE
+            f"The recording lasts {len(samples) / rate:.0f} s; {budgets.SOUND_SECONDS} are taken.",
+            ADVICE,
         )
     full = {"u": 128.0, "i": float(2 ** (8 * samples.dtype.itemsize - 1)), "f": 1.0}
     wave = samples.astype(np.float64) - (128.0 if samples.dtype.kind == "u" else 0.0)

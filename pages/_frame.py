@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from engine.core.catalog import Entry
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Event, Failed, Job, Progress
 from engine.core.recipe import Recipe
-from engine.pictures import HEAD, from_text, unpacked
+from engine.pictures import HEAD, from_text
 from engine.results import files_of
 from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
@@ -365,7 +365,7 @@ class Frame:
                         f"{told.slug} {told.action}.",
                         f"Call {told.endpoint}.",
                     )
-                job = job_of(told, self.entry)
+                job = told.job(self.entry.target(told.action))
             for event in guarded(self.runner(job)):
                 if isinstance(event, Progress):
                     yield {"done": event.done, "total": event.total, "note": event.note}
@@ -454,7 +454,7 @@ class Action:
         with friendly():
             try:
                 recipe = self.recipe(values)
-                job = job_of(recipe, frame.entry)
+                job = recipe.job(frame.entry.target(recipe.action))
             except EngineError as error:
                 yield [*waiting, failure(Failed(error.message, error.advice)), gr.skip()]
                 raise
@@ -642,12 +642,6 @@ def whole_number(value: object, name: str) -> int:
     if math.isinf(value) or value != int(value):
         raise BadInput(f"{name} must be a whole number, got {value}.", "Try 7.")
     return int(value)
-
-
-def job_of(recipe: Recipe, entry: Entry) -> Job:
-    """The job of a recipe, its pictures unpacked. Raises `BadInput` for an unknown action."""
-    job = recipe.job(entry.target(recipe.action))
-    return replace(job, params=unpacked(job.params))
 
 
 def filled(control: Component, value: object) -> object:

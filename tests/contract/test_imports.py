@@ -22,7 +22,17 @@ FAMILIES = {family.package for family in Family}
 # What a page may know of the engine; all of it is light (see the fresh process below).
 LIGHT_CORE = {
     f"engine.core.{name}"
-    for name in ("catalog", "errors", "job", "patch_file", "recipe", "stack", "store", "trace")
+    for name in (
+        "budgets",
+        "catalog",
+        "errors",
+        "job",
+        "patch_file",
+        "recipe",
+        "stack",
+        "store",
+        "trace",
+    )
 }
 
 
@@ -119,7 +129,11 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
         shared = {"core", "models", "diffusion", "metrics", "world"}
-        ours = {f"engine.{name}" for name in shared} | {f"engine.{part}._", "engine.sounds"}
+        ours = {f"engine.{name}" for name in shared} | {
+            f"engine.{part}._",
+            "engine.pictures",
+            "engine.sounds",
+        }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from engine.core.budgets import LINK_CHARACTERS
 from engine.core.errors import BadInput
-from engine.core.recipe import LONGEST_LINK, RESERVED, ModelRef, Recipe, versions_here
+from engine.core.recipe import RESERVED, ModelRef, Recipe, versions_here
 from engine.pictures import as_text, from_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -83,7 +84,7 @@ def test_json_leads_back(fields):
 def test_the_link_leads_back_and_is_short(fields):
     recipe = made(fields)
     query = recipe.query()
-    assert len(query) < LONGEST_LINK
+    assert len(query) < LINK_CHARACTERS
     assert query.isascii()
     assert Recipe.from_query(query) == recipe
 

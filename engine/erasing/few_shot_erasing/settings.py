@@ -2,25 +2,26 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress
+from engine.core.settings import Items
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
 from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
+from engine.pictures import PictureSetting
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, draw
 from engine.world.sprites import load_sprites
 
 MOST_PICTURES, MOST_EPOCHS, LARGEST_RATE = 16, 60, 0.1
 KINDS, DIRECTIONS, CAPTIONS = ("object", "style"), ("ascent", "descent"), ("auto", "published")
-Pictures = tuple[np.ndarray, ...]
 
 # The small lists of textual inversion, which the published code takes over.
 OBJECT_CAPTIONS = (
@@ -66,7 +67,7 @@ class Settings:
     concept: str = "cat"
     kind: str = "object"
     source: str = "drawn"
-    pictures: Pictures = ()
+    pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
     count: int = 4
     epochs: int = 5
     batch: int = 2

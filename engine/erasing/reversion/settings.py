@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from engine.core import checks
 from engine.core.errors import BadInput
+from engine.core.settings import Items
 from engine.erasing._learning import FITS, checked_pictures
 from engine.erasing._settings import taking
 from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
 from engine.erasing.reversion.words import PLACEHOLDER
 from engine.models.diffusion import DiffusionBundle
+from engine.pictures import PictureSetting
 
 MOST_PICTURES, MOST_STEPS = 16, 3000
 
@@ -27,7 +29,7 @@ class Settings:
     """
 
     relation: str = "on top of"
-    pictures: tuple[np.ndarray, ...] = ()
+    pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
     descriptions: tuple[str, ...] = ()
     count: int = 8
     steps: int = 50

@@ -20,6 +20,7 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import Step
 from engine.models.library import load
 from engine.models.restoration import RestorationBundle
+from engine.pictures import PictureSetting
 from engine.sampling._plane import plane as plane_of
 from engine.sampling.mr_sampler import AUTO, EXAMPLES, METHODS, SIDE, SPACINGS, TASKS, UNKNOWN
 from engine.sampling.mr_sampler.degradations import degrade
@@ -48,7 +49,7 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "mr-restore",
-    picture: UInt8[Array, "_ _ _"] | None = None,
+    picture: PictureSetting | None = None,
     example: str = "flower",
     task: str = "low_light",
     strength: float = 0.5,
@@ -206,7 +207,7 @@ def restore(
     *,
     seed: int,
     model: ModelRef | str = "mr-restore",
-    picture: UInt8[Array, "_ _ _"] | None = None,
+    picture: PictureSetting | None = None,
     example: str = "rocket",
     task: str = UNKNOWN,
     damage: bool = False,

@@ -22,6 +22,7 @@ from engine.diffusion.grids import Grid, timesteps
 from engine.diffusion.inversion import Pair, ddim_backwards, reversible_heun
 from engine.diffusion.solvers import solve
 from engine.models import diffusion as checkpoints
+from engine.pictures import PictureSetting
 from engine.sampling.nfe_lab.results import Rewound, Way
 from engine.sampling.nfe_lab.scene import (
     Scene,
@@ -48,7 +49,7 @@ def rewind(
     prompt: str = "a cat",
     edit: str = "",
     model: ModelRef | str = "world",
-    picture: UInt8[Array, "height width 3"] | None = None,
+    picture: PictureSetting | None = None,
     steps: int = 25,
     depth: float = 1.0,
     guidance_scale: float = 4.0,

@@ -24,6 +24,7 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
 from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
+from engine.pictures import PictureSetting
 from engine.sampling.score_sde import TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.particles import setting_of, steps_of
@@ -47,7 +48,7 @@ def trip(
     seed: int,
     model: ModelRef | str = "score-subvp",
     subject: str = "cat",
-    picture: Picture | None = None,
+    picture: PictureSetting | None = None,
     others: int = 3,
     probes: int = 2,
     tolerance: float = 1e-3,
@@ -204,7 +205,7 @@ def control(
     model: ModelRef | str = "score-ve",
     task: str = "inpaint",
     subject: str = "cat",
-    picture: Picture | None = None,
+    picture: PictureSetting | None = None,
     mask: str = "",
     wanted: str = "penguin",
     weight: float = 1.0,

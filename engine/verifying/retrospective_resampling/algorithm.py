@@ -8,9 +8,9 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
-from engine.core.shapes import Array, UInt8
 from engine.metrics.hallucination import Rates, Told, chair
 from engine.models.language import Cursor, LanguageBundle, Prompt
+from engine.pictures import PictureSetting
 from engine.verifying.retrospective_resampling.calibration import calibrate
 from engine.verifying.retrospective_resampling.loop import Outcome, Settings, Token
 from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
@@ -41,7 +41,7 @@ def run(
     model: ModelRef | str = "emoji-llava",
     tray: str = EXAMPLE,
     noise: float | None = None,
-    picture: UInt8[Array, "h w 3"] | None = None,
+    picture: PictureSetting | None = None,
     question: str = DESCRIBE,
     tau: float = 0.1,
     temperature: float = 1.0,

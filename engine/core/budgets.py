@@ -1,0 +1,35 @@
+"""How much of anything is taken from outside: every count, length, pixel and byte in one place.
+
+What a single method takes of a setting stands with the setting, in the method's signature, as
+`engine.core.settings` describes; these bound what no setting can exceed, and all of them together.
+"""
+
+# ---------------------------------------------------------------------- recipes
+DOCUMENT_CHARACTERS = 20_000_000  # a recipe with a picture of four megapixels of noise inside
+DOCUMENT_VALUES = 10_000  # numbers, texts, lists; a value of five bytes fills sixty once it is read
+LINK_CHARACTERS = 2000
+
+# ---------------------------------------------------------------------- settings
+TEXT_CHARACTERS = 10_000  # of a setting that declares no length
+LIST_ITEMS = 100  # of a setting that declares no number
+PICTURE_PIXELS = 4_000_000
+UNPACKED_BYTES = 100_000_000  # of all pictures of a job together, as arrays
+# What a text-to-image network is asked to draw: four times the area of SDXL, and one step of its
+# attention layers still ends in time for Stop.
+DRAWN_SIDE, DRAWN_PIXELS = 2048, 1024 * 1024
+
+# ---------------------------------------------------------------------- files
+# PIL warns above this number of pixels and refuses above twice as many. Photographs of phones are
+# taken; the largest fills 75 MB while it is decoded.
+FILE_PIXELS = 12_500_000
+SOUND_SECONDS, SOUND_RATE, SOUND_BYTES = 15, 16_000, 50_000_000
+
+# ---------------------------------------------------------------------- the shelf of a browser
+SHELF_MODELS = 20
+MODEL_EDITS = 32
+SHELF_NAME, SHELF_SOURCE = 80, 500  # characters
+
+# ---------------------------------------------------------------------- the server
+WAITING_RUNS = 32
+KEPT_SESSIONS = 100
+UPLOAD = "1gb"
