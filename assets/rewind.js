@@ -114,6 +114,9 @@
       return String(said).includes("data-waiting") ? refused : said;
     },
   };
+  window.rewindShelf = {
+    opens(kept, family) { if (kept?.models?.length) press(`${family}-shelf-show`, 0); },
+  };
   addEventListener("click", (event) => {
     const button = event.detail > 1 && event.target.closest && event.target.closest(".actions button");
     if (button && runs[button.id]?.busy) event.stopImmediatePropagation();

@@ -134,9 +134,8 @@ class Frame:
         """Tabs inside the panel: a link to one of these actions opens the tab of that id."""
 
         def wanted(query: Query) -> str | None:
-            is_ours = query.get("method", "").replace("-", "_") == self.entry.slug
             action = query.get("action", "")
-            return action if is_ours and action in actions else None
+            return action if asks_for(self.entry.slug, query) and action in actions else None
 
         self.demo.opens(tabs, wanted)
 
@@ -274,7 +273,7 @@ class Frame:
     def _restores(self, opened: gr.UploadButton) -> None:
         outputs = [*self.slots(), *(action.status for action in self.actions.values())]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
-        self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
+        self.demo.restores(restore, outputs, lambda query: asks_for(self.entry.slug, query))
         opened.upload(
             named(self._from_file, f"{self.entry.slug}_from_file"),
             opened,
@@ -579,6 +578,11 @@ def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
     )
     pictures = '<p class="note">Pictures saved as PNG carry their recipe inside.</p>'
     return f'<div class="recipe">{"".join(rows)}{save}{pictures}</div>'
+
+
+def asks_for(slug: str, query: Query) -> bool:
+    """Whether an address holds a recipe of this method."""
+    return query.get("method", "").replace("-", "_") == slug
 
 
 def recipe_path(recipe: Recipe, route: str) -> str:

@@ -414,6 +414,11 @@ def _checked_model(value: object) -> ModelRef | None:
     _plain(_text(value.source, "model"), "model")
     if value.revision is not None:
         _plain(_text(value.revision, "revision"), "revision")
+    if len(value.edits) > budgets.MODEL_EDITS:
+        raise BadInput(
+            f"The model has {len(value.edits)} edits; {budgets.MODEL_EDITS} are taken.",
+            "Export it as a checkpoint and go on from there.",
+        )
     for edit in value.edits:
         if not isinstance(edit, str) or not _DIGEST.fullmatch(edit):
             raise BadInput("The edits of a model must be digests.", "Copy them from the shelf.")
