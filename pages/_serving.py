@@ -15,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pages import _sessions
+
 Query = Mapping[str, str]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
@@ -35,6 +37,7 @@ class Suite(gr.Blocks):
     def __init__(self, **settings: Any) -> None:
         self._choices: dict[int, Callable[[Query], str | None]] = {}
         self._restored: dict[int, Callable[[Query], bool]] = {}
+        _sessions.use()
         super().__init__(**settings)
 
     def get_config_file(self) -> Any:

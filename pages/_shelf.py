@@ -84,20 +84,23 @@ def _shelved(model: object, labels: Mapping[object, object]) -> Shelved | None:
     """One model in what a browser sent, if it is well formed and within the budget."""
     if not isinstance(model, Mapping):
         return None
-    source, revision, name = (model.get(key) for key in ("source", "revision", "name"))
+    source, revision = _short(model.get("source")), _short(model.get("revision"))
     edits = model.get("edits") or []
-    if not _is_short(source) or not (revision is None or _is_short(revision)):
+    if source is None or (revision is None and model.get("revision") is not None):
         return None
     if not isinstance(edits, list) or len(edits) > budgets.MODEL_EDITS:
         return None
     if not all(isinstance(edit, str) and _DIGEST.fullmatch(edit) for edit in edits):
         return None
     titles = tuple(_title(labels.get(edit)) or "an edit" for edit in edits)
-    return Shelved(_title(name) or source, ModelRef(source, revision, tuple(edits)), titles)
+    return Shelved(
+        _title(model.get("name")) or source, ModelRef(source, revision, tuple(edits)), titles
+    )
 
 
-def _is_short(text: object) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= budgets.SHELF_SOURCE
+def _short(text: object) -> str | None:
+    fits = isinstance(text, str) and 0 < len(text) <= budgets.SHELF_SOURCE
+    return str(text) if fits else None
 
 
 def _title(text: object) -> str:

@@ -31,5 +31,5 @@ SHELF_NAME, SHELF_SOURCE = 80, 500  # characters
 
 # ---------------------------------------------------------------------- the server
 WAITING_RUNS = 32
-KEPT_SESSIONS = 100
+KEPT_SESSIONS = 200  # each of at most 1 MB
 UPLOAD = "1gb"

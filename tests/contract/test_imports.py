@@ -96,7 +96,9 @@ def layer_of(path: Path) -> Layer:
     numbers = {"torch", "numpy", "PIL", "scipy"}
     if place[0] == "app.py":
         return Layer(
-            {"pages", "engine.core.catalog", "engine.core.errors", "engine.runners"}, {"gradio"}
+            {"pages", "engine.core.budgets", "engine.core.catalog", "engine.core.errors"}
+            | {"engine.runners"},
+            {"gradio"},
         )
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}

@@ -67,17 +67,16 @@ def test_whatever_a_browser_sends_is_drawn_safely(kept: object):
 def crowd(models: int, edits: int) -> dict:
     """A shelf as an attacker would send it."""
     digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(edits)]
-    return {
-        "models": [{"source": "world", "name": str(n), "edits": digests} for n in range(models)]
-    }
+    model = {"source": "world", "edits": digests}
+    return {"models": [{**model, "name": str(number)} for number in range(models)]}
 
 
 def test_a_shelf_has_a_budget_of_models_and_edits():
     assert _shelf.read(crowd(1, 4000)) == []
     models = _shelf.read(crowd(1000, budgets.MODEL_EDITS))
     assert len(models) == budgets.SHELF_MODELS
+    digests = tuple(crowd(1, budgets.MODEL_EDITS + 1)["models"][0]["edits"])
     with pytest.raises(OutOfBudget, match="33 edits lie on this model"):
-        digests = tuple(crowd(1, budgets.MODEL_EDITS + 1)["models"][0]["edits"])
         _shelf.add(_shelf.EMPTY, "one more", ModelRef("world", None, digests), ())
 
 
