@@ -99,7 +99,7 @@ def _shelved(model: object, labels: Mapping[object, object]) -> Shelved | None:
 
 
 def _short(text: object) -> str | None:
-    fits = isinstance(text, str) and 0 < len(text) <= budgets.SHELF_SOURCE
+    fits = isinstance(text, str) and 0 < len(text) <= budgets.SOURCE_CHARACTERS
     return str(text) if fits else None
 
 

@@ -414,6 +414,11 @@ def _checked_model(value: object) -> ModelRef | None:
     _plain(_text(value.source, "model"), "model")
     if value.revision is not None:
         _plain(_text(value.revision, "revision"), "revision")
+    if max(len(value.source), len(value.revision or "")) > budgets.SOURCE_CHARACTERS:
+        raise BadInput(
+            f"The name of a model has at most {budgets.SOURCE_CHARACTERS} characters.",
+            "Write a key of ours, owner/name of the Hub, or a folder.",
+        )
     if len(value.edits) > budgets.MODEL_EDITS:
         raise BadInput(
             f"The model has {len(value.edits)} edits; {budgets.MODEL_EDITS} are taken.",

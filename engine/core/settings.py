@@ -20,7 +20,7 @@ as text, is opened only after all settings have been looked at.
 
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,16 +66,23 @@ class Text:
 class OneOf:
     """A text out of several."""
 
-    options: Collection[str]
+    options: Iterable[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))  # of a mapping, its keys
 
 
 @dataclass(frozen=True)
 class Items:
-    """The number of items of a list. One text in its place is cut at the separator."""
+    """The number of items of a list. One text in its place is cut at the separator.
+
+    `blanks` says whether pieces without a word stay.
+    """
 
     most: int = budgets.LIST_ITEMS
     fewest: int = 0
     separator: str = ","
+    blanks: bool = True
     advice: str = ""
 
 
@@ -178,7 +185,7 @@ def _checked(name: str, kind: object, value: object, rules: Sequence[object] = (
     if origin in (tuple, list, Sequence):
         return _items(name, inside[0], value, _rule(rules, Items) or Items())
     if kind is str and (one := _rule(rules, OneOf)):
-        return checks.choice(name, value, one.options)
+        return checks.choice(name, value, tuple(one.options))
     if kind in _PLAIN:
         return _PLAIN[kind](name, value, rules)
     if isinstance(kind, type) and kind is not object and not isinstance(value, kind):
@@ -199,7 +206,8 @@ def _one_of(name: str, kinds: Sequence[object], value: object, rules: Sequence[o
 
 def _items(name: str, kind: object, value: object, rule: Items) -> tuple[object, ...]:
     if isinstance(value, str):
-        value = [text.strip() for text in value.split(rule.separator)]
+        pieces = [text.strip() for text in value.split(rule.separator)]
+        value = [text for text in pieces if text or rule.blanks]
     if not isinstance(value, list | tuple):
         raise BadInput(f"{name} must be a list, got {_shown(value)}.", 'Write for example ["cat"].')
     if not rule.fewest <= len(value) <= rule.most:

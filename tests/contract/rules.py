@@ -14,7 +14,9 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
+from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +135,35 @@ def names_settings_that_fit_a_recipe(entry: Entry) -> None:
         settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
         taken = settings & set(RESERVED) - {"model", "seed"}
         assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
+
+
+def declares_its_settings(entry: Entry) -> None:
+    """The signature of every action says all that a value may be, so that it is checked there."""
+    for action in entry.card.actions:
+        module, _, name = entry.target(action.name).partition(":")
+        settings = settings_of(getattr(importlib.import_module(module), name))
+        for setting in settings.values():
+            if setting.name != "model":
+                where = f"{entry.slug} {action.name}: {setting.name}"
+                assert is_bounded(setting.kind), f"{where} declares no bounds: {setting.kind}"
+
+
+def is_bounded(kind: object, rules: Sequence[object] = ()) -> bool:
+    """Numbers have a range, texts a length or a choice, lists a number of bounded values."""
+    inside = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Annotated:
+            return is_bounded(inside[0], inside[1:])
+        case typing.Literal:
+            return True
+        case types.UnionType | typing.Union:
+            return all(is_bounded(one, rules) for one in inside)
+        case origin if origin in (tuple, Sequence):
+            return any(isinstance(rule, Items) for rule in rules) and is_bounded(inside[0])
+    needed = {bool: object, type(None): object, int: Range, float: Range, str: Text | OneOf}
+    if kind in needed:
+        return needed[kind] is object or any(isinstance(rule, needed[kind]) for rule in rules)
+    return kind is ModelRef or any(isinstance(rule, Packed) for rule in rules)
 
 
 # ---------------------------------------------------------------------- what a run promises

@@ -9,7 +9,7 @@ import numpy as np
 from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress
-from engine.core.settings import Items
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
@@ -64,18 +64,25 @@ class Settings:
     published ones, except on the embedded model.
     """
 
-    concept: str = "cat"
-    kind: str = "object"
-    source: str = "drawn"
+    concept: Annotated[str, Text(100, advice="A word or two will do.")] = "cat"
+    kind: Annotated[str, OneOf(KINDS)] = "object"
+    source: Annotated[str, OneOf(SOURCES)] = "drawn"
     pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
-    count: int = 4
-    epochs: int = 5
-    batch: int = 2
-    learning_rate: float = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
-    parameters: str = "mlp-final-attn"
-    direction: str = "ascent"
-    captions: str = "auto"
-    fit: str = "stretch"
+    count: Annotated[int, Range(1, MOST_PICTURES, "Try 4.")] = 4
+    epochs: Annotated[int, Range(1, MOST_EPOCHS, "Try 4.")] = 5
+    batch: Annotated[int, Range(1, MOST_PICTURES, "Try 4.")] = 2
+    learning_rate: Annotated[
+        float,
+        Range(
+            1e-8,
+            LARGEST_RATE,
+            "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3.",
+        ),
+    ] = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
+    parameters: Annotated[str, OneOf(PARAMETERS)] = "mlp-final-attn"
+    direction: Annotated[str, OneOf(DIRECTIONS)] = "ascent"
+    captions: Annotated[str, OneOf(CAPTIONS)] = "auto"
+    fit: Annotated[str, OneOf(FITS)] = "stretch"
     flip: bool = True
 
     @classmethod

@@ -8,12 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.recent import Recent
+from engine.core.settings import Items, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.erasing._settings import taking
 from engine.erasing.rece import closed_form as cf
@@ -53,23 +54,29 @@ class Settings:
     `template_guides` the guide stands in the same sentence (UCE of 2025), else bare (2023).
     """
 
-    concepts: tuple[str, ...] = ("cat",)
-    guides: tuple[str, ...] = ("animal",)
-    retain: tuple[str, ...] = ()
+    concepts: Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_CONCEPTS, fewest=1)] = (
+        "cat",
+    )
+    guides: Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_CONCEPTS, fewest=1)] = (
+        "animal",
+    )
+    retain: Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_RETAINED)] = ()
     rule: Rule = "classic"
     technique: Technique = "replace"
     part: Part = "both"
     templates: Templates = "none"
     template_guides: bool = True
-    erase_scale: float = 1.0
-    preserve_scale: float | None = None
-    ridge: float = 0.5
-    epochs: int = 0
-    reg: float = 0.1
+    erase_scale: Annotated[float, Range(0, LARGEST_SCALE)] = 1.0
+    preserve_scale: Annotated[float | None, Range(0, LARGEST_SCALE)] = None
+    ridge: Annotated[float, Range(1e-6, LARGEST_SCALE)] = 0.5
+    epochs: Annotated[int, Range(0, MOST_EPOCHS)] = 0
+    reg: Annotated[float, Range(1e-6, LARGEST_SCALE)] = 0.1
     regulariser: cf.Regulariser = "zero"
-    epoch_retain: tuple[str, ...] | None = None
-    epoch_preserve_scale: float = 0.1
-    epoch_ridge: float = 0.1
+    epoch_retain: Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_RETAINED)] | None = (
+        None
+    )
+    epoch_preserve_scale: Annotated[float, Range(0, LARGEST_SCALE)] = 0.1
+    epoch_ridge: Annotated[float, Range(1e-6, LARGEST_SCALE)] = 0.1
 
     @classmethod
     def of(cls, **values: object) -> "Settings":

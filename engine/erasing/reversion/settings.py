@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.core import checks
 from engine.core.errors import BadInput
-from engine.core.settings import Items
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.erasing._learning import FITS, checked_pictures
 from engine.erasing._settings import taking
 from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
@@ -28,22 +28,24 @@ class Settings:
     (its code multiplies 2.5e-4 by the batch); here short runs at a larger rate.
     """
 
-    relation: str = "on top of"
+    relation: Annotated[str, OneOf(tuple(RELATIONS))] = "on top of"
     pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
-    descriptions: tuple[str, ...] = ()
-    count: int = 8
-    steps: int = 50
-    batch: int = 4
-    accumulation: int = 1
-    learning_rate: float = 1e-2
-    weight_decay: float = 1e-2
-    steer_weight: float = 0.01
-    positives: int = 4
-    tau: float = 0.07
-    alpha: float = 0.5
-    initialiser: str = "and"
-    placeholder: str = "<R>"
-    fit: str = "stretch"
+    descriptions: Annotated[
+        tuple[Annotated[str, Text(300)], ...], Items(MOST_PICTURES, separator="\n", blanks=False)
+    ] = ()
+    count: Annotated[int, Range(2, MOST_PICTURES, "The paper takes 4 to 10.")] = 8
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 120.")] = 50
+    batch: Annotated[int, Range(1, 16, "Try 4.")] = 4
+    accumulation: Annotated[int, Range(1, 16, "1 is enough for small pictures.")] = 1
+    learning_rate: Annotated[float, Range(1e-6, 1, "Try 0.01.")] = 1e-2
+    weight_decay: Annotated[float, Range(0, 1, "The paper takes 0.01.")] = 1e-2
+    steer_weight: Annotated[float, Range(0, 10, "The paper takes 0.01.")] = 0.01
+    positives: Annotated[int, Range(1, 56, "The paper takes 4.")] = 4
+    tau: Annotated[float, Range(0.001, 10, "The paper takes 0.07.")] = 0.07
+    alpha: Annotated[float, Range(0, 1, "The paper takes 0.5; 0 is uniform.")] = 0.5
+    initialiser: Annotated[str, Text(40)] = "and"
+    placeholder: Annotated[str, Text(40)] = "<R>"
+    fit: Annotated[str, OneOf(FITS)] = "stretch"
 
     @classmethod
     def of(cls, **given: Any) -> "Settings":

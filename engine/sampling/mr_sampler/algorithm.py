@@ -8,6 +8,7 @@ sampler interface in `engine.diffusion`; there is no sampling loop here.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from engine.core import rng
 from engine.core.errors import BadInput, ModelMismatch, SamplerError
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import Step
@@ -50,14 +52,18 @@ def run(
     seed: int,
     model: ModelRef | str = "mr-restore",
     picture: PictureSetting | None = None,
-    example: str = "flower",
-    task: str = "low_light",
-    strength: float = 0.5,
-    methods: Sequence[str] = ("mrs_ode_d_2", "posterior_strided", "posterior_released"),
-    nfe: int = 5,
-    spacing: str = "auto",
-    fit_target: str = AUTO,
-    curve: Sequence[int] = CURVE,
+    example: Annotated[str, OneOf(EXAMPLES)] = "flower",
+    task: Annotated[str, OneOf((*TASKS, UNKNOWN))] = "low_light",
+    strength: Annotated[float, Range(0, 1, "Try 0.5.")] = 0.5,
+    methods: Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(MOST_METHODS, fewest=1)] = (
+        "mrs_ode_d_2",
+        "posterior_strided",
+        "posterior_released",
+    ),
+    nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
+    fit_target: Annotated[str, Text(40)] = AUTO,
+    curve: Annotated[Sequence[Annotated[int, Range(1, MOST_NFE)]], Items(16)] = CURVE,
     plane: bool = False,
 ) -> Steps[Comparison]:
     """Up to four methods from one noise on a picture that is damaged here.
@@ -208,16 +214,16 @@ def restore(
     seed: int,
     model: ModelRef | str = "mr-restore",
     picture: PictureSetting | None = None,
-    example: str = "rocket",
-    task: str = UNKNOWN,
+    example: Annotated[str, OneOf(EXAMPLES)] = "rocket",
+    task: Annotated[str, OneOf((*TASKS, UNKNOWN))] = UNKNOWN,
     damage: bool = False,
-    strength: float = 0.5,
-    solver: str = "mrs_ode_d_2",
-    nfe: int = 5,
-    spacing: str = "auto",
-    fit_target: str = AUTO,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    strength: Annotated[float, Range(0, 1, "Try 0.5.")] = 0.5,
+    solver: Annotated[str, OneOf(METHODS)] = "mrs_ode_d_2",
+    nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
+    fit_target: Annotated[str, Text(40)] = AUTO,
+    tile: Annotated[int, Range(32, 1024, "Try 128.")] = TILE,
+    overlap: Annotated[int, Range(0, 512, "A quarter of the tile does well.")] = OVERLAP,
 ) -> Steps[Restored]:
     """A picture of any size, tile by tile.
 

@@ -9,13 +9,16 @@ from collections import OrderedDict
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters
 from engine.diffusion.solvers import find
@@ -31,6 +34,8 @@ from engine.sampling.nfe_lab.results import (
 from engine.sampling.nfe_lab.rewinding import rewind
 from engine.sampling.nfe_lab.scene import (
     GRIDS,
+    LONGEST_TEXT,
+    MOST_GUIDANCE,
     Clock,
     Scene,
     check_count,
@@ -53,18 +58,31 @@ FEWEST_FRAMES, LATENTS_DECODED_FAST = 5, 32 * 32
 def run(
     *,
     seed: int,
-    prompt: str = "a cat",
+    prompt: Annotated[str, Text(LONGEST_TEXT)] = "a cat",
     model: ModelRef | str = "world",
-    solvers: Sequence[str] = ("ddim", "dpmpp_2m"),
-    nfe: int = 10,
-    guidance_scale: float = 4.0,
-    negative: str = "",
-    grid: str = "trailing",
-    eta: float = 0.0,
-    height: int | None = None,
-    width: int | None = None,
-    curve: Sequence[int] = CURVE,
-    reference_nfe: int = 200,
+    solvers: Annotated[
+        Sequence[Annotated[str, Text(100)]],
+        Items(MOST_SOLVERS, fewest=1, advice="Two compare well."),
+    ] = (
+        "ddim",
+        "dpmpp_2m",
+    ),
+    nfe: Annotated[int, Range(1, MOST_NFE, "10 gives a good picture.")] = 10,
+    guidance_scale: Annotated[
+        float,
+        Range(
+            -MOST_GUIDANCE,
+            MOST_GUIDANCE,
+            "1 is none, 4 usual for the embedded world, 7.5 for Stable Diffusion.",
+        ),
+    ] = 4.0,
+    negative: Annotated[str, Text(LONGEST_TEXT)] = "",
+    grid: Annotated[str, OneOf(GRIDS)] = "trailing",
+    eta: Annotated[float, Range(0, 1, "0 is DDIM, 1 ancestral.")] = 0.0,
+    height: Annotated[int | None, Range(8, budgets.DRAWN_SIDE)] = None,
+    width: Annotated[int | None, Range(8, budgets.DRAWN_SIDE)] = None,
+    curve: Annotated[Sequence[Annotated[int, Range(1, MOST_NFE)]], Items(16)] = CURVE,
+    reference_nfe: Annotated[int, Range(1, MOST_REFERENCE_NFE, "200 is fine enough.")] = 200,
 ) -> Steps[Lab]:
     """Up to four solvers from the same noise, and how far each is from the end of the way.
 

@@ -6,7 +6,7 @@ returns to round-off. With another prompt on the way back, the picture is edited
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
+from engine.core.settings import Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid, timesteps
@@ -25,6 +26,8 @@ from engine.models import diffusion as checkpoints
 from engine.pictures import PictureSetting
 from engine.sampling.nfe_lab.results import Rewound, Way
 from engine.sampling.nfe_lab.scene import (
+    LONGEST_TEXT,
+    MOST_GUIDANCE,
     Scene,
     check_count,
     check_guidance,
@@ -46,15 +49,17 @@ Walk: TypeAlias = Callable[..., Iterator[tuple[Latents | Pair, Latents]]]
 def rewind(
     *,
     seed: int,
-    prompt: str = "a cat",
-    edit: str = "",
+    prompt: Annotated[str, Text(LONGEST_TEXT)] = "a cat",
+    edit: Annotated[str, Text(LONGEST_TEXT)] = "",
     model: ModelRef | str = "world",
     picture: PictureSetting | None = None,
-    steps: int = 25,
-    depth: float = 1.0,
-    guidance_scale: float = 4.0,
-    rewind_guidance: float = 1.0,
-    negative: str = "",
+    steps: Annotated[int, Range(1, MOST_STEPS, "25 is a good start.")] = 25,
+    depth: Annotated[float, Range(1e-6, 1, "1 is pure noise.")] = 1.0,
+    guidance_scale: Annotated[
+        float, Range(-MOST_GUIDANCE, MOST_GUIDANCE, "4 is usual for the embedded world.")
+    ] = 4.0,
+    rewind_guidance: Annotated[float, Range(-MOST_GUIDANCE, MOST_GUIDANCE, "1 is none.")] = 1.0,
+    negative: Annotated[str, Text(LONGEST_TEXT)] = "",
 ) -> Steps[Rewound]:
     """Run a picture to noise and back, by DDIM inversion and by a reversible solver.
 

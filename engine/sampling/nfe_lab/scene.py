@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.core.errors import AssetMissing, BadInput, SamplerError
+from engine.core import budgets
+from engine.core.errors import AssetMissing, BadInput, OutOfBudget, SamplerError
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion import adapters, grids, solvers
@@ -72,6 +73,7 @@ class Scene:
         if not isinstance(bundle, DiffusionBundle):
             raise BadInput(f"{bundle.card.title} is no text-to-image model.", "Choose another one.")
         path = from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
+        _check_area(bundle, height, width)
         shape = checkpoints.latent_shape(bundle, height, width)
         return cls(bundle, path, {}, None, 1.0, shape).told(prompt, negative, guidance)
 
@@ -151,6 +153,17 @@ class Scene:
         overrides = {**SPACINGS[grid], **ENDING}
         known = {setting: value for setting, value in overrides.items() if setting in accepted}
         return adapters.scheduler_like({**config, **known}, name)
+
+
+def _check_area(bundle: DiffusionBundle, height: int | None, width: int | None) -> None:
+    """Raises `OutOfBudget` for a picture far larger than the network's own."""
+    tall, wide, _ = checkpoints.own_size(bundle)
+    if (height or tall) * (width or wide) > budgets.DRAWN_AREA * tall * wide:
+        raise OutOfBudget(
+            f"{height or tall} x {width or wide} pixels are more than {budgets.DRAWN_AREA} times "
+            f"the area of this model's own pictures, {tall} x {wide}.",
+            "Take a smaller height or width.",
+        )
 
 
 def grid_of(path: Path, name: str, steps: int) -> Grid:

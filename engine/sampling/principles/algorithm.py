@@ -7,7 +7,7 @@ state in five readings. `guide` and `distil` are in files of their own.
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scipy.integrate import DOP853
 from engine.core import checks, rng
 from engine.core.errors import BadInput, SamplerError
 from engine.core.job import Progress, Steps, relay
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Kind, Model, Pred, combine
@@ -34,7 +35,14 @@ from engine.sampling.principles import (
 )
 from engine.sampling.principles.flow_map import distil
 from engine.sampling.principles.guidance import guide
-from engine.sampling.principles.world import VP, density, process_of, window, world_of
+from engine.sampling.principles.world import (
+    LONGEST_WORLD,
+    VP,
+    density,
+    process_of,
+    window,
+    world_of,
+)
 
 __all__ = ["distil", "guide", "run", "views"]
 
@@ -185,12 +193,14 @@ def reference(
 def run(
     *,
     seed: int,
-    world: str = THREE_MODES,
-    solvers: Sequence[str] = tuple(SOLVERS),
-    nfe: int = 8,
-    spacing: str = "uniform_lam",
-    particles: int = 64,
-    most: int = 256,
+    world: Annotated[str, Text(LONGEST_WORLD)] = THREE_MODES,
+    solvers: Annotated[
+        Sequence[Annotated[str, OneOf(SOLVERS)]], Items(len(SOLVERS), fewest=1)
+    ] = tuple(SOLVERS),
+    nfe: Annotated[int, Range(FEWEST, 128)] = 8,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "uniform_lam",
+    particles: Annotated[int, Range(1, 512)] = 64,
+    most: Annotated[int, Range(8, 1024)] = 256,
 ) -> Steps[Orders]:
     """Curves of the solvers at `nfe`, then their errors at 4, 8, 16 ... `most` evaluations."""
     names = _solvers(solvers)
@@ -344,12 +354,12 @@ def _solvers(names: object) -> tuple[str, ...]:
 def views(
     *,
     seed: int,
-    world: str = THREE_MODES,
-    process: str = "vp",
-    reading: str = "score",
-    t: float = 0.35,
-    x: float = -0.4,
-    y: float = 0.6,
+    world: Annotated[str, Text(LONGEST_WORLD)] = THREE_MODES,
+    process: Annotated[str, OneOf(PROCESSES)] = "vp",
+    reading: Annotated[str, OneOf(READINGS)] = "score",
+    t: Annotated[float, Range(0.01, 1)] = 0.35,
+    x: Annotated[float, Range(-2.5, 2.5)] = -0.4,
+    y: Annotated[float, Range(-2.5, 2.5)] = 0.6,
 ) -> Steps[Views]:
     """The field of one reading at noise level `t`, and all five at the state (x, y).
 

@@ -7,7 +7,7 @@ control by a hook or by a guided model.
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
+from engine.core.settings import OneOf, Range, Text
 from engine.core.shapes import Array, Float, UInt8
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, travel
 from engine.diffusion.grids import Grid
@@ -25,7 +26,7 @@ from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
 from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
 from engine.pictures import PictureSetting
-from engine.sampling.score_sde import TASKS
+from engine.sampling.score_sde import CORRECTORS, PREDICTORS, TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.particles import setting_of, steps_of
 from engine.sampling.score_sde.processes import LAST
@@ -47,12 +48,12 @@ def trip(
     *,
     seed: int,
     model: ModelRef | str = "score-subvp",
-    subject: str = "cat",
+    subject: Annotated[str, Text(100)] = "cat",
     picture: PictureSetting | None = None,
-    others: int = 3,
-    probes: int = 2,
-    tolerance: float = 1e-3,
-    nfe: int = 60,
+    others: Annotated[int, Range(0, 8)] = 3,
+    probes: Annotated[int, Range(1, 10)] = 2,
+    tolerance: Annotated[float, Range(1e-6, 0.1)] = 1e-3,
+    nfe: Annotated[int, Range(2, 1000)] = 60,
 ) -> Steps[Trip]:
     """A picture to its latent and back by the flow; other pictures from the same latent by the
     noisy equation; and the bits that the picture is worth, by `probes` probes at once.
@@ -144,13 +145,13 @@ def draw(
     *,
     seed: int,
     model: ModelRef | str = "score-ve",
-    predictor: str = "reverse_diffusion",
-    corrector: str = "langevin",
-    nfe: int = 60,
-    snr: float = 0.16,
-    corrections: int = 1,
+    predictor: Annotated[str, OneOf(PREDICTORS)] = "reverse_diffusion",
+    corrector: Annotated[str, OneOf(CORRECTORS)] = "langevin",
+    nfe: Annotated[int, Range(4, 2000)] = 60,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    corrections: Annotated[int, Range(1, 10)] = 1,
     denoise: bool = True,
-    count: int = 4,
+    count: Annotated[int, Range(1, 16)] = 4,
     with_flow: bool = True,
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
@@ -203,15 +204,15 @@ def control(
     *,
     seed: int,
     model: ModelRef | str = "score-ve",
-    task: str = "inpaint",
-    subject: str = "cat",
+    task: Annotated[str, OneOf(TASKS)] = "inpaint",
+    subject: Annotated[str, Text(100)] = "cat",
     picture: PictureSetting | None = None,
-    mask: str = "",
-    wanted: str = "penguin",
-    weight: float = 1.0,
-    nfe: int = 100,
-    snr: float = 0.16,
-    count: int = 3,
+    mask: Annotated[str, Text(256)] = "",
+    wanted: Annotated[str, Text(100)] = "penguin",
+    weight: Annotated[float, Range(0, 50)] = 1.0,
+    nfe: Annotated[int, Range(4, 2000)] = 100,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    count: Annotated[int, Range(1, 16)] = 3,
 ) -> Steps[Controlled]:
     """Paint a masked part anew, colour a gray picture, or draw an object by a noisy classifier.
 
