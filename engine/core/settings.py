@@ -293,3 +293,26 @@ def _opened(value: object) -> object:
     if isinstance(value, _Sealed):
         return value.rule.unpack(value.value)
     return tuple(map(_opened, value)) if isinstance(value, tuple) else value
+
+
+# ---------------------------------------------------------------------- in words
+
+
+def in_words(kind: object, rules: Sequence[object] = ()) -> str:
+    """What a setting takes, for help texts: "int, 1 to 100", "list of up to 4 texts"."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return in_words(inside[0], inside[1:])
+    if any(isinstance(rule, Packed) for rule in rules):
+        return "picture"
+    if origin in (Union, types.UnionType):
+        return in_words(next(one for one in inside if one is not type(None)), rules)
+    if origin in (tuple, list, Sequence):
+        most = (_rule(rules, Items) or Items()).most
+        return f"list of up to {most}, each {in_words(inside[0])}"
+    if (choice := _rule(rules, OneOf)) or origin is Literal:
+        return f"one of {', '.join(map(str, choice.options if choice else inside))}"
+    if bounds := _rule(rules, Range):
+        return f"{'whole number' if kind is int else 'number'}, {bounds.least:g} to {bounds.most:g}"
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    return names.get(kind, kind.__name__) if isinstance(kind, type) else "any"

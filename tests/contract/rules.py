@@ -16,7 +16,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -43,6 +43,12 @@ def job_of(entry: Entry, action: Action, settings: str = "quick") -> Job:
     model = ModelRef(entry.card.models[0]) if entry.card.models else None
     recipe = Recipe(entry.slug, action.name, model, getattr(action, settings), seed=7)
     return recipe.job(entry.target(action.name))
+
+
+def function_of(entry: Entry, action: Action) -> Callable[..., object]:
+    """The job function of an action."""
+    module, _, name = entry.target(action.name).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 # ---------------------------------------------------------------------- what is written down
@@ -131,8 +137,7 @@ def has_light_recipes(entry: Entry) -> None:
 def names_settings_that_fit_a_recipe(entry: Entry) -> None:
     """A setting that takes a name of the recipe itself could be neither linked nor run."""
     for action in entry.card.actions:
-        module, _, name = entry.target(action.name).partition(":")
-        settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        settings = set(inspect.signature(function_of(entry, action)).parameters)
         taken = settings & set(RESERVED) - {"model", "seed"}
         assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
 
@@ -140,9 +145,7 @@ def names_settings_that_fit_a_recipe(entry: Entry) -> None:
 def declares_its_settings(entry: Entry) -> None:
     """The signature of every action says all that a value may be, so that it is checked there."""
     for action in entry.card.actions:
-        module, _, name = entry.target(action.name).partition(":")
-        settings = settings_of(getattr(importlib.import_module(module), name))
-        for setting in settings.values():
+        for setting in settings_of(function_of(entry, action)).values():
             if setting.name != "model":
                 where = f"{entry.slug} {action.name}: {setting.name}"
                 assert is_bounded(setting.kind), f"{where} declares no bounds: {setting.kind}"
