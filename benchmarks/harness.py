@@ -38,6 +38,33 @@ CHROMIUM_ARGS = (
 )
 
 
+def post(url: str, body: object) -> bytes:
+    """Body of the answer to JSON; raises on an error status."""
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return reply.read()
+
+
+def opened(url: str, address: str, visitor: str) -> int:
+    """Opens a page as a browser does: the page, then what it asks for as it loads.
+
+    `url` is the base of the server. Gives the number of those questions; raises where one is
+    refused.
+    """
+    with urllib.request.urlopen(url + address.lstrip("/"), timeout=30) as reply:
+        described = DESCRIBED.search(reply.read().decode())
+    if described is None:
+        raise LookupError(f"{address} describes no page.")
+    events = [event for event in json.loads(described[1])["dependencies"] if asks(event)]
+    for event in events:
+        path = "queue/join" if event["queue"] else "run/predict"
+        body = {"data": [], "fn_index": event["id"], "session_hash": visitor}
+        post(f"{url}gradio_api/{path}", body)
+    return len(events)
+
+
 # Where a page holds its description.
 DESCRIBED = re.compile(r"window\.gradio_config = (\{.*?\});?</script>", re.DOTALL)
 
@@ -85,31 +112,6 @@ class Server:
         """Body of a GET request; raises on an error status."""
         with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=30) as reply:
             return reply.read()
-
-    def post(self, path: str, body: object) -> bytes:
-        """Body of the answer to JSON; raises on an error status."""
-        request = urllib.request.Request(
-            self.url + path.lstrip("/"),
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return reply.read()
-
-    def opened(self, address: str, visitor: str) -> int:
-        """Opens a page as a browser does: the page, then what it asks for as it loads.
-
-        Gives the number of those questions; raises where one is refused.
-        """
-        described = DESCRIBED.search(self.get(address).decode())
-        if described is None:
-            raise LookupError(f"{address} describes no page.")
-        events = [event for event in json.loads(described[1])["dependencies"] if asks(event)]
-        for event in events:
-            path = "queue/join" if event["queue"] else "run/predict"
-            body = {"data": [], "fn_index": event["id"], "session_hash": visitor}
-            self.post(f"/gradio_api/{path}", body)
-        return len(events)
 
     def seconds(self) -> float:
         """Processor time of the server process so far."""

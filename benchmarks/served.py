@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gradio_client import Client
 
 from benchmarks.bars import Bar
-from benchmarks.harness import ROOT, Server, serve
+from benchmarks.harness import ROOT, Server, opened, serve
 from engine.core.catalog import Entry, announced
 from engine.core.job import finish
 from engine.core.recipe import ModelRef, Recipe
@@ -80,7 +80,7 @@ def visitors() -> Iterator[Bar]:
             seconds = []
             for path in paths + links:
                 begin = time.perf_counter()
-                server.opened(path, f"visitor{number}") if path in links else server.get(path)
+                opened(server.url, path, f"visitor{number}") if path in links else server.get(path)
                 seconds.append(time.perf_counter() - begin)
             return seconds
 
@@ -117,10 +117,10 @@ def sessions(number: int = 100) -> Iterator[Bar]:
     """What each fresh visitor costs the server who opens one link and does nothing."""
     with serve() as server:
         link = link_of(next(iter(announced().values())))
-        server.opened(link, "first")  # templates and threads are there from now on
+        opened(server.url, link, "first")  # templates and threads are there from now on
         memory, seconds = server.megabytes(), server.seconds()
         for visitor in range(number):
-            server.opened(link, f"fresh{visitor}")
+            opened(server.url, link, f"fresh{visitor}")
         memory = (server.megabytes() - memory) / number
         seconds = (server.seconds() - seconds) / number
     yield Bar.at_most("memory of a fresh session", memory, 1, "MB")

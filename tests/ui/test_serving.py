@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 import tracemalloc
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,14 +13,26 @@ import pytest
 from gradio.state_holder import StateHolder
 
 import app
+from benchmarks.harness import opened, post
 from engine.core import budgets
 from engine.core.catalog import announced
+from engine.core.recipe import ModelRef, Recipe
 from engine.runners import local
 
 
 def config(url: str) -> dict:
     with urllib.request.urlopen(url, timeout=60) as reply:
         return json.load(reply)
+
+
+def drain(url: str) -> None:
+    """Waits until no run waits any more."""
+    for _ in range(120):
+        with urllib.request.urlopen(f"{url}gradio_api/queue/status", timeout=60) as reply:
+            if json.load(reply)["queue_size"] == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail("The queue did not drain.")
 
 
 def asked_on_opening(described: dict) -> list[dict]:
@@ -40,6 +53,25 @@ def test_a_page_without_a_recipe_asks_for_nothing_as_it_opens(toy: str):
 def test_a_link_is_restored_without_a_place_in_the_queue(toy: str, query: str):
     (event,) = asked_on_opening(config(f"{toy}config?{query}"))
     assert not event["queue"]
+
+
+def test_pages_open_while_the_queue_is_full(toy: str):
+    recipe = Recipe("ripple", params={"word": "pond", "steps": 6}, model=ModelRef("world"))
+    events = config(f"{toy}config")["dependencies"]
+    (run,) = [event["id"] for event in events if event["api_name"] == "ripple_run"]
+    refused = 0
+    for number in range(40):
+        body = {"data": [recipe.json()], "fn_index": run, "session_hash": f"runner{number}"}
+        try:
+            post(f"{toy}gradio_api/queue/join", body)
+        except urllib.error.HTTPError as full:
+            refused += full.code == 503
+    assert refused
+    link = f"/sample?{recipe.query()}"
+    with ThreadPoolExecutor(10) as pool:
+        asked = list(pool.map(lambda visitor: opened(toy, link, f"visitor{visitor}"), range(50)))
+    assert asked == [1] * 50
+    drain(toy)
 
 
 # ---------------------------------------------------------------------- sessions

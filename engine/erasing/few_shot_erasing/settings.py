@@ -1,15 +1,14 @@
 """The settings of an erasure, checked at the door, and the pictures and captions they lead to."""
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress
-from engine.core.settings import Items, OneOf, Range, Text
+from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
@@ -86,16 +85,17 @@ class Settings:
     flip: bool = True
 
     @classmethod
-    def of(cls, **given: Any) -> "Settings":
+    def of(cls, **given: object) -> "Settings":
         """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
-        given = {f.name: f.default for f in fields(cls)} | given
-        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "pictures")
-        if given["pictures"]:
-            given["source"] = "uploaded"
-        _check(given)
-        concept = " ".join(given["concept"].split())
-        rate = float(given["learning_rate"])
-        return cls(**given | {"concept": concept, "learning_rate": rate})
+        chosen = cls(**checked(cls, given))  # type: ignore[arg-type]
+        pictures = checked_pictures(chosen.pictures, MOST_PICTURES, "pictures")
+        concept = " ".join(chosen.concept.split())
+        if not concept:
+            raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+        if chosen.source == "uploaded" and not pictures:
+            raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
+        source = "uploaded" if pictures else chosen.source
+        return replace(chosen, concept=concept, source=source, pictures=pictures)
 
     @property
     def name(self) -> str:
@@ -127,33 +127,6 @@ class Settings:
 
 
 with_settings = taking(Settings)
-
-_COUNTS = {"count": MOST_PICTURES, "epochs": MOST_EPOCHS, "batch": MOST_PICTURES}
-_CHOICES = {
-    "kind": KINDS,
-    "source": SOURCES,
-    "parameters": PARAMETERS,
-    "direction": DIRECTIONS,
-    "captions": CAPTIONS,
-    "fit": FITS,
-}
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    concept = given["concept"]
-    if not isinstance(concept, str) or not concept.strip():
-        raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-    if len(concept) > 100:
-        raise BadInput("The concept has more than 100 characters.", "A word or two will do.")
-    for name, choices in _CHOICES.items():
-        checks.choice(name, given[name], choices)
-    checks.switch("flip", given["flip"])
-    for name, most in _COUNTS.items():
-        checks.count(name, given[name], 1, most, "Try 4.")
-    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3."
-    checks.number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
-    if given["source"] == "uploaded" and not given["pictures"]:
-        raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
 
 
 # ---------------------------------------------------------------------- captions

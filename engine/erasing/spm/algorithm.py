@@ -18,7 +18,7 @@ from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
-from engine.core.settings import Items, OneOf, Range, Text
+from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked
@@ -84,30 +84,11 @@ class Settings:
     @classmethod
     def of(cls, **values: object) -> "Settings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
-        given = {field.name: field.default for field in fields(cls)} | values
-        files = given["files"] or ()
-        if not isinstance(files, list | tuple) or len(files) > MOST_FILES:
-            raise BadInput(f"files must be a list of at most {MOST_FILES}.", "Upload fewer.")
-        concepts = checks.texts(given["concepts"], "concepts", MOST_CONCEPTS)
-        concepts = tuple(dict.fromkeys(text for text in concepts if text))
-        if not concepts and not files:
+        chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
+        concepts = tuple(dict.fromkeys(text for word in chosen.concepts if (text := word.strip())))
+        if not concepts and not chosen.files:
             raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-        anchor = given["anchor"]
-        if not isinstance(anchor, str) or len(anchor) > 300:
-            raise BadInput("anchor must be a short text.", 'Leave it empty, or try "animal".')
-        return cls(
-            concepts,
-            anchor.strip(),
-            checks.number("eta", given["eta"], 0, 10, "1 is the published value."),
-            checks.number("la_strength", given["la_strength"], 0, 1e6, "Try 100 to 1000."),
-            checks.count("anchors", given["anchors"], 0, 16, "4 is the published number."),
-            checks.count("iterations", given["iterations"], 1, 3000, "100 take some seconds."),
-            checks.number("learning_rate", given["learning_rate"], 1e-6, 0.1, "Try 0.003."),
-            checks.count("rank", given["rank"], 1, 16, "The paper's rank is 1."),
-            checks.switch("official_anchor_order", given["official_anchor_order"]),
-            checks.switch("fresh", given["fresh"]),
-            tuple(files),
-        )
+        return replace(chosen, concepts=concepts, anchor=chosen.anchor.strip())
 
     @property
     def plan(self) -> Plan:

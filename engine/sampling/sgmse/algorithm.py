@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 
 from engine.core import budgets
-from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, OneOf, Range, Text
@@ -61,7 +60,7 @@ def run(
         renew_above=renew_above,
         noise_share=noise_share,
     )
-    scene.check(clip, noise, noise_snr, reverb)
+    scene.check(clip, reverb)
     total = enhancing.evaluations(sampler, settings["steps"], corrector)
     yield Progress(0, total + 2, "Loading the model")
     here = Scene.open(
@@ -147,10 +146,8 @@ def compare(
 
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
-    scene.check(clip, noise, noise_snr, reverb)
+    scene.check(clip, reverb)
     shared = enhancing.checked(snr=snr, renew_above=renew_above, noise_share=noise_share)
-    if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
-        raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
         (name, nfe)
         for nfe in sorted(set(budgets))
