@@ -154,18 +154,18 @@ def test_a_method_that_needs_more_evaluations_says_so_and_the_others_go_on(compa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"nfe": 0}, "whole number from 1 to 100"),
-        ({"nfe": 101}, "whole number from 1 to 100"),
-        ({"curve": [0]}, "whole number"),
-        ({"methods": []}, "one to 4 different"),
-        ({"methods": ["heun", "heun"]}, "different"),
-        ({"methods": ["magic"]}, "no method"),
-        ({"task": "sadness"}, "no damage"),
-        ({"strength": 2.0}, "between 0 and 1"),
-        ({"strength": float("nan")}, "between 0 and 1"),
-        ({"spacing": "wide"}, "no spacing"),
+        ({"nfe": 0}, "nfe must be from 1 to 100"),
+        ({"nfe": 101}, "nfe must be from 1 to 100"),
+        ({"curve": [0]}, "curve must be from 1"),
+        ({"methods": []}, "methods takes 1 to 4 values"),
+        ({"methods": ["heun", "heun"]}, "named twice"),
+        ({"methods": ["magic"]}, 'methods cannot be "magic"'),
+        ({"task": "sadness"}, 'task cannot be "sadness"'),
+        ({"strength": 2.0}, "strength must be from 0 to 1"),
+        ({"strength": float("nan")}, "strength must be a number"),
+        ({"spacing": "wide"}, 'spacing cannot be "wide"'),
         ({"fit_target": "taste"}, "not trained to predict"),
-        ({"example": "nobody", "picture": None}, "no picture"),
+        ({"example": "nobody", "picture": None}, 'example cannot be "nobody"'),
         ({"picture": np.zeros((4, 40, 3), np.uint8)}, "40 x 4 pixels"),
         ({"picture": np.zeros((40, 40, 4), np.uint8)}, "three colours"),
     ],
@@ -247,10 +247,10 @@ def test_damage_done_here_is_measured(restored):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"tile": 3}, "32 to 1024"),
+        ({"tile": 3}, "tile must be from 32 to 1024"),
         ({"overlap": 20}, "overlap by 0 to 16"),
-        ({"nfe": 0}, "whole number"),
-        ({"solver": "magic"}, "no method"),
+        ({"nfe": 0}, "nfe must be"),
+        ({"solver": "magic"}, 'solver cannot be "magic"'),
     ],
 )
 def test_unusable_tiles_are_refused(restored, settings, said):

@@ -29,9 +29,6 @@ from engine.sampling.nfe_lab.scene import (
     LONGEST_TEXT,
     MOST_GUIDANCE,
     Scene,
-    check_count,
-    check_guidance,
-    check_texts,
     distance,
     small,
     verdicts,
@@ -69,11 +66,6 @@ def rewind(
     instead. `guidance_scale` is that of drawing and editing. `depth` is the share of the noise to
     go to: less keeps more of the picture in an edit.
     """
-    check_texts(prompt, edit, negative)
-    check_guidance(guidance_scale, rewind_guidance)
-    check_count("steps", steps, MOST_STEPS, "25 is a good start.")
-    if not 0 < depth <= 1:
-        raise BadInput(f"depth must be above 0 and at most 1, got {depth:g}.", "1 is pure noise.")
     _check_picture(picture)
     yield Progress(0, 1, "Loading the model")
     drawing = Scene.open(model, prompt, negative, guidance_scale)

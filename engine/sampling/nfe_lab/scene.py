@@ -206,28 +206,6 @@ def distance(z: Tensor, truth: Tensor) -> float:
     return float((z - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
-def check_texts(*texts: str) -> None:
-    for text in texts:
-        if len(text) > LONGEST_TEXT:
-            raise BadInput(
-                f"The text has {len(text)} characters.", f"Keep it under {LONGEST_TEXT}."
-            )
-
-
-def check_guidance(*scales: float) -> None:
-    for scale in scales:
-        if not -MOST_GUIDANCE <= scale <= MOST_GUIDANCE:
-            raise BadInput(
-                f"Guidance must lie between -{MOST_GUIDANCE} and {MOST_GUIDANCE}, got {scale:g}.",
-                "1 is none, 4 is usual for the embedded world, 7.5 for Stable Diffusion.",
-            )
-
-
-def check_count(name: str, count: int, most: int, advice: str) -> None:
-    if not 1 <= count <= most:
-        raise BadInput(f"{name} must be from 1 to {most}, got {count}.", advice)
-
-
 class Clock:
     """Seconds spent in the steps of a walk, and not in what is done between them."""
 

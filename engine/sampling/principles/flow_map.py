@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.job import Progress, Steps
 from engine.core.settings import OneOf, Range, Text
 from engine.core.shapes import Float, Int, Tensor
@@ -86,8 +86,6 @@ def distil(
 ) -> Steps[FlowMap]:
     """Train a flow map of the world, and compare one call of it with DDIM."""
     density = world_of(world)
-    target = checks.choice("target", target, TARGETS)
-    steps, batch = checks.count("steps", steps, 1, 20_000), checks.count("batch", batch, 8, 4096)
     bank_size = min(BANK, 8 * batch)
     starts = noised(density, bank_size, seed, "bank")
     teacher = yield from _kept(curves(density, starts), steps, "the teacher's curves")

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.settings import Range, Text
@@ -79,13 +79,10 @@ def guide(
             f'No mode of the world is of class "{str(of_class)[:20]}".',
             f"Its classes are {', '.join(labels)}; write one behind each mode.",
         )
-    w = checks.number("Guidance", guidance_scale, 0.0, 10.0)
-    steps = checks.count("steps", steps, 4, 256)
+    w = guidance_scale
     uncond = mixture(modes)
     cond = mixture(tuple(mode for mode in modes if mode.label == of_class))
-    start = rng.batch_noise(
-        checks.count("particles", particles, 8, 5000), (2,), seed, "start", dtype=torch.float64
-    )
+    start = rng.batch_noise(particles, (2,), seed, "start", dtype=torch.float64)
     log_tilted, grid_values = tilted(uncond, cond, w)
     shown = Guided(of_class, w, 1.0, start.numpy(), grid_values)
     flow = Flow(uncond, cond, w, start)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
@@ -62,10 +62,6 @@ def trip(
     which the sampler asks last.
     """
     class_index(subject)
-    others, probes = checks.count("others", others, 0, 8), checks.count("probes", probes, 1, 10)
-    tolerance = checks.number("tolerance", tolerance, 1e-6, 0.1)
-    nfe = checks.count("NFE", nfe, 2, 1000)
-    _check(picture)
     yield Progress(0, 40, "Loading the network")
     bundle = load_score(model)
     given = picture_of(bundle, subject, picture, seed)
@@ -156,7 +152,6 @@ def draw(
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
     settings = setting_of(predictor, corrector, snr, corrections)
-    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")
     bundle = load_score(model)
@@ -219,12 +214,8 @@ def control(
     `mask` marks what is to be painted anew, see `mask_of`; empty is the right half. VE networks
     sample with the Langevin corrector, the others without, as the paper does.
     """
-    checks.choice("task", task, TASKS)
     class_index(subject)
-    index, weight = class_index(wanted), checks.number("weight", weight, 0.0, 50.0)
-    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
-    snr = checks.number("snr", snr, 0.001, 5.0)
-    _check(picture)
+    index = class_index(wanted)
     hidden = mask_of(mask)
     yield Progress(0, nfe, "Loading the network")
     bundle = load_score(model)
@@ -369,10 +360,3 @@ MASK_HELP = "Use the brush, or write left, right, top, bottom or centre."
 def _fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     rows, columns = (np.arange(n) * 32 // n for n in size)
     return mask[rows][:, columns]
-
-
-def _check(picture: object) -> None:
-    if picture is None:
-        return
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[-1] != 3:
-        raise BadInput("The picture must be one of three colours.", "Upload a PNG or a JPEG.")

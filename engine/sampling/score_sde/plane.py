@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.job import Progress, Steps, relay
 from engine.core.settings import OneOf, Range
 from engine.diffusion.adaptive import log_likelihood, travel
@@ -40,12 +40,6 @@ def run(
 ) -> Steps[Returned]:
     """Points of a ring of eight modes to their latents and back by the flow; `others` ends of the
     noisy equation from each latent; log densities. `model` has no part in it."""
-    checks.choice("process", process, PROCESSES)
-    points, others = checks.count("points", points, 1, 12), checks.count("others", others, 1, 400)
-    nfe, tolerance = (
-        checks.count("NFE", nfe, 4, 1000),
-        checks.number("tolerance", tolerance, 1e-9, 0.1),
-    )
     world, path, last = ring(variance=0.01), process_of(process), LAST[process]
     x = spread(world, points, seed)
     net = world.model(path)
