@@ -25,7 +25,7 @@ from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
 from engine.erasing._settings import taking
 from engine.erasing._views import Prompts
-from engine.erasing.spm.files import FORMS, MOST_BYTES, baked, exported, read_text
+from engine.erasing.spm.files import FORMS, HEAD, MOST_BYTES, baked, exported, read_text
 from engine.erasing.spm.membrane import (
     METRICS,
     Membrane,
@@ -88,6 +88,8 @@ class Settings:
         concepts = tuple(dict.fromkeys(text for word in chosen.concepts if (text := word.strip())))
         if not concepts and not chosen.files:
             raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+        if not all(text.startswith(HEAD) for text in chosen.files):
+            raise BadInput("An adapter must be a safetensors file.", "Upload it again.")
         return replace(chosen, concepts=concepts, anchor=chosen.anchor.strip())
 
     @property
