@@ -545,10 +545,22 @@ def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
         link = (
             f'<a data-link id="{place}-link" href="{address}">Link to this run</a> '
             f'<button type="button" class="copy" data-copy="{place}-link">Copy link</button>'
+            f"{shared(recipe)}"
         )
     except BadInput as error:
         link = f'<span class="note">{escape(error)}</span>'
     return f'<div class="status done" role="status"><p>{escape(said)}</p><p>{link}</p></div>'
+
+
+def shared(recipe: Recipe) -> str:
+    """What a link gives away: the model it names is asked for by nothing but its digest."""
+    model = recipe.model
+    is_upload = model is not None and model.source.startswith("upload:")
+    named = [word for word, has in (("upload", is_upload), ("edits", model and model.edits)) if has]
+    if not named:
+        return ""
+    told = " and the ".join(named)
+    return f' <span class="note">Whoever has the link can use the {told} that it names.</span>'
 
 
 def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:

@@ -1,13 +1,16 @@
-"""How pages are served: described once, with the tab of the link open, and sent compressed."""
+"""How pages are served: described once, with the tab of the link open, sent compressed, and under
+no name but the server's own."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 Query = Mapping[str, str]
@@ -85,4 +88,28 @@ class CompressedPages(GZipMiddleware):
             await super().__call__(scope, receive, send)
 
 
-MIDDLEWARE = [Middleware(CompressedPages, compresslevel=6), Middleware(LinkedPages)]
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def hosts() -> list[str]:
+    """The names that a request may call this server by; "*" is any.
+
+    A server that only this machine reaches is asked for by its own names. A page of someone else
+    whose name leads to 127.0.0.1 could read it like its own pages, but calls it by that name.
+    REWIND_HOSTS adds names with commas between, of a proxy on this machine for instance; the
+    host of GRADIO_ROOT_PATH is one of them.
+    """
+    bound = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    is_shared = os.environ.get("GRADIO_SHARE", "").lower() in ("1", "true")
+    if is_shared or bound not in (*LOOPBACK, "::1"):
+        return ["*"]
+    named = os.environ.get("REWIND_HOSTS", "").split(",")
+    proxy = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname or ""
+    return [*LOOPBACK, *(name.strip() for name in [*named, proxy] if name.strip())]
+
+
+MIDDLEWARE = [
+    Middleware(TrustedHostMiddleware, allowed_hosts=hosts(), www_redirect=False),
+    Middleware(CompressedPages, compresslevel=6),
+    Middleware(LinkedPages),
+]

@@ -105,14 +105,14 @@ def scratch(parent: Path, what: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(parent: Path) -> None:
-    """Removes scratch folders and files below `parent` that nobody has touched for an hour."""
-    for pattern in (f"{SCRATCH}*", ".*.part"):
+def sweep(parent: Path, *patterns: str) -> None:
+    """Removes what nobody has touched for an hour: scratch folders and files below `parent`, or
+    what has a name of these patterns."""
+    for pattern in patterns or (f"{SCRATCH}*", ".*.part"):
         for left in parent.glob(pattern):
             with contextlib.suppress(OSError):
-                if left.stat().st_mtime >= time.time() - STALE_SECONDS:
-                    continue
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+                if left.stat().st_mtime < time.time() - STALE_SECONDS:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def mark_used(path: Path) -> None:
