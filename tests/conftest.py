@@ -48,7 +48,7 @@ def run_job():
 
 @pytest.fixture
 def full_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """`with full_disk(1000):` within the block no file grows above so many bytes, whoever writes."""
+    """`with full_disk(1000):` no file grows above so many bytes within the block, by any writer."""
     resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
 
     @contextmanager
