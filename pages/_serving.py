@@ -2,16 +2,21 @@
 no name but the server's own."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import anyio.from_thread
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.core.job import Job
+from engine.runners import Events, Runner, fetching
 
 Query = Mapping[str, str]
 
@@ -87,6 +92,63 @@ class CompressedPages(GZipMiddleware):
         else:
             await super().__call__(scope, receive, send)
 
+
+# ---------------------------------------------------------------------- the lane
+
+LANE = "cpu"
+
+
+def stepping_aside(demo: gr.Blocks, run: Runner) -> Runner:
+    """The runner of a served app: while a job waits for the Hub, the lane is free for others.
+
+    What computes waits in one lane (`pages._frame.LANE`), and an event is in it from its start to
+    its end; a download computes nothing.
+    """
+
+    def whole(job: Job) -> Events:
+        steps = fetching(job)
+        try:
+            first = next(steps)
+        except StopIteration as end:  # all is here, as nearly always
+            is_here = end.value
+        else:
+            with _aside(demo):
+                yield first
+                is_here = yield from steps
+        if is_here:
+            yield from run(job)
+
+    return whole
+
+
+@contextmanager
+def _aside(demo: gr.Blocks) -> Iterator[None]:
+    """Within the block the event that runs does not count in its lane.
+
+    Afterwards two may be in the lane until one of them ends; jobs take turns step by step.
+    """
+    lane = demo._queue.event_queue_per_concurrency_id.get(LANE)
+
+    def count(more: int) -> None:
+        if lane is not None:
+            lane.current_concurrency += more
+
+    _in_loop(count, -1)
+    try:
+        yield
+    finally:
+        _in_loop(count, 1)
+
+
+def _in_loop(change: Callable[[int], None], more: int) -> None:
+    """Calls a function in the thread of the event loop, where the queue counts."""
+    try:
+        anyio.from_thread.run_sync(change, more)
+    except RuntimeError:  # no worker thread of the loop: Gradio closes what was stopped in the loop
+        change(more)
+
+
+# ---------------------------------------------------------------------- names
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

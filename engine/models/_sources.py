@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 from engine.core.job import Steps, finish
 from engine.models import _hub, _uploads
-from engine.models._checks import SAFETENSORS_ONLY, Limits, check_size
+from engine.models._checks import SAFETENSORS_ONLY, Limits, check_size, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -50,12 +50,14 @@ LANGUAGE_FILES = re.compile(
 
 def from_hub(repo: str, revision: str | None, dtype: str, trusted: bool) -> tuple[Path, str]:
     """Folder and commit of a model of the Hub; see `fetch`."""
-    folder = finish(fetch(repo, revision, dtype, trusted))
+    folder = finish(fetch(repo, revision, lambda: dtype, trusted))
     return folder, folder.name
 
 
-def fetch(repo: str, revision: str | None, dtype: str, trusted: bool) -> Steps[Path]:
+def fetch(repo: str, revision: str | None, dtype: Callable[[], str], trusted: bool) -> Steps[Path]:
     """The folder of a model of the Hub; downloads the few files that are opened.
+
+    `dtype` is asked only where something is downloaded, as torch has to say what it is.
 
     Raises `AssetMissing` when it is not here and cannot be fetched, `OutOfBudget` when it is too
     large, `BadInput` when it holds no weights that are read.
@@ -63,10 +65,19 @@ def fetch(repo: str, revision: str | None, dtype: str, trusted: bool) -> Steps[P
     return (
         yield from _hub.fetch(
             _hub.Wanted(
-                repo, revision, lambda info: _wanted(info, dtype), is_complete, trusted=trusted
+                repo, revision, lambda info: _wanted(info, dtype()), is_complete, trusted=trusted
             )
         )
     )
+
+
+def tower_of(folder: Path) -> str:
+    """The vision tower that a LLaVA checkpoint names and does not bring; empty for others."""
+    config = folder / "config.json"
+    if (folder / "vision_tower").is_dir() or not config.is_file():
+        return ""
+    named = read_json(config).get("mm_vision_tower")
+    return named if isinstance(named, str) and HUB_ID.fullmatch(named) else ""
 
 
 def is_complete(folder: Path) -> bool:
@@ -77,7 +88,7 @@ def is_complete(folder: Path) -> bool:
         return any(folder.glob("*.safetensors"))
     try:
         index = json.loads((folder / "model_index.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     parts = [part for part in COMPONENTS if isinstance(index, dict) and index.get(part)]
     return bool(parts) and all(any((folder / part).glob("*.safetensors")) for part in parts)

@@ -180,15 +180,27 @@ def resolve(ref: ModelRef) -> ModelRef:
 
 
 def fetch(ref: ModelRef) -> Steps[None]:
-    """Brings a model of the Hub to this machine, its bytes as progress; leaves others alone."""
+    """Brings a model of the Hub to this machine, its bytes as progress; leaves others alone.
+
+    So with the vision tower that a LLaVA checkpoint names.
+    """
     from engine.models import _sources
 
     card = MODELS.get(ref.source)
-    if card is not None and not card.sha256:
-        source, revision = card.hub, ref.revision or card.revision
-        yield from _sources.fetch(source, revision, policy("auto", "auto")[1], True)
-    elif card is None and _sources.is_on_hub(ref.source):
-        yield from _sources.fetch(ref.source, ref.revision, policy("auto", "auto")[1], False)
+    if card is not None and card.sha256:
+        return
+
+    def dtype() -> str:
+        return policy("auto", "auto")[1]
+
+    if card is not None:
+        folder = yield from _sources.fetch(card.hub, ref.revision or card.revision, dtype, True)
+    elif _sources.is_on_hub(ref.source):
+        folder = yield from _sources.fetch(ref.source, ref.revision, dtype, False)
+    else:
+        folder = _sources.from_user(ref.source)
+    if tower := _sources.tower_of(folder):
+        yield from _sources.fetch(tower, None, lambda: "float32", False)
 
 
 def fetch_adapter(source: str) -> Steps[None]:

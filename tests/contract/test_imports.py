@@ -105,7 +105,7 @@ def layer_of(path: Path) -> Layer:
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
             ours | {"pages._"} | ({"pages"} if path.name == "__init__.py" else set()),
-            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi"},
+            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi", "anyio"},
         )
     return _engine_layer(path, numbers)
 
