@@ -16,7 +16,8 @@ import gradio as gr
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
-from pages._serving import MIDDLEWARE, Suite, stepping_aside
+from pages._lane import stepping_aside
+from pages._serving import MIDDLEWARE, Suite
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:

@@ -34,8 +34,8 @@ from engine.core.job import Done, Event, Failed, Job, Progress
 from engine.core.recipe import Recipe
 from engine.pictures import HEAD, from_text, unpacked
 from engine.results import files_of
+from pages import _lane
 from pages import _parts as parts
-from pages import _serving
 from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
 from pages._parts import escape
@@ -47,7 +47,7 @@ Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
 Values = Mapping[str, object]
 
 # Everything that computes waits in one lane, so that two cores serve one job at a time.
-LANE = {"concurrency_id": _serving.LANE, "concurrency_limit": 1}
+LANE = {"concurrency_id": _lane.LANE, "concurrency_limit": 1}
 SECONDS_BETWEEN_DRAWINGS = 0.12
 LARGEST_SEED = 2**31 - 1
 LONGEST_SHOWN = 5000

@@ -1,22 +1,17 @@
-"""How pages are served: described once, with the tab of the link open, sent compressed, and under
-no name but the server's own."""
+"""How pages are served: described once, with the tab of the link open, and sent compressed."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-import anyio.from_thread
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engine.core.job import Job
-from engine.runners import Events, Runner, fetching
+from pages._hosts import hosts
 
 Query = Mapping[str, str]
 
@@ -91,83 +86,6 @@ class CompressedPages(GZipMiddleware):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-
-# ---------------------------------------------------------------------- the lane
-
-LANE = "cpu"
-
-
-def stepping_aside(demo: gr.Blocks, run: Runner) -> Runner:
-    """The runner of a served app: while a job waits for the Hub, the lane is free for others.
-
-    What computes waits in one lane (`pages._frame.LANE`), and an event is in it from its start to
-    its end; a download computes nothing.
-    """
-
-    def whole(job: Job) -> Events:
-        steps = fetching(job)
-        try:
-            first = next(steps)
-        except StopIteration as end:  # all is here, as nearly always
-            is_here = end.value
-        else:
-            with _aside(demo):
-                yield first
-                is_here = yield from steps
-        if is_here:
-            yield from run(job)
-
-    return whole
-
-
-@contextmanager
-def _aside(demo: gr.Blocks) -> Iterator[None]:
-    """Within the block the event that runs does not count in its lane.
-
-    Afterwards two may be in the lane until one of them ends; jobs take turns step by step.
-    """
-    lane = demo._queue.event_queue_per_concurrency_id.get(LANE)
-
-    def count(more: int) -> None:
-        if lane is not None:
-            lane.current_concurrency += more
-
-    _in_loop(count, -1)
-    try:
-        yield
-    finally:
-        _in_loop(count, 1)
-
-
-def _in_loop(change: Callable[[int], None], more: int) -> None:
-    """Calls a function in the thread of the event loop, where the queue counts."""
-    try:
-        anyio.from_thread.run_sync(change, more)
-    except RuntimeError:  # no worker thread of the loop: Gradio closes what was stopped in the loop
-        change(more)
-
-
-# ---------------------------------------------------------------------- names
-
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-
-
-def hosts() -> list[str]:
-    """The names that a request may call this server by; "*" is any.
-
-    A server that only this machine reaches is asked for by its own names. A page of someone else
-    whose name leads to 127.0.0.1 could read it like its own pages, but calls it by that name.
-    REWIND_HOSTS adds names with commas between, of a proxy on this machine for instance; the
-    host of GRADIO_ROOT_PATH is one of them.
-    """
-    bound = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    is_shared = os.environ.get("GRADIO_SHARE", "").lower() in ("1", "true")
-    if is_shared or bound not in (*LOOPBACK, "::1"):
-        return ["*"]
-    named = os.environ.get("REWIND_HOSTS", "").split(",")
-    proxy = urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname or ""
-    return [*LOOPBACK, *(name.strip() for name in [*named, proxy] if name.strip())]
 
 
 MIDDLEWARE = [

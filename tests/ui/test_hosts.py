@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from engine.core.recipe import ModelRef, Recipe
-from pages import _frame, _serving
+from pages import _frame, _hosts, _serving
 
 VARIABLES = ("GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH", "REWIND_HOSTS")
 
@@ -23,9 +23,7 @@ def answer(monkeypatch: pytest.MonkeyPatch):
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         trusted = _serving.MIDDLEWARE[0]
-        middleware = Middleware(
-            trusted.cls, **{**trusted.kwargs, "allowed_hosts": _serving.hosts()}
-        )
+        middleware = Middleware(trusted.cls, **{**trusted.kwargs, "allowed_hosts": _hosts.hosts()})
         page = Route("/sample", lambda request: PlainTextResponse("the page"))
         client = TestClient(Starlette(routes=[page], middleware=[middleware]))
         return client.get("/sample", headers={"host": host}).status_code

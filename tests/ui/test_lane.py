@@ -13,7 +13,8 @@ from engine.core.job import Done, Job, Progress
 from engine.core.recipe import ModelRef
 from engine.models import _hub
 from pages._frame import LANE
-from pages._serving import Suite, stepping_aside
+from pages._lane import stepping_aside
+from pages._serving import Suite
 from tests.hub import FakeHub
 from tests.loras import peft_folder
 
