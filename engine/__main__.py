@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import faithfulness
+from engine.core import disk
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
@@ -34,7 +35,7 @@ from engine.models import library
 from engine.pictures import as_text, at_most, opened, unpacked
 from engine.results import files_of
 from engine.runners import runner
-from engine.sounds import from_file
+from engine.sounds import SUFFIXES, from_file
 
 HELP = ("--help", "-h", "help")
 OURS = ("out", "runner", "recipe")
@@ -243,7 +244,7 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
             flags += [name] if value is None else [name, value]
         elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
             flags += [name, json.dumps(as_text(at_most(opened(value))))]
-        elif Path(value).suffix.lower() == ".wav" and "recording" in setting:
+        elif Path(value).suffix.lower() in SUFFIXES and "recording" in setting:
             flags += [name, json.dumps(_recording(Path(value)))]
         else:
             flags += [name, _as_json(value, kind)]
@@ -295,7 +296,9 @@ def _print_settings(entry: Entry, action: str, function: Callable[..., object]) 
 
 def _file_kind(setting: str) -> str:
     """What is read from a file into a setting of this name, if anything is."""
-    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV file"}.get(setting, "")
+    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV, FLAC, Ogg, MP3 file"}.get(
+        setting, ""
+    )
 
 
 def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
@@ -378,14 +381,8 @@ def _save(result: object, recipe: Recipe, folder: Path | None) -> None:
         if len(files) > 2:
             print(f"{len(files) - 2} pictures and tables were not saved: add --out FOLDER.")
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise AssetMissing(
-            f"{folder} cannot be written ({error.strerror}).", "Choose another --out."
-        ) from None
+    for name, content in files.items():
+        disk.write(folder / name, [content])
     print(f"{folder}: {', '.join(sorted(files))}")
 
 

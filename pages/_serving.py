@@ -8,7 +8,10 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pages._hosts import hosts
 
 Query = Mapping[str, str]
 
@@ -85,4 +88,8 @@ class CompressedPages(GZipMiddleware):
             await super().__call__(scope, receive, send)
 
 
-MIDDLEWARE = [Middleware(CompressedPages, compresslevel=6), Middleware(LinkedPages)]
+MIDDLEWARE = [
+    Middleware(TrustedHostMiddleware, allowed_hosts=hosts(), www_redirect=False),
+    Middleware(CompressedPages, compresslevel=6),
+    Middleware(LinkedPages),
+]

@@ -20,6 +20,7 @@ OPTIONAL = {"spaces", "ray"}
 THROUGH = {
     "starlette": "gradio",
     "fastapi": "gradio",
+    "anyio": "gradio",
     "httpx": "huggingface_hub",
     "tokenizers": "transformers",
 }

@@ -16,17 +16,15 @@ import json
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
+from engine.core.disk import Bytes
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
-
-Bytes: TypeAlias = bytes | memoryview
 
 NO_DIGEST = "0" * 64
 LARGEST_HEADER = 32 << 20
@@ -129,30 +127,6 @@ def check_content(path: Path) -> PatchHeader:
                 "Export the patch again.",
             )
     return header
-
-
-def write_atomically(path: Path, pieces: Iterable[Bytes]) -> None:
-    """Writes a file all or nothing: a reader sees the old one or the new one, whole.
-
-    Raises `AssetMissing` when the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AssetMissing(
-            f"{path.name} could not be written: {error.strerror or error}.",
-            "Free some disk space, or set REWIND_HOME to a folder that can be written.",
-        ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 def _canonical(texts: Mapping[str, str]) -> str:

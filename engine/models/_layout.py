@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
+from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
 from engine.models._checks import TensorInfo, is_text_map, read_json, refuse, weight_files
 
 if TYPE_CHECKING:
@@ -314,7 +314,25 @@ def _is_xl_autoencoder(network: nn.Module) -> bool:
 
 
 def tokenizer(folder: Path) -> "CLIPTokenizer":
-    """A CLIP tokenizer, from vocab.json and merges.txt or from tokenizer.json."""
+    """A CLIP tokenizer, from vocab.json and merges.txt or from tokenizer.json.
+
+    Raises `BadInput` or `AssetMissing` when the files make none.
+    """
+    try:
+        made = _tokenizer(folder)
+        made([""], padding="max_length", truncation=True, max_length=made.model_max_length)
+    except EngineError:
+        raise
+    except Exception as error:
+        # The library answers odd files with any exception there is.
+        raise BadInput(
+            f"The files in {folder.name} do not make a tokenizer ({type(error).__name__}).",
+            "Export or download the model again.",
+        ) from error
+    return made
+
+
+def _tokenizer(folder: Path) -> "CLIPTokenizer":
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     path = folder / "tokenizer_config.json"

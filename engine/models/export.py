@@ -8,16 +8,22 @@ so do we. Beside the weights lie a README with licence and edits, and `undo/` wi
 edit: taken off in the order last to first they give back every bit of the base.
 """
 
+import errno
 import json
+import os
+import re
 import shutil
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from engine.core.errors import AssetMissing, BadInput
+from engine.core import disk
+from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import ModelRef
 from engine.core.store import default_store
@@ -38,24 +44,18 @@ def run(*, seed: int, model: ModelRef, folder: str, as_zip: bool = False) -> Ste
     if as_zip:
         target = target.with_name(f"{target.name}.zip")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise BadInput(f"{target} is there already.", "Choose a new or empty folder.")
+        raise BadInput(f"{target.name} is there already.", "Choose a new or empty folder.")
     bundle = load(model, dtype="auto")
     if not isinstance(bundle, DiffusionBundle):
         raise BadInput(f"{bundle.card.title} cannot be exported.", "Choose a diffusion model.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = Path(scratch, "model")
-            yield from _write(bundle, made)
-            if as_zip:
-                made = _zipped(made, Path(scratch, "model.zip"))
-            if target.is_dir():
-                target.rmdir()
-            made.replace(target)
-    except OSError as error:
-        raise AssetMissing(
-            f"{target} cannot be written ({error.strerror}).", "Choose another folder."
-        ) from error
+    with disk.scratch(target.parent, "The model") as scratch:
+        made = scratch / "model"
+        yield from _write(bundle, made)
+        if as_zip:
+            made = _zipped(made, scratch / "model.zip")
+        if target.is_dir():
+            target.rmdir()
+        made.replace(target)
     return str(target)
 
 
@@ -90,8 +90,20 @@ def _save_weights(folder: Path, part: str, network: nn.Module) -> None:
     if is_text and not any(name.startswith("text_model.") for name in state):
         state = {f"text_model.{name}": tensor for name, tensor in state.items()}
     stem = "model" if is_text else "diffusion_pytorch_model"
-    save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    with writing_tensors():
+        save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
     _note_changes(folder / "config.json", network)
+
+
+@contextmanager
+def writing_tensors() -> Iterator[None]:
+    """Within the block the library's own error for a disk that cannot be written is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
 
 
 def _note_changes(config: Path, network: nn.Module) -> None:

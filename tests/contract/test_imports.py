@@ -22,7 +22,17 @@ FAMILIES = {family.package for family in Family}
 # What a page may know of the engine; all of it is light (see the fresh process below).
 LIGHT_CORE = {
     f"engine.core.{name}"
-    for name in ("catalog", "errors", "job", "patch_file", "recipe", "stack", "store", "trace")
+    for name in (
+        "catalog",
+        "disk",
+        "errors",
+        "job",
+        "patch_file",
+        "recipe",
+        "stack",
+        "store",
+        "trace",
+    )
 }
 
 
@@ -95,7 +105,7 @@ def layer_of(path: Path) -> Layer:
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
             ours | {"pages._"} | ({"pages"} if path.name == "__init__.py" else set()),
-            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi"},
+            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi", "anyio"},
         )
     return _engine_layer(path, numbers)
 
@@ -130,7 +140,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
     if part == "sounds.py":
-        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy"}))
+        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy", "soundfile"}))
     return Layer({"engine.core"}, {"numpy", "PIL"})
 
 

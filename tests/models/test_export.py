@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.core.errors import BadInput, EngineError
+from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Job, Progress, events
 from engine.core.patch import Patch, default_store
 from engine.core.recipe import Recipe
@@ -111,8 +111,19 @@ def test_a_folder_that_is_not_empty_is_left_alone(tiny, tmp_path):
 
 
 def test_an_unwritable_place_is_named(tiny):
-    with pytest.raises(EngineError, match="cannot be written"):
+    with pytest.raises(EngineError, match="could not be written") as refused:
         export(ModelRef(str(tiny["sd1"])), Path("/proc/no/such"))
+    assert "/proc" not in str(refused.value)
+
+
+@pytest.mark.parametrize("most", [100, 30_000, 300_000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path, full_disk, most):
+    """The settings, the weights or the zip do not fit."""
+    source = ModelRef(str(tiny["sd1"]))
+    load(source)
+    with full_disk(most), pytest.raises(AssetMissing, match="The model could not be written: File"):
+        export(source, tmp_path / "place" / "out", as_zip=True)
+    assert not list((tmp_path / "place").iterdir())
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tiny, tmp_path):

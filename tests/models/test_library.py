@@ -428,3 +428,40 @@ def test_preload_says_in_the_log_what_it_could_not_load(asset, caplog):
     library.preload("toy", "nothing", device="cpu")
     assert "nothing was not loaded ahead" in caplog.text
     assert len(library.CACHE) == 1
+
+
+def test_an_edit_keeps_its_base_in_the_cache():
+    cache, made = Cache(limit_bytes=10), []
+
+    def get(key: str, size: int, on: str | None = None) -> str:
+        def make() -> str:
+            if on is not None:
+                get(on, 8)
+            made.append(key)
+            return key
+
+        return cache.get(key, make, lambda _: size, on=on)
+
+    get("edit", 1, on="base")
+    get("other", 2)  # together 11: the edit goes before the base that it rests on
+    assert cache.bytes == 10
+    get("edit", 1, on="base")
+    assert made == ["base", "edit", "other", "edit"]
+    get("large", 9)
+    assert cache.bytes == 9
+
+
+def test_a_base_that_fills_the_cache_is_loaded_once_for_all_its_edits(tiny, store, monkeypatch):
+    source = str(tiny["sd1"])
+    base = load(ModelRef(source))
+    digests = [store.put(patch_for(base, seed)) for seed in range(3)]
+    library.CACHE.clear()
+    monkeypatch.setattr(library.CACHE, "limit_bytes", 1000)
+    reads = []
+    honest = library._read
+    monkeypatch.setattr(library, "_read", lambda *a: reads.append(a) or honest(*a))
+    for digest in [*digests, *digests]:
+        load(ModelRef(source, edits=(digest,)))
+    assert len(reads) == 1
+    weight = base.unet.conv_in.weight.nbytes
+    assert library.CACHE.bytes == library._bytes(base) + weight

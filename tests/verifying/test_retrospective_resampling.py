@@ -447,6 +447,9 @@ def test_phrases_of_equal_doubt_are_kept_together():
         ("phrase,p_un,grounded\na dog,0.5,yes\na cat,,no", "Line 3"),
         ("phrase,p_un,grounded\na dog,0.5,perhaps", "Line 2"),
         ("phrase,p_un,grounded\na dog,nan,yes", "Line 2"),
+        (" \n ", "columns p_un and grounded"),
+        (f"phrase,p_un,grounded\n{'a' * 200_000},0.5,yes", "cannot be read"),
+        ('phrase,p_un,grounded\n"' + 100_000 * "a,\n", "cannot be read"),
     ],
 )
 def test_a_csv_that_cannot_be_used_names_its_line(text, said):

@@ -20,8 +20,9 @@ from engine.core.recipe import Plain, Recipe
 from engine.core.reversible import compare
 from engine.core.rng import generator
 from engine.core.shapes import Float, Tensor
+from engine.models._sources import HUB_ID
 from engine.models.language import LanguageBundle
-from engine.models.library import HUB_ID, fork, resolve
+from engine.models.library import fork, resolve
 from engine.models.tensor_file import TensorFile
 from engine.verifying.revthink import extract, teachers
 from engine.verifying.revthink import fleet as fl
