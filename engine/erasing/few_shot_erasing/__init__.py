@@ -12,7 +12,8 @@ word is named to take its place; the prompt drifts to whatever lies near.
 
 **Nothing stops it.** $-E$ has no lower bound, so the number of steps is the only brake. With Adam
 every weight moves by about one learning rate a step, whatever the size of the loss: turn the rate
-or the steps, never the loss. There is a window in which the concept is gone and most of the rest is
+or the steps, never the loss. (The released code offers AdamW, Adadelta and Adagrad as well; their
+steps have other sizes, so each wants its own rate.) There is a window in which the concept is gone and most of the rest is
 there; after it everything goes. The curve of collateral damage shows the window, and the slider
 under the pictures goes back through the epochs. Epoch 0 is the original, bit for bit.
 
@@ -57,6 +58,7 @@ COMPARED = (
     "ESD-x",
     "random edit",
 )
+OPTIMIZERS = ("Adam", "AdamW", "Adadelta", "Adagrad")
 SOURCES = ("drawn", "generated", "uploaded", "unrelated")
 
 _QUICK: dict[str, Plain] = {"concept": "cat", "count": 2, "epochs": 2}
