@@ -305,6 +305,7 @@ def test_card_names_actions_that_run(tiny, run_job):
 # ---------------------------------------------------------------------- the measured claim
 
 
+@pytest.mark.slow
 def test_bench_measures_curves_and_intervals(tiny, run_job, monkeypatch):
     counts = {"mrs_ode_d_2": (1, 10), "posterior_strided": (10,), "posterior_released": (10, 100)}
     monkeypatch.setattr(bench, "COUNTS", counts)
