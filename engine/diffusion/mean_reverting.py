@@ -120,8 +120,9 @@ def mrs_grid(
         case "linear-lambda":
             grid = uniform_lam(path, steps, start=start)
         case "karras-n" if isinstance(path, UntiedPath):
-            roots = path.kappa(np.array([path.t_max, path.t_min])) ** (1 / rho)
-            grid = timesteps(path.t_of_kappa(np.linspace(*roots, steps + 1) ** rho))
+            first, last = (float(path.kappa(t)) ** (1 / rho) for t in (path.t_max, path.t_min))
+            times = path.t_of_kappa(np.linspace(first, last, steps + 1) ** rho)
+            grid = timesteps(np.asarray(times))
         case "karras-n":
             grid = karras(path, steps, rho=rho, start=start)
         case "karras-t":

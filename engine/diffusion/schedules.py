@@ -258,13 +258,13 @@ def mean_reverting_released(
         "mean_reverting_released",
         _interpolation(times, a),
         _interpolation(times, s),
-        lambda value: np.interp(value, lam[::-1], times[::-1]),
+        lambda value: np.interp(_real(value), lam[::-1], times[::-1]),
         t_max=times[-1],
         t_min=0.0,
         t_zero=None,
         prior_std=level,
         lam_at=_interpolation(times, lam),
-        t_of_kappa=lambda value: np.interp(value, s / a, times),
+        t_of_kappa=lambda value: np.interp(_real(value), s / a, times),
     )
 
 
@@ -290,6 +290,10 @@ def from_alphas_cumprod(alphas_cumprod: Sequence[float] | NDArray[np.floating]) 
         t_min=0.0,
         t_zero=-1.0,
     )
+
+
+def _real(value: Level) -> NDArray[np.float64]:
+    return np.asarray(value, dtype=np.float64)
 
 
 def _vp_noise(log_a: Callable[[Level], Level]) -> Callable[[Level], Level]:
