@@ -267,6 +267,10 @@ def _kinds(function: Callable[..., object]) -> dict[str, object]:
 
 
 def _as_json(value: str, kind: object) -> str:
+    if type(None) in (choices := typing.get_args(kind)):  # a setting that may be left unset
+        if value == "null":
+            return value
+        kind = next(choice for choice in choices if choice is not type(None))
     if kind is str and not (value.startswith('"') and value.endswith('"')):
         return json.dumps(value)
     if kind is float and value.lstrip("+-").isdecimal():

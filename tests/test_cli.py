@@ -112,6 +112,21 @@ def test_lists_may_be_written_with_commas(capsys):
     assert json.loads(capsys.readouterr().out) == ["a", "a"]
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "told"),
+    [
+        ("0,1", tuple[int, ...] | None, "[0, 1]"),
+        ("a, b", list[str] | None, '["a", "b"]'),
+        ("7", str | None, '"7"'),
+        ("2", float | None, "2.0"),
+        ("null", str | None, "null"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_may_be_left_unset_is_read_like_the_others(value, kind, told):
+    assert cli._as_json(value, kind) == told
+
+
 def test_a_picture_is_read_from_its_file(tmp_path):
     given = tmp_path / "given.png"
     Image.fromarray(np.full((2, 2, 3), 77, np.uint8)).save(given)

@@ -12,7 +12,8 @@ from engine.core.job import Progress
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
-from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing.ascent import Optimizer
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, draw
@@ -60,7 +61,8 @@ class Settings:
 
     `source` is "drawn" (by the renderer of the embedded world), "generated" (by the model itself),
     "uploaded", or "unrelated" (the control: pictures of other things). `captions` "auto" takes the
-    published ones, except on the embedded model.
+    published ones, except on the embedded model. `optimizer` and what follows it is named as in
+    torch.optim; Adadelta and Adagrad make no use of the betas.
     """
 
     concept: str = "cat"
@@ -71,6 +73,11 @@ class Settings:
     epochs: int = 5
     batch: int = 2
     learning_rate: float = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
+    optimizer: str = "Adam"
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 1e-8
     parameters: str = "mlp-final-attn"
     direction: str = "ascent"
     captions: str = "auto"
@@ -86,13 +93,18 @@ class Settings:
             given["source"] = "uploaded"
         _check(given)
         concept = " ".join(given["concept"].split())
-        rate = float(given["learning_rate"])
-        return cls(**given | {"concept": concept, "learning_rate": rate})
+        numbers = {name: float(given[name]) for name in _NUMBERS}
+        return cls(**given | {"concept": concept} | numbers)
 
     @property
     def name(self) -> str:
         """The name of the edit on the shelf."""
         return f"forget {self.concept[:60]}"
+
+    @property
+    def steps_by(self) -> Optimizer:
+        betas = (self.beta1, self.beta2)
+        return Optimizer(self.optimizer, self.learning_rate, betas, self.eps, self.weight_decay)
 
     @property
     def updates(self) -> int:
@@ -124,10 +136,22 @@ _COUNTS = {"count": MOST_PICTURES, "epochs": MOST_EPOCHS, "batch": MOST_PICTURES
 _CHOICES = {
     "kind": KINDS,
     "source": SOURCES,
+    "optimizer": OPTIMIZERS,
     "parameters": PARAMETERS,
     "direction": DIRECTIONS,
     "captions": CAPTIONS,
     "fit": FITS,
+}
+_NUMBERS = {
+    "learning_rate": (
+        1e-8,
+        LARGEST_RATE,
+        "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3.",
+    ),
+    "beta1": (0.0, 0.9999, "The published code takes 0.9."),
+    "beta2": (0.0, 0.99999, "The published code takes 0.98."),
+    "eps": (1e-12, 1.0, "The published code takes 1e-6."),
+    "weight_decay": (0.0, 1.0, "The published code takes 1e-8."),
 }
 
 
@@ -142,8 +166,8 @@ def _check(given: Mapping[str, Any]) -> None:
     checks.switch("flip", given["flip"])
     for name, most in _COUNTS.items():
         checks.count(name, given[name], 1, most, "Try 4.")
-    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3."
-    checks.number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
+    for name, (least, largest, advice) in _NUMBERS.items():
+        checks.number(name, given[name], least, largest, advice)
     if given["source"] == "uploaded" and not given["pictures"]:
         raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
 

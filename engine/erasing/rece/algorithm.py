@@ -105,7 +105,7 @@ def comeback(
     if not settings.is_side_car:
         raise BadInput(
             "The attack is shown for edits that are one map on the embedding.",
-            "Set technique to replace and part to both.",
+            "Set technique to replace and part to both, and leave layers_to_edit out.",
         )
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.open_bundle(model)

@@ -6,7 +6,7 @@ the embedding of the prompt, the model is not touched) or gives new weights (bak
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -40,7 +40,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "sexual", "nudity", "bodily fluids", "blood",
     ),
 }  # fmt: skip
-MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS = 50, 2000, 5
+MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS, MOST_LAYERS = 50, 2000, 5, 1000
 LARGEST_SCALE = 1e6
 
 
@@ -51,6 +51,9 @@ class Settings:
     `guides` is one text for all concepts or one for each. `epoch_retain` None keeps in the epochs
     what is kept in the UCE edit. `templates` adds five sentences for each concept; with
     `template_guides` the guide stands in the same sentence (UCE of 2025), else bare (2023).
+    `layers_to_edit` numbers the projections as UCE does: the values of the down, up and middle
+    blocks from 0 on, then the keys in the same order; None is all of them. An epoch edits the same,
+    and looks for what comes back through all.
     """
 
     concepts: tuple[str, ...] = ("cat",)
@@ -59,6 +62,7 @@ class Settings:
     rule: Rule = "classic"
     technique: Technique = "replace"
     part: Part = "both"
+    layers_to_edit: tuple[int, ...] | None = None
     templates: Templates = "none"
     template_guides: bool = True
     erase_scale: float = 1.0
@@ -82,6 +86,7 @@ class Settings:
         if len(concepts) == 1:
             concepts = GROUPS.get(concepts[0], concepts)
         given["concepts"] = concepts
+        given["layers_to_edit"] = _layers(given["layers_to_edit"])
         _check(given)
         for name in _LEAST:
             given[name] = None if given[name] is None else float(given[name])  # type: ignore[arg-type]
@@ -90,7 +95,8 @@ class Settings:
     @property
     def is_side_car(self) -> bool:
         """Whether one map on the embedding is the whole edit."""
-        return self.technique == "replace" and self.part == "both"
+        is_shared = self.technique == "replace" and self.part == "both"
+        return is_shared and self.layers_to_edit is None
 
     @property
     def name(self) -> str:
@@ -206,6 +212,20 @@ def _texts(value: object, name: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def _layers(value: object) -> tuple[int, ...] | None:
+    """Numbers of projections in order, each once."""
+    if value is None:
+        return None
+    listed = list(value) if isinstance(value, list | tuple) else []
+    whole = [n for n in listed if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    if not whole or len(whole) != len(listed) or len(whole) > MOST_LAYERS:
+        raise BadInput(
+            f"layers_to_edit must be a list of numbers from 0 on, got {value!s:.40}.",
+            "Write for example [0, 1, 2], or leave it out to edit all.",
+        )
+    return tuple(sorted(set(whole)))
+
+
 def _check_count(name: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise BadInput(f"{name}: from {least} to {most} are taken, got {value!s:.40}.", "Try 1.")
@@ -313,8 +333,23 @@ def projections(bundle: DiffusionBundle, part: Part = "both") -> dict[str, Tenso
     return found
 
 
+def edited(bundle: DiffusionBundle, settings: Settings) -> dict[str, Tensor]:
+    """The projections that an edit changes. Raises `BadInput` for a number that there is not."""
+    every = projections(bundle, settings.part)
+    if settings.layers_to_edit is None:
+        return every
+    names = list(every)
+    if settings.layers_to_edit[-1] >= len(names):
+        raise BadInput(
+            f"layers_to_edit names projection {settings.layers_to_edit[-1]}; this model has "
+            f"{len(names)}.",
+            f"Take numbers from 0 to {len(names) - 1}: {names[0]} to {names[-1]}.",
+        )
+    return {names[number]: every[names[number]] for number in settings.layers_to_edit}
+
+
 def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
-    weights = projections(bundle, settings.part)
+    weights = edited(bundle, settings)
     texts = encode(
         bundle,
         [
@@ -324,11 +359,14 @@ def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
         ],
     )
     start = time.perf_counter()
-    gram = _weight_gram(bundle, settings.part, weights)
+    gram = _weight_gram(bundle, settings, weights)
     counted = time.perf_counter()
     pairs = [pair(texts[old], texts[new], settings.rule) for old, new in settings.pairs()]
     keep = _keep(texts, settings.kept(), settings.rule, len(gram))
     first, own, layers = _uce(settings, pairs, keep, weights, gram)
+    if settings.layers_to_edit is not None:
+        every = projections(bundle, settings.part).values()
+        layers = replace(layers, rest=cf.weight_gram([w.detach().cpu() for w in every]) - gram)
     identity = torch.eye(len(gram), dtype=torch.float64)
     stages = [Stage("UCE", identity if first is None else first.map)]
     solved = time.perf_counter()
@@ -394,10 +432,11 @@ def _keep(
 
 
 def _weight_gram(
-    bundle: DiffusionBundle, part: Part, weights: Mapping[str, Tensor]
+    bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]
 ) -> Float[Tensor, "d d"]:
-    """sum W^T W of a checkpoint, kept for the next edit of it."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, part)
+    """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
+    chosen = settings.part, settings.layers_to_edit
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
 
 

@@ -126,7 +126,7 @@ def _map(
     edit: Edit, state: Mapping[str, Tensor], strength: float, rank: int
 ) -> tuple[Tensors, int]:
     """U and V of M = I + U V in float64: the side-car itself."""
-    if edit.own or edit.settings.part != "both":
+    if not edit.settings.is_side_car:
         tensors: Tensors = {}
         for name in edit.names:
             left, right = low_rank(edit.layer_map(name, strength), rank)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from engine.core import rng
+from engine.core import checks, rng
 from engine.core.errors import BadInput, ModelMismatch, SamplerError
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
@@ -21,7 +21,16 @@ from engine.diffusion.solvers import Step
 from engine.models.library import load
 from engine.models.restoration import RestorationBundle
 from engine.sampling._plane import plane as plane_of
-from engine.sampling.mr_sampler import AUTO, EXAMPLES, METHODS, SIDE, SPACINGS, TASKS, UNKNOWN
+from engine.sampling.mr_sampler import (
+    AUTO,
+    EXAMPLES,
+    METHODS,
+    SIDE,
+    SPACINGS,
+    TABLES,
+    TASKS,
+    UNKNOWN,
+)
 from engine.sampling.mr_sampler.degradations import degrade
 from engine.sampling.mr_sampler.pictures import (
     Picture,
@@ -56,6 +65,7 @@ def run(
     nfe: int = 5,
     spacing: str = "auto",
     fit_target: str = AUTO,
+    tables: str = "ln alpha",
     curve: Sequence[int] = CURVE,
     plane: bool = False,
 ) -> Steps[Comparison]:
@@ -67,8 +77,9 @@ def run(
     """
     _check_methods(methods)
     _check_settings(task, strength, spacing, nfe, *curve)
+    checks.choice("tables", tables, TABLES)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     truth = _middle(_chosen(picture, example), SIDE)
     mu = _damaged(truth, task, strength, seed)
     known = None if task == UNKNOWN else truth
@@ -215,6 +226,7 @@ def restore(
     nfe: int = 5,
     spacing: str = "auto",
     fit_target: str = AUTO,
+    tables: str = "ln alpha",
     tile: int = TILE,
     overlap: int = OVERLAP,
 ) -> Steps[Restored]:
@@ -226,9 +238,10 @@ def restore(
     """
     _check_methods([solver])
     _check_settings(task, strength, spacing, nfe)
+    checks.choice("tables", tables, TABLES)
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     whole = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
     given = to_tensor(whole[None])
@@ -266,7 +279,7 @@ def restore(
 # ---------------------------------------------------------------------- pictures and checks
 
 
-def _open(model: ModelRef | str, fit_target: str) -> Restorer:
+def _open(model: ModelRef | str, fit_target: str, tables: str) -> Restorer:
     bundle = load(ModelRef(model) if isinstance(model, str) else model)
     if not isinstance(bundle, RestorationBundle):
         raise ModelMismatch(
@@ -277,7 +290,7 @@ def _open(model: ModelRef | str, fit_target: str) -> Restorer:
             f'This model was not trained to predict "{fit_target!s:.40}".',
             f"Choose {', '.join((AUTO, *bundle.fit_targets))}.",
         )
-    return Restorer(bundle, fit_target)
+    return Restorer(bundle, fit_target, tables)
 
 
 def _chosen(picture: UInt8[Array, "_ _ _"] | None, name: str, *, whole: bool = False) -> Picture:

@@ -148,12 +148,13 @@ def draw(
     nfe: int = 60,
     snr: float = 0.16,
     corrections: int = 1,
+    levels: str = "grid",
     denoise: bool = True,
     count: int = 4,
     with_flow: bool = True,
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
-    settings = setting_of(predictor, corrector, snr, corrections)
+    settings = setting_of(predictor, corrector, snr, corrections, levels)
     nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")

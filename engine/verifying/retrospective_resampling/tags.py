@@ -108,6 +108,11 @@ def sentence_end(pieces: Sequence[str], enders: str = ".") -> int:
     return ends[-1] + 1 if ends else 0
 
 
+def whole_sentences(text: str, enders: str = ".") -> str:
+    """The text up to its last full stop; empty where there is none."""
+    return text[: max(map(text.rfind, enders)) + 1]
+
+
 # ---------------------------------------------------------------------- training
 
 
