@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
-from engine.models._checks import TensorInfo, is_text_map, read_json, refuse, weight_files
+from engine.core.tensor_header import TensorInfo, is_text_map
+from engine.models._checks import read_json, refuse, weight_files
 
 if TYPE_CHECKING:
     from transformers.models.clip.configuration_clip import CLIPTextConfig

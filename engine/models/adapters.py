@@ -30,7 +30,8 @@ from safetensors import SafetensorError, safe_open
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.shapes import Float, Tensor
-from engine.models._checks import BYTES_PER_ELEMENT, TensorInfo, read_header, read_json
+from engine.core.tensor_header import TensorInfo
+from engine.models._checks import read_header, read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LARGEST_FILE = 2_000_000_000
@@ -253,7 +254,7 @@ def _layers(
         )
         used |= {key, up}
     extra = {
-        key: math.prod(info.shape) * BYTES_PER_ELEMENT[info.dtype]
+        key: info.nbytes
         for key, info in header.items()
         if key not in used and not key.endswith(ALPHA)
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from safetensors.torch import load, save
 
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import notes_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class TensorFile:
     def read(self) -> dict[str, Tensor]:
         """The tensors in the file."""
         return load(self.data)
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """The notes in its header. Raises `Unsound` where the bytes are no safetensors file."""
+        return notes_of(self.data)
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes of the file, as `engine.results` asks for them."""

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import Unsound
 from engine.erasing.spm.membrane import Membrane, check_fit, sites
 from engine.models.diffusion import DiffusionBundle
 from engine.models.tensor_file import TensorFile
@@ -102,16 +104,13 @@ def read_text(text: str, unet: nn.Module) -> Membrane:
 
 
 def _opened(data: bytes) -> tuple[Tensors, Mapping[str, str]]:
-    from engine.models.tensor_file import TensorFile as File
-
+    file = TensorFile("upload", data)
     try:
-        tensors = File("upload", data).read()
-        length = int.from_bytes(data[:8], "little")
-        notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:
-        # The library's own error class is private to it, so anything it says is a bad file.
+        notes = file.notes
+        tensors = file.read()
+    except (Unsound, SafetensorError) as error:
         raise BadInput(
-            f"This is no readable safetensors file ({type(error).__name__}).",
+            f"This is no readable safetensors file: it {getattr(error, 'fault', 'is damaged')}.",
             "Give the .safetensors file of an SPM.",
         ) from None
     for name, tensor in tensors.items():
