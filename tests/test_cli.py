@@ -131,6 +131,39 @@ def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
     assert width * height <= 4_000_000
 
 
+def test_files_for_other_tools_keep_the_names_that_these_look_for(tmp_path):
+    """What was written opens as the notes say: a PEFT folder, and a LoRA of diffusers."""
+    from safetensors.torch import load_file
+
+    from engine.models.adapters import open_lora
+
+    sets = "eight-tasks/digits,eight-tasks/corner"
+    merged = ["run", "reversible-merging", "--action", "export", "--form", "merged"]
+    assert cli.main([*merged, "--adapters", sets, "--out", str(tmp_path / "peft")]) == 0
+    assert open_lora(tmp_path / "peft").layout == "peft"
+    bundle = ["run", "reversible-merging", "--action", "export", "--p", "1", "--adapters", sets]
+    assert cli.main([*bundle, "--out", str(tmp_path / "bundle")]) == 0
+    assert {"bundle.safetensors", "read_bundle.py"} <= {
+        p.name for p in (tmp_path / "bundle").iterdir()
+    }
+    told = json.loads((tmp_path / "bundle" / "result.json").read_text())
+    assert told["files"]["bundle"] == "bundle.safetensors"
+    lora = ["run", "rece", "--action", "export", "--form", "lora", "--epochs", "0"]
+    assert cli.main([*lora, "--out", str(tmp_path / "lora")]) == 0
+    name = "pytorch_lora_weights.safetensors"
+    assert name in json.loads((tmp_path / "lora" / "result.json").read_text())["note"]
+    assert load_file(tmp_path / "lora" / name)
+
+
+@pytest.mark.parametrize("command", ["list", "run", "bench", "verify"])
+def test_the_help_of_a_command_tells_of_it(capsys, command):
+    assert cli.main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"python -m engine {command}" in told
+    assert not any(f"engine {other} " in told for other in cli.COMMANDS if other != command)
+    assert "golden" in told or command != "verify"
+
+
 def test_the_help_says_which_setting_is_a_file(capsys):
     assert cli.main(["run", "toy-method", "--help"]) == 0
     told = capsys.readouterr().out

@@ -12,6 +12,7 @@ here needs torch: a page may read what a patch is without loading it.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from engine.core import tensor_header
 from engine.core.errors import AssetMissing, BadInput
@@ -159,7 +160,7 @@ def _product(shape: Iterable[int]) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only opening may be re-worded
     except OSError as error:
@@ -171,12 +172,12 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     while block := file.read(1 << 20):
         yield block
 
 
-def _text(file: IO[bytes], size: int) -> bytes:
+def _text(file: io.BufferedIOBase, size: int) -> bytes:
     try:
         return tensor_header.text_of(file, size)
     except Unsound as unsound:

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, NoReturn
+from typing import NoReturn
 
 # safetensors' names of number formats, with bytes per number.
 _NAMES = {
@@ -59,7 +59,7 @@ class Header:
     notes: Mapping[str, str]
 
 
-def read(file: IO[bytes], size: int, longest: int = LARGEST_HEADER) -> Header:
+def read(file: io.BufferedIOBase, size: int, longest: int = LARGEST_HEADER) -> Header:
     """The header of an opened file of `size` bytes. Raises `Unsound`."""
     text = text_of(file, size, longest)
     return parsed(text, size - 8 - len(text))
@@ -70,7 +70,7 @@ def notes_of(data: bytes) -> Mapping[str, str]:
     return read(io.BytesIO(data), len(data)).notes
 
 
-def text_of(file: IO[bytes], size: int, longest: int = LARGEST_HEADER) -> bytes:
+def text_of(file: io.BufferedIOBase, size: int, longest: int = LARGEST_HEADER) -> bytes:
     """The JSON text of an opened file, whose tensors come next. Raises `Unsound`."""
     length = int.from_bytes(file.read(8), "little")
     if size < 10 or length > size - 8:

@@ -13,6 +13,7 @@ The limits can be moved by environment variables, each named beside its default.
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def weight_files(
     A shard must be a plain file name in the same folder and hold what the index says.
     """
     limits = limits or Limits.from_environment()
-    index = folder / f"{stem}.safetensors.index.json"
+    index = folder / index_name(stem)
     if not index.is_file():
         single = folder / f"{stem}.safetensors"
         return {single: read_header(single, limits)}
@@ -117,6 +118,18 @@ def weight_files(
         shards[folder / name] = read_header(folder / name, limits)
     _check_shards(index, weight_map, shards)
     return shards
+
+
+def index_name(stem: str) -> str:
+    """The file that lists the shards of a stem. A variant ("model.fp16") stands before the last
+    ending, where diffusers and transformers put it: model.safetensors.index.fp16.json."""
+    name, dot, variant = stem.partition(".")
+    return f"{name}.safetensors.index{dot}{variant}.json"
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name lists shards."""
+    return re.fullmatch(r"[\w-]+\.safetensors\.index(\.\w+)?\.json", name) is not None
 
 
 def check_folder(folder: Path, *, inside: Path | None = None) -> list[Path]:

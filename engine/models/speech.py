@@ -274,7 +274,7 @@ def _adopt(folder: Folder, network: SpeechNetwork, device: str) -> None:
 
     held = {
         name: tensor
-        for path in _layout.weight_files(folder, _layout._stem(folder))
+        for path in _layout.weight_files(folder, _layout.stem_in(folder))
         for name, tensor in _layout._tensors(path)
     }
     chosen = speech_published.weights_of(held, network)

@@ -6,21 +6,19 @@ b"".join(file.pieces())
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from safetensors.torch import load, save
 
+from engine.core.named_file import NamedFile
 from engine.core.shapes import Tensor
 from engine.core.tensor_header import notes_of
 
 
 @dataclass(frozen=True)
-class TensorFile:
+class TensorFile(NamedFile):
     """A safetensors file that is not on disk yet."""
-
-    name: str
-    data: bytes
 
     @classmethod
     def of(
@@ -38,10 +36,6 @@ class TensorFile:
     def notes(self) -> Mapping[str, str]:
         """The notes in its header. Raises `Unsound` where the bytes are no safetensors file."""
         return notes_of(self.data)
-
-    def pieces(self) -> Iterator[bytes]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        yield self.data
 
 
 def _settled(data: bytes) -> bytes:
