@@ -111,18 +111,12 @@ def _empty_networks(folder: Path, index: Mapping[str, Any]) -> dict[str, nn.Modu
             )
         config = read_json(folder / name / "config.json")
         if name == "unet":
-            _check_inputs(config)
+            vae = read_json(folder / "vae" / "config.json")
+            _check_inputs(config, vae.get("latent_channels", 4))
         parts[name] = _build(kind, config, name)
     return parts
 
 
-# What a UNet with other channels than the latents' own is told beside them.
-CHANNELS = {
-    9: "an inpainting model, whose UNet also takes a mask and the masked picture",
-    8: "a model that edits pictures, whose UNet also takes the picture",
-    7: "an upscaler, whose UNet also takes the small picture",
-    5: "a depth model, whose UNet also takes a depth map",
-}
 # Settings of UNets that are told more than a time and a prompt, and what that is.
 TOLD = {
     "time_cond_proj_dim": "the guidance scale, as latent consistency models are",
@@ -134,15 +128,19 @@ TOLD = {
 OTHER_MODEL = "Take the text-to-image model that it was made from."
 
 
-def _check_inputs(config: Mapping[str, Any]) -> None:
-    """Samplers here give a UNet latents of 4 channels, a time and a prompt, and XL its sizes."""
+def _check_inputs(config: Mapping[str, Any], latent: object) -> None:
+    """Samplers here give a UNet latents, a time and a prompt, and XL its sizes."""
     inputs, outputs = (config.get(f"{side}_channels", 4) for side in ("in", "out"))
-    if inputs != 4:
-        kind = CHANNELS.get(inputs, "no text-to-image model") if type(inputs) is int else "unsound"
-        raise ModelMismatch(f"This is {kind} (in_channels is {inputs!s:.20}, not 4).", OTHER_MODEL)
-    if outputs != 4:
+    if inputs != latent:
+        kind = _kind_of_inputs(inputs, latent)
         raise ModelMismatch(
-            f"This UNet gives {outputs!s:.20} channels, where latents have 4.", OTHER_MODEL
+            f"This is {kind} (in_channels is {inputs!s:.20}, and latents have {latent!s:.20}).",
+            OTHER_MODEL,
+        )
+    if outputs != latent:
+        raise ModelMismatch(
+            f"This UNet gives {outputs!s:.20} channels, and latents have {latent!s:.20}.",
+            OTHER_MODEL,
         )
     for setting, told in TOLD.items():
         if config.get(setting) is not None:
@@ -156,6 +154,19 @@ def _check_inputs(config: Mapping[str, Any]) -> None:
             "(addition_embed_type), and no sampler here does that.",
             OTHER_MODEL,
         )
+
+
+def _kind_of_inputs(inputs: object, latent: object) -> str:
+    """The kind of model by what its UNet takes beside the latents, as diffusers' pipelines do."""
+    if type(inputs) is not int or type(latent) is not int:
+        return "no sound config"
+    kinds = {
+        1: "a depth model, whose UNet also takes a depth map",
+        3: "an upscaler, whose UNet also takes the small picture",
+        latent: "a model that edits pictures, whose UNet also takes the picture",
+        latent + 1: "an inpainting model, whose UNet also takes a mask and the masked picture",
+    }
+    return kinds.get(inputs - latent, "no text-to-image model")
 
 
 def _build(kind: type[nn.Module], config: Mapping[str, Any], name: str) -> nn.Module:

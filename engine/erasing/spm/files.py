@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
+from engine.core.precision import wide
 from engine.core.shapes import Tensor
 from engine.core.tensor_header import Unsound
 from engine.erasing.spm.membrane import Membrane, check_fit, sites
@@ -146,8 +147,9 @@ def baked(
             if path in membrane.down
         )
         assert isinstance(change, Tensor)
-        new = weight.double() + change.to(weight.device).reshape(weight.shape)
-        found[name] = new.to(weight.dtype)
+        old = wide(weight)
+        new = old + change.to(old.device).reshape(weight.shape)
+        found[name] = new.to(weight)
     return found
 
 
@@ -238,13 +240,13 @@ def _from_diffusers(
         up = tensors[f"{name}.lora_B.weight"]
         weight = state[f"{name}.weight"]
         change = (up.double().flatten(1) @ down.double().flatten(1)).reshape(weight.shape)
-        found[f"{name}.weight"] = (weight.double().cpu() + change).to(weight.dtype)
+        found[f"{name}.weight"] = (weight.cpu().double() + change).to(weight.dtype)
     return found
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.double().cpu()
-    return float((found.double().cpu() - wide).abs().max() / wide.abs().max())
+    wide = truth.cpu().double()
+    return float((found.cpu().double() - wide).abs().max() / wide.abs().max())
 
 
 Make = Callable[[Sequence[Membrane], float], list[TensorFile]]
