@@ -33,9 +33,7 @@ def test_list_names_methods_and_models(capsys):
     assert "models" in out
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["help"], ["run", "-h"], ["verify", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["run", "-h"]])
 def test_help_shows_the_commands(capsys, arguments):
     assert cli.main(arguments) == 0
     assert "python -m engine run" in capsys.readouterr().out
@@ -129,30 +127,6 @@ def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
     width, height = Image.open(out / "picture.png").size
     assert width < height
     assert width * height <= 4_000_000
-
-
-def test_files_for_other_tools_keep_the_names_that_these_look_for(tmp_path):
-    """What was written opens as the notes say: a PEFT folder, and a LoRA of diffusers."""
-    from safetensors.torch import load_file
-
-    from engine.models.adapters import open_lora
-
-    sets = "eight-tasks/digits,eight-tasks/corner"
-    merged = ["run", "reversible-merging", "--action", "export", "--form", "merged"]
-    assert cli.main([*merged, "--adapters", sets, "--out", str(tmp_path / "peft")]) == 0
-    assert open_lora(tmp_path / "peft").layout == "peft"
-    bundle = ["run", "reversible-merging", "--action", "export", "--p", "1", "--adapters", sets]
-    assert cli.main([*bundle, "--out", str(tmp_path / "bundle")]) == 0
-    assert {"bundle.safetensors", "read_bundle.py"} <= {
-        p.name for p in (tmp_path / "bundle").iterdir()
-    }
-    told = json.loads((tmp_path / "bundle" / "result.json").read_text())
-    assert told["files"]["bundle"] == "bundle.safetensors"
-    lora = ["run", "rece", "--action", "export", "--form", "lora", "--epochs", "0"]
-    assert cli.main([*lora, "--out", str(tmp_path / "lora")]) == 0
-    name = "pytorch_lora_weights.safetensors"
-    assert name in json.loads((tmp_path / "lora" / "result.json").read_text())["note"]
-    assert load_file(tmp_path / "lora" / name)
 
 
 @pytest.mark.parametrize("command", ["list", "run", "bench", "verify"])

@@ -134,7 +134,8 @@ def _check_inputs(config: Mapping[str, Any], latent: object) -> None:
     if inputs != latent:
         kind = _kind_of_inputs(inputs, latent)
         raise ModelMismatch(
-            f"This is {kind} (in_channels is {inputs!s:.20}, and latents have {latent!s:.20}).",
+            f"This is {kind} (in_channels of its unet is {inputs!s:.20}, latents of its vae have "
+            f"{latent!s:.20}).",
             OTHER_MODEL,
         )
     if outputs != latent:
@@ -159,7 +160,7 @@ def _check_inputs(config: Mapping[str, Any], latent: object) -> None:
 def _kind_of_inputs(inputs: object, latent: object) -> str:
     """The kind of model by what its UNet takes beside the latents, as diffusers' pipelines do."""
     if type(inputs) is not int or type(latent) is not int:
-        return "no sound config"
+        return "no sound checkpoint"
     kinds = {
         1: "a depth model, whose UNet also takes a depth map",
         3: "an upscaler, whose UNet also takes the small picture",

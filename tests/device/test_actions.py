@@ -22,9 +22,9 @@ ACTIONS = [
     for entry in announced().values()
     for action in entry.card.actions
 ]
-# Sums are taken in another order where an operation is put together from others. 1e-4 of the
-# largest number is a thousand roundings of float32.
-ROUND_OFF = 1e-4
+# Operations are put together from others on the device, so sums are taken in another order; walks
+# of many steps and trainings multiply what that changes. What is wrong differs in the first digits.
+ROUND_OFF = 1e-3
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["float64", "no float64"])
@@ -33,13 +33,22 @@ def device(request) -> Iterator[Device]:
         yield device
 
 
+@pytest.fixture(scope="module")
+def on_the_cpu() -> dict[str, object]:
+    """Results of this process by action, since both devices are compared with them."""
+    return {}
+
+
 @pytest.mark.parametrize(("entry", "action"), ACTIONS)
-def test_an_action_gives_on_a_device_what_it_gives_on_the_cpu(device, run_job, entry, action):
+def test_an_action_gives_on_a_device_what_it_gives_on_the_cpu(
+    device, on_the_cpu, run_job, entry, action
+):
     job = job_of(entry, action)
     ran = device.run(job)
     assert not isinstance(ran.end, Failed), ran.told()
-    end = run_job(job)[-1]
-    found = list(gaps(end.result, ran.end.result))
+    if job.target not in on_the_cpu:
+        on_the_cpu[job.target] = run_job(job)[-1].result
+    found = list(gaps(on_the_cpu[job.target], ran.end.result))
     worst = max((gap.size for gap in found), default=0.0)
     told = "\n".join(map(str, sorted(found, key=lambda gap: -gap.size)[:10]))
     assert worst <= ROUND_OFF, told

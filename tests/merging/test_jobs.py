@@ -1,5 +1,8 @@
 """The jobs on a tiny checkpoint in the real layout, with random adapters from folders."""
 
+import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from engine.core.job import Done, Failed, Job, Progress
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch
-from engine.core.recipe import ModelRef
+from engine.core.recipe import ModelRef, Recipe
 from engine.merging.reversible_merging import algorithm, applied, exports, tasks
 from engine.merging.reversible_merging.bundle import header
 from engine.merging.reversible_merging.collection import collect
@@ -195,6 +199,29 @@ def test_names_that_end_with_one_another_keep_their_ranks(tmp_path):
     for name, (up, down) in pairs.items():
         a, b = again.factors(canonical(name))
         torch.testing.assert_close(a @ b, up @ down)
+
+
+@pytest.mark.parametrize("form", ["merged", "bundle"])
+def test_the_command_line_writes_the_names_that_other_tools_look_for(go, looks, tmp_path, form):
+    from engine.__main__ import _save
+
+    _save(go("export", form=form, p=1), Recipe("reversible_merging", "export"), tmp_path)
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert set(told["files"].values()) <= {path.name for path in tmp_path.iterdir()}
+    if form == "merged":
+        assert open_lora(tmp_path).layout == "peft"
+        return
+    code = [sys.executable, "read_bundle.py", "bundle.safetensors", "look1"]
+    subprocess.run(code, cwd=tmp_path, check=True, timeout=250)
+    assert open_lora(tmp_path / "look1.safetensors").layers
+
+
+def test_a_folder_for_each_network_is_written_as_folders(tmp_path):
+    from engine.__main__ import _save
+
+    files = {name: TextFile.of(name, "{}") for name in ("unet/a.json", "text_encoder/a.json")}
+    _save({"files": files}, Recipe("reversible_merging", "export"), tmp_path / "out")
+    assert (tmp_path / "out" / "unet" / "a.json").read_text() == "{}"
 
 
 def test_exporting_a_merge_does_not_ask_for_p(go, looks):
