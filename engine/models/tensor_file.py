@@ -9,11 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from engine.core.named_file import NamedFile
 from engine.core.shapes import Tensor
-from engine.core.tensor_header import notes_of
+from engine.core.tensor_header import Unsound, notes_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,11 @@ class TensorFile(NamedFile):
         return cls(name, _settled(save(plain, dict(metadata) if metadata else None)))
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors in the file."""
-        return load(self.data)
+        """The tensors in the file. Raises `Unsound` where the bytes are no safetensors file."""
+        try:
+            return load(self.data)
+        except SafetensorError:
+            raise Unsound("cannot be read") from None
 
     @property
     def notes(self) -> Mapping[str, str]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
@@ -109,9 +108,9 @@ def _opened(data: bytes) -> tuple[Tensors, Mapping[str, str]]:
     try:
         notes = file.notes
         tensors = file.read()
-    except (Unsound, SafetensorError) as error:
+    except Unsound as unsound:
         raise BadInput(
-            f"This is no readable safetensors file: it {getattr(error, 'fault', 'is damaged')}.",
+            f"This is no readable safetensors file: it {unsound.fault}.",
             "Give the .safetensors file of an SPM.",
         ) from None
     for name, tensor in tensors.items():
