@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.precision import wide
 from engine.core.shapes import Bool, Float, Int, Tensor
 from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
 from engine.models.diffusion import token_ids as ids_of
@@ -57,7 +58,7 @@ class Membrane:
 
     def update(self, path: str) -> Float[Tensor, "o i"]:
         """s up down of one layer as one matrix (a convolution's kernel flattened), in float64."""
-        down, up = self.down[path].double().flatten(1), self.up[path].double().flatten(1)
+        down, up = wide(self.down[path]).flatten(1), wide(self.up[path]).flatten(1)
         return self.scale(path) * (up @ down)
 
 
