@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in HELP or (command in COMMANDS and rest[:1] and rest[0] in HELP):
-        print(inspect.cleandoc(__doc__))
+        print(_help(command))
         return 0
     try:
         if command not in COMMANDS:
@@ -62,6 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _help(command: str) -> str:
+    """What a command does and how it is written; of no command, all that can be done."""
+    whole = inspect.cleandoc(__doc__ or "")
+    if command not in COMMANDS:
+        return whole
+    usage = [line for line in whole.splitlines() if f"python -m engine {command} " in line]
+    return "\n".join([*usage, "", inspect.cleandoc(COMMANDS[command].__doc__ or "")])
 
 
 # ---------------------------------------------------------------------- commands
@@ -86,7 +95,11 @@ def list_all(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a method and save what it gives."""
+    """Run a method and save what it gives.
+
+    Files for other tools keep the names that these look for; pictures and curves are named after
+    the part of the result that they are.
+    """
     ours, rest = _split(arguments)
     if "recipe" in ours:
         recipe = _recipe_in(Path(ours["recipe"]))
@@ -136,7 +149,8 @@ def bench(arguments: Sequence[str]) -> int:
 def verify(arguments: Sequence[str]) -> int:
     """Check shipped files, that methods import, their golden cases and their measured claims.
 
-    With names of methods, golden cases and claims of these alone.
+    With names of methods, golden cases and claims of these alone. Each line begins with ok or
+    FAULT, and the exit code is 1 when there is a fault.
     """
     catalog = discover()
     wanted = [catalog.find(name) for name in arguments] or list(announced(catalog).values())

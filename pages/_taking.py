@@ -89,8 +89,8 @@ def exports(
 ) -> None:
     """The action `export`: a file to download, or a zip where there are several.
 
-    The result has `files` (name to `TensorFile`), perhaps `texts` (name to text), and a `note` on
-    how the file is used; `told` says what reading it back gave.
+    The result has `files` (each a `NamedFile`) and a `note` on how they are used; `told` says what
+    reading them back gave.
     """
     action = frame.action("export", label)
     said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
@@ -100,7 +100,6 @@ def exports(
             return gr.skip(), gr.skip()
         found: Any = event.result
         made = {one.name: one.data for one in found.files.values()}
-        made |= {name: text.encode() for name, text in getattr(found, "texts", {}).items()}
         text = (
             f'<div class="ticks"><p><b>Read back: {escape(told(found))}.</b> '
             f'<span class="note">{escape(_listed(made))}</span></p>'

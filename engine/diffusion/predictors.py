@@ -159,7 +159,7 @@ def _ratio(corrector: str, drawn: State, score: State, s: Level, norms: str) -> 
     """The square of noise over signal that `snr` is relative to."""
     if corrector == "ald":
         return s**2
-    sizes = [x.flatten(1).norm(dim=1).double().cpu().numpy() for x in (drawn, score)]
+    sizes = [x.flatten(1).norm(dim=1).cpu().double().numpy() for x in (drawn, score)]
     if norms == "batch":
         sizes = [np.mean(size) for size in sizes]
     return (sizes[0] / np.maximum(sizes[1], 1e-12)) ** 2

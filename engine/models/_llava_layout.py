@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from engine.core.errors import AssetMissing, ModelMismatch
-from engine.models._checks import TensorInfo, read_json, weight_files
+from engine.core.tensor_header import TensorInfo
+from engine.models._checks import read_json, weight_files
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase

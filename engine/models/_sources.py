@@ -18,7 +18,7 @@ from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 from engine.core.job import Steps, finish
 from engine.models import _hub, _uploads
-from engine.models._checks import SAFETENSORS_ONLY, Limits, check_size, read_json
+from engine.models._checks import SAFETENSORS_ONLY, Limits, check_size, index_name, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -40,7 +40,7 @@ TEXT_FILES = re.compile(
 # What is opened of a language model, which lies in the root of its repository.
 LANGUAGE_FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
-    r"|vocabulary|chat_template|preprocessor_config|processor_config|model\.safetensors\.index)\.json"
+    r"|vocabulary|chat_template|preprocessor_config|processor_config|model\.safetensors\.index(\.fp16)?)\.json"
     r"|merges\.txt|tokenizer\.model|chat_template\.jinja"
 )
 
@@ -143,7 +143,7 @@ def _weights(place: str, names: Sequence[str], dtype: str) -> list[str]:
             if single in names:
                 return [single]
             shards = re.compile(rf"{place}{stem}{re.escape(variant)}-\d+-of-\d+\.safetensors")
-            if not variant and f"{place}{stem}.safetensors.index.json" in names:
+            if f"{place}{index_name(stem + variant)}" in names:
                 return [name for name in names if shards.fullmatch(name)]
     return []
 

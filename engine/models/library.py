@@ -39,6 +39,7 @@ from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatc
 from engine.core.job import Steps
 from engine.core.recipe import ModelRef, Plain
 from engine.models._checks import check_folder, read_json
+from engine.models.devices import policy
 from engine.models.words import Vocabulary
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ LOADERS = {
 UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 # What tells the folder of a restoration network: our description, or the published weights.
 RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth")
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,8 @@ MODELS: Mapping[str, ModelCard] = read_cards()
 def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
     """The model of a reference, from the cache or else loaded, checked and kept there.
 
-    "auto" means CUDA with float16 where there is one, otherwise the CPU with float32.
+    "auto" is settled in `devices`: an accelerator with float16 if there is one, else the CPU with
+    float32.
     Raises `AssetMissing` (not here and not to be had), `BadInput` (unsound files), `ModelMismatch`
     (another kind of model, or a patch made for another one), `OutOfBudget` (too large).
     """
@@ -219,25 +220,6 @@ def preload(*keys: str, device: str = "auto") -> None:
             load(ModelRef(key), device)
         except EngineError as error:
             log.warning("%s was not loaded ahead: %s", key, error)
-
-
-def policy(device: str, dtype: str) -> tuple[str, str]:
-    """Device and number format to use; half precision on the CPU only when asked for by name."""
-    import torch
-
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
-        raise BadInput(f"There is no device {device[:40]}.", "Use auto, cpu or cuda.")
-    if dtype not in ("auto", *DTYPES):
-        raise BadInput(f"There is no number format {dtype[:40]}.", f"Use {', '.join(DTYPES)}.")
-    has_cuda = torch.cuda.is_available()
-    if kind == "cuda" and not has_cuda:
-        raise OutOfBudget("This machine has no CUDA device.", "Use auto or cpu.")
-    if kind == "auto":
-        device = "cuda" if has_cuda else "cpu"
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "float16"
-    return device, dtype
 
 
 def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
@@ -379,8 +361,8 @@ def _named_memory_errors(title: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # CUDA's error is a RuntimeError of its own kind, the CPU's is told by its text alone.
-        is_full = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        # An accelerator's error is of its own kind, the CPU's is told by its text alone.
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not (is_full or "allocate memory" in str(error)):
             raise
         raise OutOfBudget(

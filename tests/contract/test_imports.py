@@ -122,7 +122,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "models":
         return Layer(
             {"engine.core", "engine.diffusion", "engine.models", "engine.world"},
-            numbers | {"safetensors"},
+            numbers | {"safetensors", "regex"},
             frozenset(MODEL_LIBRARIES | {"huggingface_hub", "httpx"}),
         )
     if part == "zoo":

@@ -307,7 +307,7 @@ def attack(edit: Edit, stage: int, cond: Conditioning) -> Conditioning:
     start = cf.Layers(edit.gram, edit.gram)
     layers = start.mapped(edit.stages[stage].map)
     tokens = cond.tokens
-    derived = cf.derive(tokens.double().cpu(), layers, edit.settings.reg)
+    derived = cf.derive(tokens.cpu().double(), layers, edit.settings.reg)
     return Conditioning(derived.to(tokens), cond.pooled)
 
 

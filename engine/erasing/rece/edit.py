@@ -293,7 +293,7 @@ class Edit:
         m = cf.at_strength(self.stages[stage].map, strength)
         tokens = conditioning.tokens
         # float64 on the CPU and one rounding at the end, so that every device has the same rows
-        mapped = (tokens.double().cpu() @ m.T).to(tokens)
+        mapped = (tokens.cpu().double() @ m.T).to(tokens)
         return Conditioning(mapped, conditioning.pooled)
 
     def bake(self, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
@@ -415,7 +415,7 @@ def _uce(
     if settings.technique == "replace":
         factor = cf.redirect(pairs, keep, scales)
         return factor, {}, cf.Layers(gram, gram).mapped(factor.map)
-    wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
+    wide = {name: weight.detach().cpu().double() for name, weight in weights.items()}
     own = {name: cf.redirect_orthogonal(w, pairs, keep, scales) for name, w in wide.items()}
     now = [w @ own[name] for name, w in wide.items()]
     cross = [edited.T @ w for edited, w in zip(now, wide.values(), strict=True)]

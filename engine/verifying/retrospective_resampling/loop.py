@@ -195,7 +195,7 @@ def pick(
         logits[never] = -torch.inf
     if temperature <= 0:
         return int(logits.argmax())
-    mass = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    mass = (logits.cpu().double() / temperature).softmax(-1).cumsum(-1)
     place = torch.searchsorted(mass, torch.tensor(chance * float(mass[-1]), dtype=mass.dtype))
     return min(int(place), len(logits) - 1)
 

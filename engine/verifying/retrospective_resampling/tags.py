@@ -76,7 +76,7 @@ def phrases(ids: Sequence[int], tags: Tags) -> list[Phrase] | None:
 
 def p_ungrounded(logits: Float[Tensor, " vocab"], tags: Tags) -> float:
     """P(UN) at a closing place: the softmax of the raw logits, before any temperature."""
-    return float(logits.double().softmax(-1)[tags.un])
+    return float(logits.cpu().double().softmax(-1)[tags.un])
 
 
 def first_closer(ids: Sequence[int], tags: Tags) -> int | None:

@@ -15,6 +15,7 @@ import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import Plain, Recipe
 from engine.core.reversible import compare
@@ -29,7 +30,7 @@ from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.augment import Record
 from engine.verifying.revthink.extract import NONE
 from engine.verifying.revthink.objective import Mean, joint, objective
-from engine.verifying.revthink.results import Answered, TextFile, Tuned
+from engine.verifying.revthink.results import Answered, Tuned
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -306,7 +307,7 @@ def _files(
         gap = (model(input_ids=ids).logits - again(input_ids=ids).logits).abs().max()
     return (
         TensorFile("adapter_model.safetensors", data),
-        TextFile("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
+        TextFile.of("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
         float(gap),
     )
 
