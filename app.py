@@ -17,6 +17,7 @@ from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
+from pages._lane import stepping_aside
 from pages._serving import MIDDLEWARE, Suite
 
 
@@ -24,6 +25,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     """The whole app over a catalogue; `panels` is the package with one module a method."""
     shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
     with Suite(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
+        run = stepping_aside(demo, run)
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
     frames = []

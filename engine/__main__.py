@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import faithfulness
+from engine.core import disk
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
@@ -34,7 +35,7 @@ from engine.models import library
 from engine.pictures import as_text, at_most, opened
 from engine.results import files_of
 from engine.runners import runner
-from engine.sounds import from_file
+from engine.sounds import SUFFIXES, from_file
 
 HELP = ("--help", "-h", "help")
 OURS = ("out", "runner", "recipe")
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in HELP or (command in COMMANDS and rest[:1] and rest[0] in HELP):
-        print(inspect.cleandoc(__doc__))
+        print(_help(command))
         return 0
     try:
         if command not in COMMANDS:
@@ -61,6 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _help(command: str) -> str:
+    """What a command does and how it is written; of no command, all that can be done."""
+    whole = inspect.cleandoc(__doc__ or "")
+    if command not in COMMANDS:
+        return whole
+    usage = [line for line in whole.splitlines() if f"python -m engine {command} " in line]
+    return "\n".join([*usage, "", inspect.cleandoc(COMMANDS[command].__doc__ or "")])
 
 
 # ---------------------------------------------------------------------- commands
@@ -85,7 +95,11 @@ def list_all(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a method and save what it gives."""
+    """Run a method and save what it gives.
+
+    Files for other tools keep the names that these look for; pictures and curves are named after
+    the part of the result that they are.
+    """
     ours, rest = _split(arguments)
     if "recipe" in ours:
         recipe = _recipe_in(Path(ours["recipe"]))
@@ -134,7 +148,8 @@ def bench(arguments: Sequence[str]) -> int:
 def verify(arguments: Sequence[str]) -> int:
     """Check shipped files, that methods import, their golden cases and their measured claims.
 
-    With names of methods, golden cases and claims of these alone.
+    With names of methods, golden cases and claims of these alone. Each line begins with ok or
+    FAULT, and the exit code is 1 when there is a fault.
     """
     catalog = discover()
     wanted = [catalog.find(name) for name in arguments] or list(announced(catalog).values())
@@ -242,7 +257,7 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
             flags += [name] if value is None else [name, value]
         elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
             flags += [name, json.dumps(as_text(at_most(opened(value))))]
-        elif Path(value).suffix.lower() == ".wav" and "recording" in setting:
+        elif Path(value).suffix.lower() in SUFFIXES and "recording" in setting:
             flags += [name, json.dumps(_recording(Path(value)))]
         else:
             flags += [name, _as_json(value, kind)]
@@ -265,6 +280,10 @@ def _kinds(function: Callable[..., object]) -> dict[str, object]:
 
 
 def _as_json(value: str, kind: object) -> str:
+    if type(None) in (choices := typing.get_args(kind)):  # a setting that may be left unset
+        if value == "null":
+            return value
+        kind = next(choice for choice in choices if choice is not type(None))
     if kind is str and not (value.startswith('"') and value.endswith('"')):
         return json.dumps(value)
     if kind is float and value.lstrip("+-").isdecimal():
@@ -292,7 +311,9 @@ def _print_settings(entry: Entry, action: str, function: Callable[..., object]) 
 
 def _file_kind(setting: str) -> str:
     """What is read from a file into a setting of this name, if anything is."""
-    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV file"}.get(setting, "")
+    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV, FLAC, Ogg, MP3 file"}.get(
+        setting, ""
+    )
 
 
 def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
@@ -375,14 +396,8 @@ def _save(result: object, recipe: Recipe, folder: Path | None) -> None:
         if len(files) > 2:
             print(f"{len(files) - 2} pictures and tables were not saved: add --out FOLDER.")
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise AssetMissing(
-            f"{folder} cannot be written ({error.strerror}).", "Choose another --out."
-        ) from None
+    for name, content in files.items():
+        disk.write(folder / name, [content])
     print(f"{folder}: {', '.join(sorted(files))}")
 
 

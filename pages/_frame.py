@@ -34,6 +34,7 @@ from engine.core.job import Done, Event, Failed, Job, Progress
 from engine.core.recipe import Recipe
 from engine.pictures import HEAD, from_text
 from engine.results import files_of
+from pages import _lane
 from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
@@ -46,7 +47,7 @@ Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
 Values = Mapping[str, object]
 
 # Everything that computes waits in one lane, so that two cores serve one job at a time.
-LANE = {"concurrency_id": "cpu", "concurrency_limit": 1}
+LANE = {"concurrency_id": _lane.LANE, "concurrency_limit": 1}
 SECONDS_BETWEEN_DRAWINGS = 0.12
 LARGEST_SEED = 2**31 - 1
 LONGEST_SHOWN = 5000
@@ -544,10 +545,22 @@ def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
         link = (
             f'<a data-link id="{place}-link" href="{address}">Link to this run</a> '
             f'<button type="button" class="copy" data-copy="{place}-link">Copy link</button>'
+            f"{shared(recipe)}"
         )
     except BadInput as error:
         link = f'<span class="note">{escape(error)}</span>'
     return f'<div class="status done" role="status"><p>{escape(said)}</p><p>{link}</p></div>'
+
+
+def shared(recipe: Recipe) -> str:
+    """What a link gives away: the model it names is asked for by nothing but its digest."""
+    model = recipe.model
+    is_upload = model is not None and model.source.startswith("upload:")
+    named = [word for word, has in (("upload", is_upload), ("edits", model and model.edits)) if has]
+    if not named:
+        return ""
+    told = " and the ".join(named)
+    return f' <span class="note">Whoever has the link can use the {told} that it names.</span>'
 
 
 def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:

@@ -13,9 +13,11 @@ import gradio as gr
 from gradio.components.base import Component
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pages import _sessions
+from pages._hosts import hosts
 
 Query = Mapping[str, str]
 
@@ -114,4 +116,8 @@ class CompressedPages(GZipMiddleware):
             await super().__call__(scope, receive, send)
 
 
-MIDDLEWARE = [Middleware(CompressedPages, compresslevel=6), Middleware(LinkedPages)]
+MIDDLEWARE = [
+    Middleware(TrustedHostMiddleware, allowed_hosts=hosts(), www_redirect=False),
+    Middleware(CompressedPages, compresslevel=6),
+    Middleware(LinkedPages),
+]

@@ -12,13 +12,11 @@ never see each other's models.
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from engine.core import budgets
 from engine.core.errors import BadInput, EngineError, OutOfBudget
@@ -27,6 +25,7 @@ from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
+from pages import _files
 from pages._handlers import friendly, guarded, named
 from pages._parts import escape
 
@@ -365,7 +364,8 @@ class Shelf:
         with friendly():
             _, digest = _chosen_edit(kept, edit)
             name = _file_name(default_store().header(digest).name)
-            copy = shutil.copy(default_store().path(digest), _served() / f"{name}.safetensors")
+            with _files.folder() as folder:
+                copy = shutil.copy(default_store().path(digest), folder / f"{name}.safetensors")
             return message(_link(Path(copy)))
 
     def _whole(self, kept: object, edit: str) -> Iterator[str]:
@@ -373,9 +373,12 @@ class Shelf:
         with friendly():
             ref, _ = _chosen(kept, edit)
             name = _file_name(label_of(ref.edits[-1]) if ref.edits else source_title(ref.source))
-            params = {"model": ref, "folder": str(_served() / name), "as_zip": True}
-            job = Job("engine.models.export:run", params)
         yield message("Writing the model.")
+        with _files.folder("The model") as folder:
+            yield from self._exported(ref, folder / name)
+
+    def _exported(self, ref: ModelRef, folder: Path) -> Iterator[str]:
+        job = Job("engine.models.export:run", {"model": ref, "folder": str(folder), "as_zip": True})
         for event in guarded(self.runner(job)):
             if isinstance(event, Progress):
                 yield message(f"Writing the model: {event.done} of {event.total}.")
@@ -391,11 +394,6 @@ class Shelf:
         with friendly():
             shelf = with_checkpoint(kept, Path(path))
             return self._updates(shelf, "Opened. It can be picked as the model of the panels.")
-
-
-def _served() -> Path:
-    """A new folder in Gradio's cache: only files there are served, and it is emptied in time."""
-    return Path(tempfile.mkdtemp(dir=get_upload_folder()))
 
 
 def _file_name(title: str) -> str:

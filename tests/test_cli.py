@@ -33,9 +33,7 @@ def test_list_names_methods_and_models(capsys):
     assert "models" in out
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["help"], ["run", "-h"], ["verify", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["run", "-h"]])
 def test_help_shows_the_commands(capsys, arguments):
     assert cli.main(arguments) == 0
     assert "python -m engine run" in capsys.readouterr().out
@@ -112,6 +110,21 @@ def test_lists_may_be_written_with_commas(capsys):
     assert json.loads(capsys.readouterr().out) == ["a", "a"]
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "told"),
+    [
+        ("0,1", tuple[int, ...] | None, "[0, 1]"),
+        ("a, b", list[str] | None, '["a", "b"]'),
+        ("7", str | None, '"7"'),
+        ("2", float | None, "2.0"),
+        ("null", str | None, "null"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_may_be_left_unset_is_read_like_the_others(value, kind, told):
+    assert cli._as_json(value, kind) == told
+
+
 def test_a_picture_is_read_from_its_file(tmp_path):
     given = tmp_path / "given.png"
     Image.fromarray(np.full((2, 2, 3), 77, np.uint8)).save(given)
@@ -129,6 +142,15 @@ def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
     width, height = Image.open(out / "picture.png").size
     assert width < height
     assert width * height <= 4_000_000
+
+
+@pytest.mark.parametrize("command", ["list", "run", "bench", "verify"])
+def test_the_help_of_a_command_tells_of_it(capsys, command):
+    assert cli.main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"python -m engine {command}" in told
+    assert not any(f"engine {other} " in told for other in cli.COMMANDS if other != command)
+    assert "golden" in told or command != "verify"
 
 
 def test_the_help_says_which_setting_is_a_file(capsys):

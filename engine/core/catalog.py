@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Literal
 
+from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
@@ -162,9 +163,8 @@ class Measured:
     def save(self, slug: str, folder: Path = CLAIMS) -> Path:
         """Writes the figures and returns the file."""
         path = folder / f"{slug}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        disk.write(path, [f"{text}\n".encode()])
         return path
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 
 from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput
+from engine.core.precision import wide
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -86,7 +87,7 @@ def _size(tensor: torch.Tensor) -> float:
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return real.double()
+    return wide(real)
 
 
 def _equal_numbers(a: torch.Tensor, b: torch.Tensor) -> int:

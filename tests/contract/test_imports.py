@@ -25,6 +25,7 @@ LIGHT_CORE = {
     for name in (
         "budgets",
         "catalog",
+        "disk",
         "errors",
         "job",
         "patch_file",
@@ -107,7 +108,7 @@ def layer_of(path: Path) -> Layer:
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
             ours | {"pages._"} | ({"pages"} if path.name == "__init__.py" else set()),
-            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi"},
+            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi", "anyio"},
         )
     return _engine_layer(path, numbers)
 
@@ -124,7 +125,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "models":
         return Layer(
             {"engine.core", "engine.diffusion", "engine.models", "engine.world"},
-            numbers | {"safetensors"},
+            numbers | {"safetensors", "regex"},
             frozenset(MODEL_LIBRARIES | {"huggingface_hub", "httpx"}),
         )
     if part == "zoo":
@@ -146,7 +147,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
     if part == "sounds.py":
-        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy"}))
+        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy", "soundfile"}))
     return Layer({"engine.core"}, {"numpy", "PIL"})
 
 

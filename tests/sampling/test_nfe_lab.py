@@ -282,6 +282,7 @@ def test_card_names_functions_that_exist_and_settings_they_take(tiny, run_job):
 # ---------------------------------------------------------------------- the measured claim
 
 
+@pytest.mark.slow
 def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkeypatch):
     """With everything small; the figures of a random network mean nothing, their form does."""
     for name, value in {

@@ -272,6 +272,8 @@ def test_another_kind_of_model_is_refused(tmp_path, run_job):
 # ---------------------------------------------------------------------- bench
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # a core that is shared takes several times as long
 def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     monkeypatch.setattr(bench, "LEVELS", (5.0,))
     monkeypatch.setattr(bench, "CURVE", (1, 2))

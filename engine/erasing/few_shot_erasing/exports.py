@@ -32,8 +32,12 @@ def exported(bundle: DiffusionBundle, new: Mapping[str, Tensor], form: str, rank
     A LoRA holds matrices only, so the change of biases is part of its error; and Adam's step is
     much like a sign, whose matrix has high rank.
     """
+    # A file is read back on the CPU, and there it is compared.
+    new = {name: tensor.detach().cpu() for name, tensor in new.items()}
     state = {
-        name: tensor for name, tensor in bundle.model.state_dict().items() if name.startswith(PART)
+        name: tensor.detach().cpu()
+        for name, tensor in bundle.model.state_dict().items()
+        if name.startswith(PART)
     }
     if form == "lora":
         tensors = _lora(state, new, rank)

@@ -12,7 +12,8 @@ from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
-from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing.ascent import Optimizer
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
 from engine.pictures import PictureSetting
 from engine.world import vocabulary as words
@@ -60,7 +61,8 @@ class Settings:
 
     `source` is "drawn" (by the renderer of the embedded world), "generated" (by the model itself),
     "uploaded", or "unrelated" (the control: pictures of other things). `captions` "auto" takes the
-    published ones, except on the embedded model.
+    published ones, except on the embedded model. `optimizer` and what follows it is named as in
+    torch.optim; Adadelta and Adagrad make no use of the betas.
     """
 
     concept: Annotated[str, Text(100, advice="A word or two will do.")] = "cat"
@@ -78,6 +80,11 @@ class Settings:
             "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3.",
         ),
     ] = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "Adam"
+    beta1: Annotated[float, Range(0, 0.9999, "The published code takes 0.9.")] = 0.9
+    beta2: Annotated[float, Range(0, 0.99999, "The published code takes 0.98.")] = 0.98
+    eps: Annotated[float, Range(1e-12, 1, "The published code takes 1e-6.")] = 1e-6
+    weight_decay: Annotated[float, Range(0, 1, "The published code takes 1e-8.")] = 1e-8
     parameters: Annotated[str, OneOf(PARAMETERS)] = "mlp-final-attn"
     direction: Annotated[str, OneOf(DIRECTIONS)] = "ascent"
     captions: Annotated[str, OneOf(CAPTIONS)] = "auto"
@@ -101,6 +108,11 @@ class Settings:
     def name(self) -> str:
         """The name of the edit on the shelf."""
         return f"forget {self.concept[:60]}"
+
+    @property
+    def steps_by(self) -> Optimizer:
+        betas = (self.beta1, self.beta2)
+        return Optimizer(self.optimizer, self.learning_rate, betas, self.eps, self.weight_decay)
 
     @property
     def updates(self) -> int:

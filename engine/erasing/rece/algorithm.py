@@ -108,7 +108,7 @@ def comeback(
     if not settings.is_side_car:
         raise BadInput(
             "The attack is shown for edits that are one map on the embedding.",
-            "Set technique to replace and part to both.",
+            "Set technique to replace and part to both, and leave layers_to_edit out.",
         )
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.open_bundle(model)
@@ -310,7 +310,7 @@ def attack(edit: Edit, stage: int, cond: Conditioning) -> Conditioning:
     start = cf.Layers(edit.gram, edit.gram)
     layers = start.mapped(edit.stages[stage].map)
     tokens = cond.tokens
-    derived = cf.derive(tokens.double().cpu(), layers, edit.settings.reg)
+    derived = cf.derive(tokens.cpu().double(), layers, edit.settings.reg)
     return Conditioning(derived.to(tokens), cond.pooled)
 
 

@@ -41,11 +41,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "sexual", "nudity", "bodily fluids", "blood",
     ),
 }  # fmt: skip
-MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS = 50, 2000, 5
+MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS, MOST_LAYERS = 50, 2000, 5, 1000
 LARGEST_SCALE = 1e6
 
 Erased = Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_CONCEPTS, fewest=1)]
 Retained = Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_RETAINED)]
+Layers = Annotated[
+    tuple[Annotated[int, Range(0, MOST_LAYERS)], ...],
+    Items(MOST_LAYERS, fewest=1, advice="Write for example [0, 1, 2], or leave it out."),
+]
 Scale = Annotated[float, Range(0, LARGEST_SCALE, "The papers use 0.1 to 1.")]
 # A ridge of 0 leaves the equations without a single solution.
 Ridge = Annotated[float, Range(1e-6, LARGEST_SCALE, "The papers use 0.1 to 1.")]
@@ -58,6 +62,9 @@ class Settings:
     `guides` is one text for all concepts or one for each. `epoch_retain` None keeps in the epochs
     what is kept in the UCE edit. `templates` adds five sentences for each concept; with
     `template_guides` the guide stands in the same sentence (UCE of 2025), else bare (2023).
+    `layers_to_edit` numbers the projections as UCE does: the values of the down, up and middle
+    blocks from 0 on, then the keys in the same order; None is all of them. An epoch edits the same,
+    and looks for what comes back through all.
     """
 
     concepts: Erased = ("cat",)
@@ -66,6 +73,7 @@ class Settings:
     rule: Rule = "classic"
     technique: Technique = "replace"
     part: Part = "both"
+    layers_to_edit: Layers | None = None
     templates: Templates = "none"
     template_guides: bool = True
     erase_scale: Scale = 1.0
@@ -92,12 +100,15 @@ class Settings:
                 f"There are {len(chosen.guides)} guides for {len(concepts)} concepts.",
                 "Give one guide for all, or one for each.",
             )
-        return replace(chosen, concepts=concepts)
+        layers = chosen.layers_to_edit
+        layers = None if layers is None else tuple(sorted(set(layers)))
+        return replace(chosen, concepts=concepts, layers_to_edit=layers)
 
     @property
     def is_side_car(self) -> bool:
         """Whether one map on the embedding is the whole edit."""
-        return self.technique == "replace" and self.part == "both"
+        is_shared = self.technique == "replace" and self.part == "both"
+        return is_shared and self.layers_to_edit is None
 
     @property
     def name(self) -> str:
@@ -213,7 +224,7 @@ class Edit:
         m = cf.at_strength(self.stages[stage].map, strength)
         tokens = conditioning.tokens
         # float64 on the CPU and one rounding at the end, so that every device has the same rows
-        mapped = (tokens.double().cpu() @ m.T).to(tokens)
+        mapped = (tokens.cpu().double() @ m.T).to(tokens)
         return Conditioning(mapped, conditioning.pooled)
 
     def bake(self, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
@@ -253,8 +264,23 @@ def projections(bundle: DiffusionBundle, part: Part = "both") -> dict[str, Tenso
     return found
 
 
+def edited(bundle: DiffusionBundle, settings: Settings) -> dict[str, Tensor]:
+    """The projections that an edit changes. Raises `BadInput` for a number that there is not."""
+    every = projections(bundle, settings.part)
+    if settings.layers_to_edit is None:
+        return every
+    names = list(every)
+    if settings.layers_to_edit[-1] >= len(names):
+        raise BadInput(
+            f"layers_to_edit names projection {settings.layers_to_edit[-1]}; this model has "
+            f"{len(names)}.",
+            f"Take numbers from 0 to {len(names) - 1}: {names[0]} to {names[-1]}.",
+        )
+    return {names[number]: every[names[number]] for number in settings.layers_to_edit}
+
+
 def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
-    weights = projections(bundle, settings.part)
+    weights = edited(bundle, settings)
     texts = encode(
         bundle,
         [
@@ -264,11 +290,14 @@ def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
         ],
     )
     start = time.perf_counter()
-    gram = _weight_gram(bundle, settings.part, weights)
+    gram = _weight_gram(bundle, settings, weights)
     counted = time.perf_counter()
     pairs = [pair(texts[old], texts[new], settings.rule) for old, new in settings.pairs()]
     keep = _keep(texts, settings.kept(), settings.rule, len(gram))
     first, own, layers = _uce(settings, pairs, keep, weights, gram)
+    if settings.layers_to_edit is not None:
+        every = projections(bundle, settings.part).values()
+        layers = replace(layers, rest=cf.weight_gram([w.detach().cpu() for w in every]) - gram)
     identity = torch.eye(len(gram), dtype=torch.float64)
     stages = [Stage("UCE", identity if first is None else first.map)]
     solved = time.perf_counter()
@@ -317,7 +346,7 @@ def _uce(
     if settings.technique == "replace":
         factor = cf.redirect(pairs, keep, scales)
         return factor, {}, cf.Layers(gram, gram).mapped(factor.map)
-    wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
+    wide = {name: weight.detach().cpu().double() for name, weight in weights.items()}
     own = {name: cf.redirect_orthogonal(w, pairs, keep, scales) for name, w in wide.items()}
     now = [w @ own[name] for name, w in wide.items()]
     cross = [edited.T @ w for edited, w in zip(now, wide.values(), strict=True)]
@@ -334,10 +363,11 @@ def _keep(
 
 
 def _weight_gram(
-    bundle: DiffusionBundle, part: Part, weights: Mapping[str, Tensor]
+    bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]
 ) -> Float[Tensor, "d d"]:
-    """sum W^T W of a checkpoint, kept for the next edit of it."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, part)
+    """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
+    chosen = settings.part, settings.layers_to_edit
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
 
 

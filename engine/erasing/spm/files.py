@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
+from engine.core.precision import wide
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import Unsound
 from engine.erasing.spm.membrane import Membrane, check_fit, sites
 from engine.models.diffusion import DiffusionBundle
 from engine.models.tensor_file import TensorFile
@@ -102,16 +104,13 @@ def read_text(text: str, unet: nn.Module) -> Membrane:
 
 
 def _opened(data: bytes) -> tuple[Tensors, Mapping[str, str]]:
-    from engine.models.tensor_file import TensorFile as File
-
+    file = TensorFile("upload", data)
     try:
-        tensors = File("upload", data).read()
-        length = int.from_bytes(data[:8], "little")
-        notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:
-        # The library's own error class is private to it, so anything it says is a bad file.
+        notes = file.notes
+        tensors = file.read()
+    except Unsound as unsound:
         raise BadInput(
-            f"This is no readable safetensors file ({type(error).__name__}).",
+            f"This is no readable safetensors file: it {unsound.fault}.",
             "Give the .safetensors file of an SPM.",
         ) from None
     for name, tensor in tensors.items():
@@ -147,8 +146,9 @@ def baked(
             if path in membrane.down
         )
         assert isinstance(change, Tensor)
-        new = weight.double() + change.to(weight.device).reshape(weight.shape)
-        found[name] = new.to(weight.dtype)
+        old = wide(weight)
+        new = old + change.to(old.device).reshape(weight.shape)
+        found[name] = new.to(weight)
     return found
 
 
@@ -239,13 +239,13 @@ def _from_diffusers(
         up = tensors[f"{name}.lora_B.weight"]
         weight = state[f"{name}.weight"]
         change = (up.double().flatten(1) @ down.double().flatten(1)).reshape(weight.shape)
-        found[f"{name}.weight"] = (weight.double().cpu() + change).to(weight.dtype)
+        found[f"{name}.weight"] = (weight.cpu().double() + change).to(weight.dtype)
     return found
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.double().cpu()
-    return float((found.double().cpu() - wide).abs().max() / wide.abs().max())
+    wide = truth.cpu().double()
+    return float((found.cpu().double() - wide).abs().max() / wide.abs().max())
 
 
 Make = Callable[[Sequence[Membrane], float], list[TensorFile]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress, Steps
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
@@ -48,8 +50,10 @@ from engine.merging.reversible_merging.survey import (
     survey,
 )
 from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix, merge_named
+from engine.models.adapters import canonical, open_lora, part_of
 from engine.models.diffusion import DiffusionBundle, decode_latents
 from engine.models.library import ASSETS, MODELS, adapter_sets, resolve
+from engine.models.tensor_file import TensorFile
 
 STYLES = "world-styles"
 MOST_STEPS, LARGEST_GUIDANCE, MOST_PROMPTS, MOST_P = 100, 30.0, 8, 64
@@ -85,6 +89,7 @@ def run(
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
+    merge_named(merge).check(collection)
     bundle = applied.open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     n = collection.n
@@ -204,6 +209,8 @@ def count(
     settings = _Count.of(adapters, p, align, rivals, merges, weight, density, pictures, seed)
     yield Progress(0, 1, "Opening the tasks")
     collection, known = collect(settings.adapters), tasks.load_tasks()
+    for merge in settings.merges:
+        merge_named(merge).check(collection)
     places = [known.index(name) for name in collection.names]
     if after_training:
         yield Progress(0, 1, "Compressing the deltas")
@@ -239,6 +246,7 @@ def revert(
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
+    merge_named(merge).check(collection)
     index = _index(collection, chosen, first)
     basis, errors = yield from rebuilt(collection, way, p, 0, 1)
     deltas = {
@@ -279,6 +287,7 @@ def bake(
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 3, "Opening the adapters")
     collection = collect(chosen)
+    merge_named(merge).check(collection)
     bundle = applied.open_bundle(model)
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
@@ -317,8 +326,9 @@ def export(
     """Files for other tools, each read back and compared.
 
     `form` is "bundle" (the basis with a short reader), "peft" or "kohya" (the adapter named in
-    `adapter`, rebuilt), "merged" (one merged adapter as a PEFT folder) or "report". `half` writes
-    the bundle in fp16.
+    `adapter`, rebuilt), "merged" (one merged adapter as a PEFT folder, for which `p` does not
+    count) or "report". `half` writes the bundle in fp16. `model` says what the modules of Kohya
+    files are called.
     """
     if form not in FORMS:
         raise BadInput(f'There is no form "{str(form)[:40]}".', f"Choose {', '.join(FORMS)}.")
@@ -328,15 +338,19 @@ def export(
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
+    if form == "merged":
+        merge_named(merge).check(collection)
+        return _merged_export(_as_called(collection, model), merge, mix)
     rmm.check_p(p, collection.n, _rank(collection))
     if form == "report":
         found = yield from _survey(collection)
         text = exports.report(found, p, storage_at(collection, p), collection.notes())
-        return Exported(form, {}, {"report.md": text}, note="How much each adapter lost.")
+        file = TextFile.of("report.md", text)
+        return Exported(form, {"report": file}, note="How much each adapter lost.")
+    if form != "kohya":
+        collection = _as_called(collection, model)
     if form == "bundle":
         return (yield from _bundle(collection, p, align, half))
-    if form == "merged":
-        return _merged_export(collection, merge, mix)
     basis, _ = yield from rebuilt(collection, way, p, 0, 1)
     index = _index(collection, chosen, str(adapter or ""))
     return _one_export(collection, basis, index, form)
@@ -483,8 +497,7 @@ def products(
 
 def merged(collection: Collection, merge: str, mix: Mix) -> dict[str, Float[Tensor, "m d"]]:
     """One set of deltas for all adapters."""
-    how = MERGES[merge].merge
-    return {module: how(a, b, mix, place) for place, (module, a, b) in enumerate(collection.each())}
+    return MERGES[merge].of(collection, mix)
 
 
 Pairs = dict[str, tuple[Float[Tensor, "n m r"], Float[Tensor, "n r d"]]]
@@ -809,7 +822,8 @@ def _bundle(
         error = max(error, _relative(back[0], truth[0]), _relative(back[1], truth[1]))
         yield Progress(layers + place, 2 * layers, "Reading it back")
     said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
-    return Exported("bundle", {"bundle": file}, {"read_bundle.py": bundles.READER}, error, said)
+    reader = TextFile.of("read_bundle.py", bundles.READER)
+    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said)
 
 
 def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> Exported:
@@ -830,31 +844,38 @@ def _merged_export(collection: Collection, merge: str, mix: Mix) -> Exported:
     return _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
 
 
+def _as_called(collection: Collection, model: ModelRef | str) -> Collection:
+    """Kohya's keys have lost their dots: the model says where they were."""
+    if not collection.has_lost_dots:
+        return collection
+    state = applied.open_bundle(model).model.state_dict()
+    return collection.called(applied.names_in(state, collection))
+
+
 def _written(
     collection: Collection, pairs: Mapping[str, tuple[Tensor, Tensor]], form: str, what: str
 ) -> Exported:
     """The files, opened again by our own reader and compared."""
-    from tempfile import TemporaryDirectory
-
-    from engine.models.adapters import CONFIG, open_lora
-
-    texts = {}
-    if form == "kohya":
-        file = exports.kohya(collection, pairs)
-    else:
-        file, texts[CONFIG] = exports.peft(collection, pairs)
+    is_kohya = form == "kohya"
+    files = [exports.kohya(collection, pairs)] if is_kohya else exports.peft(collection, pairs)
+    known = {module: collection.layer(module).name for module in pairs}
+    error = 0.0
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / file.name).write_bytes(file.data)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        lora = open_lora(folder if texts else folder / file.name, what)
-        error = 0.0
-        for module, (a, b) in pairs.items():
-            back = lora.factors(module)
-            error = max(error, _relative(back[0] @ back[1], a.float() @ b.float()))
-    stem = file.name.rpartition(".")[0]
-    return Exported(form, {stem: file}, texts, error, what)
+        for file in files:
+            path = Path(scratch, file.name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(file.data)
+        for file in files:
+            if not isinstance(file, TensorFile):
+                continue
+            path, part = Path(scratch, file.name), file.name.rpartition("/")[0]
+            lora = open_lora(path if is_kohya else path.parent, what)
+            for module, (a, b) in pairs.items():
+                inside = module if is_kohya else canonical(part_of(known[module])[1])
+                if is_kohya or part in ("", part_of(known[module])[0]):
+                    back = lora.factors(inside)
+                    error = max(error, _relative(back[0] @ back[1], a.float() @ b.float()))
+    return Exported(form, {file.name: file for file in files}, error, what)
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:

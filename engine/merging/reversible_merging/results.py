@@ -1,15 +1,15 @@
 """What the panel shows: frozen values with numpy arrays. A preview is a result not yet full."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.baked import Baked
+from engine.core.named_file import NamedFile
 from engine.core.reversible import RoundTrip
 from engine.merging.reversible_merging.survey import Survey
-from engine.models.tensor_file import TensorFile
 
 Pictures = NDArray[np.uint8]
 """n h w 3"""
@@ -131,10 +131,9 @@ class BakedMerge(Baked):
 @dataclass(frozen=True)
 class Exported:
     """Files for other tools. `error` is the largest difference of what the file leads to when it
-    is read back, relative to the largest value. `texts` are further files."""
+    is read back, relative to the largest value."""
 
     form: str
-    files: Mapping[str, TensorFile]
-    texts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, NamedFile]
     error: float = 0.0
     note: str = ""

@@ -22,7 +22,16 @@ from engine.models.library import load
 from engine.models.restoration import RestorationBundle
 from engine.pictures import PictureSetting
 from engine.sampling._plane import plane as plane_of
-from engine.sampling.mr_sampler import AUTO, EXAMPLES, METHODS, SIDE, SPACINGS, TASKS, UNKNOWN
+from engine.sampling.mr_sampler import (
+    AUTO,
+    EXAMPLES,
+    METHODS,
+    SIDE,
+    SPACINGS,
+    TABLES,
+    TASKS,
+    UNKNOWN,
+)
 from engine.sampling.mr_sampler.degradations import degrade
 from engine.sampling.mr_sampler.pictures import (
     Picture,
@@ -61,6 +70,7 @@ def run(
     nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
     spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
     fit_target: Annotated[str, Text(40)] = AUTO,
+    tables: Annotated[str, OneOf(TABLES)] = "ln alpha",
     curve: Annotated[Sequence[Annotated[int, Range(1, MOST_NFE)]], Items(16)] = CURVE,
     plane: bool = False,
 ) -> Steps[Comparison]:
@@ -72,7 +82,7 @@ def run(
     """
     _check_methods(methods)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     truth = _middle(_chosen(picture, example), SIDE)
     mu = _damaged(truth, task, strength, seed)
     known = None if task == UNKNOWN else truth
@@ -219,6 +229,7 @@ def restore(
     nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
     spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
     fit_target: Annotated[str, Text(40)] = AUTO,
+    tables: Annotated[str, OneOf(TABLES)] = "ln alpha",
     tile: Annotated[int, Range(32, 1024, "Try 128.")] = TILE,
     overlap: Annotated[int, Range(0, 512, "A quarter of the tile does well.")] = OVERLAP,
 ) -> Steps[Restored]:
@@ -231,7 +242,7 @@ def restore(
     _check_methods([solver])
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     whole = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
     given = to_tensor(whole[None])
@@ -269,7 +280,7 @@ def restore(
 # ---------------------------------------------------------------------- pictures and checks
 
 
-def _open(model: ModelRef | str, fit_target: str) -> Restorer:
+def _open(model: ModelRef | str, fit_target: str, tables: str) -> Restorer:
     bundle = load(ModelRef(model) if isinstance(model, str) else model)
     if not isinstance(bundle, RestorationBundle):
         raise ModelMismatch(
@@ -280,7 +291,7 @@ def _open(model: ModelRef | str, fit_target: str) -> Restorer:
             f'This model was not trained to predict "{fit_target!s:.40}".',
             f"Choose {', '.join((AUTO, *bundle.fit_targets))}.",
         )
-    return Restorer(bundle, fit_target)
+    return Restorer(bundle, fit_target, tables)
 
 
 def _chosen(picture: UInt8[Array, "_ _ _"] | None, name: str, *, whole: bool = False) -> Picture:

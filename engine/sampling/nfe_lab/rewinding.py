@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.precision import wide
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
 from engine.core.settings import Range, Text
@@ -216,7 +216,7 @@ def _encode(scene: Scene, picture: UInt8[Array, "height width 3"]) -> tuple[Rewo
         verdict=verdicts(scene.bundle, picture[None])[0],
         psnr_of_encoding=10 * float(np.log10(255**2 / max(mean_square, 1e-12))),
     )
-    return shown, z.to(torch.float64)
+    return shown, wide(z)
 
 
 def _fitted(

@@ -202,7 +202,7 @@ def small(picture: Picture, side: int = 128) -> Picture:
 
 def distance(z: Tensor, truth: Tensor) -> float:
     """Root mean square difference relative to that of `truth`."""
-    z, truth = z.double().cpu(), truth.double().cpu()
+    z, truth = z.cpu().double(), truth.cpu().double()
     return float((z - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 

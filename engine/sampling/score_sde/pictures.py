@@ -26,7 +26,7 @@ from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
 from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
 from engine.pictures import PictureSetting
-from engine.sampling.score_sde import CORRECTORS, PREDICTORS, TASKS
+from engine.sampling.score_sde import CORRECTORS, LEVELS, PREDICTORS, TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.particles import setting_of, steps_of
 from engine.sampling.score_sde.processes import LAST
@@ -146,12 +146,13 @@ def draw(
     nfe: Annotated[int, Range(4, 2000)] = 60,
     snr: Annotated[float, Range(0.001, 5)] = 0.16,
     corrections: Annotated[int, Range(1, 10)] = 1,
+    levels: Annotated[str, OneOf(LEVELS)] = "grid",
     denoise: bool = True,
     count: Annotated[int, Range(1, 16)] = 4,
     with_flow: bool = True,
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
-    settings = setting_of(predictor, corrector, snr, corrections)
+    settings = setting_of(predictor, corrector, snr, corrections, levels)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")
     bundle = load_score(model)

@@ -57,8 +57,9 @@ def run(
 ) -> Steps[Telling]:
     """Answers a question about a picture, taking back what it doubts; first without taking back.
 
-    The picture is a tray, photographed with noise, unless one is given. With `open_ended`, an empty
-    answer is asked for once more with a plea to name false premises, and then owned up to.
+    The picture is a tray, photographed with noise, unless one is given. With `open_ended`, only
+    whole sentences are left of an answer that is given up; an empty one is asked for once more with
+    a plea to name false premises, and then owned up to.
     """
     begun = time.perf_counter()
     settings = Settings(
@@ -69,6 +70,7 @@ def run(
         total=total,
         hints=hints,
         max_new_tokens=max_new_tokens,
+        open_ended=open_ended,
     ).checked()
     question = _checked_question(question)
     if engine not in ENGINES:

@@ -118,9 +118,14 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
     """P(UN) and whether it is grounded, of each row of a CSV. Raises `BadInput` with the row."""
     if len(text) > LARGEST_CSV:
         raise BadInput("The CSV has more than two million characters.", "Take fewer phrases.")
-    lines = text.strip().splitlines()
+    lines = text.strip().splitlines() or [""]
     separator = ";" if ";" in lines[0] and "," not in lines[0] else ","
     rows = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator)
+    try:
+        table = list(rows)
+    except csv.Error as error:
+        advice = "Write lines such as: a dog,0.37,no"
+        raise BadInput(f"The CSV cannot be read: {error}.", advice) from error
     names = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if not {"p_un", "grounded"} <= set(names):
         raise BadInput(
@@ -128,7 +133,7 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
             "The first line names them: phrase,p_un,grounded",
         )
     p_un, is_right = [], []
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(table, start=2):
         said = str(row[names["grounded"]]).strip().lower()
         try:
             told = str(row[names["p_un"]])

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
+from engine.core.named_file import TextFile
 from engine.core.recipe import ModelRef, Plain
 from engine.core.settings import Items, OneOf, Range, Text
 from engine.models.language import LanguageBundle
@@ -40,7 +41,6 @@ from engine.verifying.revthink.results import (
     Probe,
     Reply,
     Student,
-    TextFile,
     Trained,
     Tuned,
 )
@@ -448,13 +448,13 @@ def _augmented(
     for record, is_whole in turned_round(left, who):
         if is_whole:
             records = (*shown.records, record)
-            file = TextFile("augmented.jsonl", to_jsonl(records))
+            file = TextFile.of("augmented.jsonl", to_jsonl(records))
             shown = replace(shown, records=records, draft=None, file=file)
         else:
             shown = replace(shown, draft=record)
         told = f"Question {min(len(shown.records) + 1, len(items))}"
         yield Progress(len(shown.records), len(items), told, shown)
-    return replace(shown, file=TextFile("augmented.jsonl", to_jsonl(shown.records)))
+    return replace(shown, file=TextFile.of("augmented.jsonl", to_jsonl(shown.records)))
 
 
 # ---------------------------------------------------------------------- training
