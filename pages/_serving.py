@@ -10,6 +10,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.core.runs import Runs
+
 Query = Mapping[str, str]
 
 # Parameters of the address that is being answered.
@@ -27,6 +29,7 @@ class Suite(gr.Blocks):
 
     def __init__(self, **settings: Any) -> None:
         self._choices: dict[int, Callable[[Query], str | None]] = {}
+        self.runs = Runs()
         super().__init__(**settings)
 
     def get_config_file(self) -> Any:

@@ -116,7 +116,7 @@ def build(frame: Frame) -> None:
         [shown, *plots, ways],
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
-        also=[nfe.release],
+        turned=[nfe],
     )
     build_restore(frame, spacing, fit_target)
     frame.breaks(

@@ -94,7 +94,7 @@ def build_plane(frame: Frame) -> None:
         {"process": process, "points": points, "others": others, "nfe": nfe},
         draw_plane,
         [flow, noisy, numbers],
-        also=[process.input],
+        turned=[process],
     )
 
 
@@ -188,7 +188,7 @@ def build_trip(frame: Frame) -> None:
         draw_trip,
         [pictures, numbers],
         params=picture_params,
-        also=[subject.input],
+        turned=[subject],
     )
 
 
@@ -281,7 +281,7 @@ def build_lab(frame: Frame) -> None:
         },
         draw_lab,
         [cloud, errors, numbers],
-        also=[nfe.release, snr.release],
+        turned=[nfe, snr],
     )
 
 
