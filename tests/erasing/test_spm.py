@@ -564,6 +564,15 @@ def test_an_export_holds_the_concept_in_its_header(folder: Path, run_job):
     assert end.result.error < 1e-6
 
 
+@pytest.mark.parametrize("form", ["stacked", "diffusers", "web"])
+def test_an_export_says_how_much_of_the_whole_edit_it_misses(folder: Path, run_job, form: str):
+    """proj_in and proj_out carry a good part; the form for the web leaves them out and says so."""
+    *_, end = run_job(job(folder, "export", form=form))
+    assert (end.result.error > 0.1) == (form == "web")
+    assert end.result.error < 1
+    assert "little" not in end.result.note
+
+
 def test_a_blunt_gate_and_missing_anchors_are_pointed_out(folder: Path, run_job):
     *_, end = run_job(job(folder, "run", anchors=0, prompts=["a zebra"], ways=["open"]))
     told = " ".join(end.result.notes)

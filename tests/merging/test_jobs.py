@@ -100,7 +100,15 @@ def test_a_baked_merge_comes_off_bit_for_bit_and_subtracting_does_not(go, tiny):
 def test_every_form_is_written_and_read_back(go, form):
     found = go("export", form=form, p=1)
     assert found.files or found.texts
-    assert found.error < 1e-5
+    assert found.read_back < 1e-5
+
+
+@pytest.mark.parametrize("form", ["bundle", "peft", "kohya"])
+def test_a_file_says_how_much_of_the_adapters_it_misses(go, form):
+    """A file of p = 0 holds the mean alone, however well it is read back."""
+    part, whole = (go("export", form=form, p=p).error for p in (0, 2))
+    assert whole < 1e-5
+    assert 0.1 < part < 2
 
 
 def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_path):

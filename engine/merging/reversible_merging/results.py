@@ -130,11 +130,13 @@ class BakedMerge(Baked):
 
 @dataclass(frozen=True)
 class Exported:
-    """Files for other tools. `error` is the largest difference of what the file leads to when it
-    is read back, relative to the largest value. `texts` are further files."""
+    """Files for other tools. `error` is the part that they miss of the adapters, or of the merge,
+    that they stand for: 0 for none of it. `read_back` is the largest difference of what was read
+    back and what was written, relative to the largest value. `texts` are further files."""
 
     form: str
     files: Mapping[str, TensorFile]
     texts: Mapping[str, str] = field(default_factory=dict)
-    error: float = 0.0
+    read_back: float = 0.0
     note: str = ""
+    error: float = 0.0
