@@ -18,8 +18,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,10 +33,10 @@ from engine import sounds
 from engine.core.catalog import Entry
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Event, Failed, Job, Progress
-from engine.core.recipe import Recipe
+from engine.core.recipe import ModelRef, Recipe
 from engine.core.runs import Run
 from engine.pictures import HEAD, from_text, unpacked
-from engine.results import files_of
+from engine.results import files_of, keep_edit
 from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
@@ -44,7 +44,7 @@ from pages._parts import escape
 from pages._serving import Query, Suite
 from pages._shelf import Shelf, model_ref, model_text
 
-Runner = Callable[[Job], Iterator[Event]]
+Runner = Callable[[Job], Generator[Event, None, None]]
 Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
 Values = Mapping[str, object]
 
@@ -392,7 +392,9 @@ class Frame:
                 if isinstance(event, Progress):
                     yield {"done": event.done, "total": event.total, "note": event.note}
                 elif isinstance(event, Done):
-                    yield api_result(event.result, told.here())
+                    with friendly():
+                        edited = keep_edit(event.result, told.model)
+                    yield api_result(event.result, told.here(), edited)
 
         return endpoint
 
@@ -688,13 +690,17 @@ def claim_file(slug: str) -> str:
     return f"gradio_api/file=assets/claims/{slug}.json"
 
 
-def api_result(result: object, recipe: Recipe) -> dict:
-    """A result for clients: its plain values, its files as data URLs, and the recipe."""
+def api_result(result: object, recipe: Recipe, edited: ModelRef | None = None) -> dict:
+    """A result for clients: its plain values, its files as data URLs, and the recipe.
+
+    After an edit also the model that it makes, as other recipes name it.
+    """
     files = files_of(result, recipe)
     kinds = {".png": "image/png", ".csv": "text/csv", ".wav": "audio/wav"}
     return {
         "recipe": json.loads(files.pop("recipe.json")),
         "result": json.loads(files.pop("result.json")),
+        **({"model": asdict(edited)} if edited else {}),
         "files": {
             name: f"data:{kinds.get(Path(name).suffix, 'application/octet-stream')};base64,"
             + base64.b64encode(content).decode("ascii")

@@ -285,7 +285,7 @@ class Shelf:
         shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
         held = [self.edit, *(picker for picker, _ in self.pickers)]
-        wire = {
+        wire: Mapping[str, tuple[Callable, Callable, list]] = {
             "undo": (undo.click, self._undo, held),
             "forget": (forget.click, self._forget, held),
             "open": (opened.upload, self._open, [opened]),

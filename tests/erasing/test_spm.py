@@ -401,8 +401,13 @@ def test_the_published_file_loads_into_diffusers(bundle):
 
 @pytest.mark.parametrize("form", files.FORMS)
 def test_every_form_of_file_leads_to_the_baked_weights(bundle, form: str):
+    """The form for the web does so on the layers that it holds, and misses the others."""
     pair = [grown(bundle, "cat", 1), grown(bundle, "dog", 2)]
     made, error, how = files.exported(bundle, pair, form, 0.5)
+    if form == "web":
+        assert 0.1 < error < 1
+        pair = [files._without_ends(membrane) for membrane in pair]
+        _, error, _ = files.exported(bundle, pair, form, 0.5)
     assert error < 1e-6
     assert how
     assert len(made) == (2 if form == "spm" else 1)
