@@ -131,7 +131,7 @@ def test_every_picker_that_held_an_undone_model_holds_what_is_left_of_it(store, 
             given = [given_to(picker) for picker in pickers]
             assert given[place] == "world"
             assert given.count(None) == len(given) - 1
-            assert f"Model of {frames[slug].entry.card.title} from now on: World" in said
+            assert f"Model of {frames[slug].entry.card.title} from now on: Embedded world." in said
             assert f"world+{digest}" not in [text for _, text in pickers[place].choices]
 
 
