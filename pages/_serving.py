@@ -11,6 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.core.runs import Runs
 from pages._hosts import hosts
 
 Query = Mapping[str, str]
@@ -30,6 +31,7 @@ class Suite(gr.Blocks):
 
     def __init__(self, **settings: Any) -> None:
         self._choices: dict[int, Callable[[Query], str | None]] = {}
+        self.runs = Runs()
         super().__init__(**settings)
 
     def get_config_file(self) -> Any:

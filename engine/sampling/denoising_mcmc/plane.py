@@ -68,7 +68,6 @@ def seven_modes() -> World:
 def run(
     *,
     seed: int,
-    model: object = None,
     integrator: str = "kar1",
     nfe: int = 10,
     share: float = 0.2,
@@ -80,8 +79,8 @@ def run(
     compare: bool = True,
 ) -> Steps[Chained]:
     """The chain live, then its samples and those from pure noise at equal total NFE; with
-    `compare` all six integrators. `share` of the NFE goes to the chain. `model` has no part here,
-    where the score is exact."""
+    `compare` all six integrators. `share` of the NFE goes to the chain. The score is exact,
+    so it takes no model."""
     checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
     world = seven_modes()
     others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
@@ -119,7 +118,6 @@ def run(
 def eta(
     *,
     seed: int,
-    model: object = None,
     integrator: str = "kar1",
     nfe: int = 10,
     share: float = 0.2,
@@ -128,8 +126,8 @@ def eta(
     burn_in: int = 20,
     pick: str = "draw",
 ) -> Steps[Trades]:
-    """Error and mode coverage as eta grows, beside the integrator from pure noise; `model` has no
-    part in it."""
+    """Error and mode coverage as eta grows, beside the integrator from pure noise; the score is
+    exact, so it takes no model."""
     checked(integrator, nfe, share, 0.3, chains, rounds, burn_in, pick)
     world = seven_modes()
     plan = Plan.split(integrator, int(nfe), float(share))
