@@ -28,8 +28,9 @@ def recipes() -> list[Recipe]:
     """A quick run of every action of every method, as its card gives it."""
     found = []
     for entry in announced().values():
-        model = ModelRef(entry.card.models[0]) if entry.card.models else None
         for action in entry.card.actions:
+            models = entry.models(action.name)
+            model = ModelRef(models[0]) if models else None
             found.append(Recipe(entry.slug, action.name, model, action.quick))
     return found
 

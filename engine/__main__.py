@@ -18,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,11 +30,11 @@ from engine.core import disk
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
-from engine.core.recipe import RESERVED, ModelRef, Recipe
+from engine.core.recipe import RESERVED, Recipe
 from engine.core.settings import in_words, settings_of
 from engine.models import library
 from engine.pictures import as_text, at_most, opened
-from engine.results import files_of
+from engine.results import files_of, keep_edit
 from engine.runners import runner
 from engine.sounds import SUFFIXES, from_file
 
@@ -110,13 +111,14 @@ def run(arguments: Sequence[str]) -> int:
     flags = _typed(entry, rest[1:])
     if flags is None:
         return 0
-    recipe = Recipe.from_arguments(["run", entry.name, *flags])
+    recipe = Recipe.from_arguments(["run", entry.name, *_with_model(entry, flags)])
     target = entry.target(recipe.action)
-    recipe = replace(recipe, model=_model(entry, recipe)).here()
+    recipe = recipe.here()
     result = _finish(recipe.job(target), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)
     _save(result.result, recipe, Path(ours["out"]) if "out" in ours else None)
+    _keep(result.result, recipe)
     return 0
 
 
@@ -316,12 +318,14 @@ def _file_kind(setting: str) -> str:
     )
 
 
-def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
-    """The model asked for, or the card's first one where the method wants one."""
-    wants = "model" in inspect.signature(_function(entry, recipe.action)).parameters
-    if recipe.model is None and wants and entry.card.models:
-        return ModelRef(entry.card.models[0])
-    return recipe.model
+def _with_model(entry: Entry, flags: Sequence[str]) -> list[str]:
+    """The flags with the card's first model where the action wants one and none is named.
+
+    Edits and a revision that are named without a model lie on that one.
+    """
+    given = dict(_pairs(flags))
+    models = entry.models((given.get("--action") or "run").replace("-", "_"))
+    return [*flags, *(["--model", models[0]] if models and "--model" not in given else [])]
 
 
 def _recipe_in(path: Path) -> Recipe:
@@ -399,6 +403,14 @@ def _save(result: object, recipe: Recipe, folder: Path | None) -> None:
     for name, content in files.items():
         disk.write(folder / name, [content])
     print(f"{folder}: {', '.join(sorted(files))}")
+
+
+def _keep(result: object, recipe: Recipe) -> None:
+    """Put an edit where other runs find it, and say how they name it."""
+    if (model := keep_edit(result, recipe.model)) is not None:
+        revision = ["--revision", model.revision] if model.revision else []
+        flags = ["--model", model.source, *revision, "--edits", ",".join(model.edits)]
+        print(f"The edit is in the store; go on with {shlex.join(flags)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

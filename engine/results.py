@@ -11,13 +11,14 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from engine.core.named_file import NamedFile
-from engine.core.recipe import Recipe
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import default_store
 
 Files = dict[str, bytes]
 
@@ -29,6 +30,18 @@ def files_of(result: object, recipe: Recipe) -> Files:
     files["result.json"] = json.dumps(plain, indent=2, ensure_ascii=False).encode()
     files["recipe.json"] = recipe.json().encode()
     return files
+
+
+def keep_edit(result: object, base: ModelRef | None) -> ModelRef | None:
+    """The model that an edit makes of its base, its patch now in the store; None for no edit.
+
+    Raises `OutOfBudget` or `AssetMissing` when the store cannot take it.
+    """
+    if (patch := getattr(result, "patch", None)) is None:
+        return None
+    digest = default_store().put(patch)
+    base = base or patch.recipe.model or ModelRef("world")
+    return replace(base, edits=(*base.edits, digest))
 
 
 def _plain(value: object, name: str, files: Files, recipe: Recipe) -> object:

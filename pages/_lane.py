@@ -58,5 +58,5 @@ def _in_loop(change: Callable[[int], None], more: int) -> None:
     """Calls a function in the thread of the event loop, where the queue counts."""
     try:
         anyio.from_thread.run_sync(change, more)
-    except RuntimeError:  # no worker thread of the loop: Gradio closes what was stopped in the loop
+    except RuntimeError:  # in a run's own thread, or in the loop, where Gradio closes what stopped
         change(more)

@@ -11,11 +11,13 @@ from urllib.parse import parse_qsl
 
 import gradio as gr
 from gradio.components.base import Component
+from gradio.events import Dependency
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.core.runs import Runs
 from pages import _sessions
 from pages._hosts import hosts
 
@@ -40,6 +42,7 @@ class Suite(gr.Blocks):
         self._choices: dict[int, Callable[[Query], str | None]] = {}
         self._restored: dict[int, Callable[[Query], bool]] = {}
         _sessions.use()
+        self.runs = Runs()
         super().__init__(**settings)
 
     def get_config_file(self) -> Any:
@@ -54,13 +57,14 @@ class Suite(gr.Blocks):
 
     def restores(
         self, handler: Callable, outputs: Sequence[Component], is_asked: Callable[[Query], bool]
-    ) -> None:
+    ) -> Dependency:
         """`handler` sets `outputs` as a page opens, at addresses for which `is_asked` holds.
 
         It takes no place among the runs that wait.
         """
         event = self.load(handler, None, outputs, queue=False, **QUIET)
         self._restored[event["id"]] = is_asked
+        return event
 
     @property
     def config(self) -> Any:

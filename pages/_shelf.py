@@ -12,7 +12,7 @@ never see each other's models.
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -201,6 +201,17 @@ def key_of(ref: ModelRef) -> str:
     return hashlib.sha256(model_text(ref).encode("utf-8", "replace")).hexdigest()[:12]
 
 
+def fallen_back(held: object, gone: ModelRef, left: ModelRef, known: Sequence[str]) -> str:
+    """What a picker of these choices holds once the model `gone` has become `left`.
+
+    An empty text where it held another model; the first choice where nothing is left of an upload.
+    """
+    if model_ref(held) != gone:
+        return ""
+    text = model_text(left)
+    return text if text in known or not left.source.startswith(UPLOADED) else known[0]
+
+
 def edits_on(kept: object) -> list[tuple[str, str]]:
     """Every edit on the shelf as title and value; the value names its model too."""
     return [
@@ -270,10 +281,15 @@ class Shelf:
     def __init__(self) -> None:
         self.kept = gr.BrowserState(EMPTY, storage_key=STORAGE_KEY, secret=STORAGE_WORD)
         self.pickers: list[tuple[gr.Dropdown, Mapping[str, str]]] = []
+        self.panels: list[str] = []
 
-    def offer(self, picker: gr.Dropdown, titles: Mapping[str, str]) -> None:
-        """Adds the shelf's models to this choice when the page opens and when the shelf changes."""
+    def offer(self, picker: gr.Dropdown, titles: Mapping[str, str], panel: str) -> None:
+        """Adds the shelf's models to this choice when the page opens and when the shelf changes.
+
+        `panel` is the title of the panel that the choice belongs to.
+        """
         self.pickers.append((picker, titles))
+        self.panels.append(panel)
 
     def draw(self, demo: gr.Blocks, family: str, runner: Callable[[Job], Iterator[Event]]) -> None:
         """The fold-out below the panels."""
@@ -299,15 +315,16 @@ class Shelf:
         again = gr.Button(elem_id=f"{family}-shelf-show", visible="hidden")
         shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        wire = {
-            "undo": (undo.click, self._undo, self.edit),
-            "forget": (forget.click, self._forget, self.edit),
-            "open": (opened.upload, self._open, opened),
-            "checkpoint": (checkpoint.upload, self._checkpoint, checkpoint),
+        held = [self.edit, *(picker for picker, _ in self.pickers)]
+        wire: Mapping[str, tuple[Callable, Callable, list]] = {
+            "undo": (undo.click, self._undo, held),
+            "forget": (forget.click, self._forget, held),
+            "open": (opened.upload, self._open, [opened]),
+            "checkpoint": (checkpoint.upload, self._checkpoint, [checkpoint]),
         }
         for name, (trigger, handler, given) in wire.items():
             outputs = [self.kept, self.said, *shown]
-            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, given], outputs, **quiet)
+            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, *given], outputs, **quiet)
         save.click(
             named(self._save, f"{family}_shelf_save"), [self.kept, self.edit], self.said, **quiet
         )
@@ -333,25 +350,43 @@ class Shelf:
     def _updates(self, kept: object, said: str) -> list[object]:
         return [kept, message(said), *self._show(kept)]
 
-    def _undo(self, kept: object, edit: str) -> list[object]:
+    def _gone(
+        self, kept: object, said: str, held: Sequence[object], gone: ModelRef, left: ModelRef
+    ) -> list[object]:
+        """The updates once a model has become another: pickers that held it hold what is left."""
+        updates, fallen, title = [], [], ""
+        for value, (_, titles), panel in zip(held, self.pickers, self.panels, strict=True):
+            options = choices(kept, titles)
+            known = {text: shown for shown, text in options}
+            now = fallen_back(value, gone, left, list(known))
+            updates.append(gr.Dropdown(choices=options, **({"value": now} if now else {})))
+            if now:
+                fallen.append(panel)
+                title = known.get(now, source_title(left.source))
+        if fallen:
+            said += f" Model of {escape(' and '.join(fallen))} from now on: {escape(title)}."
+        shelf = self._updates(kept, said)
+        return [*shelf[: len(shelf) - len(updates)], *updates]
+
+    def _undo(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes one edit off its model, if nothing later lies on it."""
         with friendly():
             ref, digest = _chosen_edit(kept, edit)
             header = default_store().header(digest)
-            shelf, _ = without(kept, ref, digest)
+            shelf, left = without(kept, ref, digest)
             said = (
                 f"Undone: {escape(header.name)}. Fingerprint <code>{combined(header.after)}</code> "
                 f'<span class="mark backward" aria-label="goes back to">◀</span> '
-                f"<code>{combined(header.before)}</code>"
+                f"<code>{combined(header.before)}</code>."
             )
-            return self._updates(shelf, said)
+            return self._gone(shelf, said, held, ref, left)
 
-    def _forget(self, kept: object, edit: str) -> list[object]:
+    def _forget(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes a whole model off the shelf; the store forgets its edits in time."""
         with friendly():
             ref, _ = _chosen(kept, edit)
             shelf = written([model for model in read(kept) if model.ref != ref])
-            return self._updates(shelf, "Taken off the shelf.")
+            return self._gone(shelf, "Taken off the shelf.", held, ref, replace(ref, edits=()))
 
     def _open(self, kept: object, path: str) -> list[object]:
         """Puts the model that a patch file makes on the shelf."""

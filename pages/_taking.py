@@ -132,6 +132,8 @@ def in_tensors(found: Any) -> str:
 
 
 def of_largest(found: Any) -> str:
-    """What most files say: how far the numbers read back lie from those that were meant."""
+    """What most files say: how much of the whole edit they miss when they are read back."""
     rank = f"rank {found.rank}, " if getattr(found, "rank", 0) else ""
-    return f"{rank}largest error {found.error:.1e} of the largest value"
+    if found.error < 1e-3:
+        return f"{rank}the whole edit, to {found.error:.1e} of its size"
+    return f"{rank}{found.error:.1%} of the edit is missing (norm of the weights)"

@@ -59,12 +59,14 @@ def build(frame: Frame) -> None:
     )
     _curve(frame, edit)
     _take_along(frame, edit)
-    concept.change(
+    # A visitor's own change, as a link brings its own prompts with its concept.
+    concept.input(
         named(prompts_for, "few_shot_prompts"),
         [concept, view["prompts"]],
         view["prompts"],
         api_visibility="private",
         show_progress="hidden",
+        trigger_mode="always_last",
     )
     frame.breaks(
         "Nothing bounds the climb. With twelve epochs at more than twice the rate everything goes, "

@@ -123,7 +123,7 @@ def build(frame: Frame) -> None:
         [shown, *plots, ways],
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
-        also=[nfe.release],
+        turned=[nfe],
     )
     build_restore(frame, {"spacing": spacing, "fit_target": fit_target, "tables": tables})
     frame.breaks(

@@ -98,7 +98,8 @@ def build(frame: Frame) -> None:
         [pictures, story, doubts, heights],
         params=run_params,
         back=run_values,
-        also=[question.submit, tau.release],
+        also=[question.submit],
+        turned=[tau],
     )
     preset.input(
         named(_preset, f"{SLUG}_preset"),

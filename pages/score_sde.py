@@ -102,7 +102,7 @@ def build_plane(frame: Frame) -> None:
         {"process": process, "points": points, "others": others, "nfe": nfe},
         draw_plane,
         [flow, noisy, numbers],
-        also=[process.input],
+        turned=[process],
     )
 
 
@@ -196,7 +196,7 @@ def build_trip(frame: Frame) -> None:
         draw_trip,
         [pictures, numbers],
         params=picture_params,
-        also=[subject.input],
+        turned=[subject],
     )
 
 
@@ -287,7 +287,7 @@ def build_lab(frame: Frame) -> None:
         },
         draw_lab,
         [cloud, errors, numbers],
-        also=[nfe.release, moves["snr"].release],
+        turned=[nfe, moves["snr"]],
     )
 
 

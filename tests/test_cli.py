@@ -14,7 +14,8 @@ import engine.__main__ as cli
 from engine import runners
 from engine.core import catalog
 from engine.core.catalog import Catalog, Entry, Measured
-from engine.core.recipe import Recipe
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import default_store
 from tests import toy_method
 
 
@@ -174,6 +175,8 @@ BAD = {
     "no such recipe": ["run", "--recipe", "/no/such/file.json"],
     "no picture": ["run", "toy-method", "--picture", "/no/such/file.png"],
     "one word too many": ["list", "everything"],
+    "edits of no model": ["run", "toy-method", "--edits", "0a1b2c3d"],
+    "revision of no model": ["run", "toy-method", "--revision", "main"],
     "no bench": ["bench", "toy-method"],
     "bench of nothing": ["bench"],
     "unwritable": ["run", "toy-method", "--out", "/proc/nothing/here"],
@@ -249,3 +252,35 @@ def test_verify_passes_on_what_is_shipped_and_fails_on_a_broken_method(monkeypat
     monkeypatch.setattr(cli, "discover", lambda: broken)
     assert cli.main(["verify"]) == cli.FAULT
     assert "FAULT method bad" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_edit_baked_from_the_command_line_can_be_gone_on_with(
+    tmp_path, monkeypatch, capsys, request
+):
+    """Its patch is in the store under the digest that is said, and the next run lies on it."""
+    monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cli, "discover", catalog.discover)
+    default_store.cache_clear()
+    request.addfinalizer(default_store.cache_clear)
+    bake = ["run", "rece", "--action", "bake", "--concepts", "cat", "--guides", "animal"]
+    assert cli.main([*bake, "--out", str(tmp_path / "baked")]) == 0
+    said = capsys.readouterr().err
+    (digest,) = re.findall(r"go on with --model world --edits ([0-9a-f]{8,128})", said)
+    assert digest in default_store()
+    draw = ["run", "nfe-lab", "--prompt", "a cat", "--nfe", "3", "--curve", "[]"]
+    draw += ["--solvers", "ddim"]
+    drawn = {}
+    for name, more in {
+        "plain": [],
+        "edited": ["--model", "world", "--edits", digest],
+        "first model": ["--edits", digest],
+    }.items():
+        assert cli.main([*draw, *more, "--out", str(tmp_path / name)]) == 0, capsys.readouterr().err
+        drawn[name] = [
+            np.asarray(Image.open(path)).tolist()
+            for path in sorted((tmp_path / name).glob("*.png"))
+        ]
+        recipe = Recipe.from_json((tmp_path / name / "recipe.json").read_text())
+        assert recipe.model == ModelRef("world", None, () if name == "plain" else (digest,))
+    assert drawn["edited"] == drawn["first model"] != drawn["plain"]

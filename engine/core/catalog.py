@@ -195,12 +195,14 @@ class Action:
 
     `quick` is a run of a second or two on the smallest model; `bad` is one that must be refused
     with advice. Both are settings of the function, without `model` (the tests add the card's first
-    model when the card names one) and without `seed`.
+    model where the action takes one) and without `seed`. An action that computes without a network,
+    under an exact score for instance, is not `on_model`.
     """
 
     name: str = "run"
     quick: Mapping[str, Plain] = field(default_factory=dict)
     bad: Mapping[str, Plain] = field(default_factory=dict)
+    on_model: bool = True
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,15 @@ class Entry:
                 f"It has {', '.join(names)}.",
             )
         return f"{self.module}.algorithm:{action}"
+
+    def models(self, action: str = "run") -> tuple[str, ...]:
+        """The shipped models that an action can run on; none where it computes without a network.
+
+        Raises `BadInput` when the method has no such action.
+        """
+        self.target(action)
+        (chosen,) = (known for known in self.card.actions if known.name == action)
+        return tuple(self.card.models) if chosen.on_model else ()
 
     def sources(self) -> tuple[Source, ...]:
         """The code named in `shows`, found in the files without importing the algorithm."""

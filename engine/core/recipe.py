@@ -341,6 +341,11 @@ class Recipe:
         lenient: bool = False,
     ) -> "Recipe":
         fields: dict[str, Any] = {}
+        alone = [name for name in ("edits", "revision") if name in pairs and "model" not in pairs]
+        if alone and not lenient:
+            raise BadInput(
+                f"--{alone[0]} says nothing without a model.", "Add --model, such as --model world."
+            )
         for name in ("method", "action", "label"):
             if name in pairs:
                 fields[name] = pairs[name].replace("-", "_") if name != "label" else pairs[name]

@@ -12,6 +12,7 @@ import itertools
 import pickle
 import re
 import tempfile
+import textwrap
 import threading
 import time
 import types
@@ -40,7 +41,8 @@ LONGEST_SILENCE = 1.0
 
 def job_of(entry: Entry, action: Action, settings: str = "quick") -> Job:
     """The job that the card gives for tests: its first model, seed 7."""
-    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    models = entry.models(action.name)
+    model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, getattr(action, settings), seed=7)
     return recipe.job(entry.target(action.name))
 
@@ -167,6 +169,27 @@ def is_bounded(kind: object, rules: Sequence[object] = ()) -> bool:
     if kind in needed:
         return needed[kind] is object or any(isinstance(rule, needed[kind]) for rule in rules)
     return kind is ModelRef or any(isinstance(rule, Packed) for rule in rules)
+
+
+def names_a_model_only_where_one_is_used(entry: Entry) -> None:
+    """An action takes a model exactly where its card says so, and then does something with it."""
+    for action in entry.card.actions:
+        module, _, name = entry.target(action.name).partition(":")
+        function = inspect.unwrap(getattr(importlib.import_module(module), name))
+        takes = "model" in inspect.signature(function).parameters
+        assert takes == bool(entry.models(action.name)), f"{entry.slug} {action.name}"
+        assert _reads(function, "model") == takes, (
+            f"{entry.slug} {action.name} takes a model and leaves it aside."
+        )
+
+
+def _reads(function: Callable[..., object], name: str) -> bool:
+    """Whether the body of a function looks at a variable."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+        for node in ast.walk(tree)
+    )
 
 
 # ---------------------------------------------------------------------- what a run promises

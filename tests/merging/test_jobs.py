@@ -109,7 +109,15 @@ def test_a_baked_merge_comes_off_bit_for_bit_and_subtracting_does_not(go, tiny):
 def test_every_form_is_written_and_read_back(go, form):
     found = go("export", form=form, p=1)
     assert found.files
-    assert found.error < 1e-5
+    assert found.read_back < 1e-5
+
+
+@pytest.mark.parametrize("form", ["bundle", "peft", "kohya"])
+def test_a_file_says_how_much_of_the_adapters_it_misses(go, form):
+    """A file of p = 0 holds the mean alone, however well it is read back."""
+    part, whole = (go("export", form=form, p=p).error for p in (0, 2))
+    assert whole < 1e-5
+    assert 0.1 < part < 2
 
 
 def as_kohya(looks, folder, alpha=8.0):
@@ -177,7 +185,7 @@ def test_adapters_of_two_networks_become_a_folder_for_each(go, tiny, tmp_path):
         for part in ("text_encoder", "unet")
         for name in ("adapter_config.json", "adapter_model.safetensors")
     ]
-    assert found.error < 1e-5
+    assert found.read_back < 1e-5
     keys = {key for file in found.files.values() if file.name.endswith("s") for key in file.read()}
     assert not any("unet." in key or "text_encoder." in key for key in keys)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from engine.core.errors import OutOfBudget
+from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Float, Tensor
 from engine.erasing.rece.edit import Edit
 from engine.erasing.rece.results import Exported
@@ -26,7 +27,7 @@ Tensors = dict[str, Tensor]
 def exported(
     bundle: DiffusionBundle, edit: Edit, form: str, *, strength: float = 1.0, rank: int = 0
 ) -> Exported:
-    """The file of one form, with the error of the weights that it leads to.
+    """The file of one form, with the part of the whole edit that its weights miss.
 
     Raises `OutOfBudget` for a file too large to hand out from memory.
     """
@@ -38,7 +39,7 @@ def exported(
     file = TensorFile.of(_NAMES[form], tensors, {"format": "pt", "edit": edit.settings.name})
     truth = edit.bake(state, strength)
     found = read(file.read(), state)
-    error = max(_relative(found[name], truth[name]) for name in edit.names)
+    error = missed_of_weights(found, {name: truth[name] for name in edit.names}, state)
     stem = file.name.rpartition(".")[0]
     return Exported(form, {stem: file}, kept, error, _HOW[form])
 
@@ -187,11 +188,6 @@ def from_map(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tens
         pairs = {name: (tensors[f"{name}.left"], tensors[f"{name}.right"]) for name in names}
     wide = {name: state[name].detach().cpu().double() for name in pairs}
     return {name: wide[name] + (wide[name] @ u) @ v for name, (u, v) in pairs.items()}
-
-
-def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.cpu().double()
-    return float((found.cpu().double() - wide).abs().max() / wide.abs().max())
 
 
 def _check_size(size: int) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.precision import wide
+from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Tensor
 from engine.core.tensor_header import Unsound
 from engine.erasing.spm.membrane import Membrane, check_fit, sites
@@ -175,18 +176,15 @@ def stacked(membranes: Sequence[Membrane], gamma: Sequence[float]) -> Membrane:
 def exported(
     bundle: DiffusionBundle, membranes: Sequence[Membrane], form: str, gamma: float
 ) -> tuple[dict[str, TensorFile], float, str]:
-    """Files of one form, the largest relative error of the weights they lead to, and how to use.
+    """Files of one form, the part of the whole edit that they miss, and how to use them.
 
-    Read back from the bytes and compared with the weights that the membranes are baked into.
+    Read back from the bytes and compared with the weights that all of the membranes are baked into.
     """
     state = dict(bundle.model.state_dict())
     make, back, how = _FORMS[form]
     files = make(membranes, gamma)
     opened = [1.0 if form == "spm" else gamma] * len(membranes)
-    kept = [_without_ends(m) if form == "web" else m for m in membranes]
-    truth = baked(state, kept, opened)
-    found = back(files, bundle, state)
-    error = max(_relative(found[name], truth[name]) for name in truth)
+    error = missed_of_weights(back(files, bundle, state), baked(state, membranes, opened), state)
     return {file.name.rpartition(".")[0]: file for file in files}, error, how
 
 
@@ -243,11 +241,6 @@ def _from_diffusers(
     return found
 
 
-def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.cpu().double()
-    return float((found.cpu().double() - wide).abs().max() / wide.abs().max())
-
-
 Make = Callable[[Sequence[Membrane], float], list[TensorFile]]
 Back = Callable[[Sequence[TensorFile], DiffusionBundle, Mapping[str, Tensor]], Tensors]
 _FORMS: Mapping[str, tuple[Make, Back, str]] = {
@@ -270,6 +263,6 @@ _FORMS: Mapping[str, tuple[Make, Back, str]] = {
         _web,
         _from_published,
         "Without proj_in and proj_out, for interfaces that do not know their keys: "
-        "a little weaker, always open.",
+        "what those two carry is missing. Always open.",
     ),
 }

@@ -21,7 +21,7 @@ from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
-from engine.core.reversible import RoundTrip, compare
+from engine.core.reversible import Missed, RoundTrip, compare, missed
 from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.merging.reversible_merging import applied, exports, tasks
@@ -812,7 +812,7 @@ def _bundle(
         else:
             file = made
     told, tensors = bundles.header(file), file.read()
-    error = 0.0
+    error, seen = 0.0, Missed()
     for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):
         a, b = collection.factors(module)
         pair = aligned(a, b) if align else (a, b)
@@ -820,10 +820,12 @@ def _bundle(
         back = rmm.revert_all(replace(found, mu=found.mu.double(), U=found.U.double(),
                                       C=found.C.double()))  # fmt: skip
         error = max(error, _relative(back[0], truth[0]), _relative(back[1], truth[1]))
+        for index, (up, down) in enumerate(zip(*back, strict=True)):
+            seen.add(up @ down, _delta(collection, module, index))
         yield Progress(layers + place, 2 * layers, "Reading it back")
     said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
     reader = TextFile.of("read_bundle.py", bundles.READER)
-    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said)
+    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said, seen.share)
 
 
 def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> Exported:
@@ -832,16 +834,24 @@ def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> 
         for module, (a, b) in basis.items()
         if module in collection.loras[index].layers
     }
-    return _written(collection, pairs, form, f"{collection.names[index]}, rebuilt")
+    made = _written(collection, pairs, form, f"{collection.names[index]}, rebuilt")
+    gap = missed((a @ b, _delta(collection, m, index)) for m, (a, b) in pairs.items())
+    return replace(made, error=gap)
+
+
+def _delta(collection: Collection, module: str, index: int) -> Float[Tensor, "m d"]:
+    """What one adapter of the collection adds to a module."""
+    a, b = collection.factors(module)
+    return a[index].double() @ b[index].double()
 
 
 def _merged_export(collection: Collection, merge: str, mix: Mix) -> Exported:
     rank = min(collection.n * _rank(collection), 256)
-    pairs = {
-        module: exports.pair_of(delta, rank)
-        for module, delta in merged(collection, merge, mix).items()
-    }
-    return _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
+    whole = merged(collection, merge, mix)
+    pairs = {module: exports.pair_of(delta, rank) for module, delta in whole.items()}
+    made = _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
+    gap = missed((a.double() @ b.double(), whole[module]) for module, (a, b) in pairs.items())
+    return replace(made, error=gap)
 
 
 def _as_called(collection: Collection, model: ModelRef | str) -> Collection:

@@ -130,10 +130,12 @@ class BakedMerge(Baked):
 
 @dataclass(frozen=True)
 class Exported:
-    """Files for other tools. `error` is the largest difference of what the file leads to when it
-    is read back, relative to the largest value."""
+    """Files for other tools. `error` is the part that they miss of the adapters, or of the merge,
+    that they stand for: 0 for none of it. `read_back` is the largest difference of what was read
+    back and what was written, relative to the largest value."""
 
     form: str
     files: Mapping[str, NamedFile]
-    error: float = 0.0
+    read_back: float = 0.0
     note: str = ""
+    error: float = 0.0

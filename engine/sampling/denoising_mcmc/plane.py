@@ -70,7 +70,6 @@ def seven_modes() -> World:
 def run(
     *,
     seed: int,
-    model: object = None,
     integrator: Annotated[str, OneOf(INTEGRATORS)] = "kar1",
     nfe: Annotated[int, Range(4, 400)] = 10,
     share: Annotated[float, Range(0, 0.9)] = 0.2,
@@ -82,8 +81,8 @@ def run(
     compare: bool = True,
 ) -> Steps[Chained]:
     """The chain live, then its samples and those from pure noise at equal total NFE; with
-    `compare` all six integrators. `share` of the NFE goes to the chain. `model` has no part here,
-    where the score is exact."""
+    `compare` all six integrators. `share` of the NFE goes to the chain. The score is exact,
+    so it takes no model."""
     checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
     world = seven_modes()
     others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
@@ -121,7 +120,6 @@ def run(
 def eta(
     *,
     seed: int,
-    model: object = None,
     integrator: Annotated[str, OneOf(INTEGRATORS)] = "kar1",
     nfe: Annotated[int, Range(4, 400)] = 10,
     share: Annotated[float, Range(0, 0.9)] = 0.2,
@@ -130,8 +128,8 @@ def eta(
     burn_in: Annotated[int, Range(1, 500)] = 20,
     pick: Annotated[str, OneOf(PICKS)] = "draw",
 ) -> Steps[Trades]:
-    """Error and mode coverage as eta grows, beside the integrator from pure noise; `model` has no
-    part in it."""
+    """Error and mode coverage as eta grows, beside the integrator from pure noise; the score is
+    exact, so it takes no model."""
     checked(integrator, nfe, share, 0.3, chains, rounds, burn_in, pick)
     world = seven_modes()
     plan = Plan.split(integrator, int(nfe), float(share))

@@ -116,8 +116,13 @@ CARD = MethodCard(
         "engine.sampling.score_sde.control:guided",
     ),
     actions=(
-        Action("run", {"points": 2, "others": 4, "nfe": 10, "tolerance": 0.001}, {"points": 0}),
-        Action("sample", {"nfe": 10, "particles": 64, "most": 20}, {"snr": -1.0}),
+        Action(
+            "run",
+            {"points": 2, "others": 4, "nfe": 10, "tolerance": 0.001},
+            {"points": 0},
+            on_model=False,
+        ),
+        Action("sample", {"nfe": 10, "particles": 64, "most": 20}, {"snr": -1.0}, on_model=False),
         *(WITH_NETWORKS if HERE else ()),
     ),
     golden=(

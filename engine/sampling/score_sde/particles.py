@@ -41,7 +41,6 @@ BUDGETS = (10, 20, 40, 80, 160)
 def sample(
     *,
     seed: int,
-    model: object = None,
     process: Annotated[str, OneOf(PROCESSES)] = "ve",
     predictor: Annotated[str, OneOf(PREDICTORS)] = "reverse_diffusion",
     corrector: Annotated[str, OneOf(CORRECTORS)] = "langevin",
@@ -55,7 +54,7 @@ def sample(
 ) -> Steps[Lab]:
     """One run to look at; then the error against the NFE with and without the corrector, beside
     solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
-    `model` has no part here, where the score is exact."""
+    The score is exact, so it takes no model."""
     checks.choice("process", process, PROCESSES)
     settings = setting_of(predictor, corrector, snr, corrections, levels)
     nfe, most = checks.count("NFE", nfe, 4, 400), checks.count("The largest NFE", most, 10, 400)

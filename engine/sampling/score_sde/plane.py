@@ -31,7 +31,6 @@ TIMES = 24
 def run(
     *,
     seed: int,
-    model: object = None,
     process: Annotated[str, OneOf(PROCESSES)] = "vp",
     points: Annotated[int, Range(1, 12)] = 6,
     others: Annotated[int, Range(1, 400)] = 40,
@@ -39,7 +38,7 @@ def run(
     tolerance: Annotated[float, Range(1e-9, 0.1)] = 1e-5,
 ) -> Steps[Returned]:
     """Points of a ring of eight modes to their latents and back by the flow; `others` ends of the
-    noisy equation from each latent; log densities. `model` has no part in it."""
+    noisy equation from each latent; log densities. The score is exact, so it takes no model."""
     world, path, last = ring(variance=0.01), process_of(process), LAST[process]
     x = spread(world, points, seed)
     net = world.model(path)
