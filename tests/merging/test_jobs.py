@@ -310,7 +310,7 @@ def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_pa
         ("run", {"weight": float("nan")}, "weight must be"),
         ("run", {"steps": 0}, "steps must be"),
         ("run", {"prompt": "x" * 2000}, "prompt"),
-        ("run", {"adapters": ["/nowhere/at-all"]}, "no such model"),
+        ("run", {"adapters": ["/nowhere/at-all"]}, "no such adapter"),
         ("weigh", {"storage": 0.01}, "Even p = 0"),
         ("revert", {"adapter": "nobody"}, "not among"),
         ("revert", {"prompts": " ; "}, "prompts"),
