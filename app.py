@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
@@ -38,7 +39,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     with demo.route(evidence.TITLE, evidence.ROUTE):
         evidence.build(shown, frames, run)
     demo.whole = True
-    return demo.queue(max_size=32, default_concurrency_limit=8)
+    return demo.queue(max_size=budgets.WAITING_RUNS, default_concurrency_limit=8)
 
 
 def only(catalog: Catalog, panels: str) -> Catalog:
@@ -55,11 +56,11 @@ def only(catalog: Catalog, panels: str) -> Catalog:
 LAUNCH = {
     "theme": _parts.theme(),
     "head": _parts.head(),
-    "max_file_size": "1gb",
+    "max_file_size": budgets.UPLOAD,
     "show_error": False,
     "enable_monitoring": False,
     "footer_links": ["api", "settings"],
-    "state_session_capacity": 500,
+    "state_session_capacity": budgets.KEPT_SESSIONS,
     "max_threads": 40,
     "strict_cors": True,
     "pwa": False,

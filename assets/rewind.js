@@ -158,6 +158,9 @@
       return String(said).includes("data-waiting") ? refused : said;
     },
   };
+  window.rewindShelf = {
+    opens(kept, family) { if (kept?.models?.length) press(`${family}-shelf-show`, 0); },
+  };
   // A control that runs when it is turned does so when its value has changed since it was entered.
   // Gradio tells of a release or an input whenever a field is left.
   const valueOf = (box) => [...box.querySelectorAll("input")].map((field) =>

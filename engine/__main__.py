@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import re
 import shlex
 import sys
 import typing
@@ -32,8 +31,9 @@ from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, Recipe
+from engine.core.settings import in_words, settings_of
 from engine.models import library
-from engine.pictures import as_text, at_most, opened, unpacked
+from engine.pictures import as_text, at_most, opened
 from engine.results import files_of, keep_edit
 from engine.runners import runner
 from engine.sounds import SUFFIXES, from_file
@@ -114,8 +114,7 @@ def run(arguments: Sequence[str]) -> int:
     recipe = Recipe.from_arguments(["run", entry.name, *_with_model(entry, flags)])
     target = entry.target(recipe.action)
     recipe = recipe.here()
-    job = recipe.job(target)
-    result = _finish(replace(job, params=unpacked(job.params)), ours.get("runner"))
+    result = _finish(recipe.job(target), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)
     _save(result.result, recipe, Path(ours["out"]) if "out" in ours else None)
@@ -301,13 +300,11 @@ def _as_json(value: str, kind: object) -> str:
 
 def _print_settings(entry: Entry, action: str, function: Callable[..., object]) -> None:
     print(f"{entry.card.title}: {entry.card.undoes}\n\nsettings of {entry.name} --action {action}")
-    for name, setting in inspect.signature(function).parameters.items():
-        default = 0 if name == "seed" else setting.default
-        known = "needed" if default is setting.empty else f"default {default!r}"
-        kind = _file_kind(name) or re.sub(
-            r"\b[a-z_.]+\.", "", inspect.formatannotation(setting.annotation)
-        )
-        print(f"  --{name.replace('_', '-'):20} {kind:20} {known}")
+    print(f"  --{'seed':20} whole number; default 0")
+    for name, setting in settings_of(function).items():
+        known = "needed" if setting.is_needed else f"default {setting.default!r}"
+        kind = _file_kind(name) or in_words(setting.kind)
+        print(f"  --{name.replace('_', '-'):20} {kind}; {known}")
     print(f"actions: {', '.join(known.name for known in entry.card.actions)}")
     if entry.card.models:
         others = "or a Hub id (owner/name@revision), or the folder of a checkpoint"

@@ -17,12 +17,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 
 HEAD = "data:audio/wav;base64,"
 # A shorter recording has no frame for the quietest of the methods that hear it.
-LEAST_SECONDS, MOST_SECONDS = 0.1, 15
-LOWEST_RATE, HIGHEST_RATE, LARGEST_FILE = 4000, 16_000, 50_000_000
+LEAST_SECONDS = 0.1
+LOWEST_RATE = 4000
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 ADVICE = "Give a WAV, FLAC, Ogg or MP3 file of at most 15 seconds."
 # First bytes of what is read, and of what people bring besides, with where they stand.
@@ -80,7 +81,7 @@ class Sound:
 
     def text(self) -> str:
         """As a recipe holds it."""
-        kept = self.at(min(self.rate, HIGHEST_RATE))
+        kept = self.at(min(self.rate, budgets.SOUND_RATE))
         return HEAD + base64.b64encode(kept.file()).decode("ascii")
 
 
@@ -95,7 +96,7 @@ def from_text(text: str) -> Sound:
 
 def from_file(path: Path) -> Sound:
     """The recording in a file. Raises `BadInput` when it is none or too long."""
-    if path.stat().st_size > LARGEST_FILE:
+    if path.stat().st_size > budgets.SOUND_BYTES:
         raise BadInput("The file is larger than 50 MB.", ADVICE)
     return read(path.read_bytes())
 
@@ -109,7 +110,7 @@ def read(data: bytes) -> Sound:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = int(file.samplerate)
             # What a file says of its length may be wrong; one sample more tells that it is longer.
-            most = MOST_SECONDS * rate + 1
+            most = budgets.SOUND_SECONDS * rate + 1
             is_short = file.subtype == "PCM_16"  # kept as it is, so that a recipe's text is exact
             wave = file.read(most, dtype="int16" if is_short else "float64", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
@@ -133,8 +134,8 @@ def _checked(wave: NDArray[np.float64], rate: int) -> Sound:
     if not LOWEST_RATE <= rate <= 384_000 or not wave.size:
         raise BadInput("This recording holds no sound, or has an odd sample rate.", ADVICE)
     seconds = len(wave) / rate
-    if seconds > MOST_SECONDS:
-        raise BadInput(f"The recording is longer than {MOST_SECONDS} s.", ADVICE)
+    if seconds > budgets.SOUND_SECONDS:
+        raise BadInput(f"The recording is longer than {budgets.SOUND_SECONDS} s.", ADVICE)
     if seconds < LEAST_SECONDS:
         raise BadInput(
             f"The recording lasts {seconds:.3f} s; {LEAST_SECONDS} s are the least.",

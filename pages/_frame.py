@@ -19,7 +19,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Event, Failed, Job, Progress
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.runs import Run
-from engine.pictures import HEAD, from_text, unpacked
+from engine.pictures import HEAD, from_text
 from engine.results import files_of, keep_edit
 from pages import _lane
 from pages import _parts as parts
@@ -139,9 +139,8 @@ class Frame:
         """Tabs inside the panel: a link to one of these actions opens the tab of that id."""
 
         def wanted(query: Query) -> str | None:
-            is_ours = query.get("method", "").replace("-", "_") == self.entry.slug
             action = query.get("action", "")
-            return action if is_ours and action in actions else None
+            return action if asks_for(self.entry.slug, query) and action in actions else None
 
         self.demo.opens(tabs, wanted)
 
@@ -279,8 +278,8 @@ class Frame:
     def _restores(self, opened: gr.UploadButton) -> None:
         outputs = [*self.slots(), *(action.status for action in self.actions.values())]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
-        loaded = self.demo.load(
-            restore, None, outputs, api_visibility="private", show_progress="hidden"
+        loaded = self.demo.restores(
+            restore, outputs, lambda query: asks_for(self.entry.slug, query)
         )
         # Runs that were asked for meanwhile begin now, with what the link has set.
         loaded.then(None, js=f"() => rewindRuns.restored('{self.entry.slug}')")
@@ -388,7 +387,7 @@ class Frame:
                         f"{told.slug} {told.action}.",
                         f"Call {told.endpoint}.",
                     )
-                job = job_of(told, self.entry)
+                job = told.job(self.entry.target(told.action))
             for event in guarded(self.runner(job)):
                 if isinstance(event, Progress):
                     yield {"done": event.done, "total": event.total, "note": event.note}
@@ -503,7 +502,7 @@ class Action:
         with friendly():
             try:
                 recipe = self.recipe(values)
-                job = job_of(recipe, self.frame.entry)
+                job = recipe.job(self.frame.entry.target(recipe.action))
             except EngineError as error:
                 refusal = failure(Failed(error.message, error.advice))
                 yield [*self._nothing(), refusal, gr.skip()]
@@ -693,6 +692,11 @@ def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
     return f'<div class="recipe">{"".join(rows)}{save}{pictures}</div>'
 
 
+def asks_for(slug: str, query: Query) -> bool:
+    """Whether an address holds a recipe of this method."""
+    return query.get("method", "").replace("-", "_") == slug
+
+
 def recipe_path(recipe: Recipe, route: str) -> str:
     """The address of a recipe on this server, relative to the base of the pages."""
     return f"{route}?{recipe.query()}"
@@ -773,12 +777,6 @@ def seed_of(value: object) -> int:
     if not math.isfinite(value) or value != int(value) or not 0 <= value <= LARGEST_SEED:
         raise BadInput(f"{wanted}, got {value:.15g}.", "Try 7, or press Another.")
     return int(value)
-
-
-def job_of(recipe: Recipe, entry: Entry) -> Job:
-    """The job of a recipe, its pictures unpacked. Raises `BadInput` for an unknown action."""
-    job = recipe.job(entry.target(recipe.action))
-    return replace(job, params=unpacked(job.params))
 
 
 def filled(control: Component, value: object) -> object:

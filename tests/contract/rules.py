@@ -15,7 +15,9 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
+from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,12 @@ def job_of(entry: Entry, action: Action, settings: str = "quick") -> Job:
     model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, getattr(action, settings), seed=7)
     return recipe.job(entry.target(action.name))
+
+
+def function_of(entry: Entry, action: Action) -> Callable[..., object]:
+    """The job function of an action."""
+    module, _, name = entry.target(action.name).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 # ---------------------------------------------------------------------- what is written down
@@ -130,10 +139,36 @@ def has_light_recipes(entry: Entry) -> None:
 def names_settings_that_fit_a_recipe(entry: Entry) -> None:
     """A setting that takes a name of the recipe itself could be neither linked nor run."""
     for action in entry.card.actions:
-        module, _, name = entry.target(action.name).partition(":")
-        settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        settings = set(inspect.signature(function_of(entry, action)).parameters)
         taken = settings & set(RESERVED) - {"model", "seed"}
         assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
+
+
+def declares_its_settings(entry: Entry) -> None:
+    """The signature of every action says all that a value may be, so that it is checked there."""
+    for action in entry.card.actions:
+        for setting in settings_of(function_of(entry, action)).values():
+            if setting.name != "model":
+                where = f"{entry.slug} {action.name}: {setting.name}"
+                assert is_bounded(setting.kind), f"{where} declares no bounds: {setting.kind}"
+
+
+def is_bounded(kind: object, rules: Sequence[object] = ()) -> bool:
+    """Numbers have a range, texts a length or a choice, lists a number of bounded values."""
+    inside = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Annotated:
+            return is_bounded(inside[0], inside[1:])
+        case typing.Literal:
+            return True
+        case types.UnionType | typing.Union:
+            return all(is_bounded(one, rules) for one in inside)
+        case origin if origin in (tuple, Sequence):
+            return any(isinstance(rule, Items) for rule in rules) and is_bounded(inside[0])
+    needed = {bool: object, type(None): object, int: Range, float: Range, str: Text | OneOf}
+    if kind in needed:
+        return needed[kind] is object or any(isinstance(rule, needed[kind]) for rule in rules)
+    return kind is ModelRef or any(isinstance(rule, Packed) for rule in rules)
 
 
 def names_a_model_only_where_one_is_used(entry: Entry) -> None:

@@ -23,6 +23,7 @@ FAMILIES = {family.package for family in Family}
 LIGHT_CORE = {
     f"engine.core.{name}"
     for name in (
+        "budgets",
         "catalog",
         "disk",
         "errors",
@@ -96,7 +97,9 @@ def layer_of(path: Path) -> Layer:
     numbers = {"torch", "numpy", "PIL", "scipy"}
     if place[0] == "app.py":
         return Layer(
-            {"pages", "engine.core.catalog", "engine.core.errors", "engine.runners"}, {"gradio"}
+            {"pages", "engine.core.budgets", "engine.core.catalog", "engine.core.errors"}
+            | {"engine.runners"},
+            {"gradio"},
         )
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}
@@ -129,7 +132,11 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
         shared = {"core", "models", "diffusion", "metrics", "world"}
-        ours = {f"engine.{name}" for name in shared} | {f"engine.{part}._", "engine.sounds"}
+        ours = {f"engine.{name}" for name in shared} | {
+            f"engine.{part}._",
+            "engine.pictures",
+            "engine.sounds",
+        }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))

@@ -1,5 +1,6 @@
 """The shelf: what the browser keeps, reading it with suspicion, and taking edits off."""
 
+import hashlib
 import re
 import shutil
 import zipfile
@@ -9,7 +10,8 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from engine.core.errors import BadInput, PatchConflict
+from engine.core import budgets
+from engine.core.errors import BadInput, OutOfBudget, PatchConflict
 from engine.core.patch import Patch, PatchStore
 from engine.core.recipe import ModelRef, Recipe
 from pages import _shelf
@@ -61,6 +63,40 @@ def test_whatever_a_browser_sends_is_drawn_safely(kept: object):
     drawn = _shelf.drawn(kept)
     assert "<script" not in drawn
     assert "passwd" not in drawn
+
+
+def crowd(models: int, edits: int) -> dict:
+    """A shelf as an attacker would send it."""
+    digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(edits)]
+    model = {"source": "world", "edits": digests}
+    return {"models": [{**model, "name": str(number)} for number in range(models)]}
+
+
+def test_a_shelf_has_a_budget_of_models_and_edits():
+    assert _shelf.read(crowd(1, 4000)) == []
+    models = _shelf.read(crowd(1000, budgets.MODEL_EDITS))
+    assert len(models) == budgets.SHELF_MODELS
+    digests = tuple(crowd(1, budgets.MODEL_EDITS + 1)["models"][0]["edits"])
+    with pytest.raises(OutOfBudget, match="33 edits lie on this model"):
+        _shelf.add(_shelf.EMPTY, "one more", ModelRef("world", None, digests), ())
+
+
+def test_the_list_of_edits_grows_as_the_edits_do():
+    """Each value once held the digests of its whole model: 512 MB for the edits of 272 KB."""
+
+    def characters(edits: int) -> int:
+        return sum(len(value) for _, value in _shelf.edits_on(crowd(1, edits)))
+
+    assert characters(32) == 4 * characters(8) == 32 * characters(1)
+
+
+def test_an_edit_is_chosen_by_its_model_and_digest():
+    kept = crowd(1, 3)
+    (model,) = _shelf.read(kept)
+    for digest, (_, value) in zip(model.ref.edits, _shelf.edits_on(kept), strict=True):
+        assert _shelf._chosen_edit(kept, value) == (model.ref, digest)
+    with pytest.raises(BadInput, match="not on the shelf any more"):
+        _shelf._chosen_edit(_shelf.EMPTY, value)
 
 
 def test_edits_on_other_tensors_come_off_in_any_order(store: PatchStore):
@@ -165,10 +201,11 @@ def test_an_uploaded_checkpoint_is_offered_under_its_own_name(store: PatchStore,
     kept = _shelf.with_checkpoint(_shelf.EMPTY, archive)
     (model,) = _shelf.read(kept)
     assert _shelf.choices(kept, {}) == [("my model (shelf)", model.ref.source)]
-    assert _shelf.edits_on(kept) == [("my model › no edit yet", f"{model.ref.source}|")]
+    (listed,) = _shelf.edits_on(kept)
+    assert listed[0] == "my model › no edit yet"
     assert model.ref.source not in _shelf.drawn(kept)  # a short form of it stands there
     with pytest.raises(BadInput, match="no edit yet"):
-        _shelf._chosen_edit(f"{model.ref.source}|")
+        _shelf._chosen_edit(kept, listed[1])
 
 
 def test_an_uploaded_checkpoint_stays_when_its_last_edit_comes_off(

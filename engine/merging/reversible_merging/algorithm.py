@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import Missed, RoundTrip, compare, missed
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.merging.reversible_merging import applied, exports, tasks
 from engine.merging.reversible_merging import basis as rmm
@@ -65,15 +66,15 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
-    merge: str = "average",
-    weight: float = 0.5,
-    density: float = 0.4,
-    prompt: str = "a cat",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    merge: Annotated[str, Text(40)] = "average",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    prompt: Annotated[str, Text(1000)] = "a cat",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Unmerged]:
     """Every adapter's own picture, the picture after a merge, and the one pulled out of the basis.
 
@@ -119,11 +120,11 @@ def sweep(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
     align: bool = False,
-    prompt: str = "a cat",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompt: Annotated[str, Text(1000)] = "a cat",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Film]:
     """Every adapter at every p, from the average to the exact originals, as a film to drag."""
     view, way = _View.of(prompt, steps, guidance_scale), _way(align)
@@ -153,9 +154,9 @@ def weigh(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    storage: float = 0.0,
-    error: float = 0.0,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    storage: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
+    error: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
 ) -> Steps[Weighed]:
     """The curves, from the factors alone; no base model is read and the seed is not used.
 
@@ -180,15 +181,24 @@ def count(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
     after_training: bool = False,
-    rivals: Sequence[str] = ("layer", "joint", "ranks"),
-    merges: Sequence[str] = ("average", "sum", "ties", "dare"),
-    weight: float = 0.3,
-    density: float = 0.4,
-    pictures: int = 40,
+    rivals: Annotated[Sequence[Annotated[str, OneOf(REBUILDING)]], Items(16)] = (
+        "layer",
+        "joint",
+        "ranks",
+    ),
+    merges: Annotated[Sequence[Annotated[str, Text(40)]], Items(16)] = (
+        "average",
+        "sum",
+        "ties",
+        "dare",
+    ),
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    pictures: Annotated[int, Range(1, 200, "Try 40.")] = 40,
 ) -> Steps[Counted]:
     """Accuracy per task: the base, each adapter alone, rebuilt at every p, rivals and merges.
 
@@ -212,16 +222,16 @@ def revert(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    adapter: str = "",
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapter: Annotated[str, Text(500)] = "",
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
-    merge: str = "average",
-    weight: float = 0.5,
-    density: float = 0.4,
-    prompts: str = "a cat; a house; a car; a rose",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    merge: Annotated[str, Text(40)] = "average",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    prompts: Annotated[str, Text(8000)] = "a cat; a house; a car; a rose",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Reverted]:
     """One adapter out of the basis, loaded and run: on prompts, or on pictures of its task."""
     texts = [text.strip() for text in str(prompts).split(";") if text.strip()]
@@ -263,10 +273,10 @@ def bake(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    merge: str = "sum",
-    weight: float = 0.3,
-    density: float = 0.4,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    merge: Annotated[str, Text(40)] = "sum",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
 ) -> Steps[BakedMerge]:
     """A merge written into the weights as a patch, undone bit for bit; and the usual way beside it.
 
@@ -303,15 +313,15 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    form: str = "bundle",
-    adapter: str = "",
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    form: Annotated[str, OneOf(FORMS)] = "bundle",
+    adapter: Annotated[str, Text(500)] = "",
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
     half: bool = False,
-    merge: str = "sum",
-    weight: float = 0.3,
-    density: float = 0.4,
+    merge: Annotated[str, Text(40)] = "sum",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
 ) -> Steps[Exported]:
     """Files for other tools, each read back and compared.
 

@@ -5,7 +5,7 @@ numbers of evaluations, against solvers of the probability flow.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.settings import OneOf, Range
 from engine.core.shapes import Array, Float
 from engine.diffusion import grids
 from engine.diffusion.mixture import Mixture, ring
@@ -40,16 +41,16 @@ BUDGETS = (10, 20, 40, 80, 160)
 def sample(
     *,
     seed: int,
-    process: str = "ve",
-    predictor: str = "reverse_diffusion",
-    corrector: str = "langevin",
-    nfe: int = 40,
-    snr: float = 0.16,
-    corrections: int = 1,
-    levels: str = "grid",
+    process: Annotated[str, OneOf(PROCESSES)] = "ve",
+    predictor: Annotated[str, OneOf(PREDICTORS)] = "reverse_diffusion",
+    corrector: Annotated[str, OneOf(CORRECTORS)] = "langevin",
+    nfe: Annotated[int, Range(4, 400)] = 40,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    corrections: Annotated[int, Range(1, 10)] = 1,
+    levels: Annotated[str, OneOf(LEVELS)] = "grid",
     denoise: bool = True,
-    particles: int = 1000,
-    most: int = 80,
+    particles: Annotated[int, Range(16, 4000)] = 1000,
+    most: Annotated[int, Range(10, 400)] = 80,
 ) -> Steps[Lab]:
     """One run to look at; then the error against the NFE with and without the corrector, beside
     solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
