@@ -178,7 +178,7 @@ def names_a_model_only_where_one_is_used(entry: Entry) -> None:
         function = inspect.unwrap(getattr(importlib.import_module(module), name))
         takes = "model" in inspect.signature(function).parameters
         assert takes == bool(entry.models(action.name)), f"{entry.slug} {action.name}"
-        assert _reads(function, "model") == takes, (
+        assert not takes or _reads(function, "model"), (
             f"{entry.slug} {action.name} takes a model and leaves it aside."
         )
 

@@ -142,7 +142,7 @@ def test_the_schedule_equals_that_of_the_scheduler(tiny, pipelines, layout):
     [
         {"beta_schedule": "linear"},
         {"rescale_betas_zero_snr": True},
-        {"trained_betas": [0.1, 0.2, 0.3]},
+        {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
     ],
 )
 def test_other_schedules_equal_those_of_the_scheduler(mine, changes):

@@ -86,7 +86,7 @@ def test_an_upload_that_is_too_large_for_memory_stays(checkpoint, tmp_path, monk
     from engine.models import _layout
 
     source = receive_checkpoint(zipped(checkpoint, tmp_path / "x.zip"))
-    monkeypatch.setattr(_layout, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(_layout, "free_bytes", lambda device: 1000)
     with pytest.raises(OutOfBudget):
         load(ModelRef(source))
     assert len(kept()) == 1

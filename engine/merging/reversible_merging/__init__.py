@@ -94,7 +94,7 @@ CARD = MethodCard(
     actions=(
         Action("run", quick={"adapters": _STYLES, "p": 1, "steps": 2}, bad={"p": -1}),
         Action("sweep", quick={"adapters": _STYLES, "steps": 1}, bad={"steps": 0}),
-        Action("weigh", quick={"adapters": _TASKS}, bad={"storage": -1.0}),
+        Action("weigh", quick={"adapters": _TASKS}, bad={"storage": -1.0}, on_model=False),
         Action(
             "count",
             quick={"adapters": _TASKS, "pictures": 10, "rivals": ["joint"], "merges": ["ties"]},

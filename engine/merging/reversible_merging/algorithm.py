@@ -153,7 +153,6 @@ def sweep(
 def weigh(
     *,
     seed: int,
-    model: ModelRef | str = "world",
     adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
     storage: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
     error: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
@@ -164,8 +163,6 @@ def weigh(
     `error` above 0 the smallest p that loses no more of the factors' energy.
     """
     chosen = _chosen(adapters, STYLES)
-    for name, value in (("storage", storage), ("error", error)):
-        checks.number(name, value, 0.0, 10.0, "0 leaves the choice to you.")
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     found = yield from _survey(collection)

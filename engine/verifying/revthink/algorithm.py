@@ -132,7 +132,6 @@ def augment(
 def train(
     *,
     seed: int,
-    model: ModelRef | str = students.KEY,
     arms: Annotated[Sequence[Annotated[str, OneOf(ARMS)]], Items(4, fewest=1)] = (
         "sft",
         "revthink",
