@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Literal
 
+from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
@@ -204,9 +205,8 @@ class Measured:
     def save(self, slug: str, folder: Path = CLAIMS) -> Path:
         """Writes the figures and returns the file."""
         path = folder / f"{slug}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        disk.write(path, [f"{text}\n".encode()])
         return path
 
     @classmethod
@@ -237,12 +237,14 @@ class Action:
 
     `quick` is a run of a second or two on the smallest model; `bad` is one that must be refused
     with advice. Both are settings of the function, without `model` (the tests add the card's first
-    model when the card names one) and without `seed`.
+    model where the action takes one) and without `seed`. An action that computes without a network,
+    under an exact score for instance, is not `on_model`.
     """
 
     name: str = "run"
     quick: Mapping[str, Plain] = field(default_factory=dict)
     bad: Mapping[str, Plain] = field(default_factory=dict)
+    on_model: bool = True
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,15 @@ class Entry:
                 f"It has {', '.join(names)}.",
             )
         return f"{self.module}.algorithm:{action}"
+
+    def models(self, action: str = "run") -> tuple[str, ...]:
+        """The shipped models that an action can run on; none where it computes without a network.
+
+        Raises `BadInput` when the method has no such action.
+        """
+        self.target(action)
+        (chosen,) = (known for known in self.card.actions if known.name == action)
+        return tuple(self.card.models) if chosen.on_model else ()
 
     def sources(self) -> tuple[Source, ...]:
         """The code named in `shows`, found in the files without importing the algorithm."""

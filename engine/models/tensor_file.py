@@ -6,20 +6,20 @@ b"".join(file.pieces())
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from engine.core.named_file import NamedFile
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import Unsound, notes_of
 
 
 @dataclass(frozen=True)
-class TensorFile:
+class TensorFile(NamedFile):
     """A safetensors file that is not on disk yet."""
-
-    name: str
-    data: bytes
 
     @classmethod
     def of(
@@ -30,12 +30,16 @@ class TensorFile:
         return cls(name, _settled(save(plain, dict(metadata) if metadata else None)))
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors in the file."""
-        return load(self.data)
+        """The tensors in the file. Raises `Unsound` where the bytes are no safetensors file."""
+        try:
+            return load(self.data)
+        except SafetensorError:
+            raise Unsound("cannot be read") from None
 
-    def pieces(self) -> Iterator[bytes]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        yield self.data
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """The notes in its header. Raises `Unsound` where the bytes are no safetensors file."""
+        return notes_of(self.data)
 
 
 def _settled(data: bytes) -> bytes:

@@ -13,9 +13,12 @@ import itertools
 import pickle
 import re
 import tempfile
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -28,6 +31,7 @@ from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
+from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +43,16 @@ LONGEST_SILENCE = 1.0
 
 def job_of(entry: Entry, action: Action, settings: str = "quick") -> Job:
     """The job that the card gives for tests: its first model, seed 7."""
-    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    models = entry.models(action.name)
+    model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, getattr(action, settings), seed=7)
     return recipe.job(entry.target(action.name))
+
+
+def function_of(entry: Entry, action: Action) -> Callable[..., object]:
+    """The job function of an action."""
+    module, _, name = entry.target(action.name).partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 # ---------------------------------------------------------------------- what is written down
@@ -167,10 +178,57 @@ def has_light_recipes(entry: Entry) -> None:
 def names_settings_that_fit_a_recipe(entry: Entry) -> None:
     """A setting that takes a name of the recipe itself could be neither linked nor run."""
     for action in entry.card.actions:
-        module, _, name = entry.target(action.name).partition(":")
-        settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        settings = set(inspect.signature(function_of(entry, action)).parameters)
         taken = settings & set(RESERVED) - {"model", "seed"}
         assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
+
+
+def declares_its_settings(entry: Entry) -> None:
+    """The signature of every action says all that a value may be, so that it is checked there."""
+    for action in entry.card.actions:
+        for setting in settings_of(function_of(entry, action)).values():
+            if setting.name != "model":
+                where = f"{entry.slug} {action.name}: {setting.name}"
+                assert is_bounded(setting.kind), f"{where} declares no bounds: {setting.kind}"
+
+
+def is_bounded(kind: object, rules: Sequence[object] = ()) -> bool:
+    """Numbers have a range, texts a length or a choice, lists a number of bounded values."""
+    inside = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Annotated:
+            return is_bounded(inside[0], inside[1:])
+        case typing.Literal:
+            return True
+        case types.UnionType | typing.Union:
+            return all(is_bounded(one, rules) for one in inside)
+        case origin if origin in (tuple, Sequence):
+            return any(isinstance(rule, Items) for rule in rules) and is_bounded(inside[0])
+    needed = {bool: object, type(None): object, int: Range, float: Range, str: Text | OneOf}
+    if kind in needed:
+        return needed[kind] is object or any(isinstance(rule, needed[kind]) for rule in rules)
+    return kind is ModelRef or any(isinstance(rule, Packed) for rule in rules)
+
+
+def names_a_model_only_where_one_is_used(entry: Entry) -> None:
+    """An action takes a model exactly where its card says so, and then does something with it."""
+    for action in entry.card.actions:
+        module, _, name = entry.target(action.name).partition(":")
+        function = inspect.unwrap(getattr(importlib.import_module(module), name))
+        takes = "model" in inspect.signature(function).parameters
+        assert takes == bool(entry.models(action.name)), f"{entry.slug} {action.name}"
+        assert not takes or _reads(function, "model"), (
+            f"{entry.slug} {action.name} takes a model and leaves it aside."
+        )
+
+
+def _reads(function: Callable[..., object], name: str) -> bool:
+    """Whether the body of a function looks at a variable."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+        for node in ast.walk(tree)
+    )
 
 
 # ---------------------------------------------------------------------- what a run promises

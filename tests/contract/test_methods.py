@@ -57,6 +57,8 @@ def test_the_table_in_the_readme_is_in_step():
         rules.has_golden_arrays_or_says_why_not,
         rules.has_light_recipes,
         rules.names_settings_that_fit_a_recipe,
+        rules.declares_its_settings,
+        rules.names_a_model_only_where_one_is_used,
     ],
     ids=lambda rule: rule.__name__,
 )

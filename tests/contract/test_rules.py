@@ -309,3 +309,23 @@ def test_an_exactness_that_is_not_reached_is_caught(toy, name):
 
 def test_the_toys_algorithm_is_what_the_rules_ran():
     assert algorithm.count_down(3, 2) == [3, 2]
+
+
+def test_a_model_that_is_taken_and_left_aside_is_caught(toy, monkeypatch):
+    rules.names_a_model_only_where_one_is_used(toy)
+    named = replace(toy, card=replace(toy.card, models=("world",)))
+    with pytest.raises(AssertionError, match="run"):
+        rules.names_a_model_only_where_one_is_used(named)
+    monkeypatch.setattr(algorithm, "run", leaves_its_model_aside)
+    with pytest.raises(AssertionError, match="leaves it aside"):
+        rules.names_a_model_only_where_one_is_used(named)
+    exact = replace(named.card.actions[0], on_model=False)
+    monkeypatch.undo()
+    rules.names_a_model_only_where_one_is_used(
+        replace(named, card=replace(named.card, actions=(exact,)))
+    )
+
+
+def leaves_its_model_aside(*, seed: int, model: str = "world") -> tuple[()]:
+    """It names a model and computes without."""
+    return ()

@@ -21,6 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
 
 
+@pytest.mark.slow
 def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     monkeypatch.setattr(few_shot, "STEPS", 2)
     monkeypatch.setattr(few_shot, "STUDY_EACH", 1)
@@ -37,6 +38,7 @@ def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkey
     assert saved(found, tmp_path) == found
 
 
+@pytest.mark.slow
 def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     monkeypatch.setattr(reversion, "SAMPLER_STEPS", 2)
     monkeypatch.setattr(reversion, "ABLATION_STEPS", 2)
@@ -49,6 +51,7 @@ def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, 
     assert saved(found, tmp_path) == found
 
 
+@pytest.mark.slow
 def test_the_bench_of_spm_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     for name in ("ANCHORED", "LOOSE"):
         monkeypatch.setattr(spm, name, replace(getattr(spm, name), iterations=2))

@@ -19,7 +19,7 @@ from engine.runners import local
 from pages import _family
 from pages._frame import Frame
 from pages._serving import Suite
-from tests.ui.browser import browser, new_visitor, page, server, shot, visitor
+from tests.ui.browser import PATIENT, browser, new_visitor, page, server, shot, visitor
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
 
@@ -47,7 +47,7 @@ async def _drawn() -> dict[str, Frame]:
 @pytest.fixture(scope="module")
 def client(server: Server) -> Client:
     """A client of the app, as programs are."""
-    return Client(server.url, verbose=False)
+    return Client(server.url, verbose=False, httpx_kwargs=PATIENT)
 
 
 @pytest.fixture(scope="session")

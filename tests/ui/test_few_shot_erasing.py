@@ -114,6 +114,8 @@ def test_pictures_of_ones_own_are_learnt_from(call, tmp_path: Path):
         ("run", {"learning_rate": float("nan")}),
         ("run", {"learning_rate": 5}),
         ("run", {"learning_rate": None}),
+        ("run", {"beta1": 2}),
+        ("run", {"weight_decay": None}),
         ("run", {"parameters": "everything"}),
         ("run", {"source": "uploaded"}),
         ("run", {"prompts": "a;" * 100}),

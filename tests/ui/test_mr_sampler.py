@@ -25,6 +25,7 @@ RUN = {
     "methods": ["mrs_ode_d_2", "posterior_released"],
     "spacing": "auto",
     "fit_target": "noise",
+    "tables": "ln alpha",
     "curve": False,
     "plane": False,
     "picture": None,
@@ -42,6 +43,7 @@ RESTORE = {
     "overlap": 16,
     "spacing": "auto",
     "fit_target": "noise",
+    "tables": "ln alpha",
     "seed": 7,
 }
 
@@ -114,6 +116,7 @@ def test_own_picture_is_restored_in_its_size(restore, tmp_path: Path):
         {"example": "../../etc/passwd"},
         {"fit_target": "no such"},
         {"spacing": "no such"},
+        {"tables": "no such"},
         {"seed": -1},
         {"model": "world"},
         {"model": "/etc"},

@@ -104,7 +104,8 @@ def pictures(files: Mapping[str, bytes]) -> dict[str, bytes]:
 @pytest.mark.parametrize("entry", METHODS)
 def test_every_form_of_a_recipe_gives_the_same_pixels(entry: Entry, client: Client, tmp_path: Path):
     action = entry.card.actions[0]
-    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    models = entry.models(action.name)
+    model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, action.quick, seed=7).here()
     assert Recipe.from_query(recipe.query()) == recipe
     values, drawn = made(recipe.arguments()[1:], tmp_path / "typed")
