@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_are_refused_with_advice(options):
         (SUBVP, {"predictor": "none", "corrector": "ald"}),
         (SUBVP, {"predictor": "ancestral"}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),  # no address, which differs by process
 )
 @pytest.mark.parametrize("steps", [10, 20])
 def test_the_published_chain_of_few_levels_is_refused_and_not_a_number_is_not_returned(
