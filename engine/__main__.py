@@ -6,6 +6,7 @@
     python -m engine run --recipe made/recipe.json  run a recipe, or the one inside a picture
     python -m engine bench nfe-lab                  measure its claim
     python -m engine verify [METHOD ...]            check files, golden cases and claims
+    python -m engine new sampling my_method         write the skeleton of a new method
 
 Settings are those of the method's function; a value is JSON or plain text, and a list may be
 written with commas. --runner local|process|ray says where it runs.
@@ -26,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import faithfulness
+from engine import new as skeleton
 from engine.core import disk
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
@@ -172,6 +174,16 @@ def verify(arguments: Sequence[str]) -> int:
     return FAULT if faults else 0
 
 
+def new(arguments: Sequence[str]) -> int:
+    """Write the skeleton of a method and say what to do next."""
+    if len(arguments) != 2:
+        raise BadInput("Name a family and a slug.", "Write: new sampling my_method")
+    for path in skeleton.write(*arguments):
+        print(f"  {path.relative_to(skeleton.ROOT)}")
+    print(f"Write what is marked {skeleton.MARK}; `make check` says what is left.")
+    return 0
+
+
 def _verify_files(catalog: Catalog) -> int:
     """Check every shipped file against its checksum, and that every method imports."""
     faults = 0
@@ -199,6 +211,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "bench": bench,
     "verify": verify,
+    "new": new,
 }
 
 

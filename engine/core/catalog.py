@@ -37,26 +37,68 @@ TABLE_FOOT = "<!-- /methods -->"
 
 
 class Family(Enum):
-    """The six families; a value is the name of the family's package in `engine`."""
+    """The six families; a value is the name of the family's package in `engine`.
 
-    SAMPLE = "sampling", "/sample", "Un-noise", "Run the noising of data backwards."
-    ERASE = "erasing", "/erase", "Un-see", "Take a concept out of a text-to-image model."
-    MERGE = "merging", "/merge", "Un-merge", "Take merged adapters apart again."
-    VERIFY = "verifying", "/verify", "Un-say", "Go back over a phrase or a chain of reasoning."
-    UNLEARN = "unlearning", "/unlearn", "Un-learn", "Remove data, poison, or forgetting itself."
-    REVERSE = "networks", "/reverse", "Un-compute", "Run the forward pass of a network backwards."
+    `ends` name the two ends of what runs backwards, as under the films on Home.
+    """
 
-    def __new__(cls, package: str, route: str, title: str, sentence: str) -> "Family":
+    SAMPLE = (
+        "sampling",
+        "/sample",
+        "Un-noise",
+        "Run the noising of data backwards.",
+        ("noise", "picture"),
+    )
+    ERASE = (
+        "erasing",
+        "/erase",
+        "Un-see",
+        "Take a concept out of a text-to-image model.",
+        ("erased", "as it was"),
+    )
+    MERGE = (
+        "merging",
+        "/merge",
+        "Un-merge",
+        "Take merged adapters apart again.",
+        ("merged", "pulled out"),
+    )
+    VERIFY = (
+        "verifying",
+        "/verify",
+        "Un-say",
+        "Go back over a phrase or a chain of reasoning.",
+        ("said", "taken back"),
+    )
+    UNLEARN = (
+        "unlearning",
+        "/unlearn",
+        "Un-learn",
+        "Remove data, poison, or forgetting itself.",
+        ("learnt", "forgotten"),
+    )
+    REVERSE = (
+        "networks",
+        "/reverse",
+        "Un-compute",
+        "Run the forward pass of a network backwards.",
+        ("output", "input"),
+    )
+
+    def __new__(
+        cls, package: str, route: str, title: str, sentence: str, ends: tuple[str, str]
+    ) -> "Family":
         member = object.__new__(cls)
         member._value_ = package
         member.package, member.route = package, route
-        member.title, member.sentence = title, sentence
+        member.title, member.sentence, member.ends = title, sentence, ends
         return member
 
     package: str
     route: str
     title: str
     sentence: str
+    ends: tuple[str, str]
 
 
 class Exactness(Enum):
@@ -335,6 +377,8 @@ def discover(package: str = "engine") -> Catalog:
         for module in _method_modules(f"{package}.{family.package}"):
             slug = module.rpartition(".")[2]
             try:
+                if slug in entries:  # links name a method by its slug alone
+                    raise ValueError(f"{entries[slug].module} has the same slug; rename one.")
                 entries[slug] = Entry(_card(importlib.import_module(module), family), module)
             except Exception:
                 broken[slug] = Broken(module, family, traceback.format_exc())

@@ -7,6 +7,7 @@ one passes what keeps the promise and catches what breaks it.
 import ast
 import gc
 import importlib
+import importlib.util
 import inspect
 import itertools
 import pickle
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engine import new
 from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
@@ -56,6 +58,38 @@ def function_of(entry: Entry, action: Action) -> Callable[..., object]:
 # ---------------------------------------------------------------------- what is written down
 
 
+def is_filled_in(entry: Entry, root: Path = ROOT) -> None:
+    """Nothing of the skeleton that `python -m engine new` wrote is left to write."""
+    left = new.unfilled(new.files_of(entry.card.family.package, entry.slug, root), root)
+    assert not left, "Still to write:\n" + "\n".join(left)
+
+
+def has_its_worksheet(entry: Entry, root: Path = ROOT) -> None:
+    path = f"assets/worksheets/{entry.slug}.json"
+    assert (root / path).is_file(), f"{entry.slug} has no worksheet; write {path}"
+
+
+def has_its_tests(entry: Entry, root: Path = ROOT) -> None:
+    """The algorithm has a file of tests that imports it, the panel one that checks its failure."""
+    folder = f"tests/{entry.card.family.package}"
+    named = [path for path in (root / folder).glob("test_*.py") if entry.module in path.read_text()]
+    assert named, f"No test imports {entry.module}; write {folder}/test_{entry.slug}.py"
+    panel = f"tests/ui/test_{entry.slug}.py"
+    assert (root / panel).is_file(), f"{entry.slug} has no test of its panel; write {panel}"
+    defined = {
+        n.name for n in ast.parse((root / panel).read_text()).body if isinstance(n, ast.FunctionDef)
+    }
+    assert "breaks" in defined, (
+        f"{panel} defines no breaks(result): what its failure preset is said to show."
+    )
+
+
+def has_its_benchmark(entry: Entry) -> None:
+    assert importlib.util.find_spec(f"{entry.module}.bench"), (
+        f"{entry.slug} has no benchmark; write {entry.module.replace('.', '/')}/bench.py"
+    )
+
+
 def states_its_lesson(entry: Entry) -> None:
     sentences = [part for part in entry.lesson.split(". ") if part.strip()]
     assert len(sentences) >= 3, f"The docstring of {entry.module} is its lesson; it is too short."
@@ -63,26 +97,31 @@ def states_its_lesson(entry: Entry) -> None:
 
 def states_its_card(entry: Entry) -> None:
     card = entry.card
-    assert card.paper.link.startswith("https://"), f"{entry.slug}: the paper has no https link."
-    assert not card.paper.code or card.paper.code.startswith("https://")
+    place = f"{entry.module.replace('.', '/')}/__init__.py"
+    assert card.paper.link.startswith("https://"), f"{place}: the paper has no https link."
+    assert not card.paper.code or card.paper.code.startswith("https://"), (
+        f"{place}: the link to the code begins with https."
+    )
     claim = card.claim.sentence
-    assert claim.strip().endswith("."), f'{entry.slug}: "{claim}" is no sentence.'
-    assert card.undoes.endswith("."), f"{entry.slug} does not say what it undoes in a sentence."
-    assert "\n" not in card.undoes, f"{entry.slug} says in more than one line what it undoes."
-    assert card.title
-    assert card.paper.title
-    assert card.paper.authors
-    assert 1900 < card.paper.year < 2100
-    assert min(card.budget.cpu_seconds, card.budget.gpu_seconds) > 0
-    assert card.actions, f"{entry.slug} has no action."
+    assert claim.strip().endswith("."), f'{place}: the claim "{claim}" is no sentence.'
+    assert card.undoes.endswith("."), f"{place}: undoes is no sentence."
+    assert "\n" not in card.undoes, f"{place}: undoes has two lines."
+    assert card.title, f"{place}: the card has no title."
+    assert card.paper.title, f"{place}: the paper has no title."
+    assert card.paper.authors, f"{place}: the paper has no authors."
+    assert 1900 < card.paper.year < 2100, f"{place}: the year of the paper."
+    least = min(card.budget.cpu_seconds, card.budget.gpu_seconds)
+    assert least > 0, f"{place}: the budget says no seconds."
+    assert card.actions, f"{place}: the card has no action."
     for action in card.actions:
-        assert action.bad, f"{entry.slug} {action.name}: name settings that it must refuse."
+        assert action.bad, f"{place}: name settings that {action.name} must refuse (bad=...)."
 
 
 def shows_its_code(entry: Entry) -> None:
-    assert entry.card.shows, f"{entry.slug} shows no code."
+    place = f"{entry.module.replace('.', '/')}/__init__.py"
+    assert entry.card.shows, f"{place}: the card shows no code (shows=...)."
     for source in entry.sources():
-        assert source.code.strip()
+        assert source.code.strip(), f"{place}: {source.name} of shows is empty."
 
 
 def has_its_page(entry: Entry, root: Path = ROOT) -> None:

@@ -143,7 +143,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "runners.py":
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":
-        ours = {"engine.core", "engine.models.library", "engine.pictures"}
+        ours = {"engine.core", "engine.models.library", "engine.new", "engine.pictures"}
         ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
     if part == "sounds.py":

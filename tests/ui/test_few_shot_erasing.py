@@ -195,3 +195,14 @@ def test_many_large_pictures_are_shrunk_until_a_recipe_holds_them(tmp_path: Path
     assert sum(map(len, texts)) < parts.LARGEST_UPLOADS
     with pytest.raises(BadInput, match="8 are allowed"):
         parts.pictures_in([(str(path), None)] * 9, 8)
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(unlearning) -> None:
+    """What the failure gallery says of it."""
+    first, last = unlearning.looks[0].verdicts, unlearning.looks[-1].verdicts
+    for number, thing in ((0, "penguin"), (2, "frog"), (3, "house")):
+        assert thing in first[number]
+        assert thing not in last[number]

@@ -149,3 +149,12 @@ def test_a_visitor_restores_moves_the_cut_and_takes_the_link(
     shot(page, "narrow")
     page.reload()
     expect(page.locator("#mr_sampler-run-status")).to_contain_text("Restored from the link")
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(walks) -> None:
+    """What the failure gallery says of it."""
+    found = {walk.method: walk.scores.psnr for walk in walks.walks}
+    assert found["mrs_sde_n_1"] < walks.damaged_scores.psnr < found["mrs_ode_d_2"]

@@ -225,3 +225,15 @@ def test_a_cat_goes_comes_back_goes_again_and_is_restored(new_visitor):
     stages = told("comeback", "#rece-attacked")
     old_attack = [stages[at].startswith("cat ") for at in (1, 4)]
     assert old_attack == [True, False]
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(erasure) -> None:
+    """What the failure gallery says of it."""
+    before, after = erasure.verdicts["original"], erasure.verdicts["edited"]
+    assert "house" in before[2]
+    assert "rose" in before[3]
+    assert "house" not in after[2]
+    assert "rose" not in after[3]

@@ -13,12 +13,12 @@ from gradio_client import Client
 from PIL import Image
 
 from engine.__main__ import main
-from engine.core.catalog import Entry, announced
+from engine.core.catalog import Entry, discover
 from engine.core.recipe import ModelRef, Recipe
 from pages._frame import Action, Frame
 from pages._lessons import lesson_of
 
-CATALOG = announced()
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
