@@ -178,7 +178,8 @@ def new(arguments: Sequence[str]) -> int:
     """Write the skeleton of a method and say what to do next."""
     if len(arguments) != 2:
         raise BadInput("Name a family and a slug.", "Write: new sampling my_method")
-    for path in skeleton.write(*arguments):
+    family, slug = arguments
+    for path in skeleton.write(family, slug):
         print(f"  {path.relative_to(skeleton.ROOT)}")
     print(f"Write what is marked {skeleton.MARK}; `make check` says what is left.")
     return 0

@@ -372,7 +372,8 @@ class Catalog(Mapping[str, Entry]):
 
 def discover(package: str = "engine") -> Catalog:
     """Imports the packages of every family and collects their cards."""
-    entries, broken = {}, {}
+    entries: dict[str, Entry] = {}
+    broken: dict[str, Broken] = {}
     for family in Family:
         for module in _method_modules(f"{package}.{family.package}"):
             slug = module.rpartition(".")[2]
