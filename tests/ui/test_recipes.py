@@ -17,8 +17,9 @@ from engine.core.catalog import Entry, discover
 from engine.core.recipe import ModelRef, Recipe
 from pages._frame import Action, Frame
 from pages._lessons import lesson_of
+from tests.contract.rules import panelled
 
-CATALOG = discover()
+CATALOG = panelled(discover())
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
