@@ -1,7 +1,8 @@
 """Scenes: which objects stand where, how they are drawn, and what one would say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -112,12 +113,21 @@ def _put_inside(canvas, scene: Scene, sprites: Sprites, generator: np.random.Gen
 
 
 def random_scene(
-    generator: np.random.Generator, sprites: Sprites, pairs: float = 0.3, blanks: float = 0.04
+    generator: np.random.Generator,
+    sprites: Sprites,
+    pairs: float = 0.3,
+    blanks: float = 0.04,
+    *,
+    often: Mapping[str, int] = MappingProxyType({}),
 ) -> Scene:
-    """A scene drawn evenly over styles, relations and the objects that these artists drew."""
-    objects = [name for name in words.OBJECTS if sprites.artists_of(name)]
+    """A scene drawn evenly over styles, relations and the objects that these artists drew.
+
+    Objects and styles in `often` come so many times as often as the others.
+    """
+    repeat = lambda names: [name for name in names for _ in range(often.get(name, 1))]  # noqa: E731 (one word, two uses)
+    objects = repeat(name for name in words.OBJECTS if sprites.artists_of(name))
     pick = lambda options: options[generator.integers(len(options))]  # noqa: E731 (one word, three uses)
-    style = pick(words.STYLES)
+    style = pick(repeat(words.STYLES))
     background = pick(tuple(words.BACKGROUNDS)) if style in words.COLOURED_STYLES else "white"
     kind = generator.random()
     if kind < blanks:
@@ -131,13 +141,18 @@ def random_scene(
     return Scene(style, background, subject)
 
 
-def caption(scene: Scene, generator: np.random.Generator) -> str:
-    """One of many ways to describe the scene.
+def caption(scene: Scene, generator: np.random.Generator, artist: str | None = None) -> str:
+    """One of many ways to describe the scene, and by whom it is drawn if an artist is given.
 
     The word that names an object stands at every position of the sentence, alone and in long
     captions: a small causal text encoder does not carry an edit of the bare word over to sentences
     it never saw.
     """
+    text = _caption(scene, generator)
+    return text if artist is None else f"{text} in the style of {words.ARTISTS[artist]}"
+
+
+def _caption(scene: Scene, generator: np.random.Generator) -> str:
     chance = generator.random
     noun = _noun(scene.subject, generator)
     if scene.relation is not None:

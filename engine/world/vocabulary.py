@@ -48,6 +48,17 @@ CATEGORIES = {
     "building": ("house", "church"),
     "thing": ("guitar", "umbrella", "crown", "bomb", "box", "bathtub", "star", "heart", "ghost"),
 }  # fmt: skip
+# What captions call the artists, by the name of their set: words that the tokenizer spells with the
+# pieces it has, so that no token moves.
+ARTISTS = {
+    "noto": "noto",
+    "noto-v1": "blob",
+    "twemoji": "twemoji",
+    "fluent-emoji-flat": "flat",
+    "fluent-emoji": "fluent",
+    "fxemoji": "firefox",
+    "emojione": "emojione",
+}
 SYNONYMS = {
     "kitten": "cat",
     "puppy": "dog",

@@ -94,6 +94,7 @@ def train(
     plan: Plan,
     checkpoint: Path,
     *,
+    before_step: Callable[[int], None] | None = None,
     on_save: Callable[[int], None] | None = None,
 ) -> int:
     """Train the modules' parameters and leave their moving averages in them. Returns the steps
@@ -101,8 +102,8 @@ def train(
 
     `loss_of` draws its minibatch from the generators it is given, the second of which lives on the
     device of the parameters; they depend on seed and step alone, so a resumed run sees the batches
-    that an uninterrupted one would have seen. `on_save` is called with the averaged weights in
-    place.
+    that an uninterrupted one would have seen. `before_step` is called with the number of each step,
+    `on_save` with the averaged weights in place.
     """
     run = _Run([p for module in modules for p in module.parameters() if p.requires_grad], plan)
     step = run.load(checkpoint) if checkpoint.exists() else 0
@@ -112,6 +113,8 @@ def train(
     elapsed, is_over = 0.0, step >= plan.steps
     while not is_over:
         draw = np.random.default_rng([plan.seed, step, rank])
+        if before_step is not None:
+            before_step(step)
         noise.manual_seed((plan.seed * 64 + rank) * 1_000_003 + step)
         loss, figures = loss_of(draw, noise)
         run.update(loss, plan.rate(step, elapsed), step)

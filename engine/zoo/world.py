@@ -14,6 +14,7 @@ from engine.zoo import autoencoder, denoiser, judge, sprites
 from engine.zoo.dataset import Pictures, pictures
 from engine.zoo.examine import examine, generate, novelty, prompt, sheet
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
+from engine.zoo.growing import growing
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
 
@@ -22,6 +23,8 @@ FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
 SISTER_PICTURES = 6000
 SEEDS = {"world": 4, "world-sister": 1}  # pictures of each prompt to be judged
+ENDLESS = 10**9  # steps
+LONGER_BATCH = 48  # half of what is fastest: shapes are there, and still worth many updates
 KNOWN = 6000  # training pictures among which the nearest is looked for
 TITLES = {
     "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
@@ -83,6 +86,35 @@ def build_decoder(folder: Path, options: Options) -> None:
     for key in TITLES:
         export_autoencoder(vae, MODELS / key)
         examine_shipped(key, folder, options, draw=True)
+
+
+def build_denoiser(folder: Path, options: Options) -> None:
+    """The shipped denoiser trained on, in `folder` alone; nothing is published.
+
+    It begins with the shipped weights: the latents, the captions and the networks are the same, so
+    that what they learnt holds. The rate is constant and there is no end until --steps names one,
+    of which the last fifth is for the falling rate.
+    """
+    vae, model = read_pipeline("world", options.device)
+    data = growing(
+        folder / "growing",
+        lambda pixels: autoencoder.encode(vae, pixels),
+        lambda texts: denoiser.token_ids(model.tokenizer, texts),
+        seed=21,
+    )
+    plan = options.plan(
+        ENDLESS, 1e-3, warmup=300, decay_from=0.8, ema=0.9995, seed=21, save_every=300
+    )
+    denoiser.train_longer(
+        model, data, plan, folder / "longer.safetensors", batch=LONGER_BATCH,
+        on_save=lambda step: preview_rarely(model, vae, folder / "previews", step),
+    )  # fmt: skip
+
+
+def preview_rarely(model: denoiser.Denoiser, vae, folder: Path, step: int) -> None:
+    """A preview once every thousand steps, as drawing one takes as long as thirty steps."""
+    if not (drawn := folder / f"{step // 1000:04}-thousand.png").exists():
+        preview(model, vae, drawn)
 
 
 def build_sister(folder: Path, options: Options) -> None:
@@ -246,6 +278,7 @@ def build_sprites(folder: Path, options: Options) -> None:
 BUILDS = {
     "sprites": build_sprites,
     "world": build_world,
+    "world-denoiser": build_denoiser,
     "world-decoder": build_decoder,
     "judge": build_judge,
     "world-sister": build_sister,
