@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from engine.world import vocabulary as words
 from engine.world.sprites import SIZE, Sprites
-from engine.world.styles import render
+from engine.world.styles import PICTURE, render
 
 NONE = -1  # label of a part that a scene does not have
 
@@ -61,8 +61,13 @@ class Scene:
         )
 
 
-def draw(scene: Scene, sprites: Sprites, generator: np.random.Generator) -> np.ndarray:
-    """A picture of the scene, uint8 64 x 64 x 3; artist, pose and place are drawn at random."""
+def draw(
+    scene: Scene, sprites: Sprites, generator: np.random.Generator, *, side: int = PICTURE
+) -> np.ndarray:
+    """A picture of the scene, uint8 side x side x 3; artist, pose and place are drawn at random.
+
+    Equal generators give the same picture at every side.
+    """
     canvas = Image.new("RGBA", (SIZE, SIZE))
     if scene.relation is None and scene.subject is not None:
         size = int(generator.integers(94, 125))
@@ -74,7 +79,7 @@ def draw(scene: Scene, sprites: Sprites, generator: np.random.Generator) -> np.n
     # Two objects need finer squares than one: at 16 x 16 a half-size drawing is eight squares wide.
     cells = 16 if scene.relation is None else 32
     background = words.BACKGROUNDS[scene.background]
-    return render(canvas, scene.style, background, generator, cells=cells)
+    return render(canvas, scene.style, background, generator, cells=cells, side=side)
 
 
 def _pose(name: str, sprites: Sprites, generator: np.random.Generator) -> Image.Image:

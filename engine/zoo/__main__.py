@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/zoo"))
     parser.add_argument("--seconds", type=float, default=math.inf, help="for the training alone")
     parser.add_argument("--steps", type=int, help="in place of the build's own number")
+    parser.add_argument("--anyway", action="store_true", help="publish what is below its bars")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -78,7 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"there is no {options.key!r} to {options.action}; {', '.join(entries)}")
     torch.set_num_threads(options.threads)
     join_workers()
-    entries[options.key](options.folder, Options(options.seconds, options.steps))
+    entries[options.key](
+        options.folder, Options(options.seconds, options.steps, anyway=options.anyway)
+    )
 
 
 if __name__ == "__main__":

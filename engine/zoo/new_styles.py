@@ -1,12 +1,14 @@
 """Six art styles that the embedded world does not know, computed from a transparent drawing.
 
-What the style adapters learn. Like the world's own styles they work at 128 x 128 and average 2 x 2
-at the end.
+What the style adapters learn. Like the world's own styles they work at 128 x 128 and average at the
+end where a picture is smaller.
 """
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from engine.world.styles import PICTURE, shrink
 
 NEW_STYLES = (
     "stained glass",
@@ -20,14 +22,14 @@ SIDE = 128
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 
 
-def render_new(canvas: Image.Image, style: str, generator: np.random.Generator) -> np.ndarray:
-    """The canvas, 128 x 128 RGBA, in one of the new styles: uint8 64 x 64 x 3."""
+def render_new(
+    canvas: Image.Image, style: str, generator: np.random.Generator, *, side: int = PICTURE
+) -> np.ndarray:
+    """The canvas, 128 x 128 RGBA, in one of the new styles: uint8 side x side x 3."""
     rgba = np.asarray(canvas, np.float32) / 255
     alpha = rgba[..., 3]
     colour = rgba[..., :3] * alpha[..., None] + (1 - alpha[..., None])
-    picture = _STYLES[style](colour, alpha, generator)
-    small = np.clip(picture, 0, 1).reshape(64, 2, 64, 2, 3).mean((1, 3))
-    return (small * 255 + 0.5).astype(np.uint8)
+    return shrink(_STYLES[style](colour, alpha, generator), side)
 
 
 def _stained_glass(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:

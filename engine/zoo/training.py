@@ -59,6 +59,7 @@ class Options:
 
     seconds: float = math.inf
     steps: int | None = None
+    anyway: bool = False  # publish what is below its bars
     device: str = field(default_factory=lambda: device_here())
 
     def plan(self, steps: int, learning_rate: float, share: float = 1.0, **more: Any) -> Plan:

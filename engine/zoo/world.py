@@ -1,6 +1,9 @@
 """The embedded world, its sister and its judge: stage by stage, each resumed where it stopped."""
 
+import json
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +14,22 @@ from engine.models.vision import FOLDER as JUDGE
 from engine.models.vision import HEADS, Judge, load_judge
 from engine.world import vocabulary as words
 from engine.zoo import autoencoder, denoiser, judge, sprites
-from engine.zoo.dataset import Pictures, pictures
-from engine.zoo.examine import examine, generate, novelty, prompt, sheet
+from engine.zoo.dataset import Pictures, pictures, unseen_pictures
+from engine.zoo.examine import Examination, examine, generate, novelty, prompt, sheet
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
-from engine.zoo.growing import growing
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
 
 PICTURES = 100_000
+FIRST_SIDE = 64  # of pictures that a world begun from nothing learns; see `larger`
 FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
+JUDGED, DECODED = 60_000, 6000  # pictures for the judge, and those of them that a decoder gave
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
 SISTER_PICTURES = 6000
 SEEDS = {"world": 4, "world-sister": 1}  # pictures of each prompt to be judged
-ENDLESS = 10**9  # steps
-LONGER_BATCH = 48  # half of what is fastest: shapes are there, and still worth many updates
 KNOWN = 6000  # training pictures among which the nearest is looked for
 TITLES = {
-    "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
+    "world": "Embedded world: 36 objects in 6 styles",
     "world-sister": "Sister of the embedded world: trained further on three artists",
 }
 # Of the seconds of a build, what its autoencoder and then the decoder alone may take.
@@ -85,36 +87,7 @@ def build_decoder(folder: Path, options: Options) -> None:
     autoencoder.train_decoder(vae, first_set(folder), decoder_plan(options), state)
     for key in TITLES:
         export_autoencoder(vae, MODELS / key)
-        examine_shipped(key, folder, options, draw=True)
-
-
-def build_denoiser(folder: Path, options: Options) -> None:
-    """The shipped denoiser trained on, in `folder` alone; nothing is published.
-
-    It begins with the shipped weights: the latents, the captions and the networks are the same, so
-    that what they learnt holds. The rate is constant and there is no end until --steps names one,
-    of which the last fifth is for the falling rate.
-    """
-    vae, model = read_pipeline("world", options.device)
-    data = growing(
-        folder / "growing",
-        lambda pixels: autoencoder.encode(vae, pixels),
-        lambda texts: denoiser.token_ids(model.tokenizer, texts),
-        seed=21,
-    )
-    plan = options.plan(
-        ENDLESS, 1e-3, warmup=300, decay_from=0.8, ema=0.9995, seed=21, save_every=300
-    )
-    denoiser.train_longer(
-        model, data, plan, folder / "longer.safetensors", batch=LONGER_BATCH,
-        on_save=lambda step: preview_rarely(model, vae, folder / "previews", step),
-    )  # fmt: skip
-
-
-def preview_rarely(model: denoiser.Denoiser, vae, folder: Path, step: int) -> None:
-    """A preview once every thousand steps, as drawing one takes as long as thirty steps."""
-    if not (drawn := folder / f"{step // 1000:04}-thousand.png").exists():
-        preview(model, vae, drawn)
+        examine_made(MODELS / key, key, folder, options, draw=True)
 
 
 def build_sister(folder: Path, options: Options) -> None:
@@ -128,21 +101,23 @@ def build_sister(folder: Path, options: Options) -> None:
 
 
 def build_judge(folder: Path, options: Options) -> None:
-    """Train, calibrate, publish and measure the judge."""
+    """Train, calibrate, publish and measure the judge, for pictures of the world that ships."""
     from safetensors.torch import save_file
 
-    vae = build_autoencoder(folder, options)
-    data = pictures(folder / "judge", 60_000, seed=11, artists=seen_artists(), pairs=0.45)
+    vae, _ = read_pipeline("world", options.device)
+    side = vae.config.sample_size
+    data = pictures(folder / "judge", JUDGED, seed=11, artists=seen_artists(), pairs=0.45)
+    rebuilt = judge.decoded(vae, Pictures(data.pixels[:DECODED], data.labels[:DECODED]), seed=11)
     torch.manual_seed(0)
-    model = Judge().to(options.device)
-    plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998)
-    judge.train_judge(model, vae, data, plan, folder / "judge.safetensors")
+    model = Judge(side=side).to(options.device)
+    plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998, seed=side)
+    judge.train_judge(model, data, rebuilt, plan, folder / f"judge-{side}.safetensors")
     judge.calibrate(model, judge_pictures(folder)[0])
     JUDGE.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     weights = {name: tensor.half().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, JUDGE / "model.safetensors")
-    (JUDGE / "config.json").write_text('{"width": 128}\n')
+    (JUDGE / "config.json").write_text(json.dumps({"width": 128, "side": side}) + "\n")
     load_judge.cache_clear()
     measure_judge(vae, folder)
 
@@ -158,6 +133,7 @@ def measure_judge(vae, folder: Path) -> None:
     artist = (judge.HELD_OUT_ARTIST,)
     unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
     rebuilt = to_pixels(vae, test.pixels)
+    single = test.pixels[(test.labels[:, 2] >= 0) & (test.labels[:, 3] < 0)]
     write_card(
         JUDGE,
         key="judge",
@@ -172,6 +148,13 @@ def measure_judge(vae, folder: Path) -> None:
             f"drawings of an artist never seen ({judge.HELD_OUT_ARTIST})": judge.accuracy(
                 shipped.judge(np.asarray(unseen.pixels)), unseen.labels
             ),
+            "shuffled in squares, no object named": {
+                f"{cuts} x {cuts}" + (" (never trained on)" if cuts == judge.UNSEEN else ""): (
+                    round(judge.refused(shipped, single, cuts), 3),
+                    len(single),
+                )
+                for cuts in sorted((*judge.SHUFFLED, judge.UNSEEN))
+            },
         },
     )
 
@@ -190,40 +173,82 @@ def seen_artists() -> tuple[str, ...]:
     return tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
 
 
-def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
-    """Write the pipeline folder, then measure what was written and put it into the card."""
+def publish(
+    key: str,
+    model: denoiser.Denoiser,
+    vae,
+    folder: Path,
+    accept: Callable[[Examination], None] | None = None,
+) -> None:
+    """Write the pipeline folder, measured as it was written and with its card.
+
+    It is written into the working folder first, and into assets/ if `accept`, which is called with
+    the examination, raises nothing.
+    """
     for part in (model.unet, model.text_encoder):
         part.eval()
-    export_pipeline(model, vae, MODELS / key)
-    examine_shipped(key, folder, Options(), draw=True)
+    made = folder / "made" / key
+    export_pipeline(model, vae, made)
+    examine_made(made, key, folder, Options(), draw=True, accept=accept)
+    shutil.copytree(made, MODELS / key, dirs_exist_ok=True)
 
 
-def examine_shipped(key: str, folder: Path, options: Options, *, draw: bool = False) -> None:
-    """Measure a shipped checkpoint as it lies in assets/ and write its card.
+def examine_shipped(key: str, folder: Path, options: Options) -> None:
+    """Measure a shipped checkpoint as it lies in assets/ and write its card."""
+    examine_made(MODELS / key, key, folder, options)
+
+
+def examine_made(
+    made: Path,
+    key: str,
+    folder: Path,
+    options: Options,
+    *,
+    draw: bool = False,
+    accept: Callable[[Examination], None] | None = None,
+) -> None:
+    """Measure a checkpoint as it lies in the folder `made` and write its card there.
 
     Contact sheets are drawn with new weights alone: they count for the revision of the checkpoint,
     to which membranes, words and recipes are bound.
     """
-    vae, model = read_pipeline(key, options.device)
-    held_out = pictures(folder / "held-out", 1000, seed=2)
-    quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
-    notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
+    vae, model = read_pipeline(made, options.device)
+    notes: dict[str, object] = {"decoder PSNR dB": rebuilt_quality(vae, folder)}
     if (JUDGE / "model.safetensors").exists():
         found = examine(model, vae, load_judge(), seeds=SEEDS[key])
-        notes |= found.figures
+        log.info("%s: %s", key, found.figures)
+        if accept is not None:
+            accept(found)
+        held_out = pictures(folder / "held-out", 1000, seed=2, side=vae.config.sample_size)
         # The first ones of the training set: a shorter set of a seed begins a longer one.
         known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
-        notes["nearest training picture, in features of the judge"] = {
-            "generated pictures": new.to_training,
-            "held-out pictures of the world": new.held_out,
-            "two seeds of one prompt": new.between_seeds,
+        notes |= found.figures | {
+            "nearest training picture, in features of the judge": {
+                "generated pictures": new.to_training,
+                "held-out pictures of the world": new.held_out,
+                "two seeds of one prompt": new.between_seeds,
+            }
         }
         if draw:
-            sheet(found.first, len(words.STYLES) * 2).save(MODELS / key / "sheet.png")
-            new.pairs.save(MODELS / key / "nearest.png")
-    write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
+            sheet(found.first, len(words.STYLES) * 2).save(made / "sheet.png")
+            new.pairs.save(made / "nearest.png")
+    write_card(made, key=key, title=TITLES[key], kind="diffusion", measured=notes)
     log.info("%s: %s", key, notes)
+
+
+def rebuilt_quality(vae, folder: Path) -> dict[str, float]:
+    """Mean PSNR in dB of rebuilt pictures that nothing was trained on, and of drawings by an artist
+    never seen."""
+    side = vae.config.sample_size
+    held_out = pictures(folder / "held-out", 1000, seed=2, side=side)
+    unseen = unseen_pictures(folder / "unseen-artist", 200, seed=2, side=side)
+    return {
+        "1000 held-out pictures": round(float(autoencoder.psnr(vae, held_out.pixels).mean()), 2),
+        f"200 pictures of an artist never seen ({sprites.UNSEEN.artist})": round(
+            float(autoencoder.psnr(vae, unseen.pixels).mean()), 2
+        ),
+    }
 
 
 def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
@@ -239,12 +264,14 @@ def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
         part.train()
 
 
-def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
-    """Autoencoder and denoiser of a shipped checkpoint, in full precision."""
+def read_pipeline(key: str | Path, device: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
+    """Autoencoder and denoiser of a shipped checkpoint or one in a folder, in full precision."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(
-        MODELS / key, torch_dtype=torch.float32, local_files_only=True
+        MODELS / key if isinstance(key, str) else key,
+        torch_dtype=torch.float32,
+        local_files_only=True,
     ).to(device)
     model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
     return pipe.vae.to(memory_format=torch.channels_last), model
@@ -252,11 +279,11 @@ def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Deno
 
 def first_set(folder: Path) -> Pictures:
     """The autoencoder's own pictures."""
-    return pictures(folder / "first", FIRST_PICTURES, seed=4)
+    return pictures(folder / "first", FIRST_PICTURES, seed=4, side=FIRST_SIDE)
 
 
 def train_set(folder: Path) -> Pictures:
-    return pictures(folder / "train", PICTURES, seed=1)
+    return pictures(folder / "train", PICTURES, seed=1, side=FIRST_SIDE)
 
 
 def to_pixels(vae, pixels: np.ndarray) -> np.ndarray:
@@ -278,7 +305,6 @@ def build_sprites(folder: Path, options: Options) -> None:
 BUILDS = {
     "sprites": build_sprites,
     "world": build_world,
-    "world-denoiser": build_denoiser,
     "world-decoder": build_decoder,
     "judge": build_judge,
     "world-sister": build_sister,
