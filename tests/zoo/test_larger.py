@@ -14,7 +14,7 @@ from engine.zoo.dataset import Pictures, pictures
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
 
-PLAN = Plan(steps=20, learning_rate=3e-3, warmup=2, ema=0.5)
+PLAN = Plan(steps=12, learning_rate=1e-3, warmup=2, ema=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +62,25 @@ def test_the_halved_picture_is_the_picture_drawn_at_half_the_side(tmp_path, draw
     assert difference.max() <= 1  # one rounds once, the other twice
 
 
-def test_the_decoder_learns_and_the_latents_stay_the_old_encoders(tmp_path, old, drawn):
+def test_the_decoder_learns_and_the_latents_stay_the_old_encoders(tmp_path, old):
     new = finer.finer_autoencoder(old)
-    latents = finer.old_latents(old, drawn, tmp_path / "latents.npy")
-    assert np.array_equal(latents, finer.old_latents(old, drawn, tmp_path / "latents.npy"))
+    colours = np.random.default_rng(0).integers(0, 256, (8, 1, 1, 3), np.uint8)
+    data = Pictures(np.tile(colours, (1, 128, 128, 1)), np.zeros((8, 5), np.int8))
+    latents = finer.old_latents(old, data, tmp_path / "latents.npy")
+    assert np.array_equal(latents, finer.old_latents(old, data, tmp_path / "latents.npy"))
     encoder = {name: value.clone() for name, value in new.encoder.state_dict().items()}
 
     def error() -> float:
         with torch.inference_mode():
-            y = new.decode(torch.from_numpy(np.array(latents[:4])).float()).sample
-        return float((y - _signal(drawn.pixels[:4])).square().mean())
+            y = new.decode(torch.from_numpy(np.array(latents)).float()).sample
+        return float((y - _signal(data.pixels)).square().mean())
 
     before = error()
-    finer.train_finer_decoder(new, drawn, latents, PLAN, tmp_path / "decoder.safetensors")
-    assert error() < 0.9 * before
-    assert all(torch.equal(value, encoder[name]) for name, value in new.encoder.state_dict().items())
+    finer.train_finer_decoder(new, data, latents, PLAN, tmp_path / "decoder.safetensors")
+    assert error() < 0.8 * before
+    assert all(
+        torch.equal(value, encoder[name]) for name, value in new.encoder.state_dict().items()
+    )
 
 
 def test_the_encoder_learns_to_give_the_old_latents(tmp_path, old, drawn):
@@ -113,7 +117,9 @@ def small_shards(monkeypatch):
 def _grow(folder, count=12):
     return growing.growing(
         folder,
-        lambda pixels: torch.from_numpy(pixels[:, :16, :16, :1]).movedim(-1, 1).expand(-1, 6, 16, 16),
+        lambda pixels: (
+            torch.from_numpy(pixels[:, :16, :16, :1]).movedim(-1, 1).expand(-1, 6, 16, 16)
+        ),
         lambda texts: torch.tensor([[len(text)] * growing.LENGTH for text in texts]),
         seed=3,
         count=count,
