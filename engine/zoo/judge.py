@@ -124,10 +124,6 @@ def accuracy(verdicts: Verdicts, labels: np.ndarray) -> dict[str, float]:
     return right
 
 
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)
-
-
 def refused(judge: Judge, pixels: np.ndarray, cuts: int, seed: int = 0) -> float:
     """Share of pictures, shuffled in cuts x cuts squares, in which the judge names no object."""
     draw = np.random.default_rng(seed)

@@ -66,6 +66,11 @@ def build_denoiser(folder: Path, options: Options) -> None:
         model, data, plan, state, batch=BATCH,
         on_save=lambda step: preview_rarely(model, vae, folder / "previews", step),
     )  # fmt: skip
+    keep(model, folder)
+
+
+def keep(model: denoiser.Denoiser, folder: Path) -> None:
+    """Both networks in the working folder, from where they are published."""
     model.unet.save_pretrained(folder / "denoiser" / "unet")
     model.text_encoder.save_pretrained(folder / "denoiser" / "text_encoder")
 

@@ -270,7 +270,7 @@ def read_pipeline(key: str | Path, device: str) -> tuple[torch.nn.Module, denois
 
     pipe = StableDiffusionPipeline.from_pretrained(
         MODELS / key if isinstance(key, str) else key,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         local_files_only=True,
     ).to(device)
     model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)

@@ -1,5 +1,6 @@
 """The world at 128 pixels: a finer autoencoder with the old latents, and a set that grows."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from engine.core.errors import BadInput
-from engine.models.vision import NOTHING, Judge
-from engine.zoo import autoencoder, denoiser, finer, growing, judge, larger
+from engine.models.vision import HEADS, NOTHING, Judge
+from engine.zoo import autoencoder, denoiser, finer, growing, judge, larger, world
 from engine.zoo.autoencoder import encode, new_autoencoder, psnr
 from engine.zoo.dataset import Pictures, pictures
+from engine.zoo.examine import generate
+from engine.zoo.export import export_autoencoder, export_pipeline
+from engine.zoo.graph import revision
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
 
@@ -202,6 +206,16 @@ def test_shuffling_keeps_the_squares_and_changes_their_order():
     assert there == corner
 
 
+def test_a_picture_counts_as_refused_where_the_judge_names_nothing(drawn):
+    model = Judge(width=32, side=128).eval()
+    with torch.no_grad():
+        model.heads["subject"].bias[HEADS["subject"].index(NOTHING)] = 100
+    assert judge.refused(model, drawn.pixels[:2], judge.UNSEEN) == 1
+    with torch.no_grad():
+        model.heads["subject"].bias[0] = 200
+    assert judge.refused(model, drawn.pixels[:2], judge.UNSEEN) == 0
+
+
 def test_the_judge_of_fine_pictures_takes_small_ones_too():
     torch.manual_seed(0)
     fine = Judge(side=128).eval()
@@ -220,9 +234,6 @@ def test_the_judge_is_trained_on_fine_pictures_and_learns_what_is_nothing(tmp_pa
     before = model.heads["subject"].weight.clone()
     judge.train_judge(model, data, data, plan, tmp_path / "judge.safetensors")
     assert not torch.equal(model.heads["subject"].weight, before)
-    share = judge.refused(model, data.pixels[:4], judge.UNSEEN)
-    assert 0 <= share <= 1
-    assert NOTHING  # the class that `refused` counts
 
 
 def test_rebuilt_pictures_come_out_of_the_decoder_with_their_labels(old, drawn):
@@ -250,3 +261,80 @@ def test_what_is_below_its_bars_is_not_published_unless_asked():
 def test_the_autoencoder_is_not_published_before_both_halves_are_trained(tmp_path):
     with pytest.raises(BadInput, match="fine-encoder"):
         larger.publish_autoencoder(tmp_path, Options())
+
+
+# ---------------------------------------------------------------------- publishing
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, old):
+    """A shelf with an untrained world and its sister, and figures that need no judge."""
+    models = tmp_path / "models"
+    for module in (world, larger):
+        monkeypatch.setattr(module, "MODELS", models)
+    monkeypatch.setattr(world, "JUDGE", tmp_path / "no judge")
+    for module in (world, larger):
+        monkeypatch.setattr(module, "rebuilt_quality", lambda vae, folder: {"held-out": 31.5})
+    torch.manual_seed(0)
+    model = denoiser.new_denoiser(build_tokenizer(tmp_path / "tokenizer"), "cpu")
+    for key in world.TITLES:
+        export_pipeline(model, old, models / key)
+    return models
+
+
+def test_the_finer_autoencoder_goes_into_the_world_and_its_sister(
+    shelf, tmp_path, old, monkeypatch
+):
+    for half in ("encoder", "decoder"):
+        finer.finer_autoencoder(old).save_pretrained(tmp_path / f"fine-{half}")
+    larger.publish_autoencoder(tmp_path, Options(device="cpu"))
+    for key in world.TITLES:
+        vae, model = world.read_pipeline(key, "cpu")
+        assert vae.config.sample_size == 128
+        picture = generate(model, vae, ["a cat"], seed=0, steps=2)
+        assert picture.shape == (1, 128, 128, 3)
+    monkeypatch.setattr(larger, "rebuilt_quality", lambda vae, folder: {"held-out": 30.9})
+    with pytest.raises(BadInput, match=r"decibels 30\.9 of 31"):
+        larger.publish_autoencoder(tmp_path, Options(device="cpu"))
+
+
+def test_the_trained_denoiser_goes_into_the_world_with_its_card(shelf, tmp_path):
+    _, model = world.read_pipeline("world", "cpu")
+    with torch.no_grad():
+        model.unet.conv_in.bias += 1
+    larger.keep(model, tmp_path)
+    larger.publish_world(tmp_path, Options(device="cpu"))
+    _, published = world.read_pipeline("world", "cpu")
+    assert torch.allclose(published.unet.conv_in.bias, model.unet.conv_in.bias, atol=1e-3)
+    card = json.loads((shelf / "world" / "card.json").read_text())
+    assert card["measured"]["decoder PSNR dB"] == {"held-out": 31.5}
+    assert "unet/config.json" in card["sha256"]
+
+
+def test_what_is_refused_leaves_the_shelf_as_it_was(shelf, tmp_path):
+    before = revision(shelf)
+    vae, model = world.read_pipeline("world", "cpu")
+    with torch.no_grad():
+        model.unet.conv_in.bias += 1
+
+    def refuse(found):
+        raise BadInput("no")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "JUDGE", tmp_path)
+        (tmp_path / "model.safetensors").touch()
+        patch.setattr(world, "load_judge", lambda: None)
+        patch.setattr(world, "examine", lambda *_, **__: SimpleNamespace(figures={}))
+        with pytest.raises(BadInput, match="no"):
+            world.publish("world", model, vae, tmp_path, refuse)
+    assert revision(shelf) == before
+
+
+def test_the_first_autoencoder_is_kept_and_the_finer_one_is_not_taken_for_it(shelf, tmp_path, old):
+    first = larger.first_autoencoder(tmp_path / "a", Options(device="cpu"))
+    assert first.config.sample_size == 64
+    export_autoencoder(finer.finer_autoencoder(old), shelf / "world")
+    again = larger.first_autoencoder(tmp_path / "a", Options(device="cpu"))
+    assert again.config.sample_size == 64
+    with pytest.raises(BadInput, match="is the finer one"):
+        larger.first_autoencoder(tmp_path / "b", Options(device="cpu"))
