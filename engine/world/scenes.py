@@ -28,7 +28,7 @@ class Scene:
     other: str | None = None
 
     @property
-    def labels(self) -> tuple[int, int, int, int, int]:
+    def labels(self) -> tuple[int, ...]:
         """Places of style, background, subject, relation and other in their lists, or NONE."""
         lists = (
             words.STYLES,
@@ -53,12 +53,11 @@ class Scene:
             words.RELATIONS,
             words.OBJECTS,
         )
-        return cls(
-            *(
-                None if label == NONE else options[label]
-                for label, options in zip(labels, lists, strict=True)
-            )
+        style, background, *shown = (
+            None if label == NONE else options[label]
+            for label, options in zip(labels, lists, strict=True)
         )
+        return cls(style or "plain", background or "white", *shown)
 
 
 def draw(
@@ -69,13 +68,15 @@ def draw(
     Equal generators give the same picture at every side.
     """
     canvas = Image.new("RGBA", (SIZE, SIZE))
-    if scene.relation is None and scene.subject is not None:
+    first, second = scene.subject, scene.other
+    if first is not None and second is None:
         size = int(generator.integers(94, 125))
-        _put(canvas, _pose(scene.subject, sprites, generator), generator.uniform(0, SIZE, 2), size)
-    elif scene.relation == "inside":
-        _put_inside(canvas, scene, sprites, generator)
-    elif scene.relation is not None:
-        _put_beside(canvas, scene, sprites, generator)
+        _put(canvas, _pose(first, sprites, generator), generator.uniform(0, SIZE, 2), size)
+    elif first is not None and second is not None and scene.relation == "inside":
+        _put_inside(canvas, first, second, sprites, generator)
+    elif first is not None and second is not None:
+        is_row = scene.relation == "left of"
+        _put_beside(canvas, (first, second), is_row, sprites, generator)
     # Two objects need finer squares than one: at 16 x 16 a half-size drawing is eight squares wide.
     cells = 16 if scene.relation is None else 32
     background = words.BACKGROUNDS[scene.background]
@@ -84,7 +85,7 @@ def draw(
 
 def _pose(name: str, sprites: Sprites, generator: np.random.Generator) -> Image.Image:
     artist = generator.choice(sprites.artists_of(name))
-    drawing = sprites.by(artist, name)
+    drawing = sprites.drawings[artist, name]
     if generator.random() < 0.5:
         drawing = ImageOps.mirror(drawing)
     return drawing.rotate(generator.uniform(-8, 8), Image.Resampling.BICUBIC)
@@ -97,23 +98,36 @@ def _put(canvas: Image.Image, drawing: Image.Image, centre: np.ndarray, size: in
     canvas.alpha_composite(small, tuple(corner.tolist()))
 
 
-def _put_beside(canvas, scene: Scene, sprites: Sprites, generator: np.random.Generator) -> None:
+def _put_beside(
+    canvas: Image.Image,
+    names: tuple[str, str],
+    is_row: bool,
+    sprites: Sprites,
+    generator: np.random.Generator,
+) -> None:
+    """The first on the left in a row, else above."""
     size, along = int(generator.integers(60, 65)), generator.uniform(40, 88)
-    for name, across in ((scene.subject, 32), (scene.other, 96)):
+    for name, across in zip(names, (32, 96), strict=True):
         place = (across, along + generator.uniform(-5, 5))
-        centre = np.array(place if scene.relation == "left of" else place[::-1])
+        centre = np.array(place if is_row else place[::-1])
         _put(canvas, _pose(name, sprites, generator), centre, size)
 
 
-def _put_inside(canvas, scene: Scene, sprites: Sprites, generator: np.random.Generator) -> None:
+def _put_inside(
+    canvas: Image.Image,
+    name: str,
+    holder: str,
+    sprites: Sprites,
+    generator: np.random.Generator,
+) -> None:
     """The object stands between the back and the front half of its container."""
-    container = _pose(scene.other, sprites, generator).resize((112, 112), Image.Resampling.LANCZOS)
-    rim, height = (56, 40) if scene.other == "box" else (58, 44)
+    container = _pose(holder, sprites, generator).resize((112, 112), Image.Resampling.LANCZOS)
+    rim, height = (56, 40) if holder == "box" else (58, 44)
     left, top = 8, 14
     canvas.alpha_composite(container, (left, top))
     centre = np.array([64 + generator.uniform(-6, 6), height + generator.uniform(-4, 4)])
     size = int(generator.integers(64, 75))
-    _put(canvas, _pose(scene.subject, sprites, generator), centre, size)
+    _put(canvas, _pose(name, sprites, generator), centre, size)
     canvas.alpha_composite(container.crop((0, rim, 112, 112)), (left, top + rim))
 
 

@@ -112,7 +112,7 @@ def train_denoiser(
     labels: np.ndarray,
     plan: Plan,
     checkpoint: Path,
-    on_save=None,
+    on_save: Callable[[int], None] | None = None,
 ) -> None:
     """Train both networks on latents `z` and captions of the scenes that `labels` describe."""
     device = next(model.unet.parameters()).device

@@ -4,10 +4,14 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.core.catalog import ROOT
 from engine.world import vocabulary as words
 from engine.zoo.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 LARGEST_FILE = "12MB"  # of weights; larger ones are split
 MODELS = ROOT / "assets" / "models"
@@ -19,7 +23,7 @@ ABOUT = (
 SOURCE = "Trained from nothing by engine/zoo on emoji drawings of seven artists' teams."
 
 
-def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
+def export_pipeline(model: Denoiser, vae: "AutoencoderKL", folder: Path) -> None:
     """A StableDiffusionPipeline folder in half precision, and the words it was trained on."""
     from diffusers import StableDiffusionPipeline
 
@@ -46,7 +50,7 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
 
 
-def export_autoencoder(vae, folder: Path) -> None:
+def export_autoencoder(vae: "AutoencoderKL", folder: Path) -> None:
     """The autoencoder alone, in half precision, into a pipeline's folder; the rest stays."""
     copy.deepcopy(vae).half().cpu().save_pretrained(folder / "vae", safe_serialization=True)
     _forget_where_it_was(folder)

@@ -59,7 +59,8 @@ def _new_name(name: str) -> str:
 def _pass_on(conv: nn.Conv2d) -> None:
     """A convolution that changes nothing, so that the new level begins with what came before it."""
     nn.init.dirac_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
 
 
 def halved(pixels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from engine.world.scenes import Scene, caption, draw, random_scene
@@ -40,9 +41,9 @@ class Growing:
     """`latents` float16 n x 6 x 16 x 16, `captions` int16 n x 4 x 32 and `done` bool, one for each
     shard of 500: memory-mapped files of the full length, filled shard by shard."""
 
-    latents: np.ndarray
-    captions: np.ndarray
-    done: np.ndarray
+    latents: np.memmap
+    captions: np.memmap
+    done: np.memmap
     seed: int
     encode: Encode
     tokenize: Tokenize
@@ -76,13 +77,16 @@ def growing(
         "done": (np.bool_, (count // SHARD,)),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = []
-    for name, (kind, shape) in shapes.items():
-        file = folder / f"{name}.npy"
-        if not file.exists():
-            np.lib.format.open_memmap(file, "w+", kind, shape).flush()
-        arrays.append(np.load(file, mmap_mode="r+"))
-    return Growing(*arrays, seed, encode, tokenize)
+    latents, captions, done = (
+        _mapped(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in shapes.items()
+    )
+    return Growing(latents, captions, done, seed, encode, tokenize)
+
+
+def _mapped(file: Path, kind: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    if not file.exists():
+        np.lib.format.open_memmap(file, "w+", kind, shape).flush()
+    return np.lib.format.open_memmap(file, "r+")
 
 
 def _draw(

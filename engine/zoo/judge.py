@@ -7,6 +7,9 @@ half the side, since smaller pictures are judged too; and a part is spoilt on pu
 the class "nothing". One way of spoiling is left out of the training, to test with.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,9 @@ from engine.world import vocabulary as words
 from engine.zoo.autoencoder import as_signal, encode, to_tensor
 from engine.zoo.dataset import Pictures, rows_on
 from engine.zoo.training import Figures, Plan, half_precision, train
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 HELD_OUT_ARTIST = "fluent-emoji"
 BATCH = {"cpu": 64, "cuda": 256}
@@ -29,7 +35,7 @@ SHUFFLED, UNSEEN = (2, 8), 4
 IGNORE = -100  # PyTorch's label for "no loss here"
 
 
-def decoded(vae, data: Pictures, seed: int) -> Pictures:
+def decoded(vae: "AutoencoderKL", data: Pictures, seed: int) -> Pictures:
     """The pictures through the autoencoder, with noise of another size on each one's latents."""
     generator, parts = torch.Generator().manual_seed(seed), []
     with torch.inference_mode(), half_precision(vae.device, on_cpu=True):
@@ -42,7 +48,9 @@ def decoded(vae, data: Pictures, seed: int) -> Pictures:
     return Pictures(np.concatenate(parts), data.labels)
 
 
-def train_judge(judge: Judge, data: Pictures, rebuilt: Pictures, plan: Plan, checkpoint) -> None:
+def train_judge(
+    judge: Judge, data: Pictures, rebuilt: Pictures, plan: Plan, checkpoint: Path
+) -> None:
     """Train all heads at once on `data` and on pictures that a decoder gave, `rebuilt`; the
     background counts only in styles that show it."""
     device = judge.place.device
@@ -64,7 +72,8 @@ def train_judge(judge: Judge, data: Pictures, rebuilt: Pictures, plan: Plan, che
             logits, _ = judge(x)
         losses = [F.cross_entropy(logits[name].float(), targets[name]) for name in HEADS]
         right = logits["subject"].argmax(-1) == targets["subject"]
-        return sum(losses), {"loss": sum(losses), "subject": right.float().mean()}
+        loss = torch.stack(losses).sum()
+        return loss, {"loss": loss, "subject": right.float().mean()}
 
     judge.train()
     train([judge], loss_of, plan, checkpoint)
@@ -153,7 +162,9 @@ def _halve_some(x: Tensor, draw: np.random.Generator) -> Tensor:
     return torch.cat([small, x[count:]])
 
 
-def _spoil(x: Tensor, targets: dict[str, Tensor], draw, noise) -> None:
+def _spoil(
+    x: Tensor, targets: dict[str, Tensor], draw: np.random.Generator, noise: torch.Generator
+) -> None:
     """Turn the last few pictures of a batch, in place, into pictures of nothing whole.
 
     Two objects can stay whole when large squares change places, so that those are left as they are.
@@ -182,7 +193,7 @@ def _noise(x: Tensor, noise: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=noise, device=x.device)
 
 
-def _vary(x: Tensor, draw, noise) -> Tensor:
+def _vary(x: Tensor, draw: np.random.Generator, noise: torch.Generator) -> Tensor:
     """Small shifts, brightness, contrast and noise, different for each picture."""
     size, most = (len(x), 1, 1, 1), x.shape[-1] // 20
     uniform = lambda low, high: torch.from_numpy(draw.uniform(low, high, size)).to(x)  # noqa: E731 (three draws)

@@ -22,7 +22,7 @@ import torch
 from engine.core.errors import BadInput
 from engine.zoo import autoencoder, denoiser, finer
 from engine.zoo.dataset import Pictures, pictures
-from engine.zoo.examine import sheet
+from engine.zoo.examine import Examination, sheet
 from engine.zoo.export import MODELS, export_autoencoder
 from engine.zoo.growing import growing
 from engine.zoo.training import Options
@@ -82,7 +82,7 @@ def branched(state: Path, branch: Path) -> Path:
     return branch
 
 
-def preview_rarely(model: denoiser.Denoiser, vae, folder: Path, step: int) -> None:
+def preview_rarely(model: denoiser.Denoiser, vae: "AutoencoderKL", folder: Path, step: int) -> None:
     """A preview once every thousand steps, as drawing one takes as long as thirty steps."""
     drawn = folder / f"{step // 1000:04}-thousand.png"
     if not drawn.exists():
@@ -185,10 +185,10 @@ def publish_world(folder: Path, options: Options) -> None:
     publish("world", model, vae, folder, lambda found: check(below(found), options))
 
 
-def below(found) -> dict[str, tuple[float, float]]:
+def below(found: Examination) -> dict[str, tuple[float, float]]:
     """Figures of an examination, each with the least that is asked of it."""
     figures = {name: (found.rates[name][0], bar) for name, bar in BARS.items()}
-    worst = min(found.by_object, key=found.by_object.get)
+    worst = min(found.by_object, key=found.by_object.__getitem__)
     return figures | {f"object ({worst})": (found.by_object[worst], LEAST_OBJECT)}
 
 

@@ -110,7 +110,9 @@ def _fetch(emoji_set: EmojiSet, packages: Path) -> Path:
 
 def _read_package(archive: Path) -> dict:
     with tarfile.open(archive) as package:
-        return json.load(package.extractfile("package/icons.json"))
+        icons = package.extractfile("package/icons.json")
+        assert icons is not None  # as it is a plain file
+        return json.load(icons)
 
 
 def _draw(icons: dict, name: str) -> Image.Image | None:

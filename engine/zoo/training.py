@@ -168,7 +168,7 @@ class _Run:
         self.optimizer.step()
         keep = min(self.plan.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+            torch._foreach_lerp_(self.average, list[Tensor](self.parameters), 1 - keep)
 
     def put(self, values: list[Tensor]) -> None:
         with torch.no_grad():

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from engine.zoo.examine import Examination, examine, generate, novelty, prompt, 
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 PICTURES = 100_000
 FIRST_SIDE = 64  # of pictures that a world begun from nothing learns; see `larger`
@@ -53,7 +57,7 @@ def build_world(folder: Path, options: Options) -> None:
         publish("world", model, vae, folder)
 
 
-def build_autoencoder(folder: Path, options: Options):
+def build_autoencoder(folder: Path, options: Options) -> "AutoencoderKL":
     """Encoder and decoder together, then the basis, which is the encoder's last change, then the
     decoder alone."""
     from diffusers import AutoencoderKL
@@ -127,7 +131,7 @@ def examine_judge(folder: Path, options: Options) -> None:
     measure_judge(read_pipeline("world", options.device)[0], folder)
 
 
-def measure_judge(vae, folder: Path) -> None:
+def measure_judge(vae: "AutoencoderKL", folder: Path) -> None:
     """Write the card of the judge in assets/, with its accuracies."""
     shipped, test = load_judge(), judge_pictures(folder)[1]
     artist = (judge.HELD_OUT_ARTIST,)
@@ -176,7 +180,7 @@ def seen_artists() -> tuple[str, ...]:
 def publish(
     key: str,
     model: denoiser.Denoiser,
-    vae,
+    vae: "AutoencoderKL",
     folder: Path,
     accept: Callable[[Examination], None] | None = None,
 ) -> None:
@@ -237,7 +241,7 @@ def examine_made(
     log.info("%s: %s", key, notes)
 
 
-def rebuilt_quality(vae, folder: Path) -> dict[str, float]:
+def rebuilt_quality(vae: "AutoencoderKL", folder: Path) -> dict[str, float]:
     """Mean PSNR in dB of rebuilt pictures that nothing was trained on, and of drawings by an artist
     never seen."""
     side = vae.config.sample_size
@@ -251,7 +255,7 @@ def rebuilt_quality(vae, folder: Path) -> dict[str, float]:
     }
 
 
-def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
+def preview(model: denoiser.Denoiser, vae: "AutoencoderKL", file: Path) -> None:
     """A small contact sheet of the averaged weights, to look at while training goes on."""
     names = ("cat", "penguin", "banana", "car", "house", "umbrella")
     prompts = [prompt(name, style) for name in names for style in words.STYLES]
@@ -264,7 +268,7 @@ def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
         part.train()
 
 
-def read_pipeline(key: str | Path, device: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
+def read_pipeline(key: str | Path, device: str) -> tuple["AutoencoderKL", denoiser.Denoiser]:
     """Autoencoder and denoiser of a shipped checkpoint or one in a folder, in full precision."""
     from diffusers import StableDiffusionPipeline
 
@@ -286,7 +290,7 @@ def train_set(folder: Path) -> Pictures:
     return pictures(folder / "train", PICTURES, seed=1, side=FIRST_SIDE)
 
 
-def to_pixels(vae, pixels: np.ndarray) -> np.ndarray:
+def to_pixels(vae: "AutoencoderKL", pixels: np.ndarray) -> np.ndarray:
     """The pictures after a round trip through the autoencoder."""
     parts = []
     with torch.inference_mode():
