@@ -36,7 +36,6 @@ PAIRS = 0.25  # share of two-object scenes in a batch; single objects are what m
 WIDTH = 128  # of the text encoder, and so of cross-attention
 EMPTY_CAPTIONS = 0.1
 USES = 10  # of a picture of the growing set, on average, once it is as long as it should be
-FIRST_PICTURES = 4000  # with which training on the growing set begins
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,11 @@ def train_longer(
     checkpoint: Path,
     *,
     batch: int,
+    first: int,
     on_save: Callable[[int], None] | None = None,
 ) -> None:
-    """Train both networks on a set that grows so that each picture is used `USES` times by then.
+    """Train both networks on a set that grows so that each picture is used `USES` times by then;
+    it begins with the `first` pictures.
 
     The UNet's convolutions keep their weights with the channels last, which is a fifth faster on a
     CPU.
@@ -152,7 +153,7 @@ def train_longer(
     loss, there = denoising_loss(model), [0]
 
     def before_step(step: int) -> None:
-        there[0] = data.reach(max(FIRST_PICTURES, step * batch // USES))
+        there[0] = data.reach(max(first, step * batch // USES))
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
         chosen, which = draw.integers(there[0], size=batch), draw.integers(CAPTIONS, size=batch)

@@ -6,6 +6,7 @@ used starts at once, and costs no more than the training that was really done.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +48,23 @@ class Growing:
     seed: int
     encode: Encode
     tokenize: Tokenize
+    workers: int = 1
 
     def reach(self, count: int) -> int:
         """Make the shards that are missing among the first `count` pictures; how many there are
         then: `count` rounded up to whole shards, within the set."""
         shards = min(-(-count // SHARD), len(self.done))
-        for shard in np.flatnonzero(~self.done[:shards]):
-            self._make(int(shard))
+        missing = [(self.seed, int(shard), SHARD) for shard in np.flatnonzero(~self.done[:shards])]
+        if self.workers == 1 or len(missing) < 2:
+            for which in missing:
+                self._keep(*_shard(which))
+        else:
+            with get_context("spawn").Pool(self.workers) as pool:
+                for made in pool.imap_unordered(_shard, missing):
+                    self._keep(*made)
         return shards * SHARD
 
-    def _make(self, shard: int) -> None:
-        generator = np.random.default_rng([self.seed, shard])
-        drawn, texts = _draw(generator, load_sprites(), SHARD)
+    def _keep(self, shard: int, drawn: np.ndarray, texts: list[str]) -> None:
         rows = slice(shard * SHARD, (shard + 1) * SHARD)
         self.latents[rows] = self.encode(drawn).half().cpu().numpy()
         self.captions[rows] = self.tokenize(texts).numpy().reshape(SHARD, CAPTIONS, LENGTH)
@@ -68,9 +74,18 @@ class Growing:
 
 
 def growing(
-    folder: Path, encode: Encode, tokenize: Tokenize, *, seed: int, count: int = PICTURES
+    folder: Path,
+    encode: Encode,
+    tokenize: Tokenize,
+    *,
+    seed: int,
+    count: int = PICTURES,
+    workers: int = 1,
 ) -> Growing:
-    """The set in `folder`, begun there if it is not. Equal seed, equal pictures."""
+    """The set in `folder`, begun there if it is not. Equal seed, equal pictures.
+
+    More than one worker pays off where many shards are asked for at once.
+    """
     shapes = {
         "latents": (np.float16, (count, LATENT_CHANNELS, 16, 16)),
         "captions": (np.int16, (count, CAPTIONS, LENGTH)),
@@ -80,13 +95,19 @@ def growing(
     latents, captions, done = (
         _mapped(folder / f"{name}.npy", kind, shape) for name, (kind, shape) in shapes.items()
     )
-    return Growing(latents, captions, done, seed, encode, tokenize)
+    return Growing(latents, captions, done, seed, encode, tokenize, workers)
 
 
 def _mapped(file: Path, kind: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     if not file.exists():
         np.lib.format.open_memmap(file, "w+", kind, shape).flush()
     return np.lib.format.open_memmap(file, "r+")
+
+
+def _shard(which: tuple[int, int, int]) -> tuple[int, np.ndarray, list[str]]:
+    """A shard's number, pictures and captions, for a set's seed, this number and the length."""
+    seed, shard, count = which
+    return shard, *_draw(np.random.default_rng([seed, shard]), load_sprites(), count)
 
 
 def _draw(

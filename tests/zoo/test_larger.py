@@ -118,7 +118,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(growing, "SHARD", 4)
 
 
-def _grow(folder, count=12):
+def _grow(folder, workers=1):
     return growing.growing(
         folder,
         lambda pixels: (
@@ -126,7 +126,8 @@ def _grow(folder, count=12):
         ),
         lambda texts: torch.tensor([[len(text)] * growing.LENGTH for text in texts]),
         seed=3,
-        count=count,
+        count=12,
+        workers=workers,
     )
 
 
@@ -150,6 +151,15 @@ def test_a_set_that_is_taken_up_again_is_the_one_that_was_never_left(tmp_path):
     assert np.array_equal(whole.captions, again.captions)
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_several_workers_make_the_same_set(tmp_path):
+    alone, together = _grow(tmp_path / "one"), _grow(tmp_path / "two", workers=2)
+    alone.reach(12)
+    together.reach(12)
+    assert np.array_equal(alone.latents, together.latents)
+    assert np.array_equal(alone.captions, together.captions)
+
+
 def test_hard_objects_come_more_often_and_the_artist_is_named_in_some_captions():
     _, texts = growing._draw(np.random.default_rng(0), growing.load_sprites(), 150)
     named = [text for text in texts if "in the style of" in text]
@@ -159,8 +169,7 @@ def test_hard_objects_come_more_often_and_the_artist_is_named_in_some_captions()
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_training_on_the_growing_set_learns_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(denoiser, "FIRST_PICTURES", 4)
+def test_training_on_the_growing_set_learns_and_goes_on_where_it_stopped(tmp_path):
     tokenizer = build_tokenizer(tmp_path / "tokenizer")
     plan = Plan(steps=2, learning_rate=1e-3, warmup=1)
     state = tmp_path / "state.safetensors"
@@ -169,7 +178,7 @@ def test_training_on_the_growing_set_learns_and_goes_on_where_it_stopped(tmp_pat
         torch.manual_seed(0)
         model = denoiser.new_denoiser(tokenizer, "cpu")
         data = _grow(tmp_path / "data")
-        denoiser.train_longer(model, data, plan, state, batch=2)
+        denoiser.train_longer(model, data, plan, state, batch=2, first=4)
         return model
 
     first = trained(plan)
