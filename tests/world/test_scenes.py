@@ -6,6 +6,7 @@ import pytest
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, caption, draw, random_scene
 from engine.world.sprites import load_sprites
+from engine.world.styles import PICTURE
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_scene_is_drawn_in_every_style_and_differs_from_the_empty_canvas(style
     sprites = load_sprites()
     drawn = draw(Scene(style, "white", "elephant"), sprites, np.random.default_rng(0))
     empty = draw(Scene(style, "white"), sprites, np.random.default_rng(0))
-    assert drawn.shape == (64, 64, 3)
+    assert drawn.shape == (PICTURE, PICTURE, 3)
     assert drawn.dtype == np.uint8
     changed = np.abs(drawn.astype(int) - empty).max(-1) > 20
     assert changed.mean() > 0.04
@@ -37,11 +38,11 @@ def test_a_scene_is_drawn_in_every_style_and_differs_from_the_empty_canvas(style
 
 def test_left_and_top_come_first():
     sprites, generator = load_sprites(), np.random.default_rng(1)
-    beside = draw(Scene("plain", "white", "heart", "left of", "frog"), sprites, generator).astype(
-        int
-    )
-    above = draw(Scene("plain", "white", "heart", "on top of", "frog"), sprites, generator).astype(
-        int
+    beside, above = (
+        draw(
+            Scene("plain", "white", "heart", relation, "frog"), sprites, generator, side=64
+        ).astype(int)
+        for relation in ("left of", "on top of")
     )
     red = lambda picture: (picture[..., 0] - picture[..., 1]).clip(0).sum((0, 1))  # noqa: E731
     assert red(beside[:, :32]) > 3 * red(beside[:, 32:])
