@@ -64,8 +64,11 @@ def _forget_where_it_was(folder: Path) -> None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_card(folder: Path, *, key: str, title: str, kind: str, **notes: object) -> None:
-    """card.json: what it is, its licence, the digest of every file, and the measured bars."""
+def write_card(
+    folder: Path, *, key: str, title: str, kind: str, made_by: str = "", **notes: object
+) -> None:
+    """card.json: what it is, its licence, the digest of every file, and the measured bars; and a
+    README, which says that `build made_by` makes it, by default `build key`."""
     files = sorted(
         p for p in folder.rglob("*") if p.is_file() and p.name not in ("card.json", "README.md")
     )
@@ -82,10 +85,10 @@ def write_card(folder: Path, *, key: str, title: str, kind: str, **notes: object
         },
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (folder / "README.md").write_text(_readme(card))
+    (folder / "README.md").write_text(_readme(card, made_by or key))
 
 
-def _readme(card: dict) -> str:
+def _readme(card: dict, made_by: str) -> str:
     """The card as the Hub shows it."""
     figures = "\n".join(_rows(card.get("measured", {})))
     return f"""---
@@ -96,8 +99,8 @@ tags: [rewind, {card["kind"]}]
 
 {card["source"]} {card.get("about", ABOUT)}
 
-Made again by `python -m engine.zoo build {card["key"]}`. Drawings, artists and licences:
-`assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {card["key"]}`:
+Made again by `python -m engine.zoo build {made_by}`. Drawings, artists and licences:
+`assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {made_by}`:
 
 | what | figure |
 |---|---|

@@ -237,7 +237,10 @@ def examine_made(
         if draw:
             sheet(found.first, len(words.STYLES) * 2).save(made / "sheet.png")
             new.pairs.save(made / "nearest.png")
-    write_card(made, key=key, title=TITLES[key], kind="diffusion", measured=notes)
+    # What `build world` makes from nothing has 64 pixels; see `larger` for what follows.
+    made_by = key if vae.config.sample_size == FIRST_SIDE else "all"
+    title, kind = TITLES[key], "diffusion"
+    write_card(made, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
     log.info("%s: %s", key, notes)
 
 
