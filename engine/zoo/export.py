@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,11 @@ ABOUT = (
 SOURCE = "Trained from nothing by engine/zoo on emoji drawings of seven artists' teams."
 
 
-def export_pipeline(model: Denoiser, vae: "AutoencoderKL", folder: Path) -> None:
-    """A StableDiffusionPipeline folder in half precision, and the words it was trained on."""
+def export_pipeline(
+    model: Denoiser, vae: "AutoencoderKL", folder: Path, artists: Iterable[str] = ()
+) -> None:
+    """A StableDiffusionPipeline folder in half precision, and the words it was trained on, those
+    for `artists` among them."""
     from diffusers import StableDiffusionPipeline
 
     # Copies, since half() converts in place and the caller goes on with full precision.
@@ -46,7 +50,11 @@ def export_pipeline(model: Denoiser, vae: "AutoencoderKL", folder: Path) -> None
     )
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=LARGEST_FILE)
     _forget_where_it_was(folder)
-    known = {"words": words.trained_words(), "synonyms": words.SYNONYMS}
+    known = {
+        "words": sorted({*words.trained_words(), *artists}),
+        "synonyms": words.SYNONYMS,
+        "near": words.NEAR,
+    }
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -22,13 +22,21 @@ import numpy as np
 import torch
 
 from engine.core.errors import BadInput
+from engine.world import vocabulary as words
 from engine.zoo import autoencoder, denoiser, finer
 from engine.zoo.dataset import Pictures, pictures
 from engine.zoo.examine import Examination, sheet
 from engine.zoo.export import LARGEST_FILE, MODELS, export_autoencoder
 from engine.zoo.growing import growing
 from engine.zoo.training import Options
-from engine.zoo.world import TITLES, preview, publish, read_pipeline, rebuilt_quality
+from engine.zoo.world import (
+    TITLES,
+    named_artists,
+    preview,
+    publish,
+    read_pipeline,
+    rebuilt_quality,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -195,7 +203,8 @@ def publish_world(folder: Path, options: Options) -> None:
             model.tokenizer,
             model.scheduler,
         )
-    publish("world", model, vae, folder, lambda found: check(below(found), options))
+    artists = words.ARTISTS.values() if made.exists() else named_artists("world")
+    publish("world", model, vae, folder, lambda found: check(below(found), options), artists)
 
 
 def below(found: Examination) -> dict[str, tuple[float, float]]:

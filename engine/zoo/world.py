@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +101,7 @@ def build_sister(folder: Path, options: Options) -> None:
     z = denoiser.latents(vae, data, folder / "sister-latents.npy")
     plan = options.plan(1500, 5e-4, warmup=100, decay_from=0.3, ema=0.998, seed=3)
     denoiser.train_denoiser(model, z, data.labels, plan, folder / "sister.safetensors")
-    publish("world-sister", model, vae, folder)
+    publish("world-sister", model, vae, folder, artists=named_artists("world"))
 
 
 def build_judge(folder: Path, options: Options) -> None:
@@ -183,6 +183,7 @@ def publish(
     vae: "AutoencoderKL",
     folder: Path,
     accept: Callable[[Examination], None] | None = None,
+    artists: Iterable[str] = (),
 ) -> None:
     """Write the pipeline folder, measured as it was written and with its card.
 
@@ -192,9 +193,15 @@ def publish(
     for part in (model.unet, model.text_encoder):
         part.eval()
     made = folder / "made" / key
-    export_pipeline(model, vae, made)
+    export_pipeline(model, vae, made, artists)
     examine_made(made, key, folder, Options(), draw=True, accept=accept)
     shutil.copytree(made, MODELS / key, dirs_exist_ok=True)
+
+
+def named_artists(key: str) -> set[str]:
+    """What the captions of a shipped checkpoint's training called artists, if they named any."""
+    known = json.loads((MODELS / key / "vocabulary.json").read_text())["words"]
+    return set(words.ARTISTS.values()) & set(known)
 
 
 def examine_shipped(key: str, folder: Path, options: Options) -> None:

@@ -49,6 +49,12 @@ def test_left_and_top_come_first():
     assert red(above[:32]) > 3 * red(above[32:])
 
 
+def test_what_comes_close_to_a_word_is_a_word_of_the_captions():
+    known = set(words.trained_words())
+    assert set(words.NEAR.values()) <= known
+    assert not known & set(words.NEAR)
+
+
 def test_labels_lead_back_to_the_scene(generator):
     sprites = load_sprites()
     for _ in range(200):

@@ -309,6 +309,10 @@ def test_the_finer_autoencoder_goes_into_the_world_and_its_sister(
 
 def test_the_trained_denoiser_goes_into_the_world_with_its_card(shelf, tmp_path):
     _, model = world.read_pipeline("world", "cpu")
+    larger.publish_world(tmp_path, Options(device="cpu"))  # none is trained yet
+    _, published = world.read_pipeline("world", "cpu")
+    assert torch.equal(published.unet.conv_in.bias, model.unet.conv_in.bias)
+    assert world.named_artists("world") == set()
     with torch.no_grad():
         model.unet.conv_in.bias += 1
     larger.keep(model, tmp_path)
@@ -318,6 +322,9 @@ def test_the_trained_denoiser_goes_into_the_world_with_its_card(shelf, tmp_path)
     card = json.loads((shelf / "world" / "card.json").read_text())
     assert card["measured"]["decoder PSNR dB"] == {"held-out": 31.5}
     assert "unet/config.json" in card["sha256"]
+    assert world.named_artists("world") == {"noto", "blob", "twemoji", "flat", "fluent",
+                                            "firefox", "emojione"}  # fmt: skip
+    assert world.named_artists("world-sister") == set()
 
 
 def test_what_is_refused_leaves_the_shelf_as_it_was(shelf, tmp_path):
