@@ -40,6 +40,15 @@ def rows_on(array: np.ndarray, device: str | torch.device) -> Callable[[np.ndarr
     return lambda chosen: whole[torch.from_numpy(chosen).to(device)]
 
 
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in the file, memory-mapped; made and written there first if it is not."""
+    if not file.exists():
+        part = file.with_suffix(".part.npy")
+        np.save(part, make())
+        os.replace(part, file)
+    return np.load(file, mmap_mode="r")
+
+
 def pictures(
     folder: Path,
     count: int,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.zoo.autoencoder import as_signal, batch_of, encode, train_decoder
-from engine.zoo.dataset import Pictures, rows_on
+from engine.zoo.dataset import Pictures, kept, rows_on
 from engine.zoo.training import Figures, Plan, half_precision, train
 
 if TYPE_CHECKING:
@@ -72,15 +72,12 @@ def halved(pixels: np.ndarray) -> np.ndarray:
 
 def old_latents(old: "AutoencoderKL", data: Pictures, file: Path) -> np.ndarray:
     """Latents that the old encoder gives the halved pictures, float16 n x 6 x 16 x 16."""
-    if not file.exists():
-        parts = [
-            encode(old, halved(data.pixels[i : i + 500])).half().cpu().numpy()
-            for i in range(0, len(data.pixels), 500)
-        ]
-        part = file.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        part.rename(file)
-    return np.load(file, mmap_mode="r")
+
+    def encoded() -> np.ndarray:
+        parts = (data.pixels[i : i + 500] for i in range(0, len(data.pixels), 500))
+        return np.concatenate([encode(old, halved(part)).half().cpu().numpy() for part in parts])
+
+    return kept(file, encoded)
 
 
 def train_finer_decoder(

@@ -35,17 +35,17 @@ SHUFFLED, UNSEEN = (2, 8), 4
 IGNORE = -100  # PyTorch's label for "no loss here"
 
 
-def decoded(vae: "AutoencoderKL", data: Pictures, seed: int) -> Pictures:
+def decoded(vae: "AutoencoderKL", pixels: np.ndarray, seed: int) -> np.ndarray:
     """The pictures through the autoencoder, with noise of another size on each one's latents."""
     generator, parts = torch.Generator().manual_seed(seed), []
     with torch.inference_mode(), half_precision(vae.device, on_cpu=True):
-        for start in range(0, len(data.pixels), 50):
-            z = encode(vae, np.asarray(data.pixels[start : start + 50])).cpu()
+        for start in range(0, len(pixels), 50):
+            z = encode(vae, np.asarray(pixels[start : start + 50])).cpu()
             level = DECODER_NOISE * torch.rand((len(z), 1, 1, 1), generator=generator)
             z = z + level * torch.randn(z.shape, generator=generator)
             x = vae.decode(z.to(vae.device)).sample.float().clamp(-1, 1)
             parts.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-    return Pictures(np.concatenate(parts), data.labels)
+    return np.concatenate(parts)
 
 
 def train_judge(

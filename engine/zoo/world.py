@@ -15,7 +15,7 @@ from engine.models.vision import FOLDER as JUDGE
 from engine.models.vision import HEADS, Judge, load_judge
 from engine.world import vocabulary as words
 from engine.zoo import autoencoder, denoiser, judge, sprites
-from engine.zoo.dataset import Pictures, pictures, unseen_pictures
+from engine.zoo.dataset import Pictures, kept, pictures, unseen_pictures
 from engine.zoo.examine import Examination, examine, generate, novelty, prompt, sheet
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
 from engine.zoo.tokenizer import build_tokenizer
@@ -111,7 +111,8 @@ def build_judge(folder: Path, options: Options) -> None:
     vae, _ = read_pipeline("world", options.device)
     side = vae.config.sample_size
     data = pictures(folder / "judge", JUDGED, seed=11, artists=seen_artists(), pairs=0.45)
-    rebuilt = judge.decoded(vae, Pictures(data.pixels[:DECODED], data.labels[:DECODED]), seed=11)
+    first, file = data.pixels[:DECODED], folder / f"judge-rebuilt-{side}.npy"
+    rebuilt = Pictures(kept(file, lambda: judge.decoded(vae, first, 11)), data.labels[:DECODED])
     torch.manual_seed(0)
     model = Judge(side=side).to(options.device)
     plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998, seed=side)

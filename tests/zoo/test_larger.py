@@ -11,8 +11,8 @@ from engine.core.errors import BadInput
 from engine.models.vision import HEADS, NOTHING, Judge
 from engine.zoo import autoencoder, denoiser, finer, growing, judge, larger, world
 from engine.zoo.autoencoder import encode, new_autoencoder, psnr
-from engine.zoo.dataset import Pictures, pictures
-from engine.zoo.examine import generate
+from engine.zoo.dataset import Pictures, kept, pictures
+from engine.zoo.examine import Examination, generate
 from engine.zoo.export import export_autoencoder, export_pipeline
 from engine.zoo.graph import revision
 from engine.zoo.tokenizer import build_tokenizer
@@ -245,21 +245,27 @@ def test_the_judge_is_trained_on_fine_pictures_and_learns_what_is_nothing(tmp_pa
     assert not torch.equal(model.heads["subject"].weight, before)
 
 
-def test_rebuilt_pictures_come_out_of_the_decoder_with_their_labels(old, drawn):
-    small = Pictures(finer.halved(drawn.pixels[:3]), drawn.labels[:3])
-    rebuilt = judge.decoded(old, small, seed=1)
-    assert rebuilt.pixels.shape == small.pixels.shape
-    assert rebuilt.pixels.dtype == np.uint8
-    assert np.array_equal(rebuilt.pixels, judge.decoded(old, small, seed=1).pixels)
+def test_rebuilt_pictures_come_out_of_the_decoder_with_noise_of_their_own(tmp_path, old, drawn):
+    small = finer.halved(np.repeat(drawn.pixels[:1], 2, 0))
+    file = tmp_path / "rebuilt.npy"
+    rebuilt = kept(file, lambda: judge.decoded(old, small, seed=1))
+    assert rebuilt.shape == small.shape
+    assert rebuilt.dtype == np.uint8
+    assert not np.array_equal(rebuilt[0], rebuilt[1])
+    assert np.array_equal(rebuilt, judge.decoded(old, small, seed=1))
+    assert np.array_equal(rebuilt, kept(file, lambda: pytest.fail("made again")))
 
 
 # ---------------------------------------------------------------------- bars
 
 
 def test_what_is_below_its_bars_is_not_published_unless_asked():
-    found = SimpleNamespace(
+    found = Examination(
         rates={"object": (0.97, 864), "both objects": (0.95, 432)},
         by_object={"cat": 0.6, "star": 1.0},
+        by_style={},
+        seconds=0.1,
+        first=np.zeros((0, 128, 128, 3), np.uint8),
     )
     figures = larger.below(found)
     with pytest.raises(BadInput, match=r"object 0\.97 of 0\.99, object \(cat\) 0\.6 of 0\.9"):
