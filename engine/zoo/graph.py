@@ -204,5 +204,10 @@ def read(file: Path = LEDGER) -> dict[str, dict[str, str]]:
 
 
 def told(waiting: Mapping[str, Iterable[str]]) -> str:
-    """One line for each stale product."""
-    return "\n".join(f"{key} is older than {', '.join(newer)}" for key, newer in waiting.items())
+    """One line for each stale product, and what to do about them; nothing where none is."""
+    lines = [f"{key} is older than {', '.join(newer)}" for key, newer in waiting.items()]
+    advice = [
+        "Make them again: python -m engine.zoo build all",
+        "What was made or measured just now by other means: python -m engine.zoo record KEY",
+    ]
+    return "\n".join([*lines, *(advice if lines else [])])
