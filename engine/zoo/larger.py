@@ -109,7 +109,7 @@ def build_fine_decoder(folder: Path, options: Options) -> None:
     """The decoder to 128 x 128, in `folder` alone."""
     old, data, latents = fine_set(folder, options)
     vae = finer.finer_autoencoder(old)
-    plan = options.plan(12_000, 1e-3, decay_from=0.5, ema=0.998, seed=5, save_every=300)
+    plan = options.plan(12_000, 1e-3, decay_from=0.5, ema=0.998, seed=5)
     finer.train_finer_decoder(
         vae, data, latents, plan, folder / "fine-decoder.safetensors",
         on_save=lambda step: fine_preview(old, vae, folder, step),
@@ -121,7 +121,7 @@ def build_fine_encoder(folder: Path, options: Options) -> None:
     """The encoder of pictures of 128 x 128, in `folder` alone."""
     old, data, latents = fine_set(folder, options)
     vae = finer.finer_autoencoder(old)
-    plan = options.plan(6000, 1e-3, decay_from=0.5, ema=0.998, seed=6, save_every=300)
+    plan = options.plan(6000, 1e-3, decay_from=0.5, ema=0.998, seed=6)
     finer.train_finer_encoder(vae, data, latents, plan, folder / "fine-encoder.safetensors")
     vae.save_pretrained(folder / "fine-encoder")
 
