@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress
 from engine.erasing import _attacks as attacks
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked, Cost, Eraser, Pictures
 from engine.erasing._subject import Ask, Subject
 from engine.metrics.distances import kernel_distance
 from engine.metrics.intervals import Mean, Rate
 from engine.metrics.scores import harmonic, not_dominated
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 from engine.models.vision import NOTHING, Judge, Verdicts, load_judge
 
@@ -132,7 +132,7 @@ def judge_of(bundle: DiffusionBundle) -> Judge | None:
 
 def noise_of(bundle: DiffusionBundle, seed: int, rows: Sequence[int]) -> torch.Tensor:
     """The noise of these pictures, the same for every model and every order of drawing."""
-    return sampling.start_noise(bundle, seed, max(rows) + 1)[list(rows)]
+    return drawing.start_noise(bundle, seed, max(rows) + 1)[list(rows)]
 
 
 def draw_asks(

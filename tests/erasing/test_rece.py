@@ -17,13 +17,13 @@ from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.patch import Patch
 from engine.core.recipe import Recipe
 from engine.core.reversible import Exactness
-from engine.erasing import _sampling as sampling
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import golden as cases
 from engine.erasing.rece import per_layer
 from engine.erasing.rece.algorithm import attack
 from engine.erasing.rece.edit import Edit, Settings, erase, projections
 from engine.erasing.rece.token_rows import Encoded, encode, kept_rows, pair
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle, encode_prompt, predict
 from engine.models.library import ModelRef, load, with_tensors
 from tests.tiny import tiny_checkpoint
@@ -474,10 +474,10 @@ def test_a_run_reports_progress_and_previews(folder: Path, run_job):
 
 def test_pictures_of_one_noise_are_equal_bits(bundle, same_bits):
     cond = encode_prompt(bundle, ["a cat"])
-    noise = sampling.start_noise(bundle, 3, 1)
+    noise = drawing.start_noise(bundle, 3, 1)
     ends = []
     for _ in range(2):
-        *_, last = sampling.walk(bundle, cond, cond, noise, steps=2, guidance_scale=2.0)
+        *_, last = drawing.walk(bundle, cond, cond, noise, steps=2, guidance_scale=2.0)
         ends.append(last.z)
     assert same_bits(*ends)
 

@@ -7,13 +7,12 @@ from typing import Annotated
 import numpy as np
 
 from engine.core import checks
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, OneOf, Range, Text
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, Maker, contenders
 from engine.erasing._evaluation import ATTACKS, Drawn, Protocol, Scores
@@ -21,6 +20,7 @@ from engine.erasing._progress import WHOLE, within
 from engine.erasing._subject import Ask, Subject
 from engine.erasing.erasure_lab import METHODS, ORIGINAL, methods
 from engine.erasing.erasure_lab.results import Comparison, Row, Seen
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 MOST_EACH, MOST_STEPS = 64, 50
@@ -79,7 +79,7 @@ def run(
     """
     chosen = _checked(concept, anchor, methods, each, attacks, sweep, steps, guidance_scale)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     asks, subject = chosen.asks, chosen.subject
     shown = Comparison(
         subject.concept,
@@ -97,8 +97,8 @@ def run(
         making = made(_makers()[name], bundle, subject, seed)
         erased[name] = yield from within(making, begin, middle, shown=shown)
         shown = replace(shown, notes=shown.notes + erased[name].notes)
-        drawing = _sheet(erased[name].at(1.0), chosen, seed)
-        first[name] = yield from within(drawing, middle, end, shown=shown)
+        sheet = _sheet(erased[name].at(1.0), chosen, seed)
+        first[name] = yield from within(sheet, middle, end, shown=shown)
         row = Row(name, first[name].pictures, first[name].lines)
         shown = replace(shown, rows=(*shown.rows, row))
     return (yield from _counted(bundle, chosen, erased, first, seed, shown))
@@ -119,8 +119,8 @@ def _counted(
         begin = SHEET_SHARE + turn * share
         parts = iter(np.linspace(begin, begin + share, 3 + len(ATTACKS) + len(chosen.sweep)))
         before, after = float(next(parts)), float(next(parts))
-        drawing = _rest(eraser, first[name], chosen, seed)
-        drawn = yield from within(drawing, before, after, shown=shown)
+        rest = _rest(eraser, first[name], chosen, seed)
+        drawn = yield from within(rest, before, after, shown=shown)
         if reference is None:
             reference = drawn
             shown = replace(shown, gate=evaluation.gate_note(reference))
@@ -195,22 +195,19 @@ def _swept(
 def _drawn(
     eraser: Eraser, chosen: _Settings, rows: Sequence[int], seed: int, note: str
 ) -> Generator[Progress, None, Drawn]:
-    bundle = eraser.bundle
-    model = (bundle.ref, str(bundle.folder), bundle.dtype)
-    key = (*model, chosen.subject, chosen.protocol, tuple(rows), seed)
-    is_original = eraser.name == ORIGINAL
-    if is_original and (kept := _ORIGINALS.peek(key)) is not None:
-        return kept
-    asks = [chosen.asks[number] for number in rows]
-    drawn = yield from evaluation.draw_asks(
-        eraser, asks, chosen.protocol, seed, subject=chosen.subject, rows=rows, note=note
-    )
-    if is_original:
-        _ORIGINALS.put(key, drawn)
-    return drawn
+    def draw() -> Generator[Progress, None, Drawn]:
+        asks = [chosen.asks[number] for number in rows]
+        return evaluation.draw_asks(
+            eraser, asks, chosen.protocol, seed, subject=chosen.subject, rows=rows, note=note
+        )
+
+    if eraser.name != ORIGINAL:
+        return (yield from draw())
+    key = (*eraser.bundle.cache_key, chosen.subject, chosen.protocol, tuple(rows), seed)
+    return (yield from _ORIGINALS.steps(key, draw))
 
 
-_ORIGINALS: Recent[Drawn] = Recent(8)
+_ORIGINALS: LruCache[Drawn] = LruCache()
 
 
 def _attacks_worth(chosen: _Settings, reference: Drawn) -> list[str]:

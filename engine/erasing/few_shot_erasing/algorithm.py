@@ -18,12 +18,10 @@ from engine.core.reversible import RoundTrip, compare
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._subject import Subject
-from engine.erasing._views import Prompts, View
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.ascent import part_of
 from engine.erasing.few_shot_erasing.exports import FORMS, exported
@@ -38,11 +36,12 @@ from engine.erasing.few_shot_erasing.results import (
     Unlearning,
 )
 from engine.erasing.few_shot_erasing.settings import MOST_EPOCHS, Settings, with_settings
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
+from engine.models.drawing import GuidanceScale, Prompts, SamplerSteps, View
 from engine.models.library import resolve, with_tensors
 
 MOST_LOOKS, MOST_EACH = 12, 64
-PREVIEW_EVERY = 3
 
 R = TypeVar("R")
 
@@ -55,8 +54,8 @@ def run(
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a picture of a cat", "a dog", "a car"),
     looks: Annotated[int, Range(1, MOST_LOOKS, "Three show the way.")] = 3,
-    steps: Annotated[int, Range(1, 100)] = 10,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Unlearning]:
     """Forget, then draw the prompts after no, some and all epochs, and once more after the undo.
 
@@ -65,7 +64,7 @@ def run(
     view = View.of(prompts, steps, guidance_scale)
     checks.count("looks", looks, 1, MOST_LOOKS, "Three show the way.")
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     shown = Unlearning(settings.concept, view.prompts, settings.epochs, settings.updates_an_epoch)
     begun = time.perf_counter()
     forgotten = yield from _shown(
@@ -92,7 +91,7 @@ def curve(
     compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(12)] = (),
     pictures_each: Annotated[int, Range(1, MOST_EACH, "8 give a first impression.")] = 8,
     points: Annotated[int, Range(1, MOST_LOOKS, "5 show the way.")] = 5,
-    steps: Annotated[int, Range(1, 100)] = 8,
+    steps: SamplerSteps = 8,
 ) -> Steps[Curve]:
     """The share of prompts with the word, and of other prompts, that show what they name.
 
@@ -105,7 +104,7 @@ def curve(
     subject = Subject.of(settings.concept)
     _check_compared(compared)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     if evaluation.judge_of(bundle) is None:
         raise BadInput(
             "Only the embedded world has a judge that counts what pictures show.",
@@ -129,10 +128,10 @@ def bake(
     """
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
-    forgotten = yield from _shown(remembered(sampling.in_float32(bundle), settings, seed))
+    bundle = drawing.open_bundle(model)
+    forgotten = yield from _shown(remembered(drawing.in_float32(bundle), settings, seed))
     old, new = _before_and_after(bundle, forgotten, epoch)
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {**settings.plain(), "epoch": epoch}
     recipe = Recipe("few_shot_erasing", "bake", ref, params, seed, label=settings.name).here()
     state = dict(bundle.model.state_dict())
@@ -160,8 +159,8 @@ def export(
     checks.count("rank", rank, 1, 768, "8 keep most of a small encoder's change.")
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
-    forgotten = yield from _shown(remembered(sampling.in_float32(bundle), settings, seed))
+    bundle = drawing.open_bundle(model)
+    forgotten = yield from _shown(remembered(drawing.in_float32(bundle), settings, seed))
     _, new = _before_and_after(bundle, forgotten, epoch)
     return exported(bundle, new, form, rank)
 
@@ -221,14 +220,10 @@ def _look(
     total: int,
     shown: Unlearning,
 ) -> Generator[Progress, None, Look]:
-    for step in view.walk(model, seed):
-        preview = shown
-        if step.i % PREVIEW_EVERY == PREVIEW_EVERY - 1:
-            half = Look(epoch, sampling.decode(model, step.x0), (), "")
-            preview = replace(shown, looks=(*shown.looks, half))
-        yield Progress(done + step.i + 1, total, f"Drawing after epoch {epoch}", preview)
-    pictures = sampling.decode(model, step.z)
-    return Look(epoch, pictures, sampling.verdicts(model, pictures), sampling.sha256(pictures))
+    for steps, pictures in view.preview(model, view.walk(model, seed)):
+        preview = replace(shown, looks=(*shown.looks, Look(epoch, pictures, (), "")))
+        yield Progress(done + steps, total, f"Drawing after epoch {epoch}", preview)
+    return Look(epoch, pictures, drawing.verdicts(model, pictures), drawing.sha256(pictures))
 
 
 def _undone(
@@ -281,12 +276,8 @@ def _notes(
     bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, view: View
 ) -> tuple[str, ...]:
     """What a visitor should know before trusting the pictures."""
-    found = [forgotten.stopped] if forgotten.stopped else []
-    unknown = sampling.unknown_words(bundle, [settings.concept, *view.prompts])
-    if unknown:
-        listed = ", ".join(unknown)
-        found.append(f"This model never saw the words: {listed}. It draws something for them.")
-    return tuple(found)
+    stopped = (forgotten.stopped,) if forgotten.stopped else ()
+    return stopped + drawing.unknown_words_note(bundle, [settings.concept, *view.prompts])
 
 
 # ---------------------------------------------------------------------- the curve

@@ -24,7 +24,6 @@ import numpy as np
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay_as
 from engine.core.recipe import ModelRef, Plain
-from engine.erasing import _sampling as sampling
 from engine.erasing._evaluation import Protocol
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing._subject import Subject
@@ -34,6 +33,7 @@ from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import Course, Curve, Point
 from engine.erasing.few_shot_erasing.settings import Settings
 from engine.metrics.intervals import Rate, bootstrap
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
@@ -48,7 +48,7 @@ def run(
     begun = time.perf_counter()
     total = times * len(concepts) + 2
     yield Progress(0, total, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     found: dict[str, list[Course]] = {}
     for done, (concept, again) in enumerate(product(concepts, range(times))):
         settings = Settings(concept=concept)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.job import Progress
-from engine.core.recent import Recent
 from engine.core.shapes import Tensor
 from engine.erasing._learning import (
     Latents,
@@ -106,15 +106,11 @@ def remembered(
     bundle: DiffusionBundle, settings: Settings, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """The same, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, bundle.device, settings.key(), seed)
-    found = _FORGOTTEN.peek(key)
-    if found is None:
-        found = yield from learn(bundle, settings, seed)
-        _FORGOTTEN.put(key, found)
-    return found
+    key = (*bundle.cache_key, settings.key(), seed)
+    return (yield from _FORGOTTEN.steps(key, lambda: learn(bundle, settings, seed)))
 
 
-_FORGOTTEN: Recent[Forgotten] = Recent(6)
+_FORGOTTEN: LruCache[Forgotten] = LruCache()
 
 
 def _error(

@@ -9,12 +9,12 @@ import numpy as np
 from engine.core.errors import BadInput
 from engine.core.job import Progress
 from engine.core.settings import Items, OneOf, Range, Text, checked
-from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
 from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
 from engine.erasing.few_shot_erasing.ascent import Optimizer
-from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
+from engine.models import drawing
+from engine.models.diffusion import DiffusionBundle, latent_shape
 from engine.pictures import PictureSetting
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, draw
@@ -210,16 +210,11 @@ def _generated(
     bundle: DiffusionBundle, settings: Settings, seed: int
 ) -> Generator[Progress, None, list[np.ndarray]]:
     """What the model itself draws for the concept."""
-    text = captions_of(bundle, settings)[0]
-    cond = encode_prompt(bundle, [text] * settings.count)
-    noise = sampling.start_noise(bundle, seed + 1_000_003, settings.count)
-    steps = 20
-    walked = sampling.walk(
-        bundle, cond, empty_prompt(bundle), noise, steps=steps, guidance_scale=4.0
-    )
-    for step in walked:
-        yield Progress(0, 1, f"The model draws its own pictures: {step.i + 1} of {steps}")
-    return list(sampling.decode(bundle, step.z))
+    caption = captions_of(bundle, settings)[0]
+    view = drawing.View((caption,) * settings.count, steps=20, guidance_scale=4.0)
+    for step in view.walk(bundle, seed + 1_000_003):
+        yield Progress(0, 1, f"The model draws its own pictures: {step.i + 1} of {view.steps}")
+    return list(drawing.decode(bundle, step.z))
 
 
 def made_to_fit(

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import torch
 
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.recent import Recent
 from engine.core.settings import Items, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.erasing._settings import taking
@@ -242,7 +242,7 @@ class Edit:
 
 def erase(bundle: DiffusionBundle, settings: Settings) -> Edit:
     """The erasure of a model, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, settings)
+    key = (*bundle.cache_key, settings)
     return _EDITS.get(key, lambda: _solve(bundle, settings))
 
 
@@ -367,9 +367,9 @@ def _weight_gram(
 ) -> Float[Tensor, "d d"]:
     """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
     chosen = settings.part, settings.layers_to_edit
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen)
+    key = (*bundle.cache_key, chosen)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
 
 
-_EDITS: Recent[Edit] = Recent(12)
-_GRAMS: Recent[Tensor] = Recent(4)
+_EDITS: LruCache[Edit] = LruCache()
+_GRAMS: LruCache[Tensor] = LruCache()

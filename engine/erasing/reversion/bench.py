@@ -19,7 +19,6 @@ import numpy as np
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay, relay_as
 from engine.core.recipe import ModelRef, Plain
-from engine.erasing import _sampling as sampling
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.reversion.algorithm import CHANCE, examine
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
@@ -34,6 +33,7 @@ from engine.erasing.reversion.words import (
     with_words,
 )
 from engine.metrics.intervals import Rate
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 COUNT, SAMPLER_STEPS, BATCH = 16, 10, 8
@@ -54,7 +54,7 @@ def run(
     """All three; with `settings` words are learnt by them in place of the shipped ones."""
     begun, total = time.perf_counter(), len(relations) + 2
     yield Progress(0, total, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     by_relation: dict[str, Scores] = {}
     rates: dict[str, list[Rate]] = {"word": [], "initialiser": [], "in words": []}
     for done, relation in enumerate(relations):

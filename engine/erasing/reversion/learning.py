@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress
-from engine.core.recent import Recent
 from engine.core.shapes import Float, Int, Tensor
 from engine.erasing._learning import (
     Adam,
@@ -107,15 +107,11 @@ def remembered(
     bundle: DiffusionBundle, settings: Settings, seed: int
 ) -> Generator[Progress, None, Learnt]:
     """The same, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, bundle.device, settings.key(), seed)
-    found = _LEARNT.peek(key)
-    if found is None:
-        found = yield from learn(bundle, settings, seed)
-        _LEARNT.put(key, found)
-    return found
+    key = (*bundle.cache_key, settings.key(), seed)
+    return (yield from _LEARNT.steps(key, lambda: learn(bundle, settings, seed)))
 
 
-_LEARNT: Recent[Learnt] = Recent(16)
+_LEARNT: LruCache[Learnt] = LruCache()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Eraser
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._measuring import equal_bits_after_undo
@@ -29,6 +28,7 @@ from engine.erasing.spm.files import baked
 from engine.erasing.spm.membrane import Membrane, permeability
 from engine.erasing.spm.training import Plan, train
 from engine.metrics.intervals import Rate, bootstrap
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("neon style",)
@@ -49,7 +49,7 @@ def run(
     """Every concept; the changes of all of them are taken together."""
     begun = time.perf_counter()
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     told: dict[str, dict[str, Plain]] = {}
     undone: dict[str, float] = {}
     held, dragged = np.zeros(0), np.zeros(0)

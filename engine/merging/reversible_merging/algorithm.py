@@ -15,11 +15,11 @@ import torch
 
 from engine.core import checks
 from engine.core.baked import Baked
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress, Steps
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import Missed, RoundTrip, compare, missed
 from engine.core.settings import Items, OneOf, Range, Text
@@ -51,12 +51,21 @@ from engine.merging.reversible_merging.survey import (
 )
 from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix, merge_named
 from engine.models.adapters import canonical, open_lora, part_of
-from engine.models.diffusion import DiffusionBundle, decode_latents
+from engine.models.diffusion import DiffusionBundle
+from engine.models.drawing import (
+    GuidanceScale,
+    Pictures,
+    Prompt,
+    SamplerSteps,
+    View,
+    decode,
+    open_bundle,
+)
 from engine.models.library import ASSETS, MODELS, adapter_sets, resolve
 from engine.models.tensor_file import TensorFile
 
 STYLES = "world-styles"
-MOST_STEPS, LARGEST_GUIDANCE, MOST_PROMPTS, MOST_P = 100, 30.0, 8, 64
+MOST_P = 64
 FORMS = ("bundle", "peft", "kohya", "merged", "report")
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Weights = Mapping[str, Tensor]
@@ -72,15 +81,15 @@ def run(
     merge: Annotated[str, Text(40)] = "average",
     weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
     density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
-    prompt: Annotated[str, Text(1000)] = "a cat",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    prompt: Prompt = "a cat",
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Unmerged]:
     """Every adapter's own picture, the picture after a merge, and the one pulled out of the basis.
 
     One prompt and one noise for all. No adapter named means all shipped style adapters.
     """
-    view = _View.of(prompt, steps, guidance_scale)
+    view = View.of([prompt], steps, guidance_scale)
     mix = _mix(weight, density, seed)
     way = _way(align)
     merge_named(merge)
@@ -90,7 +99,7 @@ def run(
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
     merge_named(merge).check(collection)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     n = collection.n
     shown = Unmerged(
@@ -122,20 +131,20 @@ def sweep(
     model: ModelRef | str = "world",
     adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
     align: bool = False,
-    prompt: Annotated[str, Text(1000)] = "a cat",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    prompt: Prompt = "a cat",
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Film]:
     """Every adapter at every p, from the average to the exact originals, as a film to drag."""
-    view, way = _View.of(prompt, steps, guidance_scale), _way(align)
+    view, way = View.of([prompt], steps, guidance_scale), _way(align)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     ps = range(collection.largest_p + 1)
     storages = tuple(storage_at(collection, p) for p in ps)
-    film = Film(collection.names, view.prompt, storages)
+    film = Film(collection.names, prompt, storages)
     drawing = _Drawing(bundle, collection, names, view, seed, collection.n * (len(ps) + 1))
     mine = yield from drawing.each("own", "its own adapter", lambda i: own(collection, i), film)
     film = replace(film, own=mine.pictures)
@@ -227,14 +236,11 @@ def revert(
     weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
     density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
     prompts: Annotated[str, Text(8000)] = "a cat; a house; a car; a rose",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Reverted]:
     """One adapter out of the basis, loaded and run: on prompts, or on pictures of its task."""
-    texts = [text.strip() for text in str(prompts).split(";") if text.strip()]
-    if not 1 <= len(texts) <= MOST_PROMPTS:
-        raise BadInput(f"Give 1 to {MOST_PROMPTS} prompts.", 'Write "a cat; a house".')
-    views = [_View.of(text, steps, guidance_scale) for text in texts]
+    view = View.of(prompts, steps, guidance_scale)
     mix, way = _mix(weight, density, seed), _way(align)
     merge_named(merge)
     _check_p(p)
@@ -254,16 +260,15 @@ def revert(
     name, error = collection.names[index], errors[index]
     if all(source.startswith(f"{tasks.KEY}/") for source in chosen):
         return _answers(collection, name, deltas, error, seed)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
-    rows, noise = [], applied.start_noise(bundle, seed, len(texts))
     todo: dict[str, tuple[str, applied.Deltas]] = {"the base model": ("base", {}), **deltas}
-    total = len(todo) * views[0].steps
-    for place, (title, (kind, change)) in enumerate(todo.items()):
-        drawn = yield from _drawn(bundle, collection, names, change, texts, noise, views[0],
-                                  place * views[0].steps, total, title)  # fmt: skip
-        rows.append(Row(title, kind, drawn, _verdicts(bundle, drawn)))
-    return Reverted(name, "", tuple(texts), tuple(rows), error, collection.notes())
+    drawing = _Drawing(bundle, collection, names, view, seed, len(todo))
+    rows = []
+    for title, (kind, change) in todo.items():
+        pictures = yield from drawing.of(change, title)
+        rows.append(Row(title, kind, pictures, _verdicts(bundle, pictures)))
+    return Reverted(name, "", view.prompts, tuple(rows), error, collection.notes())
 
 
 def bake(
@@ -285,13 +290,13 @@ def bake(
     yield Progress(0, 3, "Opening the adapters")
     collection = collect(chosen)
     merge_named(merge).check(collection)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
     yield Progress(1, 3, "Merging")
     deltas = merged(collection, merge, mix)
     new = applied.baked(old, collection, names, deltas)
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {"adapters": list(chosen), "merge": merge, "weight": weight, "density": density}
     label = f"merge {collection.n} adapters, {MERGES[merge].title}"[:80]
     patch = Patch.between(old, {**old, **new}, Recipe("reversible_merging", "bake", ref, params,
@@ -354,23 +359,6 @@ def export(
 
 
 # ---------------------------------------------------------------------- settings
-
-
-@dataclass(frozen=True)
-class _View:
-    """What is drawn, checked."""
-
-    prompt: str
-    steps: int
-    guidance_scale: float
-
-    @classmethod
-    def of(cls, prompt: object, steps: object, guidance_scale: object) -> "_View":
-        if not isinstance(prompt, str) or len(prompt) > 1000:
-            raise BadInput("The prompt must be a text of at most 1000 characters.", 'Try "a cat".')
-        steps = checks.count("steps", steps, 1, MOST_STEPS, "Try 10.")
-        scale = checks.number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is good.")
-        return cls(prompt, steps, scale)
 
 
 @dataclass(frozen=True)
@@ -505,8 +493,12 @@ def rebuilt(
 ) -> Generator[Progress, None, tuple[Pairs, tuple[float, ...]]]:
     """All adapters after a way of keeping them, in float32, and their relative squared errors."""
     key = (collection.digest, way, budget)
-    if (kept := _REBUILT.peek(key)) is not None:
-        return kept
+    return (yield from _REBUILT.steps(key, lambda: _rebuilt(collection, way, budget, done, total)))
+
+
+def _rebuilt(
+    collection: Collection, way: str, budget: int, done: int, total: int
+) -> Generator[Progress, None, tuple[Pairs, tuple[float, ...]]]:
     pairs: Pairs = {}
     lost = torch.zeros(collection.n, dtype=torch.float64)
     size = torch.zeros_like(lost)
@@ -518,9 +510,7 @@ def rebuilt(
         pairs[module] = (found[0].float(), found[1].float())
         if place % 8 == 0:
             yield Progress(done, total, f"Fitting the basis, p = {budget}")
-    errors = tuple((lost / size.clamp(min=1e-300)).tolist())
-    _REBUILT.put(key, (pairs, errors))
-    return pairs, errors
+    return pairs, tuple((lost / size.clamp(min=1e-300)).tolist())
 
 
 def _back(
@@ -530,17 +520,14 @@ def _back(
     if not (way.startswith("rmm") and collection.is_small):
         return REBUILDING[way].back(a, b, budget)
     key, most = (collection.digest, module, way), rmm.largest_p(len(a), a.shape[2])
-    if (whole := _BASES.peek(key)) is None:
-        whole = rmm.fit(*(aligned(a, b) if way == "rmm aligned" else (a, b)), most)
-        _BASES.put(key, whole)
+    pair = aligned(a, b) if way == "rmm aligned" else (a, b)
+    whole = _BASES.get(key, lambda: rmm.fit(*pair, most))
     return rmm.revert_all(whole.at(min(budget, most)))
 
 
 def _survey(collection: Collection) -> Generator[Progress, None, Survey]:
-    if (kept := _SURVEYS.peek(collection.digest)) is None:
-        kept = yield from survey(collection, done=0, total=1)
-        _SURVEYS.put(collection.digest, kept)
-    return kept
+    steps = _SURVEYS.steps(collection.digest, lambda: survey(collection, done=0, total=1))
+    return (yield from steps)
 
 
 def _trip(collection: Collection) -> RoundTrip:
@@ -555,19 +542,20 @@ def _trip(collection: Collection) -> RoundTrip:
 
 @dataclass
 class _Drawing:
-    """Pictures of one prompt from one noise under many sets of weights, counted as progress."""
+    """Pictures of one view from one noise under many sets of weights, counted as progress."""
 
     bundle: DiffusionBundle
     collection: Collection
     names: Mapping[str, str]
-    view: _View
+    view: View
     seed: int
-    pictures: int
+    sets: int
     done: int = 0
 
     @property
     def total(self) -> int:
-        return self.pictures * self.view.steps
+        """Sampler steps of all sets of weights."""
+        return self.sets * self.view.steps
 
     def each(
         self, kind: str, title: str, deltas: Callable[[int], applied.Deltas], shown: Any
@@ -575,70 +563,37 @@ class _Drawing:
         """One picture for each adapter."""
         drawn: list[UInt8[Array, "h w 3"]] = []
         for index, name in enumerate(self.collection.names):
-            change = deltas(index)
-            picture = yield from self._one(change, f"{name}: {title}", kind)
-            drawn.append(picture)
-            row = Row(title, kind, np.stack(drawn), self._lines(drawn))
+            pictures = yield from self.of(deltas(index), f"{name}: {title}")
+            drawn.append(pictures[0])
+            row = Row(title, kind, np.stack(drawn), _verdicts(self.bundle, np.stack(drawn)))
             yield Progress(self.done, self.total, f"{name}: {title}", _with_row(shown, row))
-        return Row(title, kind, np.stack(drawn), self._lines(drawn))
+        return row
 
     def merged(self, merge: str, mix: Mix, shown: Any) -> Generator[Progress, None, Row]:
         """The picture of the merged weights: one for all, shown in every column."""
         title = f"merged: {MERGES[merge].title}"
-        deltas = merged(self.collection, merge, mix)
-        picture = yield from self._one(deltas, title, "merged")
+        pictures = yield from self.of(merged(self.collection, merge, mix), title)
+        n = self.collection.n
         row = Row(
-            title,
-            "merged",
-            np.stack([picture] * self.collection.n),
-            self._lines([picture]) * self.collection.n,
+            title, "merged", np.repeat(pictures, n, axis=0), _verdicts(self.bundle, pictures) * n
         )
         yield Progress(self.done, self.total, title, _with_row(shown, row))
         return row
 
-    def _one(
-        self, deltas: applied.Deltas, title: str, kind: str
-    ) -> Generator[Progress, None, UInt8[Array, "h w 3"]]:
-        key = (
-            self.bundle.ref, str(self.bundle.folder), self.bundle.dtype, self.view, self.seed,
-            _digest(deltas),
-        )  # fmt: skip
-        if (kept := _PICTURES.peek(key)) is None:
-            noise = applied.start_noise(self.bundle, self.seed, 1)
-            drawn = yield from _drawn(
-                self.bundle, self.collection, self.names, deltas, [self.view.prompt], noise,
-                self.view, self.done, self.total, title,
-            )  # fmt: skip
-            kept = drawn[0]
-            _PICTURES.put(key, kept)
+    def of(self, deltas: applied.Deltas, title: str) -> Generator[Progress, None, Pictures]:
+        """The pictures of the model with these deltas in its weights, one a prompt."""
+        key = (*self.view.cache_key(self.bundle, self.seed), _digest(deltas))
+        pictures = yield from _PICTURES.steps(key, lambda: self._drawn(deltas, title))
         self.done += self.view.steps
-        return kept
+        return pictures
 
-    def _lines(self, drawn: Sequence[UInt8[Array, "h w 3"]]) -> tuple[str, ...]:
-        return _verdicts(self.bundle, np.stack(drawn))
-
-
-def _drawn(
-    bundle: DiffusionBundle,
-    collection: Collection,
-    names: Mapping[str, str],
-    deltas: applied.Deltas,
-    prompts: Sequence[str],
-    noise: Tensor,
-    view: _View,
-    done: int,
-    total: int,
-    title: str,
-) -> Generator[Progress, None, UInt8[Array, "b h w 3"]]:
-    """Pictures of the model with these deltas in its weights."""
-    state = dict(bundle.model.state_dict())
-    changed = applied.with_weights(bundle, applied.baked(state, collection, names, deltas))
-    walked = applied.walk(
-        changed, prompts, noise, steps=view.steps, guidance_scale=view.guidance_scale
-    )
-    for step in walked:
-        yield Progress(done + step.i + 1, total, title)
-    return decode_latents(bundle, step.z.float())
+    def _drawn(self, deltas: applied.Deltas, title: str) -> Generator[Progress, None, Pictures]:
+        state = dict(self.bundle.model.state_dict())
+        weights = applied.baked(state, self.collection, self.names, deltas)
+        model = applied.with_weights(self.bundle, weights)
+        for step in self.view.walk(model, self.seed):
+            yield Progress(self.done + step.i + 1, self.total, title)
+        return decode(model, step.z)
 
 
 def _with_row(shown: Any, row: Row) -> Any:
@@ -855,7 +810,7 @@ def _as_called(collection: Collection, model: ModelRef | str) -> Collection:
     """Kohya's keys have lost their dots: the model says where they were."""
     if not collection.has_lost_dots:
         return collection
-    state = applied.open_bundle(model).model.state_dict()
+    state = open_bundle(model).model.state_dict()
     return collection.called(applied.names_in(state, collection))
 
 
@@ -892,7 +847,7 @@ def _relative(found: Tensor, truth: Tensor) -> float:
 
 # ---------------------------------------------------------------------- what was computed before
 
-_PICTURES: Recent[UInt8[Array, "h w 3"]] = Recent(400)
-_SURVEYS: Recent[Survey] = Recent(16)
-_REBUILT: Recent[tuple[Pairs, tuple[float, ...]]] = Recent(8)
-_BASES: Recent[rmm.Basis] = Recent(400, megabytes=400)  # one a module and way of a small collection
+_PICTURES: LruCache[Pictures] = LruCache()
+_SURVEYS: LruCache[Survey] = LruCache()
+_REBUILT: LruCache[tuple[Pairs, tuple[float, ...]]] = LruCache()
+_BASES: LruCache[rmm.Basis] = LruCache(400)  # one a module and way of a small collection
