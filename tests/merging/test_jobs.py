@@ -306,7 +306,7 @@ def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_pa
     [
         ("run", {"p": 9}, "p must be from 0 to 2"),
         ("run", {"p": True}, "p must be a whole number"),
-        ("run", {"merge": "soup"}, "no merge called"),
+        ("run", {"merge": "soup"}, "merge cannot be"),
         ("run", {"weight": float("nan")}, "weight must be"),
         ("run", {"steps": 0}, "steps must be"),
         ("run", {"prompt": "x" * 2000}, "prompt"),
@@ -315,7 +315,7 @@ def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_pa
         ("revert", {"adapter": "nobody"}, "not among"),
         ("revert", {"prompts": " ; "}, "prompts"),
         ("count", {}, "task"),
-        ("export", {"form": "pickle"}, "no form"),
+        ("export", {"form": "pickle"}, "form cannot be"),
         ("bake", {"density": 2.0}, "density must be"),
     ],
 )

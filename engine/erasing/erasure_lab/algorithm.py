@@ -8,7 +8,6 @@ import numpy as np
 
 from engine.core import checks
 from engine.core.cache import LruCache
-from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, OneOf, Range, Text
@@ -37,6 +36,16 @@ class _Settings:
     names: tuple[str, ...]
     protocol: Protocol
     sweep: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, subject: Subject, names: Sequence[str], protocol: Protocol, sweep: tuple[float, ...]
+    ) -> "_Settings":
+        """The methods in their order, the original first. Raises `BadInput` for one not offered."""
+        for name in names:
+            checks.choice("methods", name, methods())
+        every = (ORIGINAL, *(name for name in METHODS if name in names))
+        return cls(subject, every, protocol, sweep)
 
     @property
     def asks(self) -> tuple[Ask, ...]:
@@ -69,15 +78,16 @@ def run(
         "closed form",
     ),
     sweep: Annotated[int, Range(0, 4, "2 adds one strength between.")] = 2,
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: Annotated[int, Range(1, MOST_STEPS)] = 8,
+    guidance_scale: drawing.GuidanceScale = 4.0,
 ) -> Steps[Comparison]:
     """Every method on one sheet, in one table and in one plane, from the same noise.
 
     `each` pictures are counted of every group and attack; `sweep` strengths of each method stand in
     the plane. An empty `anchor` is the concept's category, or plain style.
     """
-    chosen = _checked(concept, anchor, methods, each, attacks, sweep, steps, guidance_scale)
+    protocol = Protocol(each, steps, guidance_scale, attacks=tuple(attacks))
+    chosen = _Settings.of(Subject.of(concept, anchor), methods, protocol, SWEEP[sweep])
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
     asks, subject = chosen.asks, chosen.subject
@@ -222,36 +232,3 @@ def _attacks_worth(chosen: _Settings, reference: Drawn) -> list[str]:
 
 def _makers() -> dict[str, Maker]:
     return {**MAKERS, **contenders()}
-
-
-def _checked(
-    concept: object,
-    anchor: object,
-    names: object,
-    each: object,
-    attacks: object,
-    sweep: object,
-    steps: object,
-    guidance_scale: object,
-) -> _Settings:
-    if not isinstance(concept, str) or not concept.strip() or len(concept) > 100:
-        raise BadInput("There is no concept to erase.", 'Name one, such as "cat" or "neon style".')
-    if not isinstance(anchor, str) or len(anchor) > 100:
-        raise BadInput("anchor must be a short text.", "Leave it empty for the category.")
-    listed = checks.texts(names, "methods", len(METHODS))
-    for name in listed:
-        checks.choice("methods", name, methods())
-    if not listed:
-        raise BadInput("No method is chosen.", "Choose at least one, such as UCE.")
-    told = checks.texts(attacks, "attacks", len(ATTACKS))
-    for name in told:
-        checks.choice("attacks", name, ATTACKS)
-    protocol = Protocol(
-        each=checks.count("each", each, 1, MOST_EACH, "4 is quick, 16 tells more."),
-        steps=checks.count("steps", steps, 1, MOST_STEPS, "Try 8."),
-        guidance_scale=checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
-        attacks=told,
-    )
-    amounts = SWEEP[checks.count("sweep", sweep, 0, 4, "2 adds one strength between.")]
-    every = tuple(dict.fromkeys((ORIGINAL, *(name for name in METHODS if name in listed))))
-    return _Settings(Subject.of(concept, anchor), every, protocol, amounts)

@@ -8,7 +8,6 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
@@ -62,7 +61,6 @@ def run(
     `looks` is the number of epochs drawn besides the original.
     """
     view = View.of(prompts, steps, guidance_scale)
-    checks.count("looks", looks, 1, MOST_LOOKS, "Three show the way.")
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
     shown = Unlearning(settings.concept, view.prompts, settings.epochs, settings.updates_an_epoch)
@@ -88,7 +86,7 @@ def curve(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(12)] = (),
+    compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(6)] = (),
     pictures_each: Annotated[int, Range(1, MOST_EACH, "8 give a first impression.")] = 8,
     points: Annotated[int, Range(1, MOST_LOOKS, "5 show the way.")] = 5,
     steps: SamplerSteps = 8,
@@ -98,11 +96,7 @@ def curve(
     After 0 steps and at `points` epochs. `compared` adds further courses: other `parameters`,
     "descent" and "unrelated pictures" as controls, and baselines such as "negative prompt".
     """
-    checks.count("pictures_each", pictures_each, 1, MOST_EACH, "8 give a first impression.")
-    checks.count("points", points, 1, MOST_LOOKS, "5 show the way.")
-    checks.count("steps", steps, 1, 100, "8 are enough for the judge.")
     subject = Subject.of(settings.concept)
-    _check_compared(compared)
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
     if evaluation.judge_of(bundle) is None:
@@ -155,8 +149,6 @@ def export(
     names that every tool reads), "partial" (the trained tensors alone) or "lora" (for diffusers
     and PEFT; `rank` says how much of the change it keeps, and the error says what it loses).
     """
-    checks.choice("form", form, FORMS)
-    checks.count("rank", rank, 1, 768, "8 keep most of a small encoder's change.")
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.open_bundle(model)
@@ -249,13 +241,12 @@ def _before_and_after(
     return old, {name: trained[name].to(old[name]) for name in forgotten.names}
 
 
-def _checked_epoch(epoch: object, settings: Settings) -> int:
-    chosen = checks.count("epoch", epoch, -1, MOST_EPOCHS, "-1 is the last one.")
-    if chosen > settings.epochs:
+def _checked_epoch(epoch: int, settings: Settings) -> int:
+    if epoch > settings.epochs:
         raise BadInput(
             f"There is no epoch {epoch}: the run has {settings.epochs}.", "Take a smaller one."
         )
-    return settings.epochs if chosen == -1 else chosen
+    return settings.epochs if epoch == -1 else epoch
 
 
 def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
@@ -281,13 +272,6 @@ def _notes(
 
 
 # ---------------------------------------------------------------------- the curve
-
-
-def _check_compared(compared: Sequence[str]) -> None:
-    if not isinstance(compared, list | tuple) or len(compared) > 6:
-        raise BadInput("Compare with at most six others.", f"Choose of {', '.join(COMPARED)}.")
-    for name in compared:
-        checks.choice("compared", name, COMPARED)
 
 
 def courses(

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 
-from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.cache import LruCache
 from engine.core.errors import BadInput
@@ -39,7 +38,7 @@ from engine.models.drawing import GuidanceScale, Pictures, Prompts, SamplerSteps
 from engine.models.library import resolve, with_tensors
 from engine.world.vocabulary import OBJECTS
 
-MOST_STRENGTH = 1.5
+Strength = Annotated[float, Range(0, 1.5, "1 is the edit of the papers.")]
 LARGEST_SHOWN_MAP, WIDEST_TIMED, ILL_CONDITIONED = 128, 256, 1e10
 # Words for the collateral damage on models whose vocabulary is not listed.
 COMMON_WORDS = ("a tree", "a car", "a dog", "a house", "a flower", "a man", "a street", "a boat")
@@ -52,7 +51,7 @@ def run(
     settings: Settings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    strength: Strength = 1.0,
     steps: SamplerSteps = 10,
     guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Erasure]:
@@ -60,7 +59,7 @@ def run(
 
     `strength` 1 is the edit of the papers, 0 leaves it out.
     """
-    view, strength = View.of(prompts, steps, guidance_scale), _checked_strength(strength)
+    view = View.of(prompts, steps, guidance_scale)
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.open_bundle(model)
     yield Progress(0, 1, "Solving")
@@ -121,10 +120,9 @@ def bake(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Baked]:
     """New weights W M as a patch, applied and undone once to see every bit come back."""
-    strength = _checked_strength(strength)
     yield Progress(0, 3, "Loading the model")
     bundle = drawing.open_bundle(model)
     edit = erase(bundle, settings)
@@ -147,7 +145,7 @@ def export(
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "lora",
     rank: Annotated[int, Range(0, 4096, "0 keeps everything.")] = 0,
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Exported]:
     """The erasure as a file for other tools, read back and compared with the baked weights.
 
@@ -155,9 +153,6 @@ def export(
     projections), "unet" (the whole edited UNet) or "map" (U and V of M = I + U V, the smallest).
     `rank` 0 keeps all that is there.
     """
-    strength = _checked_strength(strength)
-    form = checks.choice("form", form, FORMS)
-    rank = checks.count("rank", rank, 0, 4096, "0 keeps everything.")
     yield Progress(0, 2, "Loading the model")
     bundle = drawing.open_bundle(model)
     edit = erase(bundle, settings)
@@ -166,10 +161,6 @@ def export(
 
 
 # ---------------------------------------------------------------------- pictures
-
-
-def _checked_strength(strength: float) -> float:
-    return checks.number("strength", strength, 0, MOST_STRENGTH, "1 is the edit of the papers.")
 
 
 def _three_times(

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar, get_args
 import numpy as np
 import torch
 
-from engine.core import budgets, checks
+from engine.core import budgets
 from engine.core.baked import Baked
 from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
@@ -55,6 +55,7 @@ from engine.models.library import resolve
 R = TypeVar("R")
 MOST_CONCEPTS, MOST_FILES = 6, 6
 WAYS = (*METRICS, "open", "official")
+Strength = Annotated[float, Range(0, 2, "1 is an open membrane.")]
 ORIGINAL, UNDONE = "original", "undone"
 # Above this cosine of unrelated texts the published gate stands open for everything.
 BLUNT = 0.9
@@ -131,7 +132,6 @@ def run(
     one membrane acts with gamma squared). The last row is drawn with the membranes taken off.
     """
     view = View.of(prompts, steps, guidance_scale)
-    chosen = tuple(checks.choice("ways", way, WAYS) for way in _listed(ways))
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.open_bundle(model)
     notes = tuple(_notes(bundle, settings, view.prompts))
@@ -141,7 +141,7 @@ def run(
     training = _trained(bundle, settings, seed, shown)
     membranes, shown = yield from within(training, 0.1, 0.7)
     before = _fingerprint(bundle, membranes)
-    metric = _metric(next((way for way in chosen if way in METRICS), METRICS[0]))
+    metric = _metric(next((way for way in ways if way in METRICS), METRICS[0]))
     gates, tokens = _gates(bundle, membranes, view.prompts, metric)
     shown = replace(
         shown,
@@ -153,10 +153,10 @@ def run(
         weights_before=before,
     )
     yield Progress(int(0.7 * WHOLE), WHOLE, "The gates are read", shown)
-    rows = _rows(bundle, membranes, view, chosen, seed, shown)
+    rows = _rows(bundle, membranes, view, ways, seed, shown)
     shown = yield from within(rows, 0.7, 1.0)
     blunt = _bluntness(bundle, membranes)
-    if blunt > BLUNT and "clipcos_tokenuni" in chosen:
+    if blunt > BLUNT and "clipcos_tokenuni" in ways:
         note = (
             f"On this model whole prompts are much alike (mean cosine {blunt:.2f} between the "
             "concept and unrelated prompts), so the published gate is open for everything; the "
@@ -176,7 +176,6 @@ def gate(
     metric: Annotated[str, OneOf(METRICS)] = "clipcos_tokenuni",
 ) -> Steps[Gates]:
     """How far each prompt would open each concept's membrane. Needs no training and no picture."""
-    metric = checks.choice("metric", metric, METRICS)
     yield Progress(0, 1, "Reading the gates")
     bundle = drawing.open_bundle(model)
     membranes = [Membrane((concept,), {}, {}) for concept in settings.concepts]
@@ -203,7 +202,6 @@ def transfer(
     not installed, `ModelMismatch` when its UNet is another one.
     """
     view = View.of(prompts, steps, guidance_scale)
-    way = checks.choice("way", way, WAYS)
     yield Progress(0, 1, "Loading both models")
     away = drawing.open_bundle(to)
     home = drawing.open_bundle(model)
@@ -243,10 +241,9 @@ def bake(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Baked]:
     """The open membranes added to the weights, as a patch, applied and undone once."""
-    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
     yield Progress(0, 3, "Loading the model")
     bundle = drawing.open_bundle(model)
     shown = Transported((), settings.concepts)
@@ -269,7 +266,7 @@ def export(
     settings: Settings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "spm",
-    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Exported]:
     """The membranes as files for other tools, read back and compared with the baked weights.
 
@@ -277,8 +274,6 @@ def export(
     and PEFT) or "web" (without proj_in and proj_out). `strength` is the fixed gamma of all but the
     first.
     """
-    form = checks.choice("form", form, FORMS)
-    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
     yield Progress(0, 2, "Loading the model")
     bundle = drawing.open_bundle(model)
     shown = Transported((), settings.concepts)
@@ -436,13 +431,6 @@ _ORIGINALS: LruCache[Row] = LruCache()
 
 def _titled(rows: Sequence[Row], title: str) -> tuple[Row, ...]:
     return tuple(replace(row, way=f"{title}: {row.way}") for row in rows)
-
-
-def _listed(ways: object) -> tuple[object, ...]:
-    listed = ways.split(",") if isinstance(ways, str) else ways
-    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= len(WAYS):
-        raise BadInput("Choose at least one way to open the membranes.", "Try open.")
-    return tuple(way.strip() if isinstance(way, str) else way for way in listed)
 
 
 # ---------------------------------------------------------------------- checks and words

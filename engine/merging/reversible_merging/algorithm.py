@@ -13,11 +13,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
@@ -49,7 +48,7 @@ from engine.merging.reversible_merging.survey import (
     storage_at,
     survey,
 )
-from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix, merge_named
+from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix
 from engine.models.adapters import canonical, open_lora, part_of
 from engine.models.diffusion import DiffusionBundle
 from engine.models.drawing import (
@@ -65,7 +64,11 @@ from engine.models.library import ASSETS, MODELS, adapter_sets, resolve
 from engine.models.tensor_file import TensorFile
 
 STYLES = "world-styles"
-MOST_P = 64
+Adapters = Annotated[Sequence[Annotated[str, Text(500)]], Items(64, blanks=False)]
+Components = Annotated[int, Range(0, 64, "Try 2.")]
+MergeName = Annotated[str, OneOf(MERGES)]
+Weight = Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")]
+Density = Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")]
 FORMS = ("bundle", "peft", "kohya", "merged", "report")
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Weights = Mapping[str, Tensor]
@@ -75,12 +78,12 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    adapters: Adapters = (),
+    p: Components = 2,
     align: bool = False,
-    merge: Annotated[str, Text(40)] = "average",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    merge: MergeName = "average",
+    weight: Weight = 0.5,
+    density: Density = 0.4,
     prompt: Prompt = "a cat",
     steps: SamplerSteps = 10,
     guidance_scale: GuidanceScale = 4.0,
@@ -90,15 +93,13 @@ def run(
     One prompt and one noise for all. No adapter named means all shipped style adapters.
     """
     view = View.of([prompt], steps, guidance_scale)
-    mix = _mix(weight, density, seed)
+    mix = Mix(weight, density, seed)
     way = _way(align)
-    merge_named(merge)
     chosen = _chosen(adapters, STYLES)
-    _check_p(p)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
-    merge_named(merge).check(collection)
+    MERGES[merge].check(collection)
     bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     n = collection.n
@@ -129,7 +130,7 @@ def sweep(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     align: bool = False,
     prompt: Prompt = "a cat",
     steps: SamplerSteps = 10,
@@ -162,7 +163,7 @@ def sweep(
 def weigh(
     *,
     seed: int,
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     storage: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
     error: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
 ) -> Steps[Weighed]:
@@ -187,8 +188,8 @@ def count(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    adapters: Adapters = (),
+    p: Components = 2,
     align: bool = False,
     after_training: bool = False,
     rivals: Annotated[Sequence[Annotated[str, OneOf(REBUILDING)]], Items(16)] = (
@@ -196,14 +197,14 @@ def count(
         "joint",
         "ranks",
     ),
-    merges: Annotated[Sequence[Annotated[str, Text(40)]], Items(16)] = (
+    merges: Annotated[Sequence[MergeName], Items(16)] = (
         "average",
         "sum",
         "ties",
         "dare",
     ),
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    weight: Weight = 0.3,
+    density: Density = 0.4,
     pictures: Annotated[int, Range(1, 200, "Try 40.")] = 40,
 ) -> Steps[Counted]:
     """Accuracy per task: the base, each adapter alone, rebuilt at every p, rivals and merges.
@@ -212,11 +213,13 @@ def count(
     first compressed by an SVD of its product, which forgets how training had written it (the
     paper's PT-SVD).
     """
-    settings = _Count.of(adapters, p, align, rivals, merges, weight, density, pictures, seed)
+    mix = Mix(weight, density, seed)
+    settings = _Count(p, _way(align), tuple(rivals), tuple(merges), mix, pictures)
+    chosen = _chosen(adapters, tasks.KEY)
     yield Progress(0, 1, "Opening the tasks")
-    collection, known = collect(settings.adapters), tasks.load_tasks()
+    collection, known = collect(chosen), tasks.load_tasks()
     for merge in settings.merges:
-        merge_named(merge).check(collection)
+        MERGES[merge].check(collection)
     places = [known.index(name) for name in collection.names]
     if after_training:
         yield Progress(0, 1, "Compressing the deltas")
@@ -228,28 +231,26 @@ def revert(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     adapter: Annotated[str, Text(500)] = "",
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    p: Components = 2,
     align: bool = False,
-    merge: Annotated[str, Text(40)] = "average",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    merge: MergeName = "average",
+    weight: Weight = 0.5,
+    density: Density = 0.4,
     prompts: Annotated[str, Text(8000)] = "a cat; a house; a car; a rose",
     steps: SamplerSteps = 10,
     guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Reverted]:
     """One adapter out of the basis, loaded and run: on prompts, or on pictures of its task."""
     view = View.of(prompts, steps, guidance_scale)
-    mix, way = _mix(weight, density, seed), _way(align)
-    merge_named(merge)
-    _check_p(p)
-    first = str(adapter or "")
+    mix, way = Mix(weight, density, seed), _way(align)
+    first = adapter
     chosen = _chosen(adapters, first.partition("/")[0] if "/" in first else STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
-    merge_named(merge).check(collection)
+    MERGES[merge].check(collection)
     index = _index(collection, chosen, first)
     basis, errors = yield from rebuilt(collection, way, p, 0, 1)
     deltas = {
@@ -275,21 +276,20 @@ def bake(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    merge: Annotated[str, Text(40)] = "sum",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    adapters: Adapters = (),
+    merge: MergeName = "sum",
+    weight: Weight = 0.3,
+    density: Density = 0.4,
 ) -> Steps[BakedMerge]:
     """A merge written into the weights as a patch, undone bit for bit; and the usual way beside it.
 
     The usual way adds the delta to the weights and later subtracts it again.
     """
-    mix = _mix(weight, density, seed)
-    merge_named(merge)
+    mix = Mix(weight, density, seed)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 3, "Opening the adapters")
     collection = collect(chosen)
-    merge_named(merge).check(collection)
+    MERGES[merge].check(collection)
     bundle = open_bundle(model)
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
@@ -315,15 +315,15 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     form: Annotated[str, OneOf(FORMS)] = "bundle",
     adapter: Annotated[str, Text(500)] = "",
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    p: Components = 2,
     align: bool = False,
     half: bool = False,
-    merge: Annotated[str, Text(40)] = "sum",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    merge: MergeName = "sum",
+    weight: Weight = 0.3,
+    density: Density = 0.4,
 ) -> Steps[Exported]:
     """Files for other tools, each read back and compared.
 
@@ -332,16 +332,12 @@ def export(
     count) or "report". `half` writes the bundle in fp16. `model` says what the modules of Kohya
     files are called.
     """
-    if form not in FORMS:
-        raise BadInput(f'There is no form "{str(form)[:40]}".', f"Choose {', '.join(FORMS)}.")
-    mix, way = _mix(weight, density, seed), _way(align)
-    merge_named(merge)
-    _check_p(p)
+    mix, way = Mix(weight, density, seed), _way(align)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     if form == "merged":
-        merge_named(merge).check(collection)
+        MERGES[merge].check(collection)
         return _merged_export(_as_called(collection, model), merge, mix)
     rmm.check_p(p, collection.n, _rank(collection))
     if form == "report":
@@ -354,7 +350,7 @@ def export(
     if form == "bundle":
         return (yield from _bundle(collection, p, align, half))
     basis, _ = yield from rebuilt(collection, way, p, 0, 1)
-    index = _index(collection, chosen, str(adapter or ""))
+    index = _index(collection, chosen, adapter)
     return _one_export(collection, basis, index, form)
 
 
@@ -363,9 +359,8 @@ def export(
 
 @dataclass(frozen=True)
 class _Count:
-    """What is counted, checked."""
+    """What is counted."""
 
-    adapters: tuple[str, ...]
     p: int
     way: str
     rivals: tuple[str, ...]
@@ -373,43 +368,10 @@ class _Count:
     mix: Mix
     pictures: int
 
-    @classmethod
-    def of(
-        cls,
-        adapters: Sequence[str],
-        p: int,
-        align: bool,
-        rivals: Sequence[str],
-        merges: Sequence[str],
-        weight: float,
-        density: float,
-        pictures: int,
-        seed: int,
-    ) -> "_Count":
-        _check_p(p)
-        for name in _texts(merges, "merges"):
-            merge_named(name)
-        for name in _texts(rivals, "rivals"):
-            if name not in REBUILDING:
-                raise BadInput(
-                    f'There is no way called "{name[:40]}".', f"Choose {', '.join(REBUILDING)}."
-                )
-        if isinstance(pictures, bool) or not isinstance(pictures, int) or not 1 <= pictures <= 200:
-            raise BadInput(f"pictures must be from 1 to 200, got {pictures!s:.40}.", "Try 40.")
-        return cls(
-            tuple(_chosen(adapters, tasks.KEY)),
-            p,
-            _way(align),
-            tuple(rivals),
-            tuple(merges),
-            _mix(weight, density, seed),
-            pictures,
-        )
 
-
-def _chosen(adapters: object, key: str) -> list[str]:
+def _chosen(adapters: Sequence[str], key: str) -> list[str]:
     """The sources that were named, or all shipped ones of a set."""
-    if adapters in ((), [], None, ""):
+    if not adapters:
         listed = [f"{key}/{name}" for name in adapter_sets().get(key, ())]
         if not listed:
             raise AssetMissing(
@@ -417,33 +379,12 @@ def _chosen(adapters: object, key: str) -> list[str]:
                 f"Fetch the repository again, or make them: python -m engine.zoo build {key[:40]}",
             )
         return listed
-    if isinstance(adapters, str):
-        adapters = [text.strip() for text in adapters.split(",") if text.strip()]
     check_sources(adapters)
-    return list(adapters)  # type: ignore[call-overload]
+    return list(adapters)
 
 
-def _texts(value: object, name: str) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-        raise BadInput(f"{name} must be a list of names.", "Leave it out for the usual ones.")
-    return list(value)
-
-
-def _mix(weight: float, density: float, seed: int) -> Mix:
-    checks.number("weight", weight, -4.0, 4.0, "0.3 is a good start for eight adapters.")
-    checks.number("density", density, 0.01, 1.0, "0.4 keeps the larger part.")
-    return Mix(float(weight), float(density), seed)
-
-
-def _way(align: object) -> str:
-    if not isinstance(align, bool):
-        raise BadInput("align must be true or false.", "false is the paper's own method.")
+def _way(align: bool) -> str:
     return "rmm aligned" if align else "rmm"
-
-
-def _check_p(p: object) -> None:
-    if isinstance(p, bool) or not isinstance(p, int) or not 0 <= p <= MOST_P:
-        raise BadInput(f"p must be a whole number from 0, got {p!s:.40}.", "Try 2.")
 
 
 def _index(collection: Collection, sources: Sequence[str], adapter: str) -> int:
@@ -758,11 +699,8 @@ def _bundle(
     collection: Collection, p: int, align: bool, half: bool
 ) -> Generator[Progress, None, Exported]:
     layers = len(collection.modules)  # each is fitted, and then read back
-    for made in bundles.make(collection, p, align=align, half=half):
-        if isinstance(made, Progress):
-            yield replace(made, total=2 * layers)
-        else:
-            file = made
+    steps = bundles.make(collection, p, align=align, half=half)
+    file = yield from relay(steps, lambda event: replace(event, total=2 * layers))
     told, tensors = bundles.header(file), file.read()
     error, seen = 0.0, Missed()
     for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):

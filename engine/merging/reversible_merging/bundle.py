@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.core.errors import BadInput
-from engine.core.job import Progress
+from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
 from engine.merging.reversible_merging import basis as rmm
 from engine.merging.reversible_merging.collection import Collection
@@ -72,8 +72,8 @@ def fitted(collection: Collection, p: int, *, align: bool = False) -> Iterator[F
 
 def make(
     collection: Collection, p: int, *, align: bool = False, half: bool = False
-) -> Iterator[Progress | TensorFile]:
-    """Progress at every layer, and the bundle at the end."""
+) -> Steps[TensorFile]:
+    """The bundle, with progress at every layer."""
     tensors: dict[str, Tensor] = {}
     modules: dict[str, object] = {}
     kind = torch.float16 if half else torch.float32
@@ -99,7 +99,7 @@ def make(
         "sha256": list(collection.digest),
         "modules": modules,
     }
-    yield TensorFile.of("bundle.safetensors", tensors, {"format": "pt", "rmm": json.dumps(told)})
+    return TensorFile.of("bundle.safetensors", tensors, {"format": "pt", "rmm": json.dumps(told)})
 
 
 def read(tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, rmm.Basis]:
