@@ -161,7 +161,7 @@ def load(ref: ModelRef | str, device: str = "auto", dtype: str = "auto") -> Bund
     (another kind of model, or a patch made for another one), `OutOfBudget` (too large).
     """
     device, dtype = policy(device, dtype)
-    card, folder, ref = _locate(_ref(ref), dtype)
+    card, folder, ref = _locate(ModelRef.of(ref), dtype)
     base_ref = replace(ref, edits=())
     key = (base_ref, _stamp(folder), device, dtype)
 
@@ -180,11 +180,7 @@ def load(ref: ModelRef | str, device: str = "auto", dtype: str = "auto") -> Bund
 
 def resolve(ref: ModelRef | str) -> ModelRef:
     """The same reference with its revision filled in, as a recipe should name it."""
-    return _locate(_ref(ref), "float32")[2]
-
-
-def _ref(model: ModelRef | str) -> ModelRef:
-    return ModelRef(model) if isinstance(model, str) else model
+    return _locate(ModelRef.of(ref), "float32")[2]
 
 
 def fetch(ref: ModelRef) -> Steps[None]:
