@@ -109,8 +109,10 @@ def inversion(
         with torch.enable_grad():
             cond = encoded(wide, prompt * batch, place, row)
             times = torch.as_tensor(t, dtype=torch.float32, device=x0.device)
-            told = eraser.predict(Asked(tuple(prompt * batch), cond), a * clean + s * noise, times)
-            loss = (told - truth[wide.prediction_type]).square().mean()
+            predicted = eraser.predict(
+                Asked(tuple(prompt * batch), cond), a * clean + s * noise, times
+            )
+            loss = (predicted - truth[wide.prediction_type]).square().mean()
             (row.grad,) = torch.autograd.grad(loss, [row])
         optimizer.step()
         yield Progress(

@@ -60,8 +60,8 @@ def negative_prompt(bundle: DiffusionBundle, subject: Subject, seed: int) -> Ste
 
     def at(strength: float) -> Eraser:
         mixed = torch.lerp(empty.tokens.float(), concept.tokens.float(), strength)
-        told = Conditioning(mixed.to(empty.tokens), concept.pooled)
-        return Eraser("negative prompt", bundle, negative=told)
+        negative = Conditioning(mixed.to(empty.tokens), concept.pooled)
+        return Eraser("negative prompt", bundle, negative=negative)
 
     return Erased("negative prompt", at)
 
@@ -320,10 +320,11 @@ def _drawn(
     bundle: DiffusionBundle, cond: Conditioning, seed: int, training: Training, note: str
 ) -> Generator[Progress, None, Float[Tensor, "n c h w"]]:
     """Latents of pictures of these prompts by the model itself, four of each."""
-    told, noise = _expanded(cond, 4 * len(cond)), drawing.start_noise(bundle, seed, 4 * len(cond))
+    cond = _expanded(cond, 4 * len(cond))
+    noise = drawing.start_noise(bundle, seed, len(cond))
     walked = drawing.walk(
         bundle,
-        told,
+        cond,
         empty_prompt(bundle),
         noise,
         steps=training.walk_steps,

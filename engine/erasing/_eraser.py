@@ -89,8 +89,8 @@ class Eraser:
 
     def asked(self, texts: Sequence[str]) -> Asked:
         """Texts as this model reads them."""
-        told = tuple(self.reword(text) for text in texts)
-        return Asked(told, checkpoints.encode_prompt(self.bundle, told))
+        reworded = tuple(self.reword(text) for text in texts)
+        return Asked(reworded, checkpoints.encode_prompt(self.bundle, reworded))
 
     def network(self, asked: Asked) -> DiffusionBundle:
         """The network that answers these prompts."""

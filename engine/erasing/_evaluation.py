@@ -152,14 +152,14 @@ def draw_asks(
     pictures in the whole set where only some of it is drawn, so that each keeps its own noise.
     """
     rows = range(len(asks)) if rows is None else rows
-    told = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
+    asked = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
     noise, judge = noise_of(eraser.bundle, seed, rows), judge_of(eraser.bundle)
     parts: list[Drawn] = []
     total = len(asks) * protocol.steps
     for first in range(0, len(asks), protocol.batch):
         part, begun = slice(first, first + protocol.batch), time.perf_counter()
         walked = eraser.walk(
-            told.rows(part),
+            asked.rows(part),
             noise[part],
             steps=protocol.steps,
             guidance_scale=protocol.guidance_scale,
@@ -287,11 +287,11 @@ def gate_note(reference: Drawn) -> str:
     shut = [name for name, is_open in gate(reference).items() if not is_open]
     if not shut:
         return ""
-    told = {
+    reasons = {
         "target": f"the concept in {_rate(reference, 'target').rate:.0%} of its prompts",
         "kept": f"other concepts in {_rate(reference, 'near', 'far').rate:.0%} of theirs",
     }
-    listed = " and ".join(told[name] for name in shut)
+    listed = " and ".join(reasons[name] for name in shut)
     withheld = {"target": "Erased and Robust", "kept": "Kept"}
     columns = " and ".join(withheld[name] for name in shut)
     return (

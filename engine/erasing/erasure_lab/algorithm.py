@@ -157,7 +157,7 @@ def _counted(
 
 def _with_scores(shown: Comparison, scores: Scores, drawn: Mapping[str, Drawn]) -> Comparison:
     every = (*shown.scores, scores)
-    told = [
+    rows = [
         Seen(
             scores.name,
             scores.strength,
@@ -173,7 +173,7 @@ def _with_scores(shown: Comparison, scores: Scores, drawn: Mapping[str, Drawn]) 
         for number, ask in enumerate(one.asks)
     ]
     points = evaluation.pareto(every)
-    return replace(shown, scores=every, points=points, seen=(*shown.seen, *told))
+    return replace(shown, scores=every, points=points, seen=(*shown.seen, *rows))
 
 
 # ---------------------------------------------------------------------- pictures

@@ -34,12 +34,12 @@ def run(*, seed: int, model: ModelRef | str = "world") -> Steps[Measured]:
     yield Progress(0, 1, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
     counted: dict[str, list[bool]] = {group: [] for group in GROUPS}
-    told: dict[str, Plain] = {}
+    by_concept: dict[str, Plain] = {}
     for name in SYNONYM_OF:
         subject = Subject.of(name)
         original = yield from _shown(Eraser("original", bundle), subject, seed)
         rates: dict[str, Plain] = {"original": _rates(original)}
-        told[name] = rates
+        by_concept[name] = rates
         if min(Rate.of_hits(original[group]).rate for group in GROUPS) < LEAST_ORIGINAL:
             rates["verdict"] = "left out: the original draws it too seldom"
             continue
@@ -61,7 +61,7 @@ def run(*, seed: int, model: ModelRef | str = "world") -> Steps[Measured]:
         seed=seed,
         begun=begun,
         device=bundle.device,
-        figures={"by object": told},
+        figures={"by object": by_concept},
     )
 
 

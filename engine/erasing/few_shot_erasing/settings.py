@@ -134,8 +134,8 @@ class Settings:
 
     def key(self) -> tuple[object, ...]:
         """Equal for equal settings, pictures compared by their pixels."""
-        told = tuple(getattr(self, f.name) for f in fields(self) if f.name != "pictures")
-        return *told, *((p.shape, p.tobytes()) for p in self.pictures)
+        plain = tuple(getattr(self, f.name) for f in fields(self) if f.name != "pictures")
+        return *plain, *((p.shape, p.tobytes()) for p in self.pictures)
 
 
 with_settings = taking(Settings)

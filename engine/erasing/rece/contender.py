@@ -31,7 +31,7 @@ def _erased(name: str, bundle: DiffusionBundle, subject: Subject, epochs: int) -
             name,
             bundle,
             cost,
-            on_context=lambda told: edit.on_context(told, strength),
+            on_context=lambda embedding: edit.on_context(embedding, strength),
             state=lambda: {**state, **edit.bake(state, strength)},
         )
 

@@ -369,12 +369,12 @@ def verdict(
     verdicts: Verdicts, index: int, relation: str, pair: tuple[str, str]
 ) -> tuple[bool, bool, bool]:
     """Whether a picture shows the relation, both objects, and both the right way round."""
-    told = RELATIONS[relation]
+    known = RELATIONS[relation]
     subject, other, seen = (
         verdicts.best(head, index)[0] for head in ("subject", "other", "relation")
     )
-    wanted = pair[::-1] if told.swapped else pair
-    is_related = seen == told.base
+    wanted = pair[::-1] if known.swapped else pair
+    is_related = seen == known.base
     return is_related, {subject, other} == set(pair), is_related and (subject, other) == wanted
 
 

@@ -127,9 +127,9 @@ def _scores(
     examined = pairs(relation, count, np.random.default_rng([seed, 3]), held_out=True)
     knowing = with_words(bundle, [word])
     steps = examine(knowing, relation, text, examined, seed, SAMPLER_STEPS, BATCH)
-    said = f"{relation}, said as {text}"
+    note = f"{relation}, said as {text}"
     hits = yield from relay(
-        steps, lambda now: Progress(done, total, f"{said}: {now} of {len(examined)}")
+        steps, lambda now: Progress(done, total, f"{note}: {now} of {len(examined)}")
     )
     return [Rate.of_hits(column) for column in hits]
 

@@ -138,9 +138,9 @@ class _Task:
         side = latent_shape(bundle)[1] * 2 ** (len(bundle.vae.config.block_out_channels) - 1)
         pictures = [fitted(e.picture, side, settings.fit) for e in exemplars]  # type: ignore[arg-type]
         table = token_table(bundle).detach()
-        told = with_words(bundle, [Word(settings.placeholder, torch.zeros(table.shape[1]))])
+        grown = with_words(bundle, [Word(settings.placeholder, torch.zeros(table.shape[1]))])
         ids = tuple(
-            token_ids(told, [text.format(settings.placeholder) for text in e.descriptions])
+            token_ids(grown, [text.format(settings.placeholder) for text in e.descriptions])
             for e in exemplars
         )
         for exemplar, found in zip(exemplars, ids, strict=True):

@@ -61,8 +61,8 @@ class Settings:
     @property
     def name(self) -> str:
         """The name of the edit on the shelf."""
-        told = "own exemplars" if self.pictures else self.relation
-        return f"{self.placeholder} learnt from {told}"
+        what = "own exemplars" if self.pictures else self.relation
+        return f"{self.placeholder} learnt from {what}"
 
     def plain(self) -> dict[str, object]:
         """As a recipe keeps them, without pictures of one's own."""

@@ -28,7 +28,7 @@ def spm(
         return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
     steps = train(bundle, subject.concept, Settings().plan, seed)
     trained = yield from relay(
-        steps, lambda told: replace(told[0], note=f"{name}: {told[0].note}", preview=None)
+        steps, lambda event: replace(event[0], note=f"{name}: {event[0].note}", preview=None)
     )
     return erased_by(bundle, trained.membrane, way, name)
 

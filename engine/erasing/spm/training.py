@@ -181,9 +181,9 @@ def train(
     for step in range(begun.step, plan.iterations):
         if step % plan.visits == 0 and step > begun.step:
             _STATES.put(key, loop.snapshot(step))
-        told = loop.iterate(step)
+        losses = loop.iterate(step)
         shown = Trained(loop.membrane, tuple(loop.losses), begun.step)
-        note = f'"{concept}": erase {told.erase:.4f}, anchor {told.anchor:.1e}'
+        note = f'"{concept}": erase {losses.erase:.4f}, anchor {losses.anchor:.1e}'
         yield Progress(step + 1, plan.iterations, note), shown
     # Of a finished training nobody asks for the optimiser, which weighs twice the membrane.
     end = replace(loop.snapshot(plan.iterations), optimizer={})
@@ -258,9 +258,9 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(step)
         self.optimizer.step()
-        told = Losses(*(float(value.detach()) for value in (erase, held, loss)))
-        self.losses.append(told)
-        return told
+        losses = Losses(*(float(value.detach()) for value in (erase, held, loss)))
+        self.losses.append(losses)
+        return losses
 
     def _walk(self, number: int) -> Iterator[tuple[Tensor, float]]:
         plan = self.plan
@@ -296,9 +296,9 @@ class _Loop:
     ) -> Tensor:
         count = len(tokens)
         pooled = self.target.pooled
-        told = Conditioning(tokens, None if pooled is None else pooled.expand(count, -1))
+        cond = Conditioning(tokens, None if pooled is None else pooled.expand(count, -1))
         times = torch.full((count,), t, device=x.device)
-        return predict(bundle, x[:1].expand(count, -1, -1, -1), times, told)
+        return predict(bundle, x[:1].expand(count, -1, -1, -1), times, cond)
 
 
 def _leaves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -121,8 +121,8 @@ def run(
     row = yield from drawing.each(
         "rebuilt", f"pulled out again, p = {p}", lambda i: products(basis, i), shown
     )
-    apart, mush = _apart(mine.pictures, row.pictures), _apart(mine.pictures, mixed.pictures)
-    shown = replace(shown, rows=(mine, mixed, row), apart=apart, merged_apart=mush)
+    apart, merged_apart = _apart(mine.pictures, row.pictures), _apart(mine.pictures, mixed.pictures)
+    shown = replace(shown, rows=(mine, mixed, row), apart=apart, merged_apart=merged_apart)
     return replace(shown, trip=_trip(collection))
 
 
@@ -150,13 +150,13 @@ def sweep(
     mine = yield from drawing.each("own", "its own adapter", lambda i: own(collection, i), film)
     film = replace(film, own=mine.pictures)
     frames: list[UInt8[Array, "n h w 3"]] = []
-    said: list[tuple[str, ...]] = []
+    verdicts: list[tuple[str, ...]] = []
     for p in ps:
         basis, _ = yield from rebuilt(collection, way, p, drawing.done, drawing.total)
         row = yield from drawing.each("rebuilt", f"p = {p}", partial(products, basis), film)
         frames.append(row.pictures)  # type: ignore[arg-type]
-        said.append(row.lines)
-        film = replace(film, frames=np.stack(frames, 1), verdicts=tuple(said))
+        verdicts.append(row.lines)
+        film = replace(film, frames=np.stack(frames, 1), verdicts=tuple(verdicts))
     return film
 
 
@@ -306,7 +306,7 @@ def bake(
     baked = Baked.of(label, patch, touched)
     lost = []
     for name, kind in FORMATS.items():
-        lost.append(_lost(name, kind, touched, collection, names, deltas))
+        lost.append(_add_and_subtract(name, kind, touched, collection, names, deltas))
         yield Progress(2, 3, f"Adding and subtracting in {name}")
     return BakedMerge(**vars(baked), lost=tuple(lost))
 
@@ -554,10 +554,10 @@ def _verdicts(bundle: DiffusionBundle, pictures: UInt8[Array, "b h w 3"]) -> tup
         objects = load_judge().judge(pictures)
     except AssetMissing:
         return ("",) * len(pictures)
-    said = [objects.best("subject", i)[0] for i in range(len(objects))]
+    things = [objects.best("subject", i)[0] for i in range(len(objects))]
     return tuple(
         f"{'another style' if style == 'another' else style} {sure:.0%}, {thing}".replace("%", " %")
-        for (style, sure), thing in zip(styles, said, strict=True)
+        for (style, sure), thing in zip(styles, things, strict=True)
     )
 
 
@@ -657,12 +657,12 @@ def _answers(
     for title, (kind, change) in todo.items():
         weights = applied.baked(known.state, collection, names, change)
         sure, best = known.outputs(weights, place, count)[torch.from_numpy(picked)].max(-1)
-        told = [
+        answers = [
             f"{'✓' if int(b) == int(known.answers[place, i]) else '✗'} "
             f"{known.said(place, int(b))} {float(s):.0%}".replace("%", " %")
             for i, b, s in zip(picked, best, sure, strict=True)
         ]
-        rows.append(Row(title, kind, pixels, tuple(told)))
+        rows.append(Row(title, kind, pixels, tuple(answers)))
     return Reverted(
         name, known.questions[name], tuple(truth), tuple(rows), error, collection.notes()
     )
@@ -671,7 +671,7 @@ def _answers(
 # ---------------------------------------------------------------------- baking and files
 
 
-def _lost(
+def _add_and_subtract(
     name: str,
     kind: torch.dtype,
     touched: Weights,
@@ -701,9 +701,9 @@ def _bundle(
     layers = len(collection.modules)  # each is fitted, and then read back
     steps = bundles.make(collection, p, align=align, half=half)
     file = yield from relay(steps, lambda event: replace(event, total=2 * layers))
-    told, tensors = bundles.header(file), file.read()
+    header, tensors = bundles.header(file), file.read()
     error, seen = 0.0, Missed()
-    for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):
+    for place, (module, found) in enumerate(bundles.read(tensors, header).items(), start=1):
         a, b = collection.factors(module)
         pair = aligned(a, b) if align else (a, b)
         truth = rmm.revert_all(rmm.fit(*pair, min(p, rmm.largest_p(len(a), a.shape[2]))))
@@ -713,9 +713,9 @@ def _bundle(
         for index, (up, down) in enumerate(zip(*back, strict=True)):
             seen.add(up @ down, _delta(collection, module, index))
         yield Progress(layers + place, 2 * layers, "Reading it back")
-    said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
+    note = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
     reader = TextFile.of("read_bundle.py", bundles.READER)
-    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said, seen.share)
+    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, note, seen.share)
 
 
 def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> Exported:

@@ -69,8 +69,8 @@ def survey(
             for budget, found in _at_each(way, a, b, budgets[way]):
                 errors[way, budget] += rmm.delta_error(*found, a, b)
                 kept[way, budget] += REBUILDING[way].numbers(n, collection.shapes[module], budget)
-        told = f"Weighing layer {place + 1} of {len(collection.modules)}"
-        yield Progress(done, total or 1, told)
+        note = f"Weighing layer {place + 1} of {len(collection.modules)}"
+        yield Progress(done, total or 1, note)
     size = gram.diagonal()
     relative = {key: _relative(value, size) for key, value in errors.items()}
     main = [way for way in ("rmm", "rmm aligned") if way in ways]
