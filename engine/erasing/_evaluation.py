@@ -379,7 +379,7 @@ def _rate(drawn: Drawn, *groups: str) -> Rate:
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """One place in the plane of kept (x) and erased (y); `best` where no other point beats it."""
 
     name: str
@@ -389,10 +389,10 @@ class Point:
     best: bool = field(default=False)
 
 
-def pareto(scores: Sequence[Scores]) -> tuple[Point, ...]:
+def pareto(scores: Sequence[Scores]) -> tuple[ParetoPoint, ...]:
     """The points of all models that could be judged, in their order; none for one alone."""
     points = [
-        Point(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
+        ParetoPoint(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
         for s in scores
         if s.kept is not None and s.target is not None
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.core.recipe import ModelRef
 from engine.erasing.reversion.exemplars import RELATIONS
 from engine.erasing.reversion.learning import Course, learn
-from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import SHIPPED, Word, write_file
 from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
@@ -54,7 +54,9 @@ def build_relations(folder: Path, options: Options) -> None:
         )
 
 
-def _learnt(bundle: DiffusionBundle, settings: Settings, until: float) -> tuple[Word, Course]:
+def _learnt(
+    bundle: DiffusionBundle, settings: ReversionSettings, until: float
+) -> tuple[Word, Course]:
     """The word when its steps are done or its time is over."""
     steps, course = learn(bundle, settings, SEED), None
     while True:

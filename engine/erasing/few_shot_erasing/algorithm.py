@@ -27,14 +27,14 @@ from engine.erasing.few_shot_erasing.exports import FORMS, exported
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import (
     Course,
+    CoursePoint,
     Curve,
     Exported,
     Look,
     Moved,
-    Point,
     Unlearning,
 )
-from engine.erasing.few_shot_erasing.settings import MOST_EPOCHS, Settings, with_settings
+from engine.erasing.few_shot_erasing.settings import MOST_EPOCHS, FewShotSettings, with_settings
 from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 from engine.models.drawing import GuidanceScale, Prompts, SamplerSteps, View
@@ -49,7 +49,7 @@ R = TypeVar("R")
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a picture of a cat", "a dog", "a car"),
     looks: Annotated[int, Range(1, MOST_LOOKS, "Three show the way.")] = 3,
@@ -84,7 +84,7 @@ def run(
 def curve(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(6)] = (),
     pictures_each: Annotated[int, Range(1, MOST_EACH, "8 give a first impression.")] = 8,
@@ -112,7 +112,7 @@ def curve(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     epoch: Annotated[int, Range(-1, MOST_EPOCHS, "-1 is the last one.")] = -1,
 ) -> Steps[Baked]:
@@ -137,7 +137,7 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "encoder",
     rank: Annotated[int, Range(1, 768, "8 keep most of a small encoder's change.")] = 8,
@@ -174,7 +174,7 @@ def _shown(
 
 def _drawn(
     bundle: DiffusionBundle,
-    settings: Settings,
+    settings: FewShotSettings,
     forgotten: Forgotten,
     view: View,
     seed: int,
@@ -219,7 +219,7 @@ def _look(
 
 
 def _undone(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, seed: int
 ) -> tuple[DiffusionBundle, tuple[str, str, str], RoundTrip]:
     """The model with the patch applied and taken off, fingerprints on the way, and the measure."""
     old, new = _before_and_after(bundle, forgotten, -1)
@@ -241,7 +241,7 @@ def _before_and_after(
     return old, {name: trained[name].to(old[name]) for name in forgotten.names}
 
 
-def _checked_epoch(epoch: int, settings: Settings) -> int:
+def _checked_epoch(epoch: int, settings: FewShotSettings) -> int:
     if epoch > settings.epochs:
         raise BadInput(
             f"There is no epoch {epoch}: the run has {settings.epochs}.", "Take a smaller one."
@@ -264,7 +264,7 @@ def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
 
 
 def _notes(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, view: View
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, view: View
 ) -> tuple[str, ...]:
     """What a visitor should know before trusting the pictures."""
     stopped = (forgotten.stopped,) if forgotten.stopped else ()
@@ -276,7 +276,7 @@ def _notes(
 
 def courses(
     bundle: DiffusionBundle,
-    settings: Settings,
+    settings: FewShotSettings,
     subject: Subject,
     protocol: Protocol,
     compared: Sequence[str],
@@ -285,7 +285,7 @@ def courses(
 ) -> Generator[Progress, None, Curve]:
     asks = [ask for ask in subject.asks(protocol.each) if ask.group in ("target", "near", "far")]
     ours = settings.parameters + (" (descent)" if settings.direction == "descent" else "")
-    plan: dict[str, Settings | None] = {ours: settings}
+    plan: dict[str, FewShotSettings | None] = {ours: settings}
     plan |= {name: _variant(settings, name) for name in compared if name != ours}
     found, reference = Curve(settings.concept), None
     total, done = len(plan) * (points + 1), 0
@@ -322,7 +322,7 @@ def courses(
     return replace(found, notes=(note.replace("%", " %"),))
 
 
-def _variant(settings: Settings, name: str) -> Settings | None:
+def _variant(settings: FewShotSettings, name: str) -> FewShotSettings | None:
     """The settings of a further course; None for a baseline that is not trained this way."""
     if name == "descent":
         return replace(settings, direction="descent")
@@ -338,7 +338,7 @@ def _maker(
 
 
 def _stages(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, points: int
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, points: int
 ) -> list[tuple[int, Eraser]]:
     """The model after 0 steps and at evenly chosen epochs."""
     last = len(forgotten.epochs) - 1
@@ -354,7 +354,7 @@ def _quiet(steps: Steps[R], done: int, total: int) -> Generator[Progress, None, 
     return (yield from relay(steps, lambda event: Progress(min(done, total), total, event.note)))
 
 
-def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Point:
+def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> CoursePoint:
     rows = {
         group: [i for i, ask in enumerate(drawn.asks) if ask.group == group]
         for group in ("target", "near", "far")
@@ -366,7 +366,7 @@ def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Poin
     kept = rows["near"] + rows["far"]
     change = np.abs(drawn.pictures[kept].astype(np.int16) - reference.pictures[kept]).mean()
     became = Counter(_shown_word(drawn.lines[i], subject) for i in rows["target"])
-    return Point(steps, **rates, change=float(change), became=dict(became.most_common()))
+    return CoursePoint(steps, **rates, change=float(change), became=dict(became.most_common()))
 
 
 def _shown_word(line: str, subject: Subject) -> str:

@@ -18,7 +18,7 @@ from engine.erasing._learning import (
 )
 from engine.erasing.few_shot_erasing.ascent import climb, trainable
 from engine.erasing.few_shot_erasing.settings import (
-    Settings,
+    FewShotSettings,
     captions_of,
     made_to_fit,
     pictures_of,
@@ -51,7 +51,7 @@ class Forgotten:
 
 
 def learn(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """Train the text encoder on a few pictures and keep it after every epoch.
 
@@ -103,7 +103,7 @@ def learn(
 
 
 def remembered(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """The same, from a small cache where it was asked for before."""
     key = (*bundle.cache_key, settings.key(), seed)

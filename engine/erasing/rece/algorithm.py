@@ -20,13 +20,13 @@ from engine.core.settings import OneOf, Range
 from engine.core.shapes import Array, Float, Tensor
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import per_layer
-from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_settings
+from engine.erasing.rece.edit import Edit, ReceSettings, erase, projections, with_settings
 from engine.erasing.rece.exports import FORMS, exported
 from engine.erasing.rece.results import (
     Attacked,
-    Comeback,
     Erasure,
     Exported,
+    Reattacked,
     Residual,
     Spectrum,
     Timing,
@@ -48,7 +48,7 @@ COMMON_WORDS = ("a tree", "a car", "a dog", "a house", "a flower", "a man", "a s
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
     strength: Strength = 1.0,
@@ -91,12 +91,12 @@ def run(
 def comeback(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat",),
     steps: SamplerSteps = 10,
     guidance_scale: GuidanceScale = 4.0,
-) -> Steps[Comeback]:
+) -> Steps[Reattacked]:
     """The first prompt on the model after UCE and after each epoch, plain and under attack.
 
     The attack is RECE's own derivation for the prompt's embedding, on the stage it attacks
@@ -118,7 +118,7 @@ def comeback(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     strength: Strength = 1.0,
 ) -> Steps[Baked]:
@@ -141,7 +141,7 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "lora",
     rank: Annotated[int, Range(0, 4096, "0 keeps everything.")] = 0,
@@ -217,12 +217,12 @@ def _at(
 
 def _attacks(
     bundle: DiffusionBundle, edit: Edit, view: View, seed: int
-) -> Generator[Progress, None, Comeback]:
+) -> Generator[Progress, None, Reattacked]:
     """Three pictures for each stage: the prompt, the old attack, the fresh attack."""
     settings, cond = edit.settings, encode_prompt(bundle, view.prompts[:1])
     uncond, noise = empty_prompt(bundle), drawing.start_noise(bundle, seed)
     old = attack(edit, 0, cond)
-    shown = Comeback(view.prompts[0], (), _notes(bundle, settings, edit, view.prompts))
+    shown = Reattacked(view.prompts[0], (), _notes(bundle, settings, edit, view.prompts))
     total = len(edit.stages) * view.steps
     for number, stage in enumerate(edit.stages):
         fresh = attack(edit, number, cond)
@@ -277,7 +277,7 @@ def _shown_map(edit: Edit, strength: float) -> Float[Array, "n n"]:
     return blocks.gather(-1, largest)[..., 0].numpy()
 
 
-def _residuals(bundle: DiffusionBundle, settings: Settings, edit: Edit) -> tuple[Residual, ...]:
+def _residuals(bundle: DiffusionBundle, settings: ReceSettings, edit: Edit) -> tuple[Residual, ...]:
     """How far each stage moved the erased, the kept and the held-out texts."""
     if not settings.is_side_car:
         return ()
@@ -298,7 +298,7 @@ def _residuals(bundle: DiffusionBundle, settings: Settings, edit: Edit) -> tuple
     )
 
 
-def _held_out(bundle: DiffusionBundle, settings: Settings) -> list[str]:
+def _held_out(bundle: DiffusionBundle, settings: ReceSettings) -> list[str]:
     """Texts that took no part in the edit."""
     common = OBJECTS if bundle.vocabulary is not None else COMMON_WORDS
     used = " ".join([*settings.concepts, *settings.retain]).split()
@@ -306,7 +306,7 @@ def _held_out(bundle: DiffusionBundle, settings: Settings) -> list[str]:
     return [text for text in common if text.split()[-1] not in used][:24]
 
 
-def _timing(bundle: DiffusionBundle, settings: Settings) -> Timing | None:
+def _timing(bundle: DiffusionBundle, settings: ReceSettings) -> Timing | None:
     """UCE by one map and by every projection for itself, on the same rows; small models only."""
     weights = {
         name: weight.detach().cpu() for name, weight in projections(bundle, settings.part).items()
@@ -321,7 +321,9 @@ def _timing(bundle: DiffusionBundle, settings: Settings) -> Timing | None:
 _TIMINGS: LruCache[Timing] = LruCache(most=64)
 
 
-def _timed(bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]) -> Timing:
+def _timed(
+    bundle: DiffusionBundle, settings: ReceSettings, weights: Mapping[str, Tensor]
+) -> Timing:
     pairs, kept = settings.pairs(), settings.kept()
     texts = encode(bundle, [*(t for both in pairs for t in both), *kept])
     rows = [pair(texts[old], texts[new], settings.rule) for old, new in pairs]
@@ -344,14 +346,14 @@ def _timed(bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Te
 
 
 def _notes(
-    bundle: DiffusionBundle, settings: Settings, edit: Edit, prompts: Sequence[str]
+    bundle: DiffusionBundle, settings: ReceSettings, edit: Edit, prompts: Sequence[str]
 ) -> tuple[str, ...]:
     """What a visitor should know before trusting the pictures."""
     return tuple(_noted(bundle, settings, edit, prompts))
 
 
 def _noted(
-    bundle: DiffusionBundle, settings: Settings, edit: Edit, prompts: Sequence[str]
+    bundle: DiffusionBundle, settings: ReceSettings, edit: Edit, prompts: Sequence[str]
 ) -> Iterator[str]:
     yield from drawing.unknown_words_note(bundle, [*settings.concepts, *settings.guides, *prompts])
     if bundle.vocabulary is not None and not all(guide.strip() for guide in settings.guides):

@@ -24,7 +24,7 @@ from engine.core.recipe import ModelRef, Plain
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.rece import speed
 from engine.erasing.rece.algorithm import attack, pictures_of
-from engine.erasing.rece.edit import Edit, Settings, erase
+from engine.erasing.rece.edit import Edit, ReceSettings, erase
 from engine.metrics.intervals import Rate
 from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle, encode_prompt
@@ -53,7 +53,7 @@ class Subject:
 
     head: str
     target: str
-    settings: Settings
+    settings: ReceSettings
     asks: tuple[Ask, ...]
 
     @property
@@ -79,7 +79,7 @@ def style() -> Subject:
     for i, name in enumerate([*drawn, *drawn[:8]]):
         form, shows = words[i % 4], names[i % 4]
         asks.append(Ask(form.format(article(name)), shows, "kept"))
-    settings = Settings.of(
+    settings = ReceSettings.of(
         concepts=["neon style"],
         guides=["plain style"],
         retain=[*(f"{name} style" for name in names), "cat", "dog", "car", "rose"],
@@ -97,7 +97,7 @@ def thing() -> Subject:
         group = "kept, near" if CATEGORY_OF[name][0] == "animal" else "kept, far"
         group = group if name in retain else f"{group}, held out"
         asks.append(Ask(forms[i % 4].format(article(name)), name, group))
-    settings = Settings.of(concepts=["cat"], guides=["animal"], retain=retain, epochs=EPOCHS)
+    settings = ReceSettings.of(concepts=["cat"], guides=["animal"], retain=retain, epochs=EPOCHS)
     return Subject("subject", "cat", settings, tuple(asks))
 
 

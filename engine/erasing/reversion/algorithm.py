@@ -28,7 +28,7 @@ from engine.erasing.reversion.results import (
     Score,
     Used,
 )
-from engine.erasing.reversion.settings import Settings, with_settings
+from engine.erasing.reversion.settings import ReversionSettings, with_settings
 from engine.erasing.reversion.steering import importance
 from engine.erasing.reversion.words import (
     LARGEST_FILE,
@@ -59,7 +59,7 @@ CHANCE = 1 / 3  # the judge tells three relations apart
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReversionSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = PROMPTS,
     looks: Annotated[int, Range(1, 12, "Three show the way.")] = 3,
@@ -302,7 +302,7 @@ def _thinned(density: np.ndarray) -> np.ndarray:
 
 
 def _notes(
-    bundle: DiffusionBundle, settings: Settings, learnt: Learnt, view: View
+    bundle: DiffusionBundle, settings: ReversionSettings, learnt: Learnt, view: View
 ) -> tuple[str, ...]:
     unknown = _unknown(bundle, view.prompts, [learnt.word])
     if not settings.steer_weight or bundle.vocabulary is None:

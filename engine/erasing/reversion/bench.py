@@ -23,7 +23,7 @@ from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.reversion.algorithm import CHANCE, examine
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import remembered
-from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import (
     Word,
     grown_table,
@@ -48,7 +48,7 @@ Scores = dict[str, dict[str, Plain]]
 
 
 def run(
-    *, seed: int, model: ModelRef | str = "world", settings: Settings | None = None,
+    *, seed: int, model: ModelRef | str = "world", settings: ReversionSettings | None = None,
     relations: Sequence[str] = tuple(RELATIONS), count: int = COUNT, ablation: bool = True,
 ) -> Steps[Measured]:  # fmt: skip
     """All three; with `settings` words are learnt by them in place of the shipped ones."""
@@ -94,7 +94,7 @@ def run(
 
 
 def _ablation(
-    bundle: DiffusionBundle, settings: Settings, count: int, done: int, total: int
+    bundle: DiffusionBundle, settings: ReversionSettings, count: int, done: int, total: int
 ) -> Generator[Progress, None, dict[str, Plain]]:
     """Scores of each variant, pictures of all seeds together."""
     found: dict[str, Plain] = {}

@@ -20,7 +20,7 @@ from engine.erasing._learning import (
     token_states,
 )
 from engine.erasing.reversion.exemplars import Exemplar
-from engine.erasing.reversion.settings import Settings, exemplars_of
+from engine.erasing.reversion.settings import ReversionSettings, exemplars_of
 from engine.erasing.reversion.steering import (
     Words,
     importance,
@@ -63,7 +63,7 @@ class Learnt:
 
 
 def learn(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: ReversionSettings, seed: int
 ) -> Generator[Progress, None, Learnt]:
     """Train one row on a few pictures of a relation; nothing else of the model moves.
 
@@ -104,7 +104,7 @@ def learn(
 
 
 def remembered(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: ReversionSettings, seed: int
 ) -> Generator[Progress, None, Learnt]:
     """The same, from a small cache where it was asked for before."""
     key = (*bundle.cache_key, settings.key(), seed)
@@ -119,7 +119,7 @@ class _Task:
     """What stays the same from step to step."""
 
     bundle: DiffusionBundle
-    settings: Settings
+    settings: ReversionSettings
     latents: Latents
     ids: tuple[Int[Tensor, "k n"], ...]  # of each picture's descriptions
     words: Words
@@ -131,7 +131,7 @@ class _Task:
     def of(
         cls,
         bundle: DiffusionBundle,
-        settings: Settings,
+        settings: ReversionSettings,
         exemplars: Sequence[Exemplar],
         words: Words,
     ) -> "_Task":

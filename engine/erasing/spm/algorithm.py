@@ -63,7 +63,7 @@ UNRELATED = ("a car", "a house", "a rose", "a guitar", "a dog")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SpmSettings:
     """Which membranes, and how they are trained; `files` are published files as data texts.
 
     A membrane that ships with the model is taken where there is one for these settings, unless a
@@ -83,7 +83,7 @@ class Settings:
     files: Annotated[tuple[Annotated[str, Text(MOST_BYTES * 4 // 3)], ...], Items(MOST_FILES)] = ()
 
     @classmethod
-    def of(cls, **values: object) -> "Settings":
+    def of(cls, **values: object) -> "SpmSettings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
         chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
         concepts = tuple(dict.fromkeys(text for word in chosen.concepts if (text := word.strip())))
@@ -108,14 +108,14 @@ class Settings:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
 
-with_settings = taking(Settings)
+with_settings = taking(SpmSettings)
 
 
 @with_settings
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
     ways: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS), fewest=1)] = (
@@ -170,7 +170,7 @@ def run(
 def gate(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
     metric: Annotated[str, OneOf(METRICS)] = "clipcos_tokenuni",
@@ -188,7 +188,7 @@ def gate(
 def transfer(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     to: ModelRef | Annotated[str, Text(budgets.SOURCE_CHARACTERS)] = "world-sister",
     prompts: Prompts = ("a cat", "a dog"),
@@ -239,7 +239,7 @@ def _joining(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     strength: Strength = 1.0,
 ) -> Steps[Baked]:
@@ -263,7 +263,7 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "spm",
     strength: Strength = 1.0,
@@ -286,7 +286,7 @@ def export(
 
 
 def _trained(
-    bundle: DiffusionBundle, settings: Settings, seed: int, shown: Transported
+    bundle: DiffusionBundle, settings: SpmSettings, seed: int, shown: Transported
 ) -> Generator[Progress, None, tuple[list[Membrane], Transported]]:
     """The membranes of all concepts, trained or remembered, then those of the files."""
     uploaded = [read_text(text, bundle.unet) for text in settings.files]
@@ -305,7 +305,7 @@ def _trained(
 
 
 def _training(
-    shown: Transported, settings: Settings, number: int, event: tuple[Progress, Trained]
+    shown: Transported, settings: SpmSettings, number: int, event: tuple[Progress, Trained]
 ) -> Progress:
     """The progress of training one concept's membrane as a share of that of all."""
     (step, trained), iterations = event, settings.iterations
@@ -315,7 +315,7 @@ def _training(
 
 
 def _with_curve(
-    shown: Transported, settings: Settings, number: int, trained: Trained
+    shown: Transported, settings: SpmSettings, number: int, trained: Trained
 ) -> Transported:
     curve = _curve(settings.concepts[number], trained, settings.iterations)
     return replace(shown, curves=(*shown.curves, curve))
@@ -456,7 +456,7 @@ def _check_same_layout(home: DiffusionBundle, away: DiffusionBundle) -> None:
         )
 
 
-def _notes(bundle: DiffusionBundle, settings: Settings, prompts: Sequence[str]) -> Iterator[str]:
+def _notes(bundle: DiffusionBundle, settings: SpmSettings, prompts: Sequence[str]) -> Iterator[str]:
     """What a visitor should know before trusting the pictures."""
     yield from drawing.unknown_words_note(bundle, [*settings.concepts, settings.anchor, *prompts])
     for prompt in prompts:

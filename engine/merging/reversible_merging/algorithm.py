@@ -584,7 +584,7 @@ def _count(
     """All scores, one set of weights after the other."""
     names = applied.names_in(known.state, collection)
     n, ps = collection.n, range(collection.largest_p + 1)
-    budgets = [(way, x) for way in asked.rivals for x in few(way, collection)]
+    budgets = [(way, x) for way in asked.rivals for x in affordable_budgets(way, collection)]
     todo = 2 + len(ps) + len(budgets) + len(asked.merges)
     found = Counted(
         tuple(known.names[place] for place in places),
@@ -625,7 +625,7 @@ def _count(
     return found
 
 
-def few(way: str, collection: Collection, most: int = 3) -> list[int]:
+def affordable_budgets(way: str, collection: Collection, most: int = 3) -> list[int]:
     """Some budgets of a way whose storage stays below the adapters' own."""
     every = [
         x

@@ -119,7 +119,7 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
         found[f"{title}: answers equal to the adapters' own at the largest p"] = same
     for way in ("layer", "joint", "ranks", "int8"):
         curve = {}
-        for budget in algorithm.few(way, every, 6):
+        for budget in algorithm.affordable_budgets(way, every, 6):
             yield Progress(done + 1, 6, f"{way}, {budget}")
             pairs, errors = yield from algorithm.rebuilt(every, way, budget, done, 6)
             answers = right([algorithm.products(pairs, i) for i in range(every.n)])

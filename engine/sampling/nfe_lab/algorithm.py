@@ -26,9 +26,9 @@ from engine.models.library import resolve
 from engine.sampling._plane import plane
 from engine.sampling.nfe_lab.results import (
     Difference,
+    ErrorPoint,
     Film,
     Lab,
-    Point,
     Reference,
 )
 from engine.sampling.nfe_lab.rewinding import rewind
@@ -248,7 +248,7 @@ def _curve(
                     yield shared.progress(f"{film.title} at {nfe} NFE", lab, spent)
             shared.done += nfe
             milliseconds = 1e3 * clock.seconds / spent
-            point = Point(film.solver, spent, distance(end, truth), milliseconds)
+            point = ErrorPoint(film.solver, spent, distance(end, truth), milliseconds)
             lab = replace(lab, curve=(*lab.curve, point))
             yield shared.progress(f"{film.title} at {spent} NFE", lab)
     return lab
