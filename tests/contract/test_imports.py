@@ -31,6 +31,7 @@ LIGHT_CORE = {
         "job",
         "patch_file",
         "recipe",
+        "runs",
         "stack",
         "store",
         "trace",
