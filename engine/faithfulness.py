@@ -63,13 +63,9 @@ def golden_cases(*, seed: int = 0, methods: Sequence[str] = ()) -> Steps[tuple[C
     for place, entry in enumerate(entries):
         yield Progress(place, len(entries), entry.card.title, found)
         steps = importlib.import_module(f"{entry.module}.golden").run(seed=seed)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                found += tuple(_checked(entry, case) for case in end.value.cases)
-                break
-            yield Progress(place, len(entries), entry.card.title, found)
+        begun = Progress(place, len(entries), entry.card.title, found)
+        compared = yield from relay(steps, lambda _, begun=begun: begun)  # type: ignore[misc]
+        found += tuple(_checked(entry, case) for case in compared.cases)
     yield Progress(len(entries), len(entries), "", found)
     return found
 

@@ -13,7 +13,6 @@ import math
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from gradio.components.plot import PlotData
 from gradio.data_classes import ImageData
 from PIL import Image
 
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Done, Progress
 from engine.pictures import as_text, at_most, opened
@@ -116,13 +116,16 @@ def preview_url(picture: np.ndarray) -> str:
 
 def film_url(frames: np.ndarray) -> str:
     """Frames `n h w 3` side by side in one lossy picture, for scrubbing."""
-    return _film_url(frames.tobytes(), frames.shape)
+    digest = hashlib.sha256(frames.tobytes()).hexdigest()
+    return _FILMS.get((digest, frames.shape), lambda: _film_url(frames))
 
 
-@lru_cache(maxsize=16)  # a film is drawn again with every event that comes after it
-def _film_url(data: bytes, shape: tuple[int, ...]) -> str:
-    frames = np.frombuffer(data, np.uint8).reshape(shape)
-    tall, wide = shape[1:3]
+# A film is drawn again with every event that comes after it.
+_FILMS: LruCache[str] = LruCache(megabytes=4)
+
+
+def _film_url(frames: np.ndarray) -> str:
+    tall, wide = frames.shape[1:3]
     row = np.concatenate(list(frames), axis=1)
     image = Image.fromarray(np.ascontiguousarray(row))
     if max(tall, wide) > PREVIEW_SIDE:

@@ -23,16 +23,6 @@ def texts(value: object, name: str, most: int, longest: int = 300) -> tuple[str,
     return tuple(text.strip() for text in listed)
 
 
-def prompts(value: object, most: int, longest: int = 1000) -> tuple[str, ...]:
-    """A list of prompts; in one text semicolons stand between them, as prompts have commas."""
-    listed = [text.strip() for text in value.split(";")] if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= most:
-        raise BadInput(f"Give 1 to {most} prompts.", 'Try "a cat".')
-    if not all(isinstance(text, str) and len(text) <= longest for text in listed):
-        raise BadInput(f"A prompt must be a text of at most {longest} characters.", 'Try "a cat".')
-    return tuple(listed)
-
-
 def real(name: str, value: object) -> float:
     """A finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool)

@@ -102,10 +102,12 @@ def finish(steps: Generator[object, None, R]) -> R:
         return end.value
 
 
-def relay(steps: Generator[E, None, R], tell: Callable[[E], P]) -> Generator[P, None, R]:
+def relay(steps: Generator[E, None, R], tell: Callable[[E], P | None]) -> Generator[P, None, R]:
     """The result of a part of a method, its events passed on as `tell` gives them.
 
-    found = yield from relay(part(), lambda event: Progress(0, 1, event.note))
+    result = yield from relay(part(), lambda event: Progress(0, 1, event.note))
+
+    Events for which it gives None are kept back.
     """
     try:
         while True:
@@ -113,7 +115,8 @@ def relay(steps: Generator[E, None, R], tell: Callable[[E], P]) -> Generator[P, 
                 event = next(steps)
             except StopIteration as end:
                 return end.value
-            yield tell(event)
+            if (told := tell(event)) is not None:
+                yield told
     finally:
         steps.close()
 

@@ -62,6 +62,11 @@ class ModelRef:
     def __post_init__(self) -> None:
         object.__setattr__(self, "edits", tuple(self.edits))
 
+    @classmethod
+    def of(cls, model: "ModelRef | str") -> "ModelRef":
+        """The reference itself, or that of a key, Hub id or folder without edits."""
+        return cls(model) if isinstance(model, str) else model
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
+from engine.core.cache import bytes_of
 from engine.core.job import Done, Event, Failed
-from engine.core.recent import weight
 from engine.core.recipe import Recipe
 
 Events = Generator[Event, None, None]
@@ -58,7 +58,7 @@ class Run:
     @property
     def result_bytes(self) -> int:
         """What its result weighs; 0 until there is one."""
-        return weight(self._latest.result) if isinstance(self._latest, Done) else 0
+        return bytes_of(self._latest.result) if isinstance(self._latest, Done) else 0
 
     def work(self) -> None:
         """Takes the job to its end, or until it is stopped; for a thread of its own."""

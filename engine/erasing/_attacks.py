@@ -19,10 +19,10 @@ from engine.core import rng
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress
 from engine.core.shapes import Float, Tensor
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked, Eraser
 from engine.erasing._subject import Subject
 from engine.models import diffusion as checkpoints
+from engine.models import drawing
 from engine.models.diffusion import Conditioning, DiffusionBundle, encode_picture
 from engine.models.library import fork
 from engine.world import vocabulary as words
@@ -87,13 +87,13 @@ def inversion(
 
     The rate is relative to the size of the word that the row begins from.
     """
-    wide = sampling.in_float32(bundle)
+    wide = drawing.in_float32(bundle)
     place, first = _place(wide)
     row = first.clone().requires_grad_(True)
     size = float(first.square().mean().sqrt())
     optimizer = torch.optim.Adam([row], lr=learning_rate * size)
     x0 = encode_picture(wide, renders(subject, seed)).to(wide.device)
-    path, draw_t = sampling.path_of(wide), np.random.default_rng([seed, 2])
+    path, draw_t = drawing.path_of(wide), np.random.default_rng([seed, 2])
     prompt = prompts_with_word(subject, 1)
     for done in range(iterations):
         chosen = torch.from_numpy(draw_t.integers(len(x0), size=batch))
@@ -109,8 +109,10 @@ def inversion(
         with torch.enable_grad():
             cond = encoded(wide, prompt * batch, place, row)
             times = torch.as_tensor(t, dtype=torch.float32, device=x0.device)
-            told = eraser.predict(Asked(tuple(prompt * batch), cond), a * clean + s * noise, times)
-            loss = (told - truth[wide.prediction_type]).square().mean()
+            predicted = eraser.predict(
+                Asked(tuple(prompt * batch), cond), a * clean + s * noise, times
+            )
+            loss = (predicted - truth[wide.prediction_type]).square().mean()
             (row.grad,) = torch.autograd.grad(loss, [row])
         optimizer.step()
         yield Progress(

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps
-from engine.core.recent import Recent
 from engine.core.shapes import Float, Tensor
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Erased, Eraser, Maker, Pictures
 from engine.erasing._subject import Subject
+from engine.models import drawing
 from engine.models.diffusion import (
     Conditioning,
     DiffusionBundle,
@@ -60,8 +60,8 @@ def negative_prompt(bundle: DiffusionBundle, subject: Subject, seed: int) -> Ste
 
     def at(strength: float) -> Eraser:
         mixed = torch.lerp(empty.tokens.float(), concept.tokens.float(), strength)
-        told = Conditioning(mixed.to(empty.tokens), concept.pooled)
-        return Eraser("negative prompt", bundle, negative=told)
+        negative = Conditioning(mixed.to(empty.tokens), concept.pooled)
+        return Eraser("negative prompt", bundle, negative=negative)
 
     return Erased("negative prompt", at)
 
@@ -151,7 +151,7 @@ def esd(
     formula is taken in whatever the network predicts.
     """
     training = training or TRAINING
-    name, wide = f"ESD-{part}", sampling.in_float32(bundle)
+    name, wide = f"ESD-{part}", drawing.in_float32(bundle)
     concept, empty = encode_prompt(wide, [subject.concept]), empty_prompt(wide)
 
     def loss_of(edited: DiffusionBundle, x: Tensor, t: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def concept_ablation(
     Keys and values of the cross-attention are trained; the pictures are the model's own.
     """
     training = training or TRAINING
-    name, wide = "concept ablation", sampling.in_float32(bundle)
+    name, wide = "concept ablation", drawing.in_float32(bundle)
     forms = ("{}", "{} on white")
     cond, anchor = (
         encode_prompt(wide, [form.format(text) for form in forms])
@@ -283,11 +283,11 @@ def own_states(
         draw = np.random.default_rng([seed, walk])
         count = min(training.visits, training.walk_steps - 1)
         stops = 1 + draw.choice(training.walk_steps - 1, count, replace=False)
-        visited = sampling.visit(
+        visited = drawing.visit(
             edited,
             cond,
             uncond,
-            sampling.start_noise(edited, seed * 1009 + walk, training.batch),
+            drawing.start_noise(edited, seed * 1009 + walk, training.batch),
             steps=training.walk_steps,
             guidance_scale=training.walk_guidance,
             stops=frozenset(stops.tolist()),
@@ -301,7 +301,7 @@ def noised(
     bundle: DiffusionBundle, pictures: Float[Tensor, "n c h w"], seed: int, training: Training
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Some of the latents at random times, as long as they are asked for."""
-    path, draw = sampling.path_of(bundle), np.random.default_rng([seed, 1])
+    path, draw = drawing.path_of(bundle), np.random.default_rng([seed, 1])
     step = 0
     while True:
         chosen = draw.integers(len(pictures), size=training.batch)
@@ -320,10 +320,11 @@ def _drawn(
     bundle: DiffusionBundle, cond: Conditioning, seed: int, training: Training, note: str
 ) -> Generator[Progress, None, Float[Tensor, "n c h w"]]:
     """Latents of pictures of these prompts by the model itself, four of each."""
-    told, noise = _expanded(cond, 4 * len(cond)), sampling.start_noise(bundle, seed, 4 * len(cond))
-    walked = sampling.walk(
+    cond = _expanded(cond, 4 * len(cond))
+    noise = drawing.start_noise(bundle, seed, len(cond))
+    walked = drawing.walk(
         bundle,
-        told,
+        cond,
         empty_prompt(bundle),
         noise,
         steps=training.walk_steps,
@@ -365,14 +366,13 @@ def made(
 
     `Cost.seconds` of a kept erasure are those of its making.
     """
-    key = (maker, bundle.ref, str(bundle.folder), bundle.dtype, subject, seed)
-    kept = _MADE.peek(key)
-    if kept is None:
+
+    def make() -> Generator[Progress, None, Erased]:
         begun = time.perf_counter()
         erased = yield from maker(bundle, subject, seed)
-        kept = timed(erased, time.perf_counter() - begun)
-        _MADE.put(key, kept)
-    return kept
+        return timed(erased, time.perf_counter() - begun)
+
+    return (yield from _MADE.steps((maker, *bundle.cache_key, subject, seed), make))
 
 
 def timed(erased: Erased, seconds: float) -> Erased:
@@ -385,7 +385,7 @@ def timed(erased: Erased, seconds: float) -> Erased:
     return replace(erased, at=at)
 
 
-_MADE: Recent[Erased] = Recent(24)
+_MADE: LruCache[Erased] = LruCache(most=24)  # what its closures hold is not weighed
 
 
 def esd_u(bundle: DiffusionBundle, subject: Subject, seed: int) -> Steps[Erased]:

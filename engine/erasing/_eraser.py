@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from engine.core.job import Steps
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.solvers import Step
-from engine.erasing import _sampling as sampling
 from engine.erasing._subject import Subject
 from engine.models import diffusion as checkpoints
+from engine.models import drawing
 from engine.models.diffusion import Conditioning, DiffusionBundle
 
 Pictures = NDArray[np.uint8]
@@ -89,8 +89,8 @@ class Eraser:
 
     def asked(self, texts: Sequence[str]) -> Asked:
         """Texts as this model reads them."""
-        told = tuple(self.reword(text) for text in texts)
-        return Asked(told, checkpoints.encode_prompt(self.bundle, told))
+        reworded = tuple(self.reword(text) for text in texts)
+        return Asked(reworded, checkpoints.encode_prompt(self.bundle, reworded))
 
     def network(self, asked: Asked) -> DiffusionBundle:
         """The network that answers these prompts."""
@@ -106,7 +106,7 @@ class Eraser:
     ) -> Iterator[Step]:
         """The steps from noise to latents, one row a prompt."""
         uncond = checkpoints.empty_prompt(self.bundle) if self.negative is None else self.negative
-        return sampling.walk(
+        return drawing.walk(
             self.network(asked),
             self.on_context(asked.cond),
             self.on_context(uncond),
@@ -123,7 +123,7 @@ class Eraser:
 
     def pictures(self, latents: Float[Tensor, "b c h w"]) -> Pictures:
         """Pictures of latents, as they leave the model."""
-        return self.screen(sampling.decode(self.bundle, latents))
+        return self.screen(drawing.decode(self.bundle, latents))
 
     def weights(self) -> Mapping[str, Tensor]:
         """The weights in force, by their name in the bundle's model."""

@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress
 from engine.erasing import _attacks as attacks
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked, Cost, Eraser, Pictures
 from engine.erasing._subject import Ask, Subject
 from engine.metrics.distances import kernel_distance
 from engine.metrics.intervals import Mean, Rate
 from engine.metrics.scores import harmonic, not_dominated
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 from engine.models.vision import NOTHING, Judge, Verdicts, load_judge
 
@@ -132,7 +132,7 @@ def judge_of(bundle: DiffusionBundle) -> Judge | None:
 
 def noise_of(bundle: DiffusionBundle, seed: int, rows: Sequence[int]) -> torch.Tensor:
     """The noise of these pictures, the same for every model and every order of drawing."""
-    return sampling.start_noise(bundle, seed, max(rows) + 1)[list(rows)]
+    return drawing.start_noise(bundle, seed, max(rows) + 1)[list(rows)]
 
 
 def draw_asks(
@@ -152,14 +152,14 @@ def draw_asks(
     pictures in the whole set where only some of it is drawn, so that each keeps its own noise.
     """
     rows = range(len(asks)) if rows is None else rows
-    told = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
+    asked = eraser.asked([ask.prompt for ask in asks]) if asked is None else asked
     noise, judge = noise_of(eraser.bundle, seed, rows), judge_of(eraser.bundle)
     parts: list[Drawn] = []
     total = len(asks) * protocol.steps
     for first in range(0, len(asks), protocol.batch):
         part, begun = slice(first, first + protocol.batch), time.perf_counter()
         walked = eraser.walk(
-            told.rows(part),
+            asked.rows(part),
             noise[part],
             steps=protocol.steps,
             guidance_scale=protocol.guidance_scale,
@@ -287,11 +287,11 @@ def gate_note(reference: Drawn) -> str:
     shut = [name for name, is_open in gate(reference).items() if not is_open]
     if not shut:
         return ""
-    told = {
+    reasons = {
         "target": f"the concept in {_rate(reference, 'target').rate:.0%} of its prompts",
         "kept": f"other concepts in {_rate(reference, 'near', 'far').rate:.0%} of theirs",
     }
-    listed = " and ".join(told[name] for name in shut)
+    listed = " and ".join(reasons[name] for name in shut)
     withheld = {"target": "Erased and Robust", "kept": "Kept"}
     columns = " and ".join(withheld[name] for name in shut)
     return (
@@ -379,7 +379,7 @@ def _rate(drawn: Drawn, *groups: str) -> Rate:
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """One place in the plane of kept (x) and erased (y); `best` where no other point beats it."""
 
     name: str
@@ -389,10 +389,10 @@ class Point:
     best: bool = field(default=False)
 
 
-def pareto(scores: Sequence[Scores]) -> tuple[Point, ...]:
+def pareto(scores: Sequence[Scores]) -> tuple[ParetoPoint, ...]:
     """The points of all models that could be judged, in their order; none for one alone."""
     points = [
-        Point(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
+        ParetoPoint(s.name, s.strength, s.kept.rate, 1 - s.target.rate)
         for s in scores
         if s.kept is not None and s.target is not None
     ]

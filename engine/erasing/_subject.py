@@ -137,9 +137,9 @@ class Subject:
     def _kept(self, side: Literal[0, 1]) -> Iterator[Ask]:
         group: Group = "near" if side == 0 else "far"
         sets = _styles(self.target) if self.head == "style" else _objects(self.target)
-        told = {word.removesuffix(" style") for word in self.keep}
+        kept = {word.removesuffix(" style") for word in self.keep}
         # Words the methods were told to keep are left out, unless that leaves none.
-        names = [name for name in sets[side] if name not in told] or list(sets[side])
+        names = [name for name in sets[side] if name not in kept] or list(sets[side])
         if self.head == "style":
             pairs = zip(_every_object(), itertools.cycle(names), strict=False)
             asked = ((f"{article(thing)} in {name} style", name) for thing, name in pairs)

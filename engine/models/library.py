@@ -25,16 +25,15 @@ import importlib
 import json
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.core import disk
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
 from engine.core.job import Steps
 from engine.core.recipe import ModelRef, Plain
@@ -76,7 +75,6 @@ RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="torch.nn.Module")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,11 @@ class Bundle:
     device: str
     dtype: str
 
+    @property
+    def cache_key(self) -> tuple[Hashable, ...]:
+        """What everything that is computed with this model depends on, for keys of caches."""
+        return self.ref, str(self.folder), self.dtype, self.device
+
 
 def read_cards(folder: Path = ASSETS) -> dict[str, ModelCard]:
     """The cards of all checkpoints in a folder by key; an unreadable one is logged and left out."""
@@ -149,8 +152,8 @@ MODELS: Mapping[str, ModelCard] = read_cards()
 # ---------------------------------------------------------------------- loading
 
 
-def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
-    """The model of a reference, from the cache or else loaded, checked and kept there.
+def load(ref: ModelRef | str, device: str = "auto", dtype: str = "auto") -> Bundle:
+    """The model of a reference or key, from the cache or else loaded, checked and kept there.
 
     "auto" is settled in `devices`: an accelerator with float16 if there is one, else the CPU with
     float32.
@@ -158,26 +161,26 @@ def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
     (another kind of model, or a patch made for another one), `OutOfBudget` (too large).
     """
     device, dtype = policy(device, dtype)
-    card, folder, ref = _locate(ref, dtype)
+    card, folder, ref = _locate(ModelRef.of(ref), dtype)
     base_ref = replace(ref, edits=())
     key = (base_ref, _stamp(folder), device, dtype)
 
     def base() -> Bundle:
-        return CACHE.get(key, lambda: _read(card, folder, base_ref, device, dtype), _bytes)
+        return CACHE.get(key, lambda: _read(card, folder, base_ref, device, dtype), size=_bytes)
 
     if not ref.edits:
         return base()
     return CACHE.get(
         (*key, ref.edits),
         lambda: _edit(base(), ref),
-        lambda new: _bytes(new, base()),
+        size=lambda new: _bytes(new, base()),
         on=key,
     )
 
 
-def resolve(ref: ModelRef) -> ModelRef:
+def resolve(ref: ModelRef | str) -> ModelRef:
     """The same reference with its revision filled in, as a recipe should name it."""
-    return _locate(ref, "float32")[2]
+    return _locate(ModelRef.of(ref), "float32")[2]
 
 
 def fetch(ref: ModelRef) -> Steps[None]:
@@ -465,93 +468,12 @@ def _new_words(patch: "engine.core.patch.Patch") -> list[str]:
 # ---------------------------------------------------------------------- cache
 
 
-class Cache:
-    """Values by key, made once each however many ask at once, bounded in bytes.
-
-    The least recently used are dropped; memory is freed when their last user lets go. A value that
-    rests `on` another one, as an edit on its base, keeps it: dropping the base would free nothing.
-    One value that alone is over the limit is kept until another takes its place.
-    """
-
-    def __init__(self, limit_bytes: int | None = None) -> None:
-        if limit_bytes is not None:
-            self.limit_bytes = limit_bytes
-        self._lock = threading.Lock()
-        self._futures: OrderedDict[Hashable, Future] = OrderedDict()
-        self._sizes: dict[Hashable, int] = {}
-        self._bases: dict[Hashable, Hashable] = {}
-
-    @cached_property
-    def limit_bytes(self) -> int:
-        """REWIND_CACHE_GB, 4 if unset. Raises `BadInput` when that is no number."""
-        return int(disk.number("REWIND_CACHE_GB", 4.0) * 1e9)
-
-    def get(
-        self,
-        key: Hashable,
-        make: Callable[[], T],
-        weigh: Callable[[T], int],
-        *,
-        on: Hashable | None = None,
-    ) -> T:
-        """The value of a key. An exception of `make` reaches all who wait, and is not kept."""
-        with self._lock:
-            future = self._futures.get(key)
-            if mine := future is None:
-                future = self._futures[key] = Future()
-                if on is not None:
-                    self._bases[key] = on
-            for used in (on, key):
-                if used in self._futures:
-                    self._futures.move_to_end(used)
-        if mine:
-            self._fill(key, future, make, weigh)
-        return future.result()
-
-    def clear(self) -> None:
-        """Drop everything that is not being made at the moment."""
-        with self._lock:
-            for key in list(self._sizes):
-                self._drop(key)
-
-    @property
-    def bytes(self) -> int:
-        """What the kept values weigh together."""
-        with self._lock:
-            return sum(self._sizes.values())
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def _fill(self, key: Hashable, future: Future, make: Callable, weigh: Callable) -> None:
-        try:
-            value = make()
-            size = weigh(value)
-        except BaseException as error:
-            with self._lock:
-                self._futures.pop(key, None)
-                self._bases.pop(key, None)
-            future.set_exception(error)
-            return
-        with self._lock:
-            self._sizes[key] = size
-            self._evict(keep=key)
-        future.set_result(value)
-
-    def _evict(self, keep: Hashable) -> None:
-        while sum(self._sizes.values()) > self.limit_bytes:
-            held = {keep, *self._bases.values()}
-            oldest = next((key for key in self._futures if key in self._sizes.keys() - held), None)
-            if oldest is None:
-                return
-            self._drop(oldest)
-
-    def _drop(self, key: Hashable) -> None:
-        del self._sizes[key], self._futures[key]
-        self._bases.pop(key, None)
+def cache_megabytes() -> float:
+    """REWIND_CACHE_GB in megabytes, 4000 if unset. Raises `BadInput` when that is no number."""
+    return 1000 * disk.number("REWIND_CACHE_GB", 4.0)
 
 
-CACHE = Cache()
+CACHE: LruCache[Bundle] = LruCache(cache_megabytes)
 
 
 def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:

@@ -152,7 +152,7 @@ class ScoreBundle(Bundle):
 
 def load_score(model: ModelRef | str) -> ScoreBundle:
     """The network of a reference. Raises `ModelMismatch` for one that takes prompts."""
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    bundle = load(model)
     if not isinstance(bundle, ScoreBundle):
         raise ModelMismatch(
             f"{bundle.card.title} takes prompts; here a network without them is needed.",

@@ -9,8 +9,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from engine.core.job import Progress, finish, relay
 from engine.erasing.spm.shipped import CONCEPTS, KEY, save
-from engine.erasing.spm.training import Plan, train
+from engine.erasing.spm.training import Plan, Trained, train
 from engine.models.diffusion import DiffusionBundle
 from engine.models.library import ASSETS, ModelRef, load
 from engine.zoo.export import write_card
@@ -30,15 +31,7 @@ def build_membranes(folder: Path, options: Options) -> None:
     log.info("%d iterations for each of %d concepts", plan.iterations, len(CONCEPTS))
     losses: dict[str, list[list[float]]] = {}
     for concept in CONCEPTS:
-        steps = train(bundle, concept, plan, SEED)
-        while True:
-            try:
-                event, _ = next(steps)
-            except StopIteration as end:
-                save(concept, end.value, losses)
-                break
-            if event.done % 50 == 0:
-                log.info("%d of %d, %s", event.done, event.total, event.note)
+        save(concept, finish(relay(train(bundle, concept, plan, SEED), _log)), losses)
         write_card(
             ASSETS / KEY,
             key=KEY,
@@ -50,6 +43,12 @@ def build_membranes(folder: Path, options: Options) -> None:
             concepts=list(losses),
             measured={},
         )
+
+
+def _log(event: tuple[Progress, Trained]) -> None:
+    step, _ = event
+    if step.done % 50 == 0:
+        log.info("%d of %d, %s", step.done, step.total, step.note)
 
 
 def _affordable(bundle: DiffusionBundle, options: Options) -> int:

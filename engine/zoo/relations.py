@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.core.recipe import ModelRef
-from engine.erasing import _sampling as sampling
 from engine.erasing.reversion.exemplars import RELATIONS
 from engine.erasing.reversion.learning import Course, learn
-from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import SHIPPED, Word, write_file
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 from engine.models.library import resolve
 from engine.zoo.export import MODELS, write_card
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def build_relations(folder: Path, options: Options) -> None:
     """Learn a word for each relation; the seconds are shared out evenly, and none is left out."""
-    bundle = sampling.in_float32(sampling.open_bundle("world"))
+    bundle = drawing.in_float32(drawing.open_bundle("world"))
     base = resolve(ModelRef("world"))
     target, begun = MODELS / SHIPPED, time.monotonic()
     target.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,9 @@ def build_relations(folder: Path, options: Options) -> None:
         )
 
 
-def _learnt(bundle: DiffusionBundle, settings: Settings, until: float) -> tuple[Word, Course]:
+def _learnt(
+    bundle: DiffusionBundle, settings: ReversionSettings, until: float
+) -> tuple[Word, Course]:
     """The word when its steps are done or its time is over."""
     steps, course = learn(bundle, settings, SEED), None
     while True:

@@ -24,6 +24,7 @@ LIGHT_CORE = {
     f"engine.core.{name}"
     for name in (
         "budgets",
+        "cache",
         "catalog",
         "disk",
         "errors",

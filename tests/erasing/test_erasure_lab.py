@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.core.errors import BadInput
 from engine.core.job import Failed, Job, Progress
 from engine.erasing import _baselines as baselines
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import erasure_lab as lab
 from engine.erasing._baselines import MAKERS
 from engine.erasing._eraser import contenders
-from engine.erasing.erasure_lab.algorithm import SHEET, _checked
+from engine.erasing._evaluation import Protocol
+from engine.erasing._subject import Subject
+from engine.erasing.erasure_lab.algorithm import SHEET, _Settings
 from tests.tiny import tiny_checkpoint
 
 TARGET = "engine.erasing.erasure_lab.algorithm:run"
@@ -24,9 +25,6 @@ QUICK = {
     "steps": 2,
     "guidance_scale": 2.0,
 }
-
-
-ORDER = "concept anchor methods each attacks sweep steps guidance_scale".split()
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +116,11 @@ def test_the_gate_shuts_for_a_model_that_draws_nothing(folder: Path, run_job, mo
     ],
     ids=str,
 )
-def test_bad_settings_are_refused_with_advice(bad: dict):
-    good = {**QUICK, "anchor": "", "attacks": ["paraphrase"]}
-    with pytest.raises(BadInput) as refused:
-        _checked(*({**good, **bad}[name] for name in ORDER))
-    assert refused.value.advice
+def test_bad_settings_are_refused_with_advice(folder: Path, run_job, bad: dict):
+    (end,) = run_job(job(folder, **bad), may_fail=True)
+    assert isinstance(end, Failed)
+    assert not end.error_id, end.detail
+    assert end.advice
 
 
 def test_a_concept_that_the_judge_does_not_know_is_refused_before_anything_else(folder, run_job):
@@ -132,7 +130,6 @@ def test_a_concept_that_the_judge_does_not_know_is_refused_before_anything_else(
 
 
 def test_methods_keep_their_order_and_the_original_comes_first():
-    chosen = _checked("cat", "", ["RECE", "word filter", "RECE"], 4, [], 0, 4, 2.0)
+    names = ["RECE", "word filter", "RECE"]
+    chosen = _Settings.of(Subject.of("cat"), names, Protocol(), ())
     assert chosen.names == ("original", "word filter", "RECE")
-    with pytest.raises(BadInput, match="No method"):
-        _checked("cat", "", [], 4, [], 0, 4, 2.0)

@@ -15,12 +15,12 @@ from engine.core.job import Progress, finish
 from engine.erasing import _attacks as attacks
 from engine.erasing import _baselines as baselines
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, Training, esd_names, made, withheld
 from engine.erasing._eraser import Cost, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol, draw_asks, gate, gate_note, score
 from engine.erasing._subject import GROUPS, Ask, Subject
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, predict
+from engine.models.drawing import start_noise, visit
 from engine.models.library import ModelRef, load
 from engine.world import vocabulary as words
 from tests.tiny import tiny_checkpoint
@@ -306,9 +306,9 @@ def test_the_judge_is_for_the_embedded_world_only(bundle):
 
 def test_what_a_sampler_visits_lies_on_its_own_walk(bundle):
     cond, empty = encode_prompt(bundle, ["a cat"]), empty_prompt(bundle)
-    noise = sampling.start_noise(bundle, 0, 1)
+    noise = start_noise(bundle, 0, 1)
     told = {"steps": 5, "guidance_scale": 2.0}
-    every = list(sampling.visit(bundle, cond, empty, noise, stops={1, 2, 3, 4}, **told))
-    some = list(sampling.visit(bundle, cond, empty, noise, stops={2, 4}, **told))
+    every = list(visit(bundle, cond, empty, noise, stops={1, 2, 3, 4}, **told))
+    some = list(visit(bundle, cond, empty, noise, stops={2, 4}, **told))
     assert [t for _, t in some] == [every[1][1], every[3][1]]
     assert torch.equal(some[0][0], every[1][0])

@@ -25,7 +25,7 @@ from engine.erasing.few_shot_erasing.learning import learn
 from engine.erasing.few_shot_erasing.settings import (
     OBJECT_CAPTIONS,
     STYLE_CAPTIONS,
-    Settings,
+    FewShotSettings,
     captions_of,
 )
 from engine.models.diffusion import DiffusionBundle, alphas_cumprod, encode_prompt, predict
@@ -89,10 +89,10 @@ def test_the_published_captions_are_all_there():
 
 def test_captions_name_the_concept_in_words_that_the_model_knows(bundle: DiffusionBundle):
     for kind, concept in (("object", "cat"), ("style", "neon style")):
-        for text in captions_of(bundle, Settings(concept=concept, kind=kind)):
+        for text in captions_of(bundle, FewShotSettings(concept=concept, kind=kind)):
             assert concept.split()[0] in text
             assert "style style" not in text
-    published = captions_of(bundle, Settings(captions="published"))
+    published = captions_of(bundle, FewShotSettings(captions="published"))
     assert "a photo of my cat" in published
 
 
@@ -148,8 +148,8 @@ def test_every_optimizer_of_the_published_code_is_that_of_torch(name: str):
     ids=str,
 )
 def test_what_is_set_of_the_optimizer_reaches_the_weights(bundle: DiffusionBundle, changed: dict):
-    usual = finish(learn(bundle, Settings.of(**QUICK), 0)).epochs[-1]
-    other = finish(learn(bundle, Settings.of(**QUICK, **changed), 0)).epochs[-1]
+    usual = finish(learn(bundle, FewShotSettings.of(**QUICK), 0)).epochs[-1]
+    other = finish(learn(bundle, FewShotSettings.of(**QUICK, **changed), 0)).epochs[-1]
     assert any(not torch.equal(usual[name], other[name]) for name in usual)
 
 
@@ -164,7 +164,7 @@ def test_up_raises_the_error_and_down_lowers_it():
 
 def test_each_step_moves_a_weight_by_about_the_learning_rate(bundle: DiffusionBundle):
     rate = 1e-3
-    found = finish(learn(bundle, Settings(**QUICK, learning_rate=rate), 0))
+    found = finish(learn(bundle, FewShotSettings(**QUICK, learning_rate=rate), 0))
     state = bundle.model.state_dict()
     steps = len(found.errors)
     largest = max(float((new - state[n]).abs().max()) for n, new in found.epochs[-1].items())
@@ -190,7 +190,7 @@ def test_the_error_is_that_of_the_networks_own_training(layout: str, tmp_path: P
 
 
 def test_epoch_0_is_the_original_itself(bundle: DiffusionBundle):
-    found = finish(learn(bundle, Settings(**QUICK), 0))
+    found = finish(learn(bundle, FewShotSettings(**QUICK), 0))
     assert found.at(bundle, 0) is bundle
     assert len(found.epochs) == 3
 
@@ -198,7 +198,7 @@ def test_epoch_0_is_the_original_itself(bundle: DiffusionBundle):
 def test_only_the_chosen_parameters_move_and_the_base_does_not(bundle: DiffusionBundle, same_bits):
     before = {name: t.clone() for name, t in bundle.model.state_dict().items()}
     for parameters in PARAMETERS:
-        found = finish(learn(bundle, Settings(**QUICK, parameters=parameters), 0))
+        found = finish(learn(bundle, FewShotSettings(**QUICK, parameters=parameters), 0))
         after = found.at(bundle).model.state_dict()
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert moved <= set(found.names)
@@ -208,18 +208,18 @@ def test_only_the_chosen_parameters_move_and_the_base_does_not(bundle: Diffusion
 
 
 def test_equal_seeds_learn_alike_and_other_seeds_do_not(bundle: DiffusionBundle, same_bits):
-    first, again, other = (finish(learn(bundle, Settings(**QUICK), s)) for s in (3, 3, 4))
+    first, again, other = (finish(learn(bundle, FewShotSettings(**QUICK), s)) for s in (3, 3, 4))
     assert same_bits(dict(first.epochs[-1]), dict(again.epochs[-1]))
     assert first.errors == again.errors != other.errors
 
 
 def test_the_last_batch_is_kept_when_it_is_smaller(bundle: DiffusionBundle):
-    settings = Settings(concept="cat", count=3, batch=2, epochs=2)
+    settings = FewShotSettings(concept="cat", count=3, batch=2, epochs=2)
     assert settings.updates == len(finish(learn(bundle, settings, 0)).errors) == 4
 
 
 def test_one_picture_of_ones_own_is_enough(bundle: DiffusionBundle):
-    settings = Settings(source="uploaded", pictures=(picture(),), epochs=1)
+    settings = FewShotSettings(source="uploaded", pictures=(picture(),), epochs=1)
     found = finish(learn(bundle, settings, 0))
     assert len(found.errors) == 1
     assert found.pictures[0].shape == (64, 64, 3)
@@ -227,13 +227,13 @@ def test_one_picture_of_ones_own_is_enough(bundle: DiffusionBundle):
 
 @pytest.mark.parametrize("source", ["drawn", "generated", "unrelated"])
 def test_every_source_gives_pictures(bundle: DiffusionBundle, source: str):
-    found = finish(learn(bundle, Settings(**QUICK, source=source), 0))
+    found = finish(learn(bundle, FewShotSettings(**QUICK, source=source), 0))
     assert [p.shape for p in found.pictures] == [(64, 64, 3)] * 2
 
 
 def test_the_unrelated_control_shows_other_things_in_the_same_words(bundle: DiffusionBundle):
     drawn, other = (
-        finish(learn(bundle, Settings(**QUICK, source=source), 0))
+        finish(learn(bundle, FewShotSettings(**QUICK, source=source), 0))
         for source in ("drawn", "unrelated")
     )
     assert not np.array_equal(drawn.pictures[0], other.pictures[0])
@@ -241,7 +241,7 @@ def test_the_unrelated_control_shows_other_things_in_the_same_words(bundle: Diff
 
 
 def test_a_run_that_breaks_down_stops_with_the_last_good_epoch(bundle: DiffusionBundle):
-    settings = Settings(**QUICK, learning_rate=1e30)
+    settings = FewShotSettings(**QUICK, learning_rate=1e30)
     found = finish(learn(bundle, settings, 0))
     assert "no finite number" in found.stopped
     assert all(t.isfinite().all() for t in found.epochs[-1].values())
@@ -250,7 +250,7 @@ def test_a_run_that_breaks_down_stops_with_the_last_good_epoch(bundle: Diffusion
 def test_two_text_encoders_are_refused(tmp_path: Path):
     told = load(ModelRef(str(tiny_checkpoint(tmp_path, "sdxl"))), "cpu", "float32")
     with pytest.raises(ModelMismatch, match="two text encoders"):
-        finish(learn(told, Settings(**QUICK), 0))
+        finish(learn(told, FewShotSettings(**QUICK), 0))
 
 
 # ---------------------------------------------------------------------- pictures
@@ -313,7 +313,7 @@ def test_a_lora_of_full_rank_misses_the_biases_alone(folder: Path, run_job):
     found = run_job(job("export", folder, form="lora", rank=64))[-1].result
     (file,) = found.files.values()
     told = load(ModelRef(str(folder)), "cpu", "float32")
-    new = finish(learn(told, Settings(**QUICK), 7)).epochs[-1]
+    new = finish(learn(told, FewShotSettings(**QUICK), 7)).epochs[-1]
     state = told.model.state_dict()
     back = read_back(file.read(), {n: t for n, t in state.items() if n.startswith("text_")}, "lora")
     for name, tensor in new.items():
@@ -333,7 +333,9 @@ def test_the_exported_encoder_opens_in_transformers(folder: Path, run_job, tmp_p
 
         encoder = CLIPTextModel.from_pretrained(tmp_path, local_files_only=True)
     told = load(ModelRef(str(folder)), "cpu", "float32")
-    expected = finish(learn(told, Settings(**QUICK), 7)).at(told).text_encoders[0].state_dict()
+    expected = (
+        finish(learn(told, FewShotSettings(**QUICK), 7)).at(told).text_encoders[0].state_dict()
+    )
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, expected[name.removeprefix("text_model.")])
 
@@ -439,7 +441,7 @@ def test_an_epoch_beyond_the_run_is_refused(folder: Path, run_job):
     assert isinstance(seen[-1], Failed)
     assert "no epoch 3" in seen[-1].message
     with pytest.raises(BadInput):
-        Settings.of(source="uploaded")
+        FewShotSettings.of(source="uploaded")
 
 
 def test_a_hub_model_that_cannot_be_had_is_a_sentence(run_job, monkeypatch):

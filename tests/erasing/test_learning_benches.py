@@ -11,7 +11,7 @@ from engine.core.job import Job
 from engine.erasing._evaluation import Protocol
 from engine.erasing.few_shot_erasing import bench as few_shot
 from engine.erasing.reversion import bench as reversion
-from engine.erasing.reversion.settings import Settings
+from engine.erasing.reversion.settings import ReversionSettings
 from engine.erasing.spm import bench as spm
 from tests.tiny import tiny_checkpoint
 
@@ -43,7 +43,7 @@ def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, 
     monkeypatch.setattr(reversion, "SAMPLER_STEPS", 2)
     monkeypatch.setattr(reversion, "ABLATION_STEPS", 2)
     monkeypatch.setattr(reversion, "SEEDS", 2)
-    settings = Settings(count=2, steps=2, batch=2, positives=2)
+    settings = ReversionSettings(count=2, steps=2, batch=2, positives=2)
     params = {"model": folder, "settings": settings, "relations": ("inside",), "count": 2}
     found = run_job(Job("engine.erasing.reversion.bench:run", params, 0))[-1].result
     assert set(found.figures["equal bits after undo"].values()) == {1.0}

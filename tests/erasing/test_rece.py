@@ -17,13 +17,13 @@ from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.core.patch import Patch
 from engine.core.recipe import Recipe
 from engine.core.reversible import Exactness
-from engine.erasing import _sampling as sampling
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import golden as cases
 from engine.erasing.rece import per_layer
 from engine.erasing.rece.algorithm import attack
-from engine.erasing.rece.edit import Edit, Settings, erase, projections
+from engine.erasing.rece.edit import Edit, ReceSettings, erase, projections
 from engine.erasing.rece.token_rows import Encoded, encode, kept_rows, pair
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle, encode_prompt, predict
 from engine.models.library import ModelRef, load, with_tensors
 from tests.tiny import tiny_checkpoint
@@ -42,8 +42,8 @@ def bundle(folder: Path) -> DiffusionBundle:
     return load(ModelRef(str(folder)), "cpu", "float32")
 
 
-def settings(**changed: object) -> Settings:
-    return Settings.of(**({"retain": ["dog", "car"], "epochs": 1} | changed))
+def settings(**changed: object) -> ReceSettings:
+    return ReceSettings.of(**({"retain": ["dog", "car"], "epochs": 1} | changed))
 
 
 # ---------------------------------------------------------------------- golden arrays
@@ -213,13 +213,13 @@ def test_a_concept_longer_than_the_encoder_is_refused(bundle):
 )
 def test_bad_settings_are_refused_with_advice(bad: dict):
     with pytest.raises(BadInput) as refused:
-        Settings.of(**bad)
+        ReceSettings.of(**bad)
     assert refused.value.advice
 
 
 def test_a_list_in_one_text_is_split_and_groups_have_names():
-    assert Settings.of(concepts="cat, red dog").concepts == ("cat", "red dog")
-    assert len(Settings.of(concepts=["imagenette"]).concepts) == 10
+    assert ReceSettings.of(concepts="cat, red dog").concepts == ("cat", "red dog")
+    assert len(ReceSettings.of(concepts=["imagenette"]).concepts) == 10
 
 
 def test_the_preserve_rule_of_uce():
@@ -245,7 +245,7 @@ def test_settings_survive_the_way_through_a_recipe():
     chosen = settings(concepts=["cat", "dog"], preserve_scale=0.2, epoch_retain=[""])
     recipe = Recipe("rece", params=chosen.plain())
     again = Recipe.from_json(recipe.json()).params
-    assert Settings.of(**again) == chosen
+    assert ReceSettings.of(**again) == chosen
 
 
 # ---------------------------------------------------------------------- the edit of a model
@@ -474,10 +474,10 @@ def test_a_run_reports_progress_and_previews(folder: Path, run_job):
 
 def test_pictures_of_one_noise_are_equal_bits(bundle, same_bits):
     cond = encode_prompt(bundle, ["a cat"])
-    noise = sampling.start_noise(bundle, 3, 1)
+    noise = drawing.start_noise(bundle, 3, 1)
     ends = []
     for _ in range(2):
-        *_, last = sampling.walk(bundle, cond, cond, noise, steps=2, guidance_scale=2.0)
+        *_, last = drawing.walk(bundle, cond, cond, noise, steps=2, guidance_scale=2.0)
         ends.append(last.z)
     assert same_bits(*ends)
 

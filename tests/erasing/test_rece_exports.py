@@ -7,7 +7,7 @@ import torch
 
 from engine.core.errors import OutOfBudget
 from engine.erasing.rece import exports
-from engine.erasing.rece.edit import Settings, erase
+from engine.erasing.rece.edit import ReceSettings, erase
 from engine.models.diffusion import DiffusionBundle, encode_prompt, predict
 from engine.models.library import ModelRef, load
 from engine.models.tensor_file import TensorFile
@@ -29,7 +29,7 @@ def bundle(folder: Path) -> DiffusionBundle:
 
 @pytest.fixture(scope="module")
 def edit(bundle: DiffusionBundle):
-    return erase(bundle, Settings.of(concepts=["cat"], retain=["dog"], epochs=1))
+    return erase(bundle, ReceSettings.of(concepts=["cat"], retain=["dog"], epochs=1))
 
 
 def file_of(found: exports.Exported) -> TensorFile:
@@ -45,7 +45,7 @@ def test_a_file_read_back_gives_the_baked_weights(bundle, edit, form: str, stren
 
 @pytest.mark.parametrize("form", ["lora", "map"])
 def test_techniques_without_a_shared_map_export_too(bundle, form: str):
-    edit = erase(bundle, Settings.of(technique="tensor"))
+    edit = erase(bundle, ReceSettings.of(technique="tensor"))
     assert exports.exported(bundle, edit, form).error < CLOSE
 
 
@@ -79,7 +79,7 @@ def test_diffusers_loads_the_kohya_file_too(folder: Path, bundle, edit, tmp_path
 
 @pytest.mark.parametrize("form", ["lora", "kohya", "partial", "map"])
 def test_a_file_of_some_layers_names_no_other(bundle, form: str):
-    some = erase(bundle, Settings.of(retain=["dog"], layers_to_edit=[1, 2]))
+    some = erase(bundle, ReceSettings.of(retain=["dog"], layers_to_edit=[1, 2]))
     found = exports.exported(bundle, some, form)
     assert found.error < 1e-5
     for key in file_of(found).read():
@@ -130,7 +130,7 @@ def test_a_unet_too_large_for_memory_is_refused(bundle, edit, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_checkpoints_keep_their_format(folder: Path, dtype: str):
     bundle = load(ModelRef(str(folder)), "cpu", dtype)
-    edit = erase(bundle, Settings.of())
+    edit = erase(bundle, ReceSettings.of())
     for form in ("lora", "partial"):
         tensors = file_of(exports.exported(bundle, edit, form)).read()
         assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{dtype}"}

@@ -22,7 +22,7 @@ from engine.erasing.reversion import golden as ours
 from engine.erasing.reversion.algorithm import verdict
 from engine.erasing.reversion.exemplars import HELD_OUT, RELATIONS, drawn, pairs, uploaded
 from engine.erasing.reversion.learning import at_step, learn
-from engine.erasing.reversion.settings import Settings
+from engine.erasing.reversion.settings import ReversionSettings
 from engine.erasing.reversion.steering import (
     RELATION_WORDS,
     STOP_WORDS,
@@ -184,7 +184,7 @@ def test_a_description_without_its_place_is_named():
 
 def test_only_the_new_row_is_learnt_and_the_base_stays(bundle: DiffusionBundle, same_bits):
     before = {name: t.clone() for name, t in bundle.model.state_dict().items()}
-    found = finish(learn(bundle, Settings(**QUICK), 0))
+    found = finish(learn(bundle, ReversionSettings(**QUICK), 0))
     assert same_bits(dict(bundle.model.state_dict()), before)
     start = found.course.saved[0].row
     assert not torch.equal(found.word.row, start)
@@ -194,7 +194,7 @@ def test_only_the_new_row_is_learnt_and_the_base_stays(bundle: DiffusionBundle, 
 
 
 def test_the_row_starts_at_the_initialiser(bundle: DiffusionBundle):
-    found = finish(learn(bundle, Settings(**QUICK, initialiser="on"), 0))
+    found = finish(learn(bundle, ReversionSettings(**QUICK, initialiser="on"), 0))
     table = dict(bundle.model.named_parameters())[table_name(bundle)]
     index = bundle.tokenizers[0].convert_tokens_to_ids("on</w>")
     assert torch.equal(found.course.saved[0].row, table[index])
@@ -207,7 +207,7 @@ def test_training_one_row_is_training_the_table_and_restoring_the_others(bundle:
     from engine.erasing.reversion.learning import _Task
     from engine.erasing.reversion.settings import exemplars_of
 
-    settings = Settings(**QUICK, weight_decay=0.0)
+    settings = ReversionSettings(**QUICK, weight_decay=0.0)
     ours_row = finish(learn(bundle, settings, 5)).word.row
     draw = np.random.default_rng([5, 2])
     exemplars = exemplars_of(bundle, settings, draw)
@@ -236,19 +236,21 @@ def test_training_one_row_is_training_the_table_and_restoring_the_others(bundle:
 
 
 def test_equal_seeds_learn_alike_and_other_seeds_do_not(bundle: DiffusionBundle, same_bits):
-    first, again, other = (finish(learn(bundle, Settings(**QUICK), s)) for s in (3, 3, 4))
+    first, again, other = (finish(learn(bundle, ReversionSettings(**QUICK), s)) for s in (3, 3, 4))
     assert same_bits(first.word.row, again.word.row)
     assert not torch.equal(first.word.row, other.word.row)
 
 
 def test_accumulated_steps_use_more_pictures(bundle: DiffusionBundle):
-    one, two = (finish(learn(bundle, Settings(**QUICK, accumulation=count), 0)) for count in (1, 2))
+    one, two = (
+        finish(learn(bundle, ReversionSettings(**QUICK, accumulation=count), 0)) for count in (1, 2)
+    )
     assert not torch.equal(one.word.row, two.word.row)
     assert len(two.course.denoising) == 4
 
 
 def test_switched_off_steering_is_zero(bundle: DiffusionBundle):
-    found = finish(learn(bundle, Settings(**QUICK, steer_weight=0.0), 0))
+    found = finish(learn(bundle, ReversionSettings(**QUICK, steer_weight=0.0), 0))
     assert set(found.course.steering) == {0.0}
 
 
@@ -261,12 +263,14 @@ def test_switched_off_steering_is_zero(bundle: DiffusionBundle):
 )
 def test_a_word_that_does_not_fit_the_tokenizer_is_refused(bundle, changed: dict, said: str):
     with pytest.raises(BadInput, match=said):
-        finish(learn(bundle, Settings(**QUICK, **changed), 0))
+        finish(learn(bundle, ReversionSettings(**QUICK, **changed), 0))
 
 
 def test_a_description_that_cuts_the_relation_off_is_refused(bundle: DiffusionBundle):
     long = " ".join(["cat"] * 40) + " {} house"
-    settings = Settings(**QUICK, pictures=(np.zeros((8, 8, 3), np.uint8),), descriptions=(long,))
+    settings = ReversionSettings(
+        **QUICK, pictures=(np.zeros((8, 8, 3), np.uint8),), descriptions=(long,)
+    )
     with pytest.raises(BadInput, match="the relation is cut off"):
         finish(learn(bundle, settings, 0))
 

@@ -22,7 +22,7 @@ from engine.core.recipe import Recipe
 from engine.core.reversible import Exactness
 from engine.erasing.spm import files, training
 from engine.erasing.spm import golden as cases
-from engine.erasing.spm.algorithm import Settings
+from engine.erasing.spm.algorithm import SpmSettings
 from engine.erasing.spm.membrane import (
     Membrane,
     check_fit,
@@ -481,14 +481,14 @@ def test_the_patch_of_baked_membranes_is_undone_bit_for_bit(folder: Path, same_b
 )
 def test_bad_settings_are_refused_with_advice(bad: dict):
     with pytest.raises(BadInput) as refused:
-        Settings.of(**bad)
+        SpmSettings.of(**bad)
     assert refused.value.advice
 
 
 def test_settings_survive_the_way_through_a_recipe():
-    chosen = Settings.of(concepts="cat, dog", la_strength=30, anchor="animal")
+    chosen = SpmSettings.of(concepts="cat, dog", la_strength=30, anchor="animal")
     again = Recipe.from_json(Recipe("spm", params=chosen.plain()).json()).params
-    assert Settings.of(**again) == chosen
+    assert SpmSettings.of(**again) == chosen
     assert chosen.concepts == ("cat", "dog")
 
 

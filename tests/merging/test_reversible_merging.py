@@ -291,7 +291,7 @@ def test_recompressing_keeps_the_delta_and_forgets_the_gauge(collection):
 
 
 def test_the_bundle_and_its_reader_give_the_adapter(collection, tmp_path):
-    *_, file = bundles.make(collection, 3)
+    file = finish(bundles.make(collection, 3))
     (tmp_path / "bundle.safetensors").write_bytes(file.data)
     bundles.write_reader(tmp_path)
     subprocess.run(
@@ -310,7 +310,7 @@ def test_the_bundle_and_its_reader_give_the_adapter(collection, tmp_path):
 
 
 def test_the_bundle_is_as_large_as_the_formula_says(collection):
-    *_, file = bundles.make(collection, 2)
+    file = finish(bundles.make(collection, 2))
     numbers = sum(tensor.numel() for tensor in file.read().values())
     assert numbers / collection.numbers == pytest.approx(storage_at(collection, 2))
 

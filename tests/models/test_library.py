@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget, PatchConflict
 from engine.core.patch import Patch, default_store
 from engine.core.recipe import Recipe
 from engine.models import devices, library
-from engine.models.library import MODELS, Cache, ModelCard, ModelRef, edited, fork, load
+from engine.models.library import MODELS, ModelCard, ModelRef, edited, fork, load
 from engine.models.words import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,7 +213,8 @@ def in_threads(visit, count: int) -> None:
 
 
 def test_a_failed_load_reaches_all_who_wait_and_is_tried_again():
-    cache, started, release = Cache(100), threading.Event(), threading.Event()
+    cache: LruCache[str] = LruCache()
+    started, release = threading.Event(), threading.Event()
     errors: list = []
 
     def broken():
@@ -222,7 +224,7 @@ def test_a_failed_load_reaches_all_who_wait_and_is_tried_again():
 
     def visit():
         try:
-            cache.get("key", broken, lambda _: 1)
+            cache.get("key", broken)
         except BadInput as error:
             errors.append(error)
 
@@ -235,7 +237,7 @@ def test_a_failed_load_reaches_all_who_wait_and_is_tried_again():
     for thread in threads:
         thread.join()
     assert len(errors) == 4
-    assert cache.get("key", lambda: "good", lambda _: 1) == "good"
+    assert cache.get("key", lambda: "good") == "good"
 
 
 def test_a_file_that_changes_is_loaded_anew(tiny, tmp_path):
@@ -252,10 +254,10 @@ def test_a_file_that_changes_is_loaded_anew(tiny, tmp_path):
 
 
 def test_the_cache_drops_the_least_recently_used():
-    cache, made = Cache(limit_bytes=10), []
+    cache, made = LruCache(1e-5), []
 
     def get(key: str, size: int = 4) -> str:
-        return cache.get(key, lambda: made.append(key) or key, lambda _: size)
+        return cache.get(key, lambda: made.append(key) or key, size=lambda _: size)
 
     for key in ("a", "b", "a", "c"):
         get(key)
@@ -459,7 +461,7 @@ def test_preload_says_in_the_log_what_it_could_not_load(asset, caplog):
 
 
 def test_an_edit_keeps_its_base_in_the_cache():
-    cache, made = Cache(limit_bytes=10), []
+    cache, made = LruCache(1e-5), []
 
     def get(key: str, size: int, on: str | None = None) -> str:
         def make() -> str:
@@ -468,7 +470,7 @@ def test_an_edit_keeps_its_base_in_the_cache():
             made.append(key)
             return key
 
-        return cache.get(key, make, lambda _: size, on=on)
+        return cache.get(key, make, size=lambda _: size, on=on)
 
     get("edit", 1, on="base")
     get("other", 2)  # together 11: the edit goes before the base that it rests on

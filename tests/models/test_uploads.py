@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.core import disk
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
 from engine.models import _uploads, adapter_sources, library
 from engine.models._sources import from_user
@@ -188,7 +189,7 @@ def test_a_limit_that_is_no_number_is_named(tmp_path, monkeypatch, value):
     with pytest.raises(BadInput, match="REWIND_UPLOADS_GB must be a positive number"):
         adapter_sources.receive([kohya_file(tmp_path / "one.safetensors")])
     with pytest.raises(BadInput, match="REWIND_CACHE_GB must be a positive number"):
-        library.Cache().get("key", lambda: 1, lambda _: 1)
+        LruCache(library.cache_megabytes).get("key", lambda: 1)
 
 
 # ---------------------------------------------------------------------- places that may be named

@@ -7,13 +7,11 @@ from typing import Annotated
 import numpy as np
 
 from engine.core import checks
-from engine.core.errors import BadInput
+from engine.core.cache import LruCache
 from engine.core.job import Progress, Steps
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, OneOf, Range, Text
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, Maker, contenders
 from engine.erasing._evaluation import ATTACKS, Drawn, Protocol, Scores
@@ -21,6 +19,7 @@ from engine.erasing._progress import WHOLE, within
 from engine.erasing._subject import Ask, Subject
 from engine.erasing.erasure_lab import METHODS, ORIGINAL, methods
 from engine.erasing.erasure_lab.results import Comparison, Row, Seen
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 MOST_EACH, MOST_STEPS = 64, 50
@@ -37,6 +36,16 @@ class _Settings:
     names: tuple[str, ...]
     protocol: Protocol
     sweep: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, subject: Subject, names: Sequence[str], protocol: Protocol, sweep: tuple[float, ...]
+    ) -> "_Settings":
+        """The methods in their order, the original first. Raises `BadInput` for one not offered."""
+        for name in names:
+            checks.choice("methods", name, methods())
+        every = (ORIGINAL, *(name for name in METHODS if name in names))
+        return cls(subject, every, protocol, sweep)
 
     @property
     def asks(self) -> tuple[Ask, ...]:
@@ -69,17 +78,18 @@ def run(
         "closed form",
     ),
     sweep: Annotated[int, Range(0, 4, "2 adds one strength between.")] = 2,
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: Annotated[int, Range(1, MOST_STEPS)] = 8,
+    guidance_scale: drawing.GuidanceScale = 4.0,
 ) -> Steps[Comparison]:
     """Every method on one sheet, in one table and in one plane, from the same noise.
 
     `each` pictures are counted of every group and attack; `sweep` strengths of each method stand in
     the plane. An empty `anchor` is the concept's category, or plain style.
     """
-    chosen = _checked(concept, anchor, methods, each, attacks, sweep, steps, guidance_scale)
+    protocol = Protocol(each, steps, guidance_scale, attacks=tuple(attacks))
+    chosen = _Settings.of(Subject.of(concept, anchor), methods, protocol, SWEEP[sweep])
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     asks, subject = chosen.asks, chosen.subject
     shown = Comparison(
         subject.concept,
@@ -97,8 +107,8 @@ def run(
         making = made(_makers()[name], bundle, subject, seed)
         erased[name] = yield from within(making, begin, middle, shown=shown)
         shown = replace(shown, notes=shown.notes + erased[name].notes)
-        drawing = _sheet(erased[name].at(1.0), chosen, seed)
-        first[name] = yield from within(drawing, middle, end, shown=shown)
+        sheet = _sheet(erased[name].at(1.0), chosen, seed)
+        first[name] = yield from within(sheet, middle, end, shown=shown)
         row = Row(name, first[name].pictures, first[name].lines)
         shown = replace(shown, rows=(*shown.rows, row))
     return (yield from _counted(bundle, chosen, erased, first, seed, shown))
@@ -119,8 +129,8 @@ def _counted(
         begin = SHEET_SHARE + turn * share
         parts = iter(np.linspace(begin, begin + share, 3 + len(ATTACKS) + len(chosen.sweep)))
         before, after = float(next(parts)), float(next(parts))
-        drawing = _rest(eraser, first[name], chosen, seed)
-        drawn = yield from within(drawing, before, after, shown=shown)
+        rest = _rest(eraser, first[name], chosen, seed)
+        drawn = yield from within(rest, before, after, shown=shown)
         if reference is None:
             reference = drawn
             shown = replace(shown, gate=evaluation.gate_note(reference))
@@ -147,7 +157,7 @@ def _counted(
 
 def _with_scores(shown: Comparison, scores: Scores, drawn: Mapping[str, Drawn]) -> Comparison:
     every = (*shown.scores, scores)
-    told = [
+    rows = [
         Seen(
             scores.name,
             scores.strength,
@@ -163,7 +173,7 @@ def _with_scores(shown: Comparison, scores: Scores, drawn: Mapping[str, Drawn]) 
         for number, ask in enumerate(one.asks)
     ]
     points = evaluation.pareto(every)
-    return replace(shown, scores=every, points=points, seen=(*shown.seen, *told))
+    return replace(shown, scores=every, points=points, seen=(*shown.seen, *rows))
 
 
 # ---------------------------------------------------------------------- pictures
@@ -195,22 +205,19 @@ def _swept(
 def _drawn(
     eraser: Eraser, chosen: _Settings, rows: Sequence[int], seed: int, note: str
 ) -> Generator[Progress, None, Drawn]:
-    bundle = eraser.bundle
-    model = (bundle.ref, str(bundle.folder), bundle.dtype)
-    key = (*model, chosen.subject, chosen.protocol, tuple(rows), seed)
-    is_original = eraser.name == ORIGINAL
-    if is_original and (kept := _ORIGINALS.peek(key)) is not None:
-        return kept
-    asks = [chosen.asks[number] for number in rows]
-    drawn = yield from evaluation.draw_asks(
-        eraser, asks, chosen.protocol, seed, subject=chosen.subject, rows=rows, note=note
-    )
-    if is_original:
-        _ORIGINALS.put(key, drawn)
-    return drawn
+    def draw() -> Generator[Progress, None, Drawn]:
+        asks = [chosen.asks[number] for number in rows]
+        return evaluation.draw_asks(
+            eraser, asks, chosen.protocol, seed, subject=chosen.subject, rows=rows, note=note
+        )
+
+    if eraser.name != ORIGINAL:
+        return (yield from draw())
+    key = (*eraser.bundle.cache_key, chosen.subject, chosen.protocol, tuple(rows), seed)
+    return (yield from _ORIGINALS.steps(key, draw))
 
 
-_ORIGINALS: Recent[Drawn] = Recent(8)
+_ORIGINALS: LruCache[Drawn] = LruCache()
 
 
 def _attacks_worth(chosen: _Settings, reference: Drawn) -> list[str]:
@@ -225,36 +232,3 @@ def _attacks_worth(chosen: _Settings, reference: Drawn) -> list[str]:
 
 def _makers() -> dict[str, Maker]:
     return {**MAKERS, **contenders()}
-
-
-def _checked(
-    concept: object,
-    anchor: object,
-    names: object,
-    each: object,
-    attacks: object,
-    sweep: object,
-    steps: object,
-    guidance_scale: object,
-) -> _Settings:
-    if not isinstance(concept, str) or not concept.strip() or len(concept) > 100:
-        raise BadInput("There is no concept to erase.", 'Name one, such as "cat" or "neon style".')
-    if not isinstance(anchor, str) or len(anchor) > 100:
-        raise BadInput("anchor must be a short text.", "Leave it empty for the category.")
-    listed = checks.texts(names, "methods", len(METHODS))
-    for name in listed:
-        checks.choice("methods", name, methods())
-    if not listed:
-        raise BadInput("No method is chosen.", "Choose at least one, such as UCE.")
-    told = checks.texts(attacks, "attacks", len(ATTACKS))
-    for name in told:
-        checks.choice("attacks", name, ATTACKS)
-    protocol = Protocol(
-        each=checks.count("each", each, 1, MOST_EACH, "4 is quick, 16 tells more."),
-        steps=checks.count("steps", steps, 1, MOST_STEPS, "Try 8."),
-        guidance_scale=checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
-        attacks=told,
-    )
-    amounts = SWEEP[checks.count("sweep", sweep, 0, 4, "2 adds one strength between.")]
-    every = tuple(dict.fromkeys((ORIGINAL, *(name for name in METHODS if name in listed))))
-    return _Settings(Subject.of(concept, anchor), every, protocol, amounts)

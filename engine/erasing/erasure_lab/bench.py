@@ -16,12 +16,12 @@ from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS
 from engine.erasing._eraser import Eraser
 from engine.erasing._evaluation import LEAST_ORIGINAL, Protocol
 from engine.erasing._subject import Subject
 from engine.metrics.intervals import Rate
+from engine.models import drawing
 from engine.world.vocabulary import SYNONYM_OF
 
 PROTOCOL = Protocol(each=6, batch=12)
@@ -32,14 +32,14 @@ def run(*, seed: int, model: ModelRef | str = "world") -> Steps[Measured]:
     """Both groups of every object. Raises `ModelMismatch` when the original draws none of them."""
     begun = time.perf_counter()
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     counted: dict[str, list[bool]] = {group: [] for group in GROUPS}
-    told: dict[str, Plain] = {}
+    by_concept: dict[str, Plain] = {}
     for name in SYNONYM_OF:
         subject = Subject.of(name)
         original = yield from _shown(Eraser("original", bundle), subject, seed)
         rates: dict[str, Plain] = {"original": _rates(original)}
-        told[name] = rates
+        by_concept[name] = rates
         if min(Rate.of_hits(original[group]).rate for group in GROUPS) < LEAST_ORIGINAL:
             rates["verdict"] = "left out: the original draws it too seldom"
             continue
@@ -61,7 +61,7 @@ def run(*, seed: int, model: ModelRef | str = "world") -> Steps[Measured]:
         seed=seed,
         begun=begun,
         device=bundle.device,
-        figures={"by object": told},
+        figures={"by object": by_concept},
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.erasing._evaluation import Point, Scores
+from engine.erasing._evaluation import ParetoPoint, Scores
 
 Pictures = NDArray[np.uint8]
 """n h w 3"""
@@ -49,7 +49,7 @@ class Comparison:
     groups: tuple[str, ...]
     rows: tuple[Row, ...] = ()
     scores: tuple[Scores, ...] = ()
-    points: tuple[Point, ...] = ()
+    points: tuple[ParetoPoint, ...] = ()
     seen: tuple[Seen, ...] = ()
     each: int = 0
     gate: str = ""

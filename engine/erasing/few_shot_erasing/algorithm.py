@@ -8,7 +8,6 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
@@ -18,31 +17,30 @@ from engine.core.reversible import RoundTrip, compare
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._subject import Subject
-from engine.erasing._views import Prompts, View
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.ascent import part_of
 from engine.erasing.few_shot_erasing.exports import FORMS, exported
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import (
     Course,
+    CoursePoint,
     Curve,
     Exported,
     Look,
     Moved,
-    Point,
     Unlearning,
 )
-from engine.erasing.few_shot_erasing.settings import MOST_EPOCHS, Settings, with_settings
+from engine.erasing.few_shot_erasing.settings import MOST_EPOCHS, FewShotSettings, with_settings
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
+from engine.models.drawing import GuidanceScale, Prompts, SamplerSteps, View
 from engine.models.library import resolve, with_tensors
 
 MOST_LOOKS, MOST_EACH = 12, 64
-PREVIEW_EVERY = 3
 
 R = TypeVar("R")
 
@@ -51,21 +49,20 @@ R = TypeVar("R")
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a picture of a cat", "a dog", "a car"),
     looks: Annotated[int, Range(1, MOST_LOOKS, "Three show the way.")] = 3,
-    steps: Annotated[int, Range(1, 100)] = 10,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Unlearning]:
     """Forget, then draw the prompts after no, some and all epochs, and once more after the undo.
 
     `looks` is the number of epochs drawn besides the original.
     """
     view = View.of(prompts, steps, guidance_scale)
-    checks.count("looks", looks, 1, MOST_LOOKS, "Three show the way.")
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     shown = Unlearning(settings.concept, view.prompts, settings.epochs, settings.updates_an_epoch)
     begun = time.perf_counter()
     forgotten = yield from _shown(
@@ -87,25 +84,21 @@ def run(
 def curve(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
-    compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(12)] = (),
+    compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(6)] = (),
     pictures_each: Annotated[int, Range(1, MOST_EACH, "8 give a first impression.")] = 8,
     points: Annotated[int, Range(1, MOST_LOOKS, "5 show the way.")] = 5,
-    steps: Annotated[int, Range(1, 100)] = 8,
+    steps: SamplerSteps = 8,
 ) -> Steps[Curve]:
     """The share of prompts with the word, and of other prompts, that show what they name.
 
     After 0 steps and at `points` epochs. `compared` adds further courses: other `parameters`,
     "descent" and "unrelated pictures" as controls, and baselines such as "negative prompt".
     """
-    checks.count("pictures_each", pictures_each, 1, MOST_EACH, "8 give a first impression.")
-    checks.count("points", points, 1, MOST_LOOKS, "5 show the way.")
-    checks.count("steps", steps, 1, 100, "8 are enough for the judge.")
     subject = Subject.of(settings.concept)
-    _check_compared(compared)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     if evaluation.judge_of(bundle) is None:
         raise BadInput(
             "Only the embedded world has a judge that counts what pictures show.",
@@ -119,7 +112,7 @@ def curve(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     epoch: Annotated[int, Range(-1, MOST_EPOCHS, "-1 is the last one.")] = -1,
 ) -> Steps[Baked]:
@@ -129,10 +122,10 @@ def bake(
     """
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
-    forgotten = yield from _shown(remembered(sampling.in_float32(bundle), settings, seed))
+    bundle = drawing.open_bundle(model)
+    forgotten = yield from _shown(remembered(drawing.in_float32(bundle), settings, seed))
     old, new = _before_and_after(bundle, forgotten, epoch)
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {**settings.plain(), "epoch": epoch}
     recipe = Recipe("few_shot_erasing", "bake", ref, params, seed, label=settings.name).here()
     state = dict(bundle.model.state_dict())
@@ -144,7 +137,7 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: FewShotSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "encoder",
     rank: Annotated[int, Range(1, 768, "8 keep most of a small encoder's change.")] = 8,
@@ -156,12 +149,10 @@ def export(
     names that every tool reads), "partial" (the trained tensors alone) or "lora" (for diffusers
     and PEFT; `rank` says how much of the change it keeps, and the error says what it loses).
     """
-    checks.choice("form", form, FORMS)
-    checks.count("rank", rank, 1, 768, "8 keep most of a small encoder's change.")
     epoch = _checked_epoch(epoch, settings)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
-    forgotten = yield from _shown(remembered(sampling.in_float32(bundle), settings, seed))
+    bundle = drawing.open_bundle(model)
+    forgotten = yield from _shown(remembered(drawing.in_float32(bundle), settings, seed))
     _, new = _before_and_after(bundle, forgotten, epoch)
     return exported(bundle, new, form, rank)
 
@@ -183,7 +174,7 @@ def _shown(
 
 def _drawn(
     bundle: DiffusionBundle,
-    settings: Settings,
+    settings: FewShotSettings,
     forgotten: Forgotten,
     view: View,
     seed: int,
@@ -221,18 +212,14 @@ def _look(
     total: int,
     shown: Unlearning,
 ) -> Generator[Progress, None, Look]:
-    for step in view.walk(model, seed):
-        preview = shown
-        if step.i % PREVIEW_EVERY == PREVIEW_EVERY - 1:
-            half = Look(epoch, sampling.decode(model, step.x0), (), "")
-            preview = replace(shown, looks=(*shown.looks, half))
-        yield Progress(done + step.i + 1, total, f"Drawing after epoch {epoch}", preview)
-    pictures = sampling.decode(model, step.z)
-    return Look(epoch, pictures, sampling.verdicts(model, pictures), sampling.sha256(pictures))
+    for steps, pictures in view.preview(model, view.walk(model, seed)):
+        preview = replace(shown, looks=(*shown.looks, Look(epoch, pictures, (), "")))
+        yield Progress(done + steps, total, f"Drawing after epoch {epoch}", preview)
+    return Look(epoch, pictures, drawing.verdicts(model, pictures), drawing.sha256(pictures))
 
 
 def _undone(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, seed: int
 ) -> tuple[DiffusionBundle, tuple[str, str, str], RoundTrip]:
     """The model with the patch applied and taken off, fingerprints on the way, and the measure."""
     old, new = _before_and_after(bundle, forgotten, -1)
@@ -254,13 +241,12 @@ def _before_and_after(
     return old, {name: trained[name].to(old[name]) for name in forgotten.names}
 
 
-def _checked_epoch(epoch: object, settings: Settings) -> int:
-    chosen = checks.count("epoch", epoch, -1, MOST_EPOCHS, "-1 is the last one.")
-    if chosen > settings.epochs:
+def _checked_epoch(epoch: int, settings: FewShotSettings) -> int:
+    if epoch > settings.epochs:
         raise BadInput(
             f"There is no epoch {epoch}: the run has {settings.epochs}.", "Take a smaller one."
         )
-    return settings.epochs if chosen == -1 else chosen
+    return settings.epochs if epoch == -1 else epoch
 
 
 def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
@@ -278,30 +264,19 @@ def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
 
 
 def _notes(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, view: View
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, view: View
 ) -> tuple[str, ...]:
     """What a visitor should know before trusting the pictures."""
-    found = [forgotten.stopped] if forgotten.stopped else []
-    unknown = sampling.unknown_words(bundle, [settings.concept, *view.prompts])
-    if unknown:
-        listed = ", ".join(unknown)
-        found.append(f"This model never saw the words: {listed}. It draws something for them.")
-    return tuple(found)
+    stopped = (forgotten.stopped,) if forgotten.stopped else ()
+    return stopped + drawing.unknown_words_note(bundle, [settings.concept, *view.prompts])
 
 
 # ---------------------------------------------------------------------- the curve
 
 
-def _check_compared(compared: Sequence[str]) -> None:
-    if not isinstance(compared, list | tuple) or len(compared) > 6:
-        raise BadInput("Compare with at most six others.", f"Choose of {', '.join(COMPARED)}.")
-    for name in compared:
-        checks.choice("compared", name, COMPARED)
-
-
 def courses(
     bundle: DiffusionBundle,
-    settings: Settings,
+    settings: FewShotSettings,
     subject: Subject,
     protocol: Protocol,
     compared: Sequence[str],
@@ -310,7 +285,7 @@ def courses(
 ) -> Generator[Progress, None, Curve]:
     asks = [ask for ask in subject.asks(protocol.each) if ask.group in ("target", "near", "far")]
     ours = settings.parameters + (" (descent)" if settings.direction == "descent" else "")
-    plan: dict[str, Settings | None] = {ours: settings}
+    plan: dict[str, FewShotSettings | None] = {ours: settings}
     plan |= {name: _variant(settings, name) for name in compared if name != ours}
     found, reference = Curve(settings.concept), None
     total, done = len(plan) * (points + 1), 0
@@ -347,7 +322,7 @@ def courses(
     return replace(found, notes=(note.replace("%", " %"),))
 
 
-def _variant(settings: Settings, name: str) -> Settings | None:
+def _variant(settings: FewShotSettings, name: str) -> FewShotSettings | None:
     """The settings of a further course; None for a baseline that is not trained this way."""
     if name == "descent":
         return replace(settings, direction="descent")
@@ -363,7 +338,7 @@ def _maker(
 
 
 def _stages(
-    bundle: DiffusionBundle, settings: Settings, forgotten: Forgotten, points: int
+    bundle: DiffusionBundle, settings: FewShotSettings, forgotten: Forgotten, points: int
 ) -> list[tuple[int, Eraser]]:
     """The model after 0 steps and at evenly chosen epochs."""
     last = len(forgotten.epochs) - 1
@@ -379,7 +354,7 @@ def _quiet(steps: Steps[R], done: int, total: int) -> Generator[Progress, None, 
     return (yield from relay(steps, lambda event: Progress(min(done, total), total, event.note)))
 
 
-def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Point:
+def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> CoursePoint:
     rows = {
         group: [i for i, ask in enumerate(drawn.asks) if ask.group == group]
         for group in ("target", "near", "far")
@@ -391,7 +366,7 @@ def _point(steps: int, drawn: Drawn, reference: Drawn, subject: Subject) -> Poin
     kept = rows["near"] + rows["far"]
     change = np.abs(drawn.pictures[kept].astype(np.int16) - reference.pictures[kept]).mean()
     became = Counter(_shown_word(drawn.lines[i], subject) for i in rows["target"])
-    return Point(steps, **rates, change=float(change), became=dict(became.most_common()))
+    return CoursePoint(steps, **rates, change=float(change), became=dict(became.most_common()))
 
 
 def _shown_word(line: str, subject: Subject) -> str:

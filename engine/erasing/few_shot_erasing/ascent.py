@@ -27,14 +27,14 @@ class Optimizer:
 
     def of(self, parameters: Sequence[Float[Tensor, "..."]]) -> Callable[[Tensor], None]:
         """A function that takes one step down a loss."""
-        told = {"eps": self.eps, "weight_decay": self.weight_decay}
+        options = {"eps": self.eps, "weight_decay": self.weight_decay}
         if self.name in ("Adam", "AdamW"):
             is_apart = self.name == "AdamW"
             adam = Adam(
-                parameters, self.learning_rate, betas=self.betas, decoupled=is_apart, **told
+                parameters, self.learning_rate, betas=self.betas, decoupled=is_apart, **options
             )
             return adam.descend
-        theirs = getattr(torch.optim, self.name)(parameters, lr=self.learning_rate, **told)
+        theirs = getattr(torch.optim, self.name)(parameters, lr=self.learning_rate, **options)
 
         def descend(loss: Tensor) -> None:
             gradients = torch.autograd.grad(loss, parameters)

@@ -24,16 +24,16 @@ import numpy as np
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay_as
 from engine.core.recipe import ModelRef, Plain
-from engine.erasing import _sampling as sampling
 from engine.erasing._evaluation import Protocol
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing._subject import Subject
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.algorithm import courses
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
-from engine.erasing.few_shot_erasing.results import Course, Curve, Point
-from engine.erasing.few_shot_erasing.settings import Settings
+from engine.erasing.few_shot_erasing.results import Course, CoursePoint, Curve
+from engine.erasing.few_shot_erasing.settings import FewShotSettings
 from engine.metrics.intervals import Rate, bootstrap
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
@@ -48,17 +48,17 @@ def run(
     begun = time.perf_counter()
     total = times * len(concepts) + 2
     yield Progress(0, total, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     found: dict[str, list[Course]] = {}
     for done, (concept, again) in enumerate(product(concepts, range(times))):
-        settings = Settings(concept=concept)
+        settings = FewShotSettings(concept=concept)
         protocol = Protocol(each=each, steps=STEPS, batch=8)
         steps = _curve(bundle, settings, protocol, (), 1, seed + again)
         measured = yield from relay_as(steps, done, total, concept)
         found.setdefault(concept, []).append(measured.courses[0])
     studied: dict[str, Plain] = {}
     if study:
-        settings = Settings(concept=concepts[0], epochs=STUDY_EPOCHS)
+        settings = FewShotSettings(concept=concepts[0], epochs=STUDY_EPOCHS)
         protocol = Protocol(each=STUDY_EACH, steps=STEPS, batch=8)
         others = tuple(name for name in COMPARED if name != settings.parameters)
         curve = _curve(bundle, settings, protocol, others, STUDY_POINTS, seed)
@@ -66,7 +66,7 @@ def run(
         studied = {course.name: _plain(course) for course in whole.courses}
     yield Progress(total - 1, total, "Baking and undoing")
     forgotten = yield from relay_as(
-        remembered(bundle, Settings(concept=concepts[0]), seed), total - 1, total, "undo"
+        remembered(bundle, FewShotSettings(concept=concepts[0]), seed), total - 1, total, "undo"
     )
     before, after = (
         [course.points[place] for courses in found.values() for course in courses]
@@ -81,7 +81,7 @@ def run(
         begun=begun,
         device=bundle.device,
         figures={
-            "settings": {k: v for k, v in Settings().plain().items() if k != "concept"},
+            "settings": {k: v for k, v in FewShotSettings().plain().items() if k != "concept"},
             "kept before": asdict(Rate.pooled([p.kept for p in before])),
             "kept after": asdict(Rate.pooled([p.kept for p in after])),
             "near kept before": asdict(Rate.pooled([p.near for p in before])),
@@ -108,7 +108,7 @@ def undone(bundle: DiffusionBundle, forgotten: Forgotten) -> dict[str, float]:
 
 def _curve(
     bundle: DiffusionBundle,
-    settings: Settings,
+    settings: FewShotSettings,
     protocol: Protocol,
     compared: Sequence[str],
     points: int,
@@ -122,7 +122,7 @@ def _plain(course: Course) -> list[Plain]:
     return [_point(point) for point in course.points]
 
 
-def _point(point: Point) -> dict[str, Plain]:
+def _point(point: CoursePoint) -> dict[str, Plain]:
     return {
         "steps": point.steps,
         "target": asdict(point.target),

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 
 from engine.core.job import Steps
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Erased, Eraser, Maker
 from engine.erasing._subject import Subject
 from engine.erasing.few_shot_erasing.learning import learn
-from engine.erasing.few_shot_erasing.settings import Settings
+from engine.erasing.few_shot_erasing.settings import FewShotSettings
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 from engine.models.library import with_tensors
 
@@ -20,8 +20,8 @@ def few_shot(bundle: DiffusionBundle, subject: Subject, seed: int) -> Steps[Eras
     The paper knows strength 1 only, and turns the number of steps.
     """
     kind = "style" if subject.head == "style" else "object"
-    settings = Settings(concept=subject.concept, kind=kind)
-    forgotten = yield from learn(sampling.in_float32(bundle), settings, seed)
+    settings = FewShotSettings(concept=subject.concept, kind=kind)
+    forgotten = yield from learn(drawing.in_float32(bundle), settings, seed)
     old, new = bundle.model.state_dict(), forgotten.epochs[-1]
     cost = Cost(parameters=sum(w.numel() for w in new.values()), undo="patch, bit for bit")
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.job import Progress
-from engine.core.recent import Recent
 from engine.core.shapes import Tensor
 from engine.erasing._learning import (
     Latents,
@@ -18,7 +18,7 @@ from engine.erasing._learning import (
 )
 from engine.erasing.few_shot_erasing.ascent import climb, trainable
 from engine.erasing.few_shot_erasing.settings import (
-    Settings,
+    FewShotSettings,
     captions_of,
     made_to_fit,
     pictures_of,
@@ -51,7 +51,7 @@ class Forgotten:
 
 
 def learn(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """Train the text encoder on a few pictures and keep it after every epoch.
 
@@ -103,18 +103,14 @@ def learn(
 
 
 def remembered(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """The same, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, bundle.device, settings.key(), seed)
-    found = _FORGOTTEN.peek(key)
-    if found is None:
-        found = yield from learn(bundle, settings, seed)
-        _FORGOTTEN.put(key, found)
-    return found
+    key = (*bundle.cache_key, settings.key(), seed)
+    return (yield from _FORGOTTEN.steps(key, lambda: learn(bundle, settings, seed)))
 
 
-_FORGOTTEN: Recent[Forgotten] = Recent(6)
+_FORGOTTEN: LruCache[Forgotten] = LruCache()
 
 
 def _error(

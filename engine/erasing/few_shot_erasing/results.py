@@ -62,7 +62,7 @@ class Unlearning:
 
 
 @dataclass(frozen=True)
-class Point:
+class CoursePoint:
     """What the judge sees after some steps. `became` counts what prompts with the word show."""
 
     steps: int
@@ -86,7 +86,7 @@ class Course:
     """One way of training through its steps; a baseline has one point, at step 0."""
 
     name: str
-    points: tuple[Point, ...] = ()
+    points: tuple[CoursePoint, ...] = ()
     is_baseline: bool = False
 
 

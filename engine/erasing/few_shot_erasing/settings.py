@@ -9,12 +9,12 @@ import numpy as np
 from engine.core.errors import BadInput
 from engine.core.job import Progress
 from engine.core.settings import Items, OneOf, Range, Text, checked
-from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
 from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
 from engine.erasing.few_shot_erasing.ascent import Optimizer
-from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
+from engine.models import drawing
+from engine.models.diffusion import DiffusionBundle, latent_shape
 from engine.pictures import PictureSetting
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, draw
@@ -56,7 +56,7 @@ WORLD_STYLE_CAPTIONS = tuple(
 
 
 @dataclass(frozen=True)
-class Settings:
+class FewShotSettings:
     """What is erased, from which pictures, and how far.
 
     `source` is "drawn" (by the renderer of the embedded world), "generated" (by the model itself),
@@ -92,7 +92,7 @@ class Settings:
     flip: bool = True
 
     @classmethod
-    def of(cls, **given: object) -> "Settings":
+    def of(cls, **given: object) -> "FewShotSettings":
         """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
         chosen = cls(**checked(cls, given))  # type: ignore[arg-type]
         pictures = checked_pictures(chosen.pictures, MOST_PICTURES, "pictures")
@@ -134,17 +134,17 @@ class Settings:
 
     def key(self) -> tuple[object, ...]:
         """Equal for equal settings, pictures compared by their pixels."""
-        told = tuple(getattr(self, f.name) for f in fields(self) if f.name != "pictures")
-        return *told, *((p.shape, p.tobytes()) for p in self.pictures)
+        plain = tuple(getattr(self, f.name) for f in fields(self) if f.name != "pictures")
+        return *plain, *((p.shape, p.tobytes()) for p in self.pictures)
 
 
-with_settings = taking(Settings)
+with_settings = taking(FewShotSettings)
 
 
 # ---------------------------------------------------------------------- captions
 
 
-def captions_of(bundle: DiffusionBundle, settings: Settings) -> tuple[str, ...]:
+def captions_of(bundle: DiffusionBundle, settings: FewShotSettings) -> tuple[str, ...]:
     """All captions that a picture of the concept may get."""
     is_world = bundle.vocabulary is not None and settings.captions == "auto"
     forms = {
@@ -163,7 +163,7 @@ def captions_of(bundle: DiffusionBundle, settings: Settings) -> tuple[str, ...]:
 
 
 def pictures_of(
-    bundle: DiffusionBundle, settings: Settings, draw_numbers: np.random.Generator, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, draw_numbers: np.random.Generator, seed: int
 ) -> Generator[Progress, None, list[np.ndarray]]:
     """The few pictures, as they are, before they are made to fit the model.
 
@@ -177,7 +177,7 @@ def pictures_of(
     return [_drawn(settings, draw_numbers) for _ in range(settings.count)]
 
 
-def _drawn(settings: Settings, draw_numbers: np.random.Generator) -> np.ndarray:
+def _drawn(settings: FewShotSettings, draw_numbers: np.random.Generator) -> np.ndarray:
     """A fresh picture of the embedded world: the concept, or for the control something else."""
     pick = lambda options: str(options[draw_numbers.integers(len(options))])  # noqa: E731
     text = settings.concept.lower()
@@ -207,25 +207,20 @@ def _not_drawn(concept: str, what: str, known: Sequence[str]) -> BadInput:
 
 
 def _generated(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: FewShotSettings, seed: int
 ) -> Generator[Progress, None, list[np.ndarray]]:
     """What the model itself draws for the concept."""
-    text = captions_of(bundle, settings)[0]
-    cond = encode_prompt(bundle, [text] * settings.count)
-    noise = sampling.start_noise(bundle, seed + 1_000_003, settings.count)
-    steps = 20
-    walked = sampling.walk(
-        bundle, cond, empty_prompt(bundle), noise, steps=steps, guidance_scale=4.0
-    )
-    for step in walked:
-        yield Progress(0, 1, f"The model draws its own pictures: {step.i + 1} of {steps}")
-    return list(sampling.decode(bundle, step.z))
+    caption = captions_of(bundle, settings)[0]
+    view = drawing.View((caption,) * settings.count, steps=20, guidance_scale=4.0)
+    for step in view.walk(bundle, seed + 1_000_003):
+        yield Progress(0, 1, f"The model draws its own pictures: {step.i + 1} of {view.steps}")
+    return list(drawing.decode(bundle, step.z))
 
 
 def made_to_fit(
     bundle: DiffusionBundle,
     pictures: Sequence[np.ndarray],
-    settings: Settings,
+    settings: FewShotSettings,
     draw_numbers: np.random.Generator,
 ) -> list[np.ndarray]:
     """The pictures at the size of the model, each flipped or not once and for all."""

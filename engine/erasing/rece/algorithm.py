@@ -4,74 +4,72 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 
-from engine.core import checks
 from engine.core.baked import Baked
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import OneOf, Range
-from engine.core.shapes import Array, Float, Tensor, UInt8
-from engine.erasing import _sampling as sampling
-from engine.erasing._views import Prompts
+from engine.core.shapes import Array, Float, Tensor
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import per_layer
-from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_settings
+from engine.erasing.rece.edit import Edit, ReceSettings, erase, projections, with_settings
 from engine.erasing.rece.exports import FORMS, exported
 from engine.erasing.rece.results import (
     Attacked,
-    Comeback,
     Erasure,
     Exported,
+    Reattacked,
     Residual,
     Spectrum,
     Timing,
 )
 from engine.erasing.rece.token_rows import encode, kept_rows, pair
+from engine.models import drawing
 from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
+from engine.models.drawing import GuidanceScale, Pictures, Prompts, SamplerSteps, View
 from engine.models.library import resolve, with_tensors
 from engine.world.vocabulary import OBJECTS
 
-MOST_PROMPTS, MOST_STEPS, LARGEST_GUIDANCE, MOST_STRENGTH = 12, 100, 30.0, 1.5
+Strength = Annotated[float, Range(0, 1.5, "1 is the edit of the papers.")]
 LARGEST_SHOWN_MAP, WIDEST_TIMED, ILL_CONDITIONED = 128, 256, 1e10
 # Words for the collateral damage on models whose vocabulary is not listed.
 COMMON_WORDS = ("a tree", "a car", "a dog", "a house", "a flower", "a man", "a street", "a boat")
-PREVIEW_EVERY = 2
 
 
 @with_settings
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
+    strength: Strength = 1.0,
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Erasure]:
     """The same noise through the original model, the edited one, and the original again.
 
     `strength` 1 is the edit of the papers, 0 leaves it out.
     """
-    view = _View.of(prompts, strength, steps, guidance_scale)
+    view = View.of(prompts, steps, guidance_scale)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     yield Progress(0, 1, "Solving")
     edit = erase(bundle, settings)
     before = _fingerprint(bundle, edit)
     shown = Erasure(
         view.prompts,
-        view.strength,
+        strength,
         weights_before=before,
-        map_change=_shown_map(edit, view.strength),
+        map_change=_shown_map(edit, strength),
         norm=edit.change,
         condition=edit.condition,
         is_side_car=settings.is_side_car,
@@ -93,25 +91,25 @@ def run(
 def comeback(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat",),
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
-) -> Steps[Comeback]:
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
+) -> Steps[Reattacked]:
     """The first prompt on the model after UCE and after each epoch, plain and under attack.
 
     The attack is RECE's own derivation for the prompt's embedding, on the stage it attacks
     ("fresh") or on the model after UCE ("old").
     """
-    view = _View.of(prompts, 1.0, steps, guidance_scale)
+    view = View.of(prompts, steps, guidance_scale)
     if not settings.is_side_car:
         raise BadInput(
             "The attack is shown for edits that are one map on the embedding.",
             "Set technique to replace and part to both, and leave layers_to_edit out.",
         )
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     edit = erase(bundle, settings)
     return (yield from _attacks(bundle, edit, view, seed))
 
@@ -120,18 +118,17 @@ def comeback(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Baked]:
     """New weights W M as a patch, applied and undone once to see every bit come back."""
-    strength = _checked_strength(strength)
     yield Progress(0, 3, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     edit = erase(bundle, settings)
     yield Progress(1, 3, "Baking the weights")
     old = dict(bundle.model.state_dict())
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {**settings.plain(), "strength": strength}
     recipe = Recipe("rece", "bake", ref, params, seed, label=settings.name).here()
     patch = Patch.between(old, old | edit.bake(old, strength), recipe)
@@ -144,11 +141,11 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: ReceSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "lora",
     rank: Annotated[int, Range(0, 4096, "0 keeps everything.")] = 0,
-    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Exported]:
     """The erasure as a file for other tools, read back and compared with the baked weights.
 
@@ -156,11 +153,8 @@ def export(
     projections), "unet" (the whole edited UNet) or "map" (U and V of M = I + U V, the smallest).
     `rank` 0 keeps all that is there.
     """
-    strength = _checked_strength(strength)
-    form = checks.choice("form", form, FORMS)
-    rank = checks.count("rank", rank, 0, 4096, "0 keeps everything.")
     yield Progress(0, 2, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     edit = erase(bundle, settings)
     yield Progress(1, 2, "Writing the file")
     return exported(bundle, edit, form, strength=strength, rank=rank)
@@ -169,43 +163,8 @@ def export(
 # ---------------------------------------------------------------------- pictures
 
 
-@dataclass(frozen=True)
-class _View:
-    """What is drawn: prompts, strength, steps and guidance, checked.
-
-    Several prompts may stand in one text, with semicolons between them.
-    """
-
-    prompts: tuple[str, ...]
-    strength: float
-    steps: int
-    guidance_scale: float
-
-    @property
-    def originals(self) -> tuple[object, ...]:
-        """What the original's pictures depend on, besides model and seed."""
-        return self.prompts, self.steps, self.guidance_scale
-
-    @classmethod
-    def of(
-        cls, prompts: Sequence[str], strength: float, steps: int, guidance_scale: float
-    ) -> "_View":
-        return cls(
-            checks.prompts(prompts, MOST_PROMPTS),
-            _checked_strength(strength),
-            checks.count("steps", steps, 1, MOST_STEPS, "Try 10."),
-            checks.number(
-                "guidance_scale", guidance_scale, 0, LARGEST_GUIDANCE, "4 is a good value."
-            ),
-        )
-
-
-def _checked_strength(strength: float) -> float:
-    return checks.number("strength", strength, 0, MOST_STRENGTH, "1 is the edit of the papers.")
-
-
 def _three_times(
-    bundle: DiffusionBundle, edit: Edit, view: _View, seed: int, shown: Erasure
+    bundle: DiffusionBundle, edit: Edit, view: View, seed: int, shown: Erasure
 ) -> Generator[Progress, None, Erasure]:
     """Original, edited, and with the map left out again: walks from one noise.
 
@@ -213,45 +172,34 @@ def _three_times(
     walk, without the map, is always taken and is what the original is compared with.
     """
     cond, uncond = encode_prompt(bundle, view.prompts), empty_prompt(bundle)
-    noise = sampling.start_noise(bundle, seed, len(view.prompts))
-    told = {"original": 0.0, "edited": view.strength, "undone": 0.0}
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, view.originals, seed)
+    noise, key = view.noise(bundle, seed), view.cache_key(bundle, seed)
+    strengths = {"original": 0.0, "edited": shown.strength, "undone": 0.0}
     if (kept := _ORIGINALS.peek(key)) is not None:
-        del told["original"]
-        shown = replace(
-            shown,
-            original=kept,
-            sha256={"original": sampling.sha256(kept)},
-            verdicts={"original": sampling.verdicts(bundle, kept)},
-        )
-    for turn, (name, strength) in enumerate(told.items()):
+        del strengths["original"]
+        shown = _finished(shown, "original", kept, bundle)
+    total = len(strengths) * view.steps
+    for turn, (name, strength) in enumerate(strengths.items()):
         model, maps = _at(bundle, edit, strength)
-        pictures = sampling.walk(
-            model,
-            maps(cond),
-            maps(uncond),
-            noise,
-            steps=view.steps,
-            guidance_scale=view.guidance_scale,
-        )
-        for step in pictures:
-            is_last = step.i == view.steps - 1
-            if is_last or step.i % PREVIEW_EVERY == 0:
-                drawn = sampling.decode(bundle, step.z if is_last else step.x0)
-                shown = shown.with_pictures(name, drawn)
-            done = turn * view.steps + step.i + 1
-            yield Progress(done, len(told) * view.steps, f"Drawing: {name}", shown)
-        shown = replace(
-            shown,
-            sha256={**shown.sha256, name: sampling.sha256(drawn)},
-            verdicts={**shown.verdicts, name: sampling.verdicts(bundle, drawn)},
-        )
+        walked = view.walk_with(model, maps(cond), maps(uncond), noise)
+        for done, pictures in view.preview(bundle, walked):
+            preview = shown.with_pictures(name, pictures)
+            yield Progress(turn * view.steps + done, total, f"Drawing: {name}", preview)
+        shown = _finished(shown, name, pictures, bundle)
         if name == "original":
-            _ORIGINALS.put(key, drawn)
+            _ORIGINALS.put(key, pictures)
     return replace(shown, undo=compare(*map(torch.from_numpy, (shown.original, shown.undone))))
 
 
-_ORIGINALS: Recent[UInt8[Array, "b h w 3"]] = Recent(8)
+def _finished(shown: Erasure, name: str, pictures: Pictures, bundle: DiffusionBundle) -> Erasure:
+    """The result with these pictures, their digest, and what the judge sees in them."""
+    return replace(
+        shown.with_pictures(name, pictures),
+        sha256={**shown.sha256, name: drawing.sha256(pictures)},
+        verdicts={**shown.verdicts, name: drawing.verdicts(bundle, pictures)},
+    )
+
+
+_ORIGINALS: LruCache[Pictures] = LruCache()
 
 
 def _at(
@@ -259,47 +207,37 @@ def _at(
 ) -> tuple[DiffusionBundle, Callable[[Conditioning], Conditioning]]:
     """The model to draw with at a strength, and what it does to embeddings first."""
     if edit.settings.is_side_car:
-        return bundle, lambda told: edit.on_context(told, strength)
+        return bundle, lambda embedding: edit.on_context(embedding, strength)
     if strength == 0:
-        return bundle, lambda told: told
+        return bundle, lambda embedding: embedding
     state = dict(bundle.model.state_dict())
     baked = with_tensors(bundle.model, edit.bake(state, strength))
-    return replace(bundle, model=baked), lambda told: told
+    return replace(bundle, model=baked), lambda embedding: embedding
 
 
 def _attacks(
-    bundle: DiffusionBundle, edit: Edit, view: _View, seed: int
-) -> Generator[Progress, None, Comeback]:
+    bundle: DiffusionBundle, edit: Edit, view: View, seed: int
+) -> Generator[Progress, None, Reattacked]:
     """Three pictures for each stage: the prompt, the old attack, the fresh attack."""
     settings, cond = edit.settings, encode_prompt(bundle, view.prompts[:1])
-    uncond, noise = empty_prompt(bundle), sampling.start_noise(bundle, seed, 1)
+    uncond, noise = empty_prompt(bundle), drawing.start_noise(bundle, seed)
     old = attack(edit, 0, cond)
-    found = Comeback(view.prompts[0], (), _notes(bundle, settings, edit, view.prompts))
+    shown = Reattacked(view.prompts[0], (), _notes(bundle, settings, edit, view.prompts))
     total = len(edit.stages) * view.steps
     for number, stage in enumerate(edit.stages):
         fresh = attack(edit, number, cond)
-        asked = edit.on_context(Conditioning.cat([cond, old, fresh]), stage=number)
-        walked = sampling.walk(
-            bundle,
-            asked,
-            edit.on_context(uncond, stage=number),
-            noise.expand(3, -1, -1, -1),
-            steps=view.steps,
-            guidance_scale=view.guidance_scale,
-        )
-        kept = found.stages
+        three = edit.on_context(Conditioning.cat([cond, old, fresh]), stage=number)
+        empty = edit.on_context(uncond, stage=number)
+        walked = view.walk_with(bundle, three, empty, noise.expand(3, -1, -1, -1))
+        finished = shown.stages
         row = Attacked(stage.name, float(edit.singular_values[number][-1]))
-        for step in walked:
-            is_last = step.i == view.steps - 1
-            if is_last or step.i % PREVIEW_EVERY == 0:
-                pictures = sampling.decode(bundle, step.z if is_last else step.x0)
-                row = Attacked(row.stage, row.smallest, *pictures)
-            found = replace(found, stages=(*kept, row))
-            yield Progress(number * view.steps + step.i + 1, total, stage.name, found)
-        said = sampling.verdicts(bundle, pictures)
-        row = replace(row, verdicts=dict(zip(("plain", "old", "fresh"), said, strict=True)))
-        found = replace(found, stages=(*kept, row))
-    return found
+        for done, pictures in view.preview(bundle, walked):
+            row = Attacked(row.stage, row.smallest, *pictures)
+            shown = replace(shown, stages=(*finished, row))
+            yield Progress(number * view.steps + done, total, stage.name, shown)
+        verdicts = zip(("plain", "old", "fresh"), drawing.verdicts(bundle, pictures), strict=True)
+        shown = replace(shown, stages=(*finished, replace(row, verdicts=dict(verdicts))))
+    return shown
 
 
 def attack(edit: Edit, stage: int, cond: Conditioning) -> Conditioning:
@@ -339,7 +277,7 @@ def _shown_map(edit: Edit, strength: float) -> Float[Array, "n n"]:
     return blocks.gather(-1, largest)[..., 0].numpy()
 
 
-def _residuals(bundle: DiffusionBundle, settings: Settings, edit: Edit) -> tuple[Residual, ...]:
+def _residuals(bundle: DiffusionBundle, settings: ReceSettings, edit: Edit) -> tuple[Residual, ...]:
     """How far each stage moved the erased, the kept and the held-out texts."""
     if not settings.is_side_car:
         return ()
@@ -360,7 +298,7 @@ def _residuals(bundle: DiffusionBundle, settings: Settings, edit: Edit) -> tuple
     )
 
 
-def _held_out(bundle: DiffusionBundle, settings: Settings) -> list[str]:
+def _held_out(bundle: DiffusionBundle, settings: ReceSettings) -> list[str]:
     """Texts that took no part in the edit."""
     common = OBJECTS if bundle.vocabulary is not None else COMMON_WORDS
     used = " ".join([*settings.concepts, *settings.retain]).split()
@@ -368,7 +306,7 @@ def _held_out(bundle: DiffusionBundle, settings: Settings) -> list[str]:
     return [text for text in common if text.split()[-1] not in used][:24]
 
 
-def _timing(bundle: DiffusionBundle, settings: Settings) -> Timing | None:
+def _timing(bundle: DiffusionBundle, settings: ReceSettings) -> Timing | None:
     """UCE by one map and by every projection for itself, on the same rows; small models only."""
     weights = {
         name: weight.detach().cpu() for name, weight in projections(bundle, settings.part).items()
@@ -376,14 +314,16 @@ def _timing(bundle: DiffusionBundle, settings: Settings) -> Timing | None:
     first = next(iter(weights.values()))
     if not settings.is_side_car or first.shape[1] > WIDEST_TIMED:
         return None
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, replace(settings, epochs=0))
+    key = (*bundle.cache_key, replace(settings, epochs=0))
     return _TIMINGS.get(key, lambda: _timed(bundle, settings, weights))
 
 
-_TIMINGS: Recent[Timing] = Recent(64)
+_TIMINGS: LruCache[Timing] = LruCache(most=64)
 
 
-def _timed(bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]) -> Timing:
+def _timed(
+    bundle: DiffusionBundle, settings: ReceSettings, weights: Mapping[str, Tensor]
+) -> Timing:
     pairs, kept = settings.pairs(), settings.kept()
     texts = encode(bundle, [*(t for both in pairs for t in both), *kept])
     rows = [pair(texts[old], texts[new], settings.rule) for old, new in pairs]
@@ -406,18 +346,16 @@ def _timed(bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Te
 
 
 def _notes(
-    bundle: DiffusionBundle, settings: Settings, edit: Edit, prompts: Sequence[str]
+    bundle: DiffusionBundle, settings: ReceSettings, edit: Edit, prompts: Sequence[str]
 ) -> tuple[str, ...]:
     """What a visitor should know before trusting the pictures."""
     return tuple(_noted(bundle, settings, edit, prompts))
 
 
 def _noted(
-    bundle: DiffusionBundle, settings: Settings, edit: Edit, prompts: Sequence[str]
+    bundle: DiffusionBundle, settings: ReceSettings, edit: Edit, prompts: Sequence[str]
 ) -> Iterator[str]:
-    unknown = sampling.unknown_words(bundle, [*settings.concepts, *settings.guides, *prompts])
-    if unknown:
-        yield f"This model never saw the words: {', '.join(unknown)}. It draws something for them."
+    yield from drawing.unknown_words_note(bundle, [*settings.concepts, *settings.guides, *prompts])
     if bundle.vocabulary is not None and not all(guide.strip() for guide in settings.guides):
         yield (
             "The empty text is a poor guide on this model: its padding is shared by all prompts, "
@@ -439,14 +377,12 @@ def pictures_of(
     noise: Float[Tensor, "b c lh lw"],
     *,
     stage: int | None,
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
-) -> UInt8[Array, "b h w 3"]:
+    steps: int = 10,
+    guidance_scale: float = 4.0,
+) -> Pictures:
     """Pictures of embeddings on one stage of the edited model; None is the original."""
     uncond = empty_prompt(bundle)
     if stage is not None:
-        cond, uncond = (edit.on_context(told, stage=stage) for told in (cond, uncond))
-    *_, last = sampling.walk(
-        bundle, cond, uncond, noise, steps=steps, guidance_scale=guidance_scale
-    )
-    return sampling.decode(bundle, last.z)
+        cond, uncond = (edit.on_context(side, stage=stage) for side in (cond, uncond))
+    *_, last = drawing.walk(bundle, cond, uncond, noise, steps=steps, guidance_scale=guidance_scale)
+    return drawing.decode(bundle, last.z)

@@ -21,12 +21,12 @@ from engine.core.catalog import Measured
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef, Plain
-from engine.erasing import _sampling as sampling
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.rece import speed
 from engine.erasing.rece.algorithm import attack, pictures_of
-from engine.erasing.rece.edit import Edit, Settings, erase
+from engine.erasing.rece.edit import Edit, ReceSettings, erase
 from engine.metrics.intervals import Rate
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle, encode_prompt
 from engine.models.vision import Judge, load_judge
 from engine.world.vocabulary import CATEGORY_OF, OBJECTS, article
@@ -53,7 +53,7 @@ class Subject:
 
     head: str
     target: str
-    settings: Settings
+    settings: ReceSettings
     asks: tuple[Ask, ...]
 
     @property
@@ -79,7 +79,7 @@ def style() -> Subject:
     for i, name in enumerate([*drawn, *drawn[:8]]):
         form, shows = words[i % 4], names[i % 4]
         asks.append(Ask(form.format(article(name)), shows, "kept"))
-    settings = Settings.of(
+    settings = ReceSettings.of(
         concepts=["neon style"],
         guides=["plain style"],
         retain=[*(f"{name} style" for name in names), "cat", "dog", "car", "rose"],
@@ -97,7 +97,7 @@ def thing() -> Subject:
         group = "kept, near" if CATEGORY_OF[name][0] == "animal" else "kept, far"
         group = group if name in retain else f"{group}, held out"
         asks.append(Ask(forms[i % 4].format(article(name)), name, group))
-    settings = Settings.of(concepts=["cat"], guides=["animal"], retain=retain, epochs=EPOCHS)
+    settings = ReceSettings.of(concepts=["cat"], guides=["animal"], retain=retain, epochs=EPOCHS)
     return Subject("subject", "cat", settings, tuple(asks))
 
 
@@ -105,7 +105,7 @@ def run(*, seed: int, model: ModelRef | str = "world", speed_too: bool = True) -
     """All four. Raises `ModelMismatch` when the original does not draw what is to be erased."""
     begun = time.perf_counter()
     yield Progress(0, 8, "Loading the model")
-    bundle, judge = sampling.open_bundle(model), load_judge()
+    bundle, judge = drawing.open_bundle(model), load_judge()
     styles = yield from _subject(bundle, judge, style(), seed, 1)
     things = yield from _subject(bundle, judge, thing(), seed, 4)
     rates: dict[str, dict[str, Counted]] = styles["rates"]  # type: ignore[assignment]
@@ -155,7 +155,7 @@ def _subject(
             part = subject.asks[first : first + BATCH]
             yield Progress(done, 8, f"{subject.target}, {name}: {first} of {len(subject.asks)}")
             cond = encode_prompt(bundle, [ask.prompt for ask in part])
-            noise = sampling.start_noise(bundle, seed * 1000 + first, len(part))
+            noise = drawing.start_noise(bundle, seed * 1000 + first, len(part))
             drawn = pictures_of(bundle, edit, cond, noise, stage=stage, steps=STEPS)
             hits += _shows(judge, subject.head, drawn, [ask.shows for ask in part])
         pairs = list(zip(subject.asks, hits, strict=True))
@@ -184,7 +184,7 @@ def _attacks(
     """Share of target prompts that come back under each attack, on each stage."""
     asks = subject.targets[: 2 * BATCH]
     cond, found = encode_prompt(bundle, [a.prompt for a in asks]), dict[str, dict[str, Counted]]()
-    noise = sampling.start_noise(bundle, seed * 1000, len(asks))
+    noise = drawing.start_noise(bundle, seed * 1000, len(asks))
     for number, stage in enumerate(edit.stages):
         found[stage.name] = {}
         for name, derived_on in (("old", 0), ("fresh", number)):

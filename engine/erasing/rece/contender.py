@@ -3,7 +3,7 @@
 from engine.core.job import Progress, Steps
 from engine.erasing._eraser import Cost, Erased, Eraser, Maker
 from engine.erasing._subject import Subject
-from engine.erasing.rece.edit import Settings, erase
+from engine.erasing.rece.edit import ReceSettings, erase
 from engine.models.diffusion import DiffusionBundle
 
 
@@ -19,7 +19,7 @@ def rece(bundle: DiffusionBundle, subject: Subject, seed: int) -> Steps[Erased]:
 
 def _erased(name: str, bundle: DiffusionBundle, subject: Subject, epochs: int) -> Steps[Erased]:
     yield Progress(0, 1, f"{name}: solving")
-    settings = Settings.of(
+    settings = ReceSettings.of(
         concepts=[subject.concept], guides=[subject.anchor], retain=subject.keep, epochs=epochs
     )
     edit = erase(bundle, settings)
@@ -31,7 +31,7 @@ def _erased(name: str, bundle: DiffusionBundle, subject: Subject, epochs: int) -
             name,
             bundle,
             cost,
-            on_context=lambda told: edit.on_context(told, strength),
+            on_context=lambda embedding: edit.on_context(embedding, strength),
             state=lambda: {**state, **edit.bake(state, strength)},
         )
 

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 import torch
 
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.recent import Recent
 from engine.core.settings import Items, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.erasing._settings import taking
@@ -56,7 +56,7 @@ Ridge = Annotated[float, Range(1e-6, LARGEST_SCALE, "The papers use 0.1 to 1.")]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReceSettings:
     """What to erase and how. `preserve_scale` None is UCE's rule max(0.1, 1 / number kept).
 
     `guides` is one text for all concepts or one for each. `epoch_retain` None keeps in the epochs
@@ -87,7 +87,7 @@ class Settings:
     epoch_ridge: Ridge = 0.1
 
     @classmethod
-    def of(cls, **values: object) -> "Settings":
+    def of(cls, **values: object) -> "ReceSettings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
         chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
         concepts = tuple(word.strip() for word in chosen.concepts)
@@ -159,7 +159,7 @@ class Settings:
         return cf.Scales(1.0, self.epoch_preserve_scale, self.epoch_ridge)
 
 
-with_settings = taking(Settings)
+with_settings = taking(ReceSettings)
 
 
 # ---------------------------------------------------------------------- the edit of a model
@@ -186,7 +186,7 @@ class Edit:
     `names` are the projections that are edited.
     """
 
-    settings: Settings
+    settings: ReceSettings
     names: tuple[str, ...]
     stages: tuple[Stage, ...]
     first: cf.Factor | None
@@ -240,9 +240,9 @@ class Edit:
         return cf.mapped(weight, self.layer_map(name), strength)
 
 
-def erase(bundle: DiffusionBundle, settings: Settings) -> Edit:
+def erase(bundle: DiffusionBundle, settings: ReceSettings) -> Edit:
     """The erasure of a model, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, settings)
+    key = (*bundle.cache_key, settings)
     return _EDITS.get(key, lambda: _solve(bundle, settings))
 
 
@@ -264,7 +264,7 @@ def projections(bundle: DiffusionBundle, part: Part = "both") -> dict[str, Tenso
     return found
 
 
-def edited(bundle: DiffusionBundle, settings: Settings) -> dict[str, Tensor]:
+def edited(bundle: DiffusionBundle, settings: ReceSettings) -> dict[str, Tensor]:
     """The projections that an edit changes. Raises `BadInput` for a number that there is not."""
     every = projections(bundle, settings.part)
     if settings.layers_to_edit is None:
@@ -279,7 +279,7 @@ def edited(bundle: DiffusionBundle, settings: Settings) -> dict[str, Tensor]:
     return {names[number]: every[names[number]] for number in settings.layers_to_edit}
 
 
-def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
+def _solve(bundle: DiffusionBundle, settings: ReceSettings) -> Edit:
     weights = edited(bundle, settings)
     texts = encode(
         bundle,
@@ -335,7 +335,7 @@ def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
 
 
 def _uce(
-    settings: Settings,
+    settings: ReceSettings,
     pairs: Sequence[cf.Pair],
     keep: Float[Tensor, "d d"],
     weights: Mapping[str, Tensor],
@@ -363,13 +363,13 @@ def _keep(
 
 
 def _weight_gram(
-    bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]
+    bundle: DiffusionBundle, settings: ReceSettings, weights: Mapping[str, Tensor]
 ) -> Float[Tensor, "d d"]:
     """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
     chosen = settings.part, settings.layers_to_edit
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen)
+    key = (*bundle.cache_key, chosen)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
 
 
-_EDITS: Recent[Edit] = Recent(12)
-_GRAMS: Recent[Tensor] = Recent(4)
+_EDITS: LruCache[Edit] = LruCache()
+_GRAMS: LruCache[Tensor] = LruCache()

@@ -99,7 +99,7 @@ class Attacked:
 
 
 @dataclass(frozen=True)
-class Comeback:
+class Reattacked:
     """The attack on every stage, from one noise."""
 
     prompt: str

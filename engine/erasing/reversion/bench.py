@@ -19,12 +19,11 @@ import numpy as np
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay, relay_as
 from engine.core.recipe import ModelRef, Plain
-from engine.erasing import _sampling as sampling
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.reversion.algorithm import CHANCE, examine
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import remembered
-from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
+from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import (
     Word,
     grown_table,
@@ -34,6 +33,7 @@ from engine.erasing.reversion.words import (
     with_words,
 )
 from engine.metrics.intervals import Rate
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 COUNT, SAMPLER_STEPS, BATCH = 16, 10, 8
@@ -48,13 +48,13 @@ Scores = dict[str, dict[str, Plain]]
 
 
 def run(
-    *, seed: int, model: ModelRef | str = "world", settings: Settings | None = None,
+    *, seed: int, model: ModelRef | str = "world", settings: ReversionSettings | None = None,
     relations: Sequence[str] = tuple(RELATIONS), count: int = COUNT, ablation: bool = True,
 ) -> Steps[Measured]:  # fmt: skip
     """All three; with `settings` words are learnt by them in place of the shipped ones."""
     begun, total = time.perf_counter(), len(relations) + 2
     yield Progress(0, total, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
+    bundle = drawing.in_float32(drawing.open_bundle(model))
     by_relation: dict[str, Scores] = {}
     rates: dict[str, list[Rate]] = {"word": [], "initialiser": [], "in words": []}
     for done, relation in enumerate(relations):
@@ -94,7 +94,7 @@ def run(
 
 
 def _ablation(
-    bundle: DiffusionBundle, settings: Settings, count: int, done: int, total: int
+    bundle: DiffusionBundle, settings: ReversionSettings, count: int, done: int, total: int
 ) -> Generator[Progress, None, dict[str, Plain]]:
     """Scores of each variant, pictures of all seeds together."""
     found: dict[str, Plain] = {}
@@ -127,9 +127,9 @@ def _scores(
     examined = pairs(relation, count, np.random.default_rng([seed, 3]), held_out=True)
     knowing = with_words(bundle, [word])
     steps = examine(knowing, relation, text, examined, seed, SAMPLER_STEPS, BATCH)
-    said = f"{relation}, said as {text}"
+    note = f"{relation}, said as {text}"
     hits = yield from relay(
-        steps, lambda now: Progress(done, total, f"{said}: {now} of {len(examined)}")
+        steps, lambda now: Progress(done, total, f"{note}: {now} of {len(examined)}")
     )
     return [Rate.of_hits(column) for column in hits]
 

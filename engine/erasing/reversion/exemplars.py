@@ -93,14 +93,14 @@ def uploaded(pictures: Sequence[np.ndarray], descriptions: Sequence[str]) -> tup
         )
     found = []
     for number, (picture, line) in enumerate(zip(pictures, descriptions, strict=True), start=1):
-        told = tuple(part.strip() for part in str(line).split("|") if part.strip())
-        bad = [text for text in told if text.count("{}") != 1 or len(text) > LONGEST]
-        if not told or bad:
+        phrases = tuple(part.strip() for part in str(line).split("|") if part.strip())
+        bad = [text for text in phrases if text.count("{}") != 1 or len(text) > LONGEST]
+        if not phrases or bad:
             shown = (bad or [str(line)])[0][:60]
             raise BadInput(
                 f'The description of picture {number}, "{shown}", needs {{}} once, where the '
                 "relation stands.",
                 'Write for example "cat {} box".',
             )
-        found.append(Exemplar(picture, told))
+        found.append(Exemplar(picture, phrases))
     return tuple(found)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress
-from engine.core.recent import Recent
 from engine.core.shapes import Float, Int, Tensor
 from engine.erasing._learning import (
     Adam,
@@ -20,7 +20,7 @@ from engine.erasing._learning import (
     token_states,
 )
 from engine.erasing.reversion.exemplars import Exemplar
-from engine.erasing.reversion.settings import Settings, exemplars_of
+from engine.erasing.reversion.settings import ReversionSettings, exemplars_of
 from engine.erasing.reversion.steering import (
     Words,
     importance,
@@ -63,7 +63,7 @@ class Learnt:
 
 
 def learn(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: ReversionSettings, seed: int
 ) -> Generator[Progress, None, Learnt]:
     """Train one row on a few pictures of a relation; nothing else of the model moves.
 
@@ -104,18 +104,14 @@ def learn(
 
 
 def remembered(
-    bundle: DiffusionBundle, settings: Settings, seed: int
+    bundle: DiffusionBundle, settings: ReversionSettings, seed: int
 ) -> Generator[Progress, None, Learnt]:
     """The same, from a small cache where it was asked for before."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, bundle.device, settings.key(), seed)
-    found = _LEARNT.peek(key)
-    if found is None:
-        found = yield from learn(bundle, settings, seed)
-        _LEARNT.put(key, found)
-    return found
+    key = (*bundle.cache_key, settings.key(), seed)
+    return (yield from _LEARNT.steps(key, lambda: learn(bundle, settings, seed)))
 
 
-_LEARNT: Recent[Learnt] = Recent(16)
+_LEARNT: LruCache[Learnt] = LruCache()
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class _Task:
     """What stays the same from step to step."""
 
     bundle: DiffusionBundle
-    settings: Settings
+    settings: ReversionSettings
     latents: Latents
     ids: tuple[Int[Tensor, "k n"], ...]  # of each picture's descriptions
     words: Words
@@ -135,16 +131,16 @@ class _Task:
     def of(
         cls,
         bundle: DiffusionBundle,
-        settings: Settings,
+        settings: ReversionSettings,
         exemplars: Sequence[Exemplar],
         words: Words,
     ) -> "_Task":
         side = latent_shape(bundle)[1] * 2 ** (len(bundle.vae.config.block_out_channels) - 1)
         pictures = [fitted(e.picture, side, settings.fit) for e in exemplars]  # type: ignore[arg-type]
         table = token_table(bundle).detach()
-        told = with_words(bundle, [Word(settings.placeholder, torch.zeros(table.shape[1]))])
+        grown = with_words(bundle, [Word(settings.placeholder, torch.zeros(table.shape[1]))])
         ids = tuple(
-            token_ids(told, [text.format(settings.placeholder) for text in e.descriptions])
+            token_ids(grown, [text.format(settings.placeholder) for text in e.descriptions])
             for e in exemplars
         )
         for exemplar, found in zip(exemplars, ids, strict=True):

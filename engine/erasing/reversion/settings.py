@@ -18,7 +18,7 @@ MOST_PICTURES, MOST_STEPS = 16, 3000
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReversionSettings:
     """What is learnt, from which exemplars, and how.
 
     `relation` names a set that the embedded world draws; pictures of one's own, with one line of
@@ -46,7 +46,7 @@ class Settings:
     fit: Annotated[str, OneOf(FITS)] = "stretch"
 
     @classmethod
-    def of(cls, **given: object) -> "Settings":
+    def of(cls, **given: object) -> "ReversionSettings":
         """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
         chosen = cls(**checked(cls, given))  # type: ignore[arg-type]
         if not PLACEHOLDER.fullmatch(chosen.placeholder):
@@ -61,8 +61,8 @@ class Settings:
     @property
     def name(self) -> str:
         """The name of the edit on the shelf."""
-        told = "own exemplars" if self.pictures else self.relation
-        return f"{self.placeholder} learnt from {told}"
+        what = "own exemplars" if self.pictures else self.relation
+        return f"{self.placeholder} learnt from {what}"
 
     def plain(self) -> dict[str, object]:
         """As a recipe keeps them, without pictures of one's own."""
@@ -77,11 +77,11 @@ class Settings:
 
 
 # How the shipped words are learnt, one for each relation.
-SHIPPED_SETTINGS = Settings(count=16, steps=80)
+SHIPPED_SETTINGS = ReversionSettings(count=16, steps=80)
 
 
 def exemplars_of(
-    bundle: DiffusionBundle, settings: Settings, draw_numbers: np.random.Generator
+    bundle: DiffusionBundle, settings: ReversionSettings, draw_numbers: np.random.Generator
 ) -> tuple[Exemplar, ...]:
     """Pictures of one's own, or those that the renderer draws."""
     if settings.pictures:
@@ -89,4 +89,4 @@ def exemplars_of(
     return drawn(settings.relation, settings.count, draw_numbers)
 
 
-with_settings = taking(Settings)
+with_settings = taking(ReversionSettings)

@@ -5,26 +5,25 @@ The adapter is in `membrane`, its training in `training`, its files in `files`.
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Annotated, TypeVar, get_args
 
 import numpy as np
 import torch
 
-from engine.core import budgets, checks
+from engine.core import budgets
 from engine.core.baked import Baked
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.core.shapes import Float, Tensor
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
 from engine.erasing._settings import taking
-from engine.erasing._views import Prompts
 from engine.erasing.spm.files import FORMS, HEAD, MOST_BYTES, baked, exported, read_text
 from engine.erasing.spm.membrane import (
     METRICS,
@@ -48,21 +47,23 @@ from engine.erasing.spm.results import (
 )
 from engine.erasing.spm.shipped import shipped
 from engine.erasing.spm.training import Plan, Trained, train
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, words_cut
+from engine.models.drawing import GuidanceScale, Prompts, SamplerSteps, View
 from engine.models.library import resolve
 
 R = TypeVar("R")
-MOST_CONCEPTS, MOST_PROMPTS, MOST_STEPS, MOST_FILES = 6, 12, 100, 6
+MOST_CONCEPTS, MOST_FILES = 6, 6
 WAYS = (*METRICS, "open", "official")
+Strength = Annotated[float, Range(0, 2, "1 is an open membrane.")]
 ORIGINAL, UNDONE = "original", "undone"
-PREVIEW_EVERY = 4
 # Above this cosine of unrelated texts the published gate stands open for everything.
 BLUNT = 0.9
 UNRELATED = ("a car", "a house", "a rose", "a guitar", "a dog")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SpmSettings:
     """Which membranes, and how they are trained; `files` are published files as data texts.
 
     A membrane that ships with the model is taken where there is one for these settings, unless a
@@ -82,7 +83,7 @@ class Settings:
     files: Annotated[tuple[Annotated[str, Text(MOST_BYTES * 4 // 3)], ...], Items(MOST_FILES)] = ()
 
     @classmethod
-    def of(cls, **values: object) -> "Settings":
+    def of(cls, **values: object) -> "SpmSettings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
         chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
         concepts = tuple(dict.fromkeys(text for word in chosen.concepts if (text := word.strip())))
@@ -107,14 +108,14 @@ class Settings:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
 
-with_settings = taking(Settings)
+with_settings = taking(SpmSettings)
 
 
 @with_settings
 def run(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
     ways: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS), fewest=1)] = (
@@ -122,18 +123,17 @@ def run(
         "tokenuni",
         "open",
     ),
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: SamplerSteps = 8,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Transported]:
     """Trains a membrane for each concept, then draws the prompts in each way of opening them.
 
     `ways` are metrics of the gate, "open" (gamma 1) and "official" (the published merge, by which
     one membrane acts with gamma squared). The last row is drawn with the membranes taken off.
     """
-    view = _View.of(prompts, steps, guidance_scale)
-    chosen = tuple(checks.choice("ways", way, WAYS) for way in _listed(ways))
+    view = View.of(prompts, steps, guidance_scale)
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     notes = tuple(_notes(bundle, settings, view.prompts))
     shown = Transported(view.prompts, settings.concepts, notes=notes)
     first = _rows(bundle, [], view, (), seed, shown, undone=False)
@@ -141,7 +141,7 @@ def run(
     training = _trained(bundle, settings, seed, shown)
     membranes, shown = yield from within(training, 0.1, 0.7)
     before = _fingerprint(bundle, membranes)
-    metric = _metric(next((way for way in chosen if way in METRICS), METRICS[0]))
+    metric = _metric(next((way for way in ways if way in METRICS), METRICS[0]))
     gates, tokens = _gates(bundle, membranes, view.prompts, metric)
     shown = replace(
         shown,
@@ -153,16 +153,16 @@ def run(
         weights_before=before,
     )
     yield Progress(int(0.7 * WHOLE), WHOLE, "The gates are read", shown)
-    drawing = _rows(bundle, membranes, view, chosen, seed, shown)
-    shown = yield from within(drawing, 0.7, 1.0)
+    rows = _rows(bundle, membranes, view, ways, seed, shown)
+    shown = yield from within(rows, 0.7, 1.0)
     blunt = _bluntness(bundle, membranes)
-    if blunt > BLUNT and "clipcos_tokenuni" in chosen:
-        told = (
+    if blunt > BLUNT and "clipcos_tokenuni" in ways:
+        note = (
             f"On this model whole prompts are much alike (mean cosine {blunt:.2f} between the "
             "concept and unrelated prompts), so the published gate is open for everything; the "
             "shared words alone tell prompts apart here."
         )
-        shown = replace(shown, notes=(*shown.notes, told))
+        shown = replace(shown, notes=(*shown.notes, note))
     return replace(shown, weights_after=_fingerprint(bundle, membranes))
 
 
@@ -170,72 +170,67 @@ def run(
 def gate(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     prompts: Prompts = ("a cat", "a dog"),
     metric: Annotated[str, OneOf(METRICS)] = "clipcos_tokenuni",
 ) -> Steps[Gates]:
     """How far each prompt would open each concept's membrane. Needs no training and no picture."""
-    view, metric = _View.of(prompts, 1, 1.0), checks.choice("metric", metric, METRICS)
     yield Progress(0, 1, "Reading the gates")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     membranes = [Membrane((concept,), {}, {}) for concept in settings.concepts]
     membranes += [read_text(text, bundle.unet) for text in settings.files]
-    gates, tokens = _gates(bundle, membranes, view.prompts, _metric(metric))
-    return Gates(gates, tokens, tuple(_notes(bundle, settings, view.prompts)))
+    gates, tokens = _gates(bundle, membranes, prompts, _metric(metric))
+    return Gates(gates, tokens, tuple(_notes(bundle, settings, prompts)))
 
 
 @with_settings
 def transfer(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     to: ModelRef | Annotated[str, Text(budgets.SOURCE_CHARACTERS)] = "world-sister",
     prompts: Prompts = ("a cat", "a dog"),
     way: Annotated[str, OneOf(WAYS)] = "tokenuni",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
-    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
+    steps: SamplerSteps = 8,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Transferred]:
     """The membranes of one checkpoint on another of the same architecture, without training.
 
     The gate reads the destination's own text encoder. Raises `AssetMissing` when the destination is
     not installed, `ModelMismatch` when its UNet is another one.
     """
-    view = _View.of(prompts, steps, guidance_scale)
-    way = checks.choice("way", way, WAYS)
+    view = View.of(prompts, steps, guidance_scale)
     yield Progress(0, 1, "Loading both models")
-    away = sampling.open_bundle(to)
-    home = sampling.open_bundle(model)
+    away = drawing.open_bundle(to)
+    home = drawing.open_bundle(model)
     _check_same_layout(home, away)
     shown = Transported(view.prompts, settings.concepts)
     names = home.card.title, away.card.title
-    found = Transferred(view.prompts, settings.concepts, *names)
+    both = Transferred(view.prompts, settings.concepts, *names)
     training = _trained(home, settings, seed, shown)
-    membranes, shown = yield from _retold(within(training, 0.0, 0.6), found, "")
+    membranes, shown = yield from _joining(within(training, 0.0, 0.6), both, "")
     for membrane in membranes:
         check_fit(away.unet, membrane)
     notes = tuple(_notes(away, settings, view.prompts))
-    found = replace(found, curves=shown.curves, notes=notes)
+    both = replace(both, curves=shown.curves, notes=notes)
     for bundle, title, start in ((home, "home", 0.6), (away, "away", 0.8)):
-        drawing = _rows(
-            bundle, membranes, view, (way,), seed, replace(shown, rows=()), undone=False
-        )
-        drawn = yield from _retold(within(drawing, start, start + 0.2), found, title)
-        found = replace(found, rows=found.rows + _titled(drawn.rows, title))
-    return found
+        rows = _rows(bundle, membranes, view, (way,), seed, replace(shown, rows=()), undone=False)
+        drawn = yield from _joining(within(rows, start, start + 0.2), both, title)
+        both = replace(both, rows=both.rows + _titled(drawn.rows, title))
+    return both
 
 
-def _retold(
-    steps: Generator[Progress, None, R], found: Transferred, title: str
+def _joining(
+    steps: Generator[Progress, None, R], both: Transferred, title: str
 ) -> Generator[Progress, None, R]:
-    """Events of a part whose previews join what is found so far, rows under this title."""
+    """Events of a part whose previews join what there is so far, rows under this title."""
 
     def tell(event: Progress) -> Progress:
         part = event.preview if isinstance(event.preview, Transported) else Transported((), ())
-        rows = found.rows + _titled(part.rows, title)
-        curves = part.curves or found.curves
-        return replace(event, preview=replace(found, rows=rows, curves=curves))
+        rows = both.rows + _titled(part.rows, title)
+        return replace(event, preview=replace(both, rows=rows, curves=part.curves or both.curves))
 
     return (yield from relay(steps, tell))
 
@@ -244,19 +239,18 @@ def _retold(
 def bake(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
-    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Baked]:
     """The open membranes added to the weights, as a patch, applied and undone once."""
-    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
     yield Progress(0, 3, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     shown = Transported((), settings.concepts)
     membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
     old = dict(bundle.model.state_dict())
     new = baked(old, membranes, [strength] * len(membranes))
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {**settings.plain(), "strength": strength}
     recipe = Recipe("spm", "bake", ref, params, seed, label=settings.name).here()
     patch = Patch.between(old, old | new, recipe)
@@ -269,10 +263,10 @@ def bake(
 def export(
     *,
     seed: int,
-    settings: Settings,
+    settings: SpmSettings,
     model: ModelRef | str = "world",
     form: Annotated[str, OneOf(FORMS)] = "spm",
-    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
+    strength: Strength = 1.0,
 ) -> Steps[Exported]:
     """The membranes as files for other tools, read back and compared with the baked weights.
 
@@ -280,10 +274,8 @@ def export(
     and PEFT) or "web" (without proj_in and proj_out). `strength` is the fixed gamma of all but the
     first.
     """
-    form = checks.choice("form", form, FORMS)
-    strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
     yield Progress(0, 2, "Loading the model")
-    bundle = sampling.open_bundle(model)
+    bundle = drawing.open_bundle(model)
     shown = Transported((), settings.concepts)
     membranes, _ = yield from within(_trained(bundle, settings, seed, shown), 0.0, 0.9)
     files, error, how = exported(bundle, membranes, form, strength)
@@ -294,31 +286,39 @@ def export(
 
 
 def _trained(
-    bundle: DiffusionBundle, settings: Settings, seed: int, shown: Transported
+    bundle: DiffusionBundle, settings: SpmSettings, seed: int, shown: Transported
 ) -> Generator[Progress, None, tuple[list[Membrane], Transported]]:
     """The membranes of all concepts, trained or remembered, then those of the files."""
     uploaded = [read_text(text, bundle.unet) for text in settings.files]
-    membranes, total = [], len(settings.concepts) * settings.iterations
+    membranes = []
     for number, concept in enumerate(settings.concepts):
-        steps, done = train(bundle, concept, settings.plan, seed), number * settings.iterations
         trained = None if settings.fresh else shipped(bundle, concept, settings.plan)
         if trained is not None:
-            told = f'The membrane of "{concept}" ships with the model; "Train it here" makes one.'
-            shown = replace(shown, notes=(*shown.notes, told))
-        while trained is None:
-            try:
-                event, so_far = next(steps)
-            except StopIteration as end:
-                trained = end.value
-            else:
-                curves = (*shown.curves, _curve(concept, so_far, settings.iterations))
-                preview = replace(shown, curves=curves)
-                yield Progress(done + event.done, total, f"Training: {event.note}", preview)
-        shown = replace(
-            shown, curves=(*shown.curves, _curve(concept, trained, settings.iterations))
-        )
+            note = f'The membrane of "{concept}" ships with the model; "Train it here" makes one.'
+            shown = replace(shown, notes=(*shown.notes, note))
+        else:
+            steps = train(bundle, concept, settings.plan, seed)
+            trained = yield from relay(steps, partial(_training, shown, settings, number))
+        shown = _with_curve(shown, settings, number, trained)
         membranes.append(trained.membrane)
     return [*membranes, *uploaded], shown
+
+
+def _training(
+    shown: Transported, settings: SpmSettings, number: int, event: tuple[Progress, Trained]
+) -> Progress:
+    """The progress of training one concept's membrane as a share of that of all."""
+    (step, trained), iterations = event, settings.iterations
+    done, total = number * iterations + step.done, len(settings.concepts) * iterations
+    preview = _with_curve(shown, settings, number, trained)
+    return Progress(done, total, f"Training: {step.note}", preview)
+
+
+def _with_curve(
+    shown: Transported, settings: SpmSettings, number: int, trained: Trained
+) -> Transported:
+    curve = _curve(settings.concepts[number], trained, settings.iterations)
+    return replace(shown, curves=(*shown.curves, curve))
 
 
 def _curve(concept: str, trained: Trained, iterations: int) -> Curve:
@@ -375,34 +375,17 @@ def opened_by(
 
 
 def _metric(text: str) -> Metric:
-    (found,) = (metric for metric in get_args(Metric) if metric == text)
-    return found
+    (metric,) = (metric for metric in get_args(Metric) if metric == text)
+    return metric
 
 
 # ---------------------------------------------------------------------- pictures
 
 
-@dataclass(frozen=True)
-class _View:
-    """What is drawn: prompts, steps and guidance, checked."""
-
-    prompts: tuple[str, ...]
-    steps: int
-    guidance_scale: float
-
-    @classmethod
-    def of(cls, prompts: object, steps: object, guidance_scale: object) -> "_View":
-        return cls(
-            checks.prompts(prompts, MOST_PROMPTS),
-            checks.count("steps", steps, 1, MOST_STEPS, "Try 8."),
-            checks.number("guidance_scale", guidance_scale, 0, 30, "4 is a good value."),
-        )
-
-
 def _rows(
     bundle: DiffusionBundle,
     membranes: Sequence[Membrane],
-    view: _View,
+    view: View,
     ways: Sequence[str],
     seed: int,
     shown: Transported,
@@ -414,32 +397,25 @@ def _rows(
     The original's pictures are kept for the next run; the last row is always drawn afresh.
     """
     asked = Asked(view.prompts, encode_prompt(bundle, view.prompts))
-    uncond, noise = empty_prompt(bundle), sampling.start_noise(bundle, seed, len(view.prompts))
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, view, seed)
+    uncond, noise = empty_prompt(bundle), view.noise(bundle, seed)
+    key = view.cache_key(bundle, seed)
     kept = _ORIGINALS.peek(key)
     rows: tuple[Row, ...] = () if kept is None else (kept,)
-    told = [*ways, UNDONE] if undone else list(ways)
-    names = told if kept is not None else [ORIGINAL, *told]
+    names = [*([ORIGINAL] if kept is None else []), *ways, *([UNDONE] if undone else [])]
     for turn, way in enumerate(names):
         network = bundle
         if way not in (ORIGINAL, UNDONE):
             gamma = opened_by(bundle, membranes, asked, way)
             network = with_membranes(bundle, membranes, gamma, official_merge=way == "official")
-        walked = sampling.walk(
-            network, asked.cond, uncond, noise, steps=view.steps,
-            guidance_scale=view.guidance_scale,
-        )  # fmt: skip
-        for step in walked:
-            is_last = step.i == view.steps - 1
-            if is_last or step.i % PREVIEW_EVERY == 0:
-                drawn = sampling.decode(bundle, step.z if is_last else step.x0)
-                shown = replace(shown, rows=(*rows, Row(way, drawn, (), (), "")))
-            done = turn * view.steps + step.i + 1
+        walked = view.walk_with(network, asked.cond, uncond, noise)
+        for done, pictures in view.preview(bundle, walked):
+            shown = replace(shown, rows=(*rows, Row(way, pictures, (), (), "")))
+            done += turn * view.steps
             yield Progress(done, len(names) * view.steps, f"Drawing: {way}", shown)
-        first = rows[0].pictures if rows else drawn
-        change = np.abs(drawn.astype(np.int16) - first).mean((1, 2, 3))
-        verdicts = sampling.verdicts(bundle, drawn)
-        row = Row(way, drawn, verdicts, tuple(change.tolist()), sampling.sha256(drawn))
+        first = rows[0].pictures if rows else pictures
+        change = np.abs(pictures.astype(np.int16) - first).mean((1, 2, 3))
+        verdicts = drawing.verdicts(bundle, pictures)
+        row = Row(way, pictures, verdicts, tuple(change.tolist()), drawing.sha256(pictures))
         rows = (*rows, row)
         if way == ORIGINAL:
             _ORIGINALS.put(key, row)
@@ -450,18 +426,11 @@ def _rows(
     return shown
 
 
-_ORIGINALS: Recent[Row] = Recent(8)
+_ORIGINALS: LruCache[Row] = LruCache()
 
 
 def _titled(rows: Sequence[Row], title: str) -> tuple[Row, ...]:
     return tuple(replace(row, way=f"{title}: {row.way}") for row in rows)
-
-
-def _listed(ways: object) -> tuple[object, ...]:
-    listed = ways.split(",") if isinstance(ways, str) else ways
-    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= len(WAYS):
-        raise BadInput("Choose at least one way to open the membranes.", "Try open.")
-    return tuple(way.strip() if isinstance(way, str) else way for way in listed)
 
 
 # ---------------------------------------------------------------------- checks and words
@@ -487,11 +456,9 @@ def _check_same_layout(home: DiffusionBundle, away: DiffusionBundle) -> None:
         )
 
 
-def _notes(bundle: DiffusionBundle, settings: Settings, prompts: Sequence[str]) -> Iterator[str]:
+def _notes(bundle: DiffusionBundle, settings: SpmSettings, prompts: Sequence[str]) -> Iterator[str]:
     """What a visitor should know before trusting the pictures."""
-    unknown = sampling.unknown_words(bundle, [*settings.concepts, settings.anchor, *prompts])
-    if unknown:
-        yield f"This model never saw the words: {', '.join(unknown)}. It draws something for them."
+    yield from drawing.unknown_words_note(bundle, [*settings.concepts, settings.anchor, *prompts])
     for prompt in prompts:
         if cut := words_cut(bundle, prompt):
             yield f'The end of a prompt is not seen by the text encoder: "{cut[:60]}".'

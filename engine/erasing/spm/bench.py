@@ -19,7 +19,6 @@ from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _evaluation as evaluation
-from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Eraser
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._measuring import equal_bits_after_undo
@@ -29,6 +28,7 @@ from engine.erasing.spm.files import baked
 from engine.erasing.spm.membrane import Membrane, permeability
 from engine.erasing.spm.training import Plan, train
 from engine.metrics.intervals import Rate, bootstrap
+from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("neon style",)
@@ -49,14 +49,14 @@ def run(
     """Every concept; the changes of all of them are taken together."""
     begun = time.perf_counter()
     yield Progress(0, 1, "Loading the model")
-    bundle = sampling.in_float32(sampling.open_bundle(model))
-    told: dict[str, dict[str, Plain]] = {}
+    bundle = drawing.in_float32(drawing.open_bundle(model))
+    by_concept: dict[str, dict[str, Plain]] = {}
     undone: dict[str, float] = {}
     held, dragged = np.zeros(0), np.zeros(0)
     for concept in concepts:
         subject = Subject.of(concept)
         reference = yield from _drawn(Eraser("original", bundle), subject, seed)
-        told[concept] = {"original": _rates(reference, reference)}
+        by_concept[concept] = {"original": _rates(reference, reference)}
         anchored = yield from _trained(bundle, subject, ANCHORED, seed)
         loose = yield from _trained(bundle, subject, LOOSE, seed)
         tries = {name: (anchored, way) for name, way in GATES.items()}
@@ -64,12 +64,12 @@ def run(
         for name, (membrane, way) in tries.items():
             eraser = replace(erased_by(bundle, membrane, way).at(1.0), name=name)
             drawn = yield from _drawn(eraser, subject, seed)
-            told[concept][name] = _rates(drawn, reference)
+            by_concept[concept][name] = _rates(drawn, reference)
             if name == "all open":
                 held = np.append(held, _changes(drawn, reference))
             if membrane is loose:
                 dragged = np.append(dragged, _changes(drawn, reference))
-        told[concept]["gate"] = _gate(bundle, anchored, subject)
+        by_concept[concept]["gate"] = _gate(bundle, anchored, subject)
         undone = _undone(bundle, anchored)
     return Measured.of(
         measured=float(held.mean()),
@@ -81,7 +81,7 @@ def run(
         figures={
             "training": asdict(ANCHORED),
             "without anchoring, 95 % interval": list(bootstrap(dragged)),
-            "by concept": told,
+            "by concept": by_concept,
             "equal bits after undo": undone,
         },
     )
@@ -91,7 +91,7 @@ def _trained(
     bundle: DiffusionBundle, subject: Subject, plan: Plan, seed: int
 ) -> Generator[Progress, None, Membrane]:
     steps = train(bundle, subject.concept, plan, seed)
-    return (yield from relay(steps, lambda told: told[0])).membrane
+    return (yield from relay(steps, lambda event: event[0])).membrane
 
 
 def _drawn(eraser: Eraser, subject: Subject, seed: int) -> Generator[Progress, None, Drawn]:
@@ -122,9 +122,9 @@ def _gate(bundle: DiffusionBundle, membrane: Membrane, subject: Subject) -> dict
     found: dict[str, Plain] = {}
     for group in ("target", "paraphrase", "near", "far"):
         texts = [ask.prompt for ask in subject.asks(PROTOCOL.each) if ask.group == group]
-        told = permeability(bundle, [membrane], texts)
+        opened = permeability(bundle, [membrane], texts)
         centred = permeability(bundle, [membrane], texts, "centred")
-        parts = {"cosine": told.cos, "words": told.tokens, "centred cosine": centred.cos}
+        parts = {"cosine": opened.cos, "words": opened.tokens, "centred cosine": centred.cos}
         found[group] = {name: float(values.mean()) for name, values in parts.items()}
     return found
 

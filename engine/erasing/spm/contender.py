@@ -11,7 +11,7 @@ from engine.core.job import Steps, relay
 from engine.core.shapes import Tensor
 from engine.erasing._eraser import Asked, Cost, Erased, Eraser, Maker
 from engine.erasing._subject import Subject
-from engine.erasing.spm.algorithm import Settings, opened_by
+from engine.erasing.spm.algorithm import SpmSettings, opened_by
 from engine.erasing.spm.files import baked
 from engine.erasing.spm.membrane import Membrane, with_membranes
 from engine.erasing.spm.shipped import shipped
@@ -23,12 +23,12 @@ def spm(
     bundle: DiffusionBundle, subject: Subject, seed: int, *, way: str, name: str
 ) -> Steps[Erased]:
     """One membrane, trained with the defaults of the panel; the anchor is the empty text."""
-    if (held := shipped(bundle, subject.concept, Settings().plan)) is not None:
+    if (held := shipped(bundle, subject.concept, SpmSettings().plan)) is not None:
         erased = erased_by(bundle, held.membrane, way, name)
         return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
-    steps = train(bundle, subject.concept, Settings().plan, seed)
+    steps = train(bundle, subject.concept, SpmSettings().plan, seed)
     trained = yield from relay(
-        steps, lambda told: replace(told[0], note=f"{name}: {told[0].note}", preview=None)
+        steps, lambda event: replace(event[0], note=f"{name}: {event[0].note}", preview=None)
     )
     return erased_by(bundle, trained.membrane, way, name)
 

@@ -92,10 +92,10 @@ def _merge(arrays: Arrays) -> float:
 
 
 def _losses(arrays: Arrays) -> float:
-    told = {name: torch.from_numpy(arrays[name]) for name in arrays if name.startswith("eps_")}
+    eps = {name: torch.from_numpy(arrays[name]) for name in arrays if name.startswith("eps_")}
     eta, la = float(arrays["guidance_scale"]), float(arrays["la_strength"])
-    erase = erase_loss(told["eps_target"], told["eps_positive"], told["eps_neutral"], eta)
-    anchor = anchor_loss(told["eps_anchor"], told["eps_anchor_ori"])
+    erase = erase_loss(eps["eps_target"], eps["eps_positive"], eps["eps_neutral"], eta)
+    anchor = anchor_loss(eps["eps_anchor"], eps["eps_anchor_ori"])
     return max(
         largest(erase, arrays["loss_erase"]),
         largest(anchor, arrays["loss_anchor"]),

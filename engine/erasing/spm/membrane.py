@@ -293,19 +293,19 @@ def permeability(
     """
     listed = [text for membrane in membranes for text in membrane.prompts]
     counts = [len(membrane.prompts) for membrane in membranes]
-    told = (encode_prompt(bundle, list(texts)) if cond is None else cond).tokens.cpu().double()
-    width = told.shape[1:]
+    tokens = (encode_prompt(bundle, list(texts)) if cond is None else cond).tokens.cpu().double()
+    width = tokens.shape[1:]
     erased = (
         encode_prompt(bundle, listed).tokens.cpu().double()
         if listed
-        else told.new_zeros((0, *width))
+        else tokens.new_zeros((0, *width))
     )
     if metric == "centred":
         shared = empty_prompt(bundle).tokens.cpu().double()
-        told, erased = told - shared, erased - shared
+        tokens, erased = tokens - shared, erased - shared
     ids = ids_of(bundle, [*texts, *listed]).cpu()
     return opening(
-        told.detach(),
+        tokens.detach(),
         ids[: len(texts)],
         erased,
         ids[len(texts) :],
@@ -343,8 +343,8 @@ def token_shares(bundle: DiffusionBundle, text: str, erased: str) -> tuple[Token
     found = []
     for place in range(shown):
         number = int(ids[0, place])
-        told = "start" if place == 0 else tokenizer.decode([number]).strip()
-        found.append(TokenShare(told, number in words, float(shares[place])))
+        token = "start" if place == 0 else tokenizer.decode([number]).strip()
+        found.append(TokenShare(token, number in words, float(shares[place])))
     found.append(TokenShare("end and padding", False, float(shares[shown:].sum())))
     return tuple(found)
 

@@ -38,8 +38,8 @@ def shipped(bundle: DiffusionBundle, concept: str, plan: Plan) -> Trained | None
         membrane = read(data, bundle.unet)
     except (EngineError, OSError):
         return None
-    told = json.loads((ASSETS / KEY / "losses.json").read_text(encoding="utf-8"))[concept]
-    losses = tuple(Losses(*row) for row in told)
+    rows = json.loads((ASSETS / KEY / "losses.json").read_text(encoding="utf-8"))[concept]
+    losses = tuple(Losses(*row) for row in rows)
     return Trained(membrane, losses, plan.iterations)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.job import Progress
-from engine.core.recent import Recent
 from engine.core.shapes import Float, Tensor
-from engine.erasing import _sampling as sampling
 from engine.erasing.spm.membrane import Membrane, sites, with_membranes
+from engine.models import drawing
 from engine.models.diffusion import (
     Conditioning,
     DiffusionBundle,
@@ -172,8 +172,8 @@ def train(
     All that is random depends on seed and iteration alone, and the state is kept after every walk:
     the same call goes on where an earlier one was stopped and ends with the same bits.
     """
-    wide = sampling.in_float32(bundle)
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, concept, plan, seed)
+    wide = drawing.in_float32(bundle)
+    key = (*bundle.cache_key, concept, plan, seed)
     begun = _STATES.peek(key) or _start(wide, concept, plan, seed)
     if begun.step >= plan.iterations:
         return Trained(begun.membrane, begun.losses, begun.step)
@@ -181,9 +181,9 @@ def train(
     for step in range(begun.step, plan.iterations):
         if step % plan.visits == 0 and step > begun.step:
             _STATES.put(key, loop.snapshot(step))
-        told = loop.iterate(step)
+        losses = loop.iterate(step)
         shown = Trained(loop.membrane, tuple(loop.losses), begun.step)
-        note = f'"{concept}": erase {told.erase:.4f}, anchor {told.anchor:.1e}'
+        note = f'"{concept}": erase {losses.erase:.4f}, anchor {losses.anchor:.1e}'
         yield Progress(step + 1, plan.iterations, note), shown
     # Of a finished training nobody asks for the optimiser, which weighs twice the membrane.
     end = replace(loop.snapshot(plan.iterations), optimizer={})
@@ -191,7 +191,7 @@ def train(
     return Trained(end.membrane, end.losses, begun.step)
 
 
-_STATES: Recent[Snapshot] = Recent(64)
+_STATES: LruCache[Snapshot] = LruCache()
 
 
 def _start(bundle: DiffusionBundle, concept: str, plan: Plan, seed: int) -> Snapshot:
@@ -258,16 +258,16 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(step)
         self.optimizer.step()
-        told = Losses(*(float(value.detach()) for value in (erase, held, loss)))
-        self.losses.append(told)
-        return told
+        losses = Losses(*(float(value.detach()) for value in (erase, held, loss)))
+        self.losses.append(losses)
+        return losses
 
     def _walk(self, number: int) -> Iterator[tuple[Tensor, float]]:
         plan = self.plan
         draw = np.random.default_rng([self.seed, number])
         stops = 1 + draw.choice(plan.walk_steps - 1, plan.visits, replace=False)
-        noise = sampling.start_noise(self.bundle, self.seed * 1009 + number, 1)
-        visited = sampling.visit(
+        noise = drawing.start_noise(self.bundle, self.seed * 1009 + number, 1)
+        visited = drawing.visit(
             self.adapted,
             self.target,
             self.empty,
@@ -296,17 +296,10 @@ class _Loop:
     ) -> Tensor:
         count = len(tokens)
         pooled = self.target.pooled
-        told = Conditioning(tokens, None if pooled is None else pooled.expand(count, -1))
+        cond = Conditioning(tokens, None if pooled is None else pooled.expand(count, -1))
         times = torch.full((count,), t, device=x.device)
-        return predict(bundle, x[:1].expand(count, -1, -1, -1), times, told)
+        return predict(bundle, x[:1].expand(count, -1, -1, -1), times, cond)
 
 
 def _leaves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {path: t.detach().clone().requires_grad_(True) for path, t in tensors.items()}
-
-
-def is_cached(bundle: DiffusionBundle, concepts: Sequence[str], plan: Plan, seed: int) -> bool:
-    """Whether all of these membranes are finished already."""
-    keys = [(bundle.ref, str(bundle.folder), bundle.dtype, c, plan, seed) for c in concepts]
-    states = [_STATES.peek(key) for key in keys]
-    return all(state is not None and state.step >= plan.iterations for state in states)

@@ -13,13 +13,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.baked import Baked
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import Missed, RoundTrip, compare, missed
 from engine.core.settings import Items, OneOf, Range, Text
@@ -49,14 +48,27 @@ from engine.merging.reversible_merging.survey import (
     storage_at,
     survey,
 )
-from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix, merge_named
+from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix
 from engine.models.adapters import canonical, open_lora, part_of
-from engine.models.diffusion import DiffusionBundle, decode_latents
+from engine.models.diffusion import DiffusionBundle
+from engine.models.drawing import (
+    GuidanceScale,
+    Pictures,
+    Prompt,
+    SamplerSteps,
+    View,
+    decode,
+    open_bundle,
+)
 from engine.models.library import ASSETS, MODELS, adapter_sets, resolve
 from engine.models.tensor_file import TensorFile
 
 STYLES = "world-styles"
-MOST_STEPS, LARGEST_GUIDANCE, MOST_PROMPTS, MOST_P = 100, 30.0, 8, 64
+Adapters = Annotated[Sequence[Annotated[str, Text(500)]], Items(64, blanks=False)]
+Components = Annotated[int, Range(0, 64, "Try 2.")]
+MergeName = Annotated[str, OneOf(MERGES)]
+Weight = Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")]
+Density = Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")]
 FORMS = ("bundle", "peft", "kohya", "merged", "report")
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Weights = Mapping[str, Tensor]
@@ -66,31 +78,29 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    adapters: Adapters = (),
+    p: Components = 2,
     align: bool = False,
-    merge: Annotated[str, Text(40)] = "average",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
-    prompt: Annotated[str, Text(1000)] = "a cat",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    merge: MergeName = "average",
+    weight: Weight = 0.5,
+    density: Density = 0.4,
+    prompt: Prompt = "a cat",
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Unmerged]:
     """Every adapter's own picture, the picture after a merge, and the one pulled out of the basis.
 
     One prompt and one noise for all. No adapter named means all shipped style adapters.
     """
-    view = _View.of(prompt, steps, guidance_scale)
-    mix = _mix(weight, density, seed)
+    view = View.of([prompt], steps, guidance_scale)
+    mix = Mix(weight, density, seed)
     way = _way(align)
-    merge_named(merge)
     chosen = _chosen(adapters, STYLES)
-    _check_p(p)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
-    merge_named(merge).check(collection)
-    bundle = applied.open_bundle(model)
+    MERGES[merge].check(collection)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     n = collection.n
     shown = Unmerged(
@@ -111,8 +121,8 @@ def run(
     row = yield from drawing.each(
         "rebuilt", f"pulled out again, p = {p}", lambda i: products(basis, i), shown
     )
-    apart, mush = _apart(mine.pictures, row.pictures), _apart(mine.pictures, mixed.pictures)
-    shown = replace(shown, rows=(mine, mixed, row), apart=apart, merged_apart=mush)
+    apart, merged_apart = _apart(mine.pictures, row.pictures), _apart(mine.pictures, mixed.pictures)
+    shown = replace(shown, rows=(mine, mixed, row), apart=apart, merged_apart=merged_apart)
     return replace(shown, trip=_trip(collection))
 
 
@@ -120,40 +130,40 @@ def sweep(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     align: bool = False,
-    prompt: Annotated[str, Text(1000)] = "a cat",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    prompt: Prompt = "a cat",
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Film]:
     """Every adapter at every p, from the average to the exact originals, as a film to drag."""
-    view, way = _View.of(prompt, steps, guidance_scale), _way(align)
+    view, way = View.of([prompt], steps, guidance_scale), _way(align)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     ps = range(collection.largest_p + 1)
     storages = tuple(storage_at(collection, p) for p in ps)
-    film = Film(collection.names, view.prompt, storages)
+    film = Film(collection.names, prompt, storages)
     drawing = _Drawing(bundle, collection, names, view, seed, collection.n * (len(ps) + 1))
     mine = yield from drawing.each("own", "its own adapter", lambda i: own(collection, i), film)
     film = replace(film, own=mine.pictures)
     frames: list[UInt8[Array, "n h w 3"]] = []
-    said: list[tuple[str, ...]] = []
+    verdicts: list[tuple[str, ...]] = []
     for p in ps:
         basis, _ = yield from rebuilt(collection, way, p, drawing.done, drawing.total)
         row = yield from drawing.each("rebuilt", f"p = {p}", partial(products, basis), film)
         frames.append(row.pictures)  # type: ignore[arg-type]
-        said.append(row.lines)
-        film = replace(film, frames=np.stack(frames, 1), verdicts=tuple(said))
+        verdicts.append(row.lines)
+        film = replace(film, frames=np.stack(frames, 1), verdicts=tuple(verdicts))
     return film
 
 
 def weigh(
     *,
     seed: int,
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     storage: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
     error: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
 ) -> Steps[Weighed]:
@@ -178,8 +188,8 @@ def count(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    adapters: Adapters = (),
+    p: Components = 2,
     align: bool = False,
     after_training: bool = False,
     rivals: Annotated[Sequence[Annotated[str, OneOf(REBUILDING)]], Items(16)] = (
@@ -187,14 +197,14 @@ def count(
         "joint",
         "ranks",
     ),
-    merges: Annotated[Sequence[Annotated[str, Text(40)]], Items(16)] = (
+    merges: Annotated[Sequence[MergeName], Items(16)] = (
         "average",
         "sum",
         "ties",
         "dare",
     ),
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    weight: Weight = 0.3,
+    density: Density = 0.4,
     pictures: Annotated[int, Range(1, 200, "Try 40.")] = 40,
 ) -> Steps[Counted]:
     """Accuracy per task: the base, each adapter alone, rebuilt at every p, rivals and merges.
@@ -203,11 +213,13 @@ def count(
     first compressed by an SVD of its product, which forgets how training had written it (the
     paper's PT-SVD).
     """
-    settings = _Count.of(adapters, p, align, rivals, merges, weight, density, pictures, seed)
+    mix = Mix(weight, density, seed)
+    settings = _Count(p, _way(align), tuple(rivals), tuple(merges), mix, pictures)
+    chosen = _chosen(adapters, tasks.KEY)
     yield Progress(0, 1, "Opening the tasks")
-    collection, known = collect(settings.adapters), tasks.load_tasks()
+    collection, known = collect(chosen), tasks.load_tasks()
     for merge in settings.merges:
-        merge_named(merge).check(collection)
+        MERGES[merge].check(collection)
     places = [known.index(name) for name in collection.names]
     if after_training:
         yield Progress(0, 1, "Compressing the deltas")
@@ -219,31 +231,26 @@ def revert(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     adapter: Annotated[str, Text(500)] = "",
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    p: Components = 2,
     align: bool = False,
-    merge: Annotated[str, Text(40)] = "average",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    merge: MergeName = "average",
+    weight: Weight = 0.5,
+    density: Density = 0.4,
     prompts: Annotated[str, Text(8000)] = "a cat; a house; a car; a rose",
-    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
-    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
+    steps: SamplerSteps = 10,
+    guidance_scale: GuidanceScale = 4.0,
 ) -> Steps[Reverted]:
     """One adapter out of the basis, loaded and run: on prompts, or on pictures of its task."""
-    texts = [text.strip() for text in str(prompts).split(";") if text.strip()]
-    if not 1 <= len(texts) <= MOST_PROMPTS:
-        raise BadInput(f"Give 1 to {MOST_PROMPTS} prompts.", 'Write "a cat; a house".')
-    views = [_View.of(text, steps, guidance_scale) for text in texts]
-    mix, way = _mix(weight, density, seed), _way(align)
-    merge_named(merge)
-    _check_p(p)
-    first = str(adapter or "")
+    view = View.of(prompts, steps, guidance_scale)
+    mix, way = Mix(weight, density, seed), _way(align)
+    first = adapter
     chosen = _chosen(adapters, first.partition("/")[0] if "/" in first else STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
-    merge_named(merge).check(collection)
+    MERGES[merge].check(collection)
     index = _index(collection, chosen, first)
     basis, errors = yield from rebuilt(collection, way, p, 0, 1)
     deltas = {
@@ -254,44 +261,42 @@ def revert(
     name, error = collection.names[index], errors[index]
     if all(source.startswith(f"{tasks.KEY}/") for source in chosen):
         return _answers(collection, name, deltas, error, seed)
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
-    rows, noise = [], applied.start_noise(bundle, seed, len(texts))
     todo: dict[str, tuple[str, applied.Deltas]] = {"the base model": ("base", {}), **deltas}
-    total = len(todo) * views[0].steps
-    for place, (title, (kind, change)) in enumerate(todo.items()):
-        drawn = yield from _drawn(bundle, collection, names, change, texts, noise, views[0],
-                                  place * views[0].steps, total, title)  # fmt: skip
-        rows.append(Row(title, kind, drawn, _verdicts(bundle, drawn)))
-    return Reverted(name, "", tuple(texts), tuple(rows), error, collection.notes())
+    drawing = _Drawing(bundle, collection, names, view, seed, len(todo))
+    rows = []
+    for title, (kind, change) in todo.items():
+        pictures = yield from drawing.of(change, title)
+        rows.append(Row(title, kind, pictures, _verdicts(bundle, pictures)))
+    return Reverted(name, "", view.prompts, tuple(rows), error, collection.notes())
 
 
 def bake(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
-    merge: Annotated[str, Text(40)] = "sum",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    adapters: Adapters = (),
+    merge: MergeName = "sum",
+    weight: Weight = 0.3,
+    density: Density = 0.4,
 ) -> Steps[BakedMerge]:
     """A merge written into the weights as a patch, undone bit for bit; and the usual way beside it.
 
     The usual way adds the delta to the weights and later subtracts it again.
     """
-    mix = _mix(weight, density, seed)
-    merge_named(merge)
+    mix = Mix(weight, density, seed)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 3, "Opening the adapters")
     collection = collect(chosen)
-    merge_named(merge).check(collection)
-    bundle = applied.open_bundle(model)
+    MERGES[merge].check(collection)
+    bundle = open_bundle(model)
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
     yield Progress(1, 3, "Merging")
     deltas = merged(collection, merge, mix)
     new = applied.baked(old, collection, names, deltas)
-    ref = resolve(ModelRef(model) if isinstance(model, str) else model)
+    ref = resolve(model)
     params = {"adapters": list(chosen), "merge": merge, "weight": weight, "density": density}
     label = f"merge {collection.n} adapters, {MERGES[merge].title}"[:80]
     patch = Patch.between(old, {**old, **new}, Recipe("reversible_merging", "bake", ref, params,
@@ -301,7 +306,7 @@ def bake(
     baked = Baked.of(label, patch, touched)
     lost = []
     for name, kind in FORMATS.items():
-        lost.append(_lost(name, kind, touched, collection, names, deltas))
+        lost.append(_add_and_subtract(name, kind, touched, collection, names, deltas))
         yield Progress(2, 3, f"Adding and subtracting in {name}")
     return BakedMerge(**vars(baked), lost=tuple(lost))
 
@@ -310,15 +315,15 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapters: Adapters = (),
     form: Annotated[str, OneOf(FORMS)] = "bundle",
     adapter: Annotated[str, Text(500)] = "",
-    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
+    p: Components = 2,
     align: bool = False,
     half: bool = False,
-    merge: Annotated[str, Text(40)] = "sum",
-    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
-    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    merge: MergeName = "sum",
+    weight: Weight = 0.3,
+    density: Density = 0.4,
 ) -> Steps[Exported]:
     """Files for other tools, each read back and compared.
 
@@ -327,16 +332,12 @@ def export(
     count) or "report". `half` writes the bundle in fp16. `model` says what the modules of Kohya
     files are called.
     """
-    if form not in FORMS:
-        raise BadInput(f'There is no form "{str(form)[:40]}".', f"Choose {', '.join(FORMS)}.")
-    mix, way = _mix(weight, density, seed), _way(align)
-    merge_named(merge)
-    _check_p(p)
+    mix, way = Mix(weight, density, seed), _way(align)
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     if form == "merged":
-        merge_named(merge).check(collection)
+        MERGES[merge].check(collection)
         return _merged_export(_as_called(collection, model), merge, mix)
     rmm.check_p(p, collection.n, _rank(collection))
     if form == "report":
@@ -349,7 +350,7 @@ def export(
     if form == "bundle":
         return (yield from _bundle(collection, p, align, half))
     basis, _ = yield from rebuilt(collection, way, p, 0, 1)
-    index = _index(collection, chosen, str(adapter or ""))
+    index = _index(collection, chosen, adapter)
     return _one_export(collection, basis, index, form)
 
 
@@ -357,27 +358,9 @@ def export(
 
 
 @dataclass(frozen=True)
-class _View:
-    """What is drawn, checked."""
-
-    prompt: str
-    steps: int
-    guidance_scale: float
-
-    @classmethod
-    def of(cls, prompt: object, steps: object, guidance_scale: object) -> "_View":
-        if not isinstance(prompt, str) or len(prompt) > 1000:
-            raise BadInput("The prompt must be a text of at most 1000 characters.", 'Try "a cat".')
-        steps = checks.count("steps", steps, 1, MOST_STEPS, "Try 10.")
-        scale = checks.number("guidance_scale", guidance_scale, 0.0, LARGEST_GUIDANCE, "4 is good.")
-        return cls(prompt, steps, scale)
-
-
-@dataclass(frozen=True)
 class _Count:
-    """What is counted, checked."""
+    """What is counted."""
 
-    adapters: tuple[str, ...]
     p: int
     way: str
     rivals: tuple[str, ...]
@@ -385,43 +368,10 @@ class _Count:
     mix: Mix
     pictures: int
 
-    @classmethod
-    def of(
-        cls,
-        adapters: Sequence[str],
-        p: int,
-        align: bool,
-        rivals: Sequence[str],
-        merges: Sequence[str],
-        weight: float,
-        density: float,
-        pictures: int,
-        seed: int,
-    ) -> "_Count":
-        _check_p(p)
-        for name in _texts(merges, "merges"):
-            merge_named(name)
-        for name in _texts(rivals, "rivals"):
-            if name not in REBUILDING:
-                raise BadInput(
-                    f'There is no way called "{name[:40]}".', f"Choose {', '.join(REBUILDING)}."
-                )
-        if isinstance(pictures, bool) or not isinstance(pictures, int) or not 1 <= pictures <= 200:
-            raise BadInput(f"pictures must be from 1 to 200, got {pictures!s:.40}.", "Try 40.")
-        return cls(
-            tuple(_chosen(adapters, tasks.KEY)),
-            p,
-            _way(align),
-            tuple(rivals),
-            tuple(merges),
-            _mix(weight, density, seed),
-            pictures,
-        )
 
-
-def _chosen(adapters: object, key: str) -> list[str]:
+def _chosen(adapters: Sequence[str], key: str) -> list[str]:
     """The sources that were named, or all shipped ones of a set."""
-    if adapters in ((), [], None, ""):
+    if not adapters:
         listed = [f"{key}/{name}" for name in adapter_sets().get(key, ())]
         if not listed:
             raise AssetMissing(
@@ -429,33 +379,12 @@ def _chosen(adapters: object, key: str) -> list[str]:
                 f"Fetch the repository again, or make them: python -m engine.zoo build {key[:40]}",
             )
         return listed
-    if isinstance(adapters, str):
-        adapters = [text.strip() for text in adapters.split(",") if text.strip()]
     check_sources(adapters)
-    return list(adapters)  # type: ignore[call-overload]
+    return list(adapters)
 
 
-def _texts(value: object, name: str) -> list[str]:
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-        raise BadInput(f"{name} must be a list of names.", "Leave it out for the usual ones.")
-    return list(value)
-
-
-def _mix(weight: float, density: float, seed: int) -> Mix:
-    checks.number("weight", weight, -4.0, 4.0, "0.3 is a good start for eight adapters.")
-    checks.number("density", density, 0.01, 1.0, "0.4 keeps the larger part.")
-    return Mix(float(weight), float(density), seed)
-
-
-def _way(align: object) -> str:
-    if not isinstance(align, bool):
-        raise BadInput("align must be true or false.", "false is the paper's own method.")
+def _way(align: bool) -> str:
     return "rmm aligned" if align else "rmm"
-
-
-def _check_p(p: object) -> None:
-    if isinstance(p, bool) or not isinstance(p, int) or not 0 <= p <= MOST_P:
-        raise BadInput(f"p must be a whole number from 0, got {p!s:.40}.", "Try 2.")
 
 
 def _index(collection: Collection, sources: Sequence[str], adapter: str) -> int:
@@ -505,8 +434,12 @@ def rebuilt(
 ) -> Generator[Progress, None, tuple[Pairs, tuple[float, ...]]]:
     """All adapters after a way of keeping them, in float32, and their relative squared errors."""
     key = (collection.digest, way, budget)
-    if (kept := _REBUILT.peek(key)) is not None:
-        return kept
+    return (yield from _REBUILT.steps(key, lambda: _rebuilt(collection, way, budget, done, total)))
+
+
+def _rebuilt(
+    collection: Collection, way: str, budget: int, done: int, total: int
+) -> Generator[Progress, None, tuple[Pairs, tuple[float, ...]]]:
     pairs: Pairs = {}
     lost = torch.zeros(collection.n, dtype=torch.float64)
     size = torch.zeros_like(lost)
@@ -518,9 +451,7 @@ def rebuilt(
         pairs[module] = (found[0].float(), found[1].float())
         if place % 8 == 0:
             yield Progress(done, total, f"Fitting the basis, p = {budget}")
-    errors = tuple((lost / size.clamp(min=1e-300)).tolist())
-    _REBUILT.put(key, (pairs, errors))
-    return pairs, errors
+    return pairs, tuple((lost / size.clamp(min=1e-300)).tolist())
 
 
 def _back(
@@ -530,17 +461,14 @@ def _back(
     if not (way.startswith("rmm") and collection.is_small):
         return REBUILDING[way].back(a, b, budget)
     key, most = (collection.digest, module, way), rmm.largest_p(len(a), a.shape[2])
-    if (whole := _BASES.peek(key)) is None:
-        whole = rmm.fit(*(aligned(a, b) if way == "rmm aligned" else (a, b)), most)
-        _BASES.put(key, whole)
+    pair = aligned(a, b) if way == "rmm aligned" else (a, b)
+    whole = _BASES.get(key, lambda: rmm.fit(*pair, most))
     return rmm.revert_all(whole.at(min(budget, most)))
 
 
 def _survey(collection: Collection) -> Generator[Progress, None, Survey]:
-    if (kept := _SURVEYS.peek(collection.digest)) is None:
-        kept = yield from survey(collection, done=0, total=1)
-        _SURVEYS.put(collection.digest, kept)
-    return kept
+    steps = _SURVEYS.steps(collection.digest, lambda: survey(collection, done=0, total=1))
+    return (yield from steps)
 
 
 def _trip(collection: Collection) -> RoundTrip:
@@ -555,19 +483,20 @@ def _trip(collection: Collection) -> RoundTrip:
 
 @dataclass
 class _Drawing:
-    """Pictures of one prompt from one noise under many sets of weights, counted as progress."""
+    """Pictures of one view from one noise under many sets of weights, counted as progress."""
 
     bundle: DiffusionBundle
     collection: Collection
     names: Mapping[str, str]
-    view: _View
+    view: View
     seed: int
-    pictures: int
+    sets: int
     done: int = 0
 
     @property
     def total(self) -> int:
-        return self.pictures * self.view.steps
+        """Sampler steps of all sets of weights."""
+        return self.sets * self.view.steps
 
     def each(
         self, kind: str, title: str, deltas: Callable[[int], applied.Deltas], shown: Any
@@ -575,70 +504,37 @@ class _Drawing:
         """One picture for each adapter."""
         drawn: list[UInt8[Array, "h w 3"]] = []
         for index, name in enumerate(self.collection.names):
-            change = deltas(index)
-            picture = yield from self._one(change, f"{name}: {title}", kind)
-            drawn.append(picture)
-            row = Row(title, kind, np.stack(drawn), self._lines(drawn))
+            pictures = yield from self.of(deltas(index), f"{name}: {title}")
+            drawn.append(pictures[0])
+            row = Row(title, kind, np.stack(drawn), _verdicts(self.bundle, np.stack(drawn)))
             yield Progress(self.done, self.total, f"{name}: {title}", _with_row(shown, row))
-        return Row(title, kind, np.stack(drawn), self._lines(drawn))
+        return row
 
     def merged(self, merge: str, mix: Mix, shown: Any) -> Generator[Progress, None, Row]:
         """The picture of the merged weights: one for all, shown in every column."""
         title = f"merged: {MERGES[merge].title}"
-        deltas = merged(self.collection, merge, mix)
-        picture = yield from self._one(deltas, title, "merged")
+        pictures = yield from self.of(merged(self.collection, merge, mix), title)
+        n = self.collection.n
         row = Row(
-            title,
-            "merged",
-            np.stack([picture] * self.collection.n),
-            self._lines([picture]) * self.collection.n,
+            title, "merged", np.repeat(pictures, n, axis=0), _verdicts(self.bundle, pictures) * n
         )
         yield Progress(self.done, self.total, title, _with_row(shown, row))
         return row
 
-    def _one(
-        self, deltas: applied.Deltas, title: str, kind: str
-    ) -> Generator[Progress, None, UInt8[Array, "h w 3"]]:
-        key = (
-            self.bundle.ref, str(self.bundle.folder), self.bundle.dtype, self.view, self.seed,
-            _digest(deltas),
-        )  # fmt: skip
-        if (kept := _PICTURES.peek(key)) is None:
-            noise = applied.start_noise(self.bundle, self.seed, 1)
-            drawn = yield from _drawn(
-                self.bundle, self.collection, self.names, deltas, [self.view.prompt], noise,
-                self.view, self.done, self.total, title,
-            )  # fmt: skip
-            kept = drawn[0]
-            _PICTURES.put(key, kept)
+    def of(self, deltas: applied.Deltas, title: str) -> Generator[Progress, None, Pictures]:
+        """The pictures of the model with these deltas in its weights, one a prompt."""
+        key = (*self.view.cache_key(self.bundle, self.seed), _digest(deltas))
+        pictures = yield from _PICTURES.steps(key, lambda: self._drawn(deltas, title))
         self.done += self.view.steps
-        return kept
+        return pictures
 
-    def _lines(self, drawn: Sequence[UInt8[Array, "h w 3"]]) -> tuple[str, ...]:
-        return _verdicts(self.bundle, np.stack(drawn))
-
-
-def _drawn(
-    bundle: DiffusionBundle,
-    collection: Collection,
-    names: Mapping[str, str],
-    deltas: applied.Deltas,
-    prompts: Sequence[str],
-    noise: Tensor,
-    view: _View,
-    done: int,
-    total: int,
-    title: str,
-) -> Generator[Progress, None, UInt8[Array, "b h w 3"]]:
-    """Pictures of the model with these deltas in its weights."""
-    state = dict(bundle.model.state_dict())
-    changed = applied.with_weights(bundle, applied.baked(state, collection, names, deltas))
-    walked = applied.walk(
-        changed, prompts, noise, steps=view.steps, guidance_scale=view.guidance_scale
-    )
-    for step in walked:
-        yield Progress(done + step.i + 1, total, title)
-    return decode_latents(bundle, step.z.float())
+    def _drawn(self, deltas: applied.Deltas, title: str) -> Generator[Progress, None, Pictures]:
+        state = dict(self.bundle.model.state_dict())
+        weights = applied.baked(state, self.collection, self.names, deltas)
+        model = applied.with_weights(self.bundle, weights)
+        for step in self.view.walk(model, self.seed):
+            yield Progress(self.done + step.i + 1, self.total, title)
+        return decode(model, step.z)
 
 
 def _with_row(shown: Any, row: Row) -> Any:
@@ -658,10 +554,10 @@ def _verdicts(bundle: DiffusionBundle, pictures: UInt8[Array, "b h w 3"]) -> tup
         objects = load_judge().judge(pictures)
     except AssetMissing:
         return ("",) * len(pictures)
-    said = [objects.best("subject", i)[0] for i in range(len(objects))]
+    things = [objects.best("subject", i)[0] for i in range(len(objects))]
     return tuple(
         f"{'another style' if style == 'another' else style} {sure:.0%}, {thing}".replace("%", " %")
-        for (style, sure), thing in zip(styles, said, strict=True)
+        for (style, sure), thing in zip(styles, things, strict=True)
     )
 
 
@@ -688,7 +584,7 @@ def _count(
     """All scores, one set of weights after the other."""
     names = applied.names_in(known.state, collection)
     n, ps = collection.n, range(collection.largest_p + 1)
-    budgets = [(way, x) for way in asked.rivals for x in few(way, collection)]
+    budgets = [(way, x) for way in asked.rivals for x in affordable_budgets(way, collection)]
     todo = 2 + len(ps) + len(budgets) + len(asked.merges)
     found = Counted(
         tuple(known.names[place] for place in places),
@@ -729,7 +625,7 @@ def _count(
     return found
 
 
-def few(way: str, collection: Collection, most: int = 3) -> list[int]:
+def affordable_budgets(way: str, collection: Collection, most: int = 3) -> list[int]:
     """Some budgets of a way whose storage stays below the adapters' own."""
     every = [
         x
@@ -761,12 +657,12 @@ def _answers(
     for title, (kind, change) in todo.items():
         weights = applied.baked(known.state, collection, names, change)
         sure, best = known.outputs(weights, place, count)[torch.from_numpy(picked)].max(-1)
-        told = [
+        answers = [
             f"{'✓' if int(b) == int(known.answers[place, i]) else '✗'} "
             f"{known.said(place, int(b))} {float(s):.0%}".replace("%", " %")
             for i, b, s in zip(picked, best, sure, strict=True)
         ]
-        rows.append(Row(title, kind, pixels, tuple(told)))
+        rows.append(Row(title, kind, pixels, tuple(answers)))
     return Reverted(
         name, known.questions[name], tuple(truth), tuple(rows), error, collection.notes()
     )
@@ -775,7 +671,7 @@ def _answers(
 # ---------------------------------------------------------------------- baking and files
 
 
-def _lost(
+def _add_and_subtract(
     name: str,
     kind: torch.dtype,
     touched: Weights,
@@ -803,14 +699,11 @@ def _bundle(
     collection: Collection, p: int, align: bool, half: bool
 ) -> Generator[Progress, None, Exported]:
     layers = len(collection.modules)  # each is fitted, and then read back
-    for made in bundles.make(collection, p, align=align, half=half):
-        if isinstance(made, Progress):
-            yield replace(made, total=2 * layers)
-        else:
-            file = made
-    told, tensors = bundles.header(file), file.read()
+    steps = bundles.make(collection, p, align=align, half=half)
+    file = yield from relay(steps, lambda event: replace(event, total=2 * layers))
+    header, tensors = bundles.header(file), file.read()
     error, seen = 0.0, Missed()
-    for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):
+    for place, (module, found) in enumerate(bundles.read(tensors, header).items(), start=1):
         a, b = collection.factors(module)
         pair = aligned(a, b) if align else (a, b)
         truth = rmm.revert_all(rmm.fit(*pair, min(p, rmm.largest_p(len(a), a.shape[2]))))
@@ -820,9 +713,9 @@ def _bundle(
         for index, (up, down) in enumerate(zip(*back, strict=True)):
             seen.add(up @ down, _delta(collection, module, index))
         yield Progress(layers + place, 2 * layers, "Reading it back")
-    said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
+    note = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
     reader = TextFile.of("read_bundle.py", bundles.READER)
-    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said, seen.share)
+    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, note, seen.share)
 
 
 def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> Exported:
@@ -855,7 +748,7 @@ def _as_called(collection: Collection, model: ModelRef | str) -> Collection:
     """Kohya's keys have lost their dots: the model says where they were."""
     if not collection.has_lost_dots:
         return collection
-    state = applied.open_bundle(model).model.state_dict()
+    state = open_bundle(model).model.state_dict()
     return collection.called(applied.names_in(state, collection))
 
 
@@ -892,7 +785,7 @@ def _relative(found: Tensor, truth: Tensor) -> float:
 
 # ---------------------------------------------------------------------- what was computed before
 
-_PICTURES: Recent[UInt8[Array, "h w 3"]] = Recent(400)
-_SURVEYS: Recent[Survey] = Recent(16)
-_REBUILT: Recent[tuple[Pairs, tuple[float, ...]]] = Recent(8)
-_BASES: Recent[rmm.Basis] = Recent(400, megabytes=400)  # one a module and way of a small collection
+_PICTURES: LruCache[Pictures] = LruCache()
+_SURVEYS: LruCache[Survey] = LruCache()
+_REBUILT: LruCache[tuple[Pairs, tuple[float, ...]]] = LruCache()
+_BASES: LruCache[rmm.Basis] = LruCache(400)  # one a module and way of a small collection

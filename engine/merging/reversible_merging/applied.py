@@ -1,38 +1,20 @@
-"""What adapters do to a model: the weights that a set of deltas leads to, and pictures from them.
+"""What adapters do to a model: the weights that a set of deltas leads to.
 
 Nothing is written into the base: new tensors stand in its place while a picture is drawn.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
-from engine.core.errors import BadInput, ModelMismatch
-from engine.core.recipe import ModelRef
+from engine.core.errors import ModelMismatch
 from engine.core.shapes import Float, Tensor
-from engine.diffusion import adapters as parametrisations
-from engine.diffusion import grids, solvers
-from engine.diffusion.denoiser import Model
-from engine.diffusion.noise import Noise
-from engine.diffusion.schedules import from_alphas_cumprod
-from engine.diffusion.solvers import Step
 from engine.merging.reversible_merging.collection import Collection
-from engine.models import diffusion as checkpoints
 from engine.models.adapters import LoraLayer, weights_for
-from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
-from engine.models.library import load, with_tensors
+from engine.models.diffusion import DiffusionBundle
+from engine.models.library import with_tensors
 
-SOLVER = "dpmpp_2m"
 Deltas = Mapping[str, Float[Tensor, "m d"]]
-
-
-def open_bundle(model: ModelRef | str) -> DiffusionBundle:
-    """The text-to-image model of a reference. Raises `BadInput` for other kinds."""
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
-    if not isinstance(bundle, DiffusionBundle):
-        raise BadInput(f"{bundle.card.title} is no text-to-image model.", "Choose another one.")
-    return bundle
+"""W_new - W of each module of the adapters."""
 
 
 def names_in(state: Mapping[str, Tensor], collection: Collection) -> dict[str, str]:
@@ -80,42 +62,3 @@ def shaped(delta: Float[Tensor, "m d"], weight: Tensor, layer: LoraLayer) -> Ten
 def with_weights(bundle: DiffusionBundle, tensors: Mapping[str, Tensor]) -> DiffusionBundle:
     """The model with some weights replaced; all others are shared."""
     return replace(bundle, model=with_tensors(bundle.model, tensors)) if tensors else bundle
-
-
-def start_noise(bundle: DiffusionBundle, seed: int, count: int) -> Float[Tensor, "b c h w"]:
-    """Noise for some pictures; each index has its own, whatever the size of the batch."""
-    return Noise(seed).start(torch.empty(count, *checkpoints.latent_shape(bundle)))
-
-
-def walk(
-    bundle: DiffusionBundle,
-    prompts: Sequence[str],
-    noise: Float[Tensor, "b c h w"],
-    *,
-    steps: int,
-    guidance_scale: float,
-) -> Iterator[Step]:
-    """The steps from noise to latents, one row a prompt."""
-
-    def net(x: Tensor, label: Tensor, **condition: Tensor) -> Tensor:
-        told = Conditioning(condition["tokens"], condition.get("pooled"))
-        return checkpoints.predict(bundle, x, label, told)
-
-    path = from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
-    model = Model(
-        net,
-        path,
-        parametrisations.KINDS[bundle.prediction_type],
-        "index",
-        guidance=guidance_scale,
-        cond=_named(encode_prompt(bundle, prompts)),
-        uncond=_named(empty_prompt(bundle)),
-        dtype=torch.float32,
-        device=bundle.device,
-    )
-    return solvers.solve(SOLVER, model, noise.to(bundle.device), grids.trailing(path, steps))
-
-
-def _named(conditioning: Conditioning) -> dict[str, Tensor]:
-    parts = {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
-    return {name: part for name, part in parts.items() if part is not None}

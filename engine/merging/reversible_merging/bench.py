@@ -25,7 +25,8 @@ from engine.merging.reversible_merging.collection import Collection, collect, of
 from engine.merging.reversible_merging.pt_svd import recompressed
 from engine.merging.reversible_merging.ways import MERGES, Mix
 from engine.metrics.intervals import Rate
-from engine.models.diffusion import DiffusionBundle, decode_latents
+from engine.models.diffusion import DiffusionBundle
+from engine.models.drawing import View, open_bundle
 from engine.models.library import ASSETS, MODELS, adapter_sets
 
 WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -118,7 +119,7 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
         found[f"{title}: answers equal to the adapters' own at the largest p"] = same
     for way in ("layer", "joint", "ranks", "int8"):
         curve = {}
-        for budget in algorithm.few(way, every, 6):
+        for budget in algorithm.affordable_budgets(way, every, 6):
             yield Progress(done + 1, 6, f"{way}, {budget}")
             pairs, errors = yield from algorithm.rebuilt(every, way, budget, done, 6)
             answers = right([algorithm.products(pairs, i) for i in range(every.n)])
@@ -178,7 +179,7 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
     """Share of pictures in the adapter's own style, at every p and for three merges."""
     from engine.models.style_judge import load_style_judge
 
-    bundle = applied.open_bundle(model)
+    bundle = open_bundle(model)
     key = algorithm.STYLES
     collection = collect([f"{key}/{name}" for name in adapter_sets()[key]])
     names = applied.names_in(bundle.model.state_dict(), collection)
@@ -218,9 +219,7 @@ def _pictures(
 ) -> np.ndarray:
     state = dict(bundle.model.state_dict())
     changed = applied.with_weights(bundle, applied.baked(state, collection, names, change))
-    noise = applied.start_noise(bundle, seed, len(PROMPTS))
-    *_, last = applied.walk(changed, PROMPTS, noise, steps=STEPS, guidance_scale=4.0)
-    return decode_latents(bundle, last.z.float())
+    return View(PROMPTS, STEPS, guidance_scale=4.0).draw(changed, seed)
 
 
 def rate(hits: np.ndarray) -> Counted:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.core.errors import BadInput
-from engine.core.job import Progress
+from engine.core.job import Progress, Steps
 from engine.core.shapes import Float, Tensor
 from engine.merging.reversible_merging import basis as rmm
 from engine.merging.reversible_merging.collection import Collection
@@ -72,8 +72,8 @@ def fitted(collection: Collection, p: int, *, align: bool = False) -> Iterator[F
 
 def make(
     collection: Collection, p: int, *, align: bool = False, half: bool = False
-) -> Iterator[Progress | TensorFile]:
-    """Progress at every layer, and the bundle at the end."""
+) -> Steps[TensorFile]:
+    """The bundle, with progress at every layer."""
     tensors: dict[str, Tensor] = {}
     modules: dict[str, object] = {}
     kind = torch.float16 if half else torch.float32
@@ -89,7 +89,7 @@ def make(
                       for lora in collection.loras],
         }  # fmt: skip
         yield Progress(place + 1, len(collection.modules), f"Fitting {layer.name}")
-    told = {
+    header = {
         "format": FORMAT,
         "names": list(collection.names),
         "p": p,
@@ -99,13 +99,13 @@ def make(
         "sha256": list(collection.digest),
         "modules": modules,
     }
-    yield TensorFile.of("bundle.safetensors", tensors, {"format": "pt", "rmm": json.dumps(told)})
+    return TensorFile.of("bundle.safetensors", tensors, {"format": "pt", "rmm": json.dumps(header)})
 
 
-def read(tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, rmm.Basis]:
+def read(tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> dict[str, rmm.Basis]:
     """The basis of each module. Raises `BadInput` when a part is missing."""
     found = {}
-    modules: Mapping[str, Mapping[str, int]] = told["modules"]  # type: ignore[assignment]
+    modules: Mapping[str, Mapping[str, int]] = header["modules"]  # type: ignore[assignment]
     for module, shape in modules.items():
         try:
             mu, u, c = (tensors[f"{module}.{part}"] for part in ("mu", "U", "C"))
@@ -118,17 +118,17 @@ def read(tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str,
 
 def header(file: TensorFile) -> dict[str, object]:
     """What a bundle says about itself."""
-    told = json.loads(file.notes.get("rmm", "{}"))
-    if told.get("format") != FORMAT:
+    header = json.loads(file.notes.get("rmm", "{}"))
+    if header.get("format") != FORMAT:
         raise BadInput("This file is no bundle of a reversible merge.", "Export one here.")
-    return told
+    return header
 
 
 def reverted(
-    tensors: Mapping[str, Tensor], told: Mapping[str, object], index: int
+    tensors: Mapping[str, Tensor], header: Mapping[str, object], index: int
 ) -> dict[str, tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]]:
     """One adapter out of a bundle."""
-    return {module: rmm.revert(basis, index) for module, basis in read(tensors, told).items()}
+    return {module: rmm.revert(basis, index) for module, basis in read(tensors, header).items()}
 
 
 def write_reader(folder: Path) -> Path:

@@ -151,32 +151,32 @@ class Collection:
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know before trusting a merge of these."""
-        said = []
+        notes = []
         ranks = sorted({layer.rank for lora in self.loras for layer in lora.layers.values()})
         if len(ranks) > 1:
             listed = ", ".join(map(str, ranks))
-            said.append(f"Ranks differ ({listed}); the smaller are filled up with zeros.")
+            notes.append(f"Ranks differ ({listed}); the smaller are filled up with zeros.")
         lacking = [
             f"{lora.name} ({len(self.shapes) - len(lora.layers)})"
             for lora in self.loras
             if len(lora.layers) < len(self.shapes)
         ]
         if lacking:
-            said.append(
+            notes.append(
                 f"Some adapters lack modules that others have: {', '.join(lacking)}. There they "
                 "count as zero, which pulls the mean."
             )
         if self.kept_apart:
-            said.append(
+            notes.append(
                 f"{self.kept_apart / 1e6:.2f} MB are no low-rank factors (heads, biases, norms); "
                 "they stay with each adapter and are not merged."
             )
         bases = {lora.base for lora in self.loras if lora.base}
         if len(bases) > 1:
-            said.append(f"The adapters name different base models: {', '.join(sorted(bases))}.")
+            notes.append(f"The adapters name different base models: {', '.join(sorted(bases))}.")
         if self.n == 2:
-            said.append("Of two adapters p = 1 is exact, and takes more room than they do.")
-        return tuple(said)
+            notes.append("Of two adapters p = 1 is exact, and takes more room than they do.")
+        return tuple(notes)
 
 
 def collect(sources: Sequence[str]) -> Collection:

@@ -49,16 +49,16 @@ def from_source(source: str, find: Callable[[str], Path], name: str) -> FineTune
 
     Raises `BadInput` where one of the two is no single file of safetensors.
     """
-    told = SOURCE.fullmatch(source.strip())
-    if told is None:
+    parts = SOURCE.fullmatch(source.strip())
+    if parts is None:
         return None
-    before, after = find(told["before"].strip()), find(told["after"].strip())
+    before, after = find(parts["before"].strip()), find(parts["after"].strip())
     if before.is_dir() or after.is_dir():
         raise BadInput(
             "A full fine-tune is given by two files of weights.",
             "Write: tuned.safetensors minus base.safetensors rank 16",
         )
-    return fine_tune(before, after, int(told["rank"] or RANK), name=name)
+    return fine_tune(before, after, int(parts["rank"] or RANK), name=name)
 
 
 def fine_tune(

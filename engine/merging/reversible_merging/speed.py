@@ -50,8 +50,8 @@ def sd15_shapes() -> dict[str, tuple[int, int]]:
     for block, c in enumerate(widths):
         for attention in ("attn1", "attn2"):
             for leaf in ("to_q", "to_k", "to_v", "to_out.0"):
-                told = 768 if attention == "attn2" and leaf in ("to_k", "to_v") else c
-                shapes[f"blocks.{block}.{attention}.{leaf}"] = (c, told)
+                inputs = 768 if attention == "attn2" and leaf in ("to_k", "to_v") else c
+                shapes[f"blocks.{block}.{attention}.{leaf}"] = (c, inputs)
     return shapes
 
 
@@ -67,8 +67,8 @@ def write_adapters(folder: Path, seed: int) -> None:
         place.mkdir(parents=True)
         file = TensorFile.of("adapter_model.safetensors", tensors)
         (place / file.name).write_bytes(file.data)
-        told = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
-        (place / "adapter_config.json").write_text(json.dumps(told))
+        config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK}
+        (place / "adapter_config.json").write_text(json.dumps(config))
 
 
 def measure(seed: int) -> Iterator[Cost]:

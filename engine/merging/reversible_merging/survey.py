@@ -20,7 +20,7 @@ from engine.merging.reversible_merging.ways import REBUILDING
 
 
 @dataclass(frozen=True)
-class Point:
+class StoragePoint:
     """One budget of one way: storage relative to the adapters, and the relative squared error of
     the deltas, mean over the adapters."""
 
@@ -41,11 +41,11 @@ class Survey:
     norms: Float[Array, " n"]
     energy: tuple[float, ...]
     errors: Float[Array, "p n"]
-    points: tuple[Point, ...]
+    points: tuple[StoragePoint, ...]
     modules: int
     megabytes: float
 
-    def curve(self, way: str) -> list[Point]:
+    def curve(self, way: str) -> list[StoragePoint]:
         """The points of one way, from small storage to large."""
         return sorted((p for p in self.points if p.way == way), key=lambda p: p.storage)
 
@@ -69,8 +69,8 @@ def survey(
             for budget, found in _at_each(way, a, b, budgets[way]):
                 errors[way, budget] += rmm.delta_error(*found, a, b)
                 kept[way, budget] += REBUILDING[way].numbers(n, collection.shapes[module], budget)
-        told = f"Weighing layer {place + 1} of {len(collection.modules)}"
-        yield Progress(done, total or 1, told)
+        note = f"Weighing layer {place + 1} of {len(collection.modules)}"
+        yield Progress(done, total or 1, note)
     size = gram.diagonal()
     relative = {key: _relative(value, size) for key, value in errors.items()}
     main = [way for way in ("rmm", "rmm aligned") if way in ways]
@@ -83,7 +83,9 @@ def survey(
         if main
         else torch.zeros(0, n).numpy(),
         tuple(
-            Point(way, x, kept[way, x] / collection.numbers, float(relative[way, x].nanmean()))
+            StoragePoint(
+                way, x, kept[way, x] / collection.numbers, float(relative[way, x].nanmean())
+            )
             for way, x in errors
         ),
         len(collection.modules),

@@ -84,20 +84,20 @@ def read_tasks(folder: Path) -> Tasks:
     """The tasks in a folder: base/, pictures.png, tasks.json."""
     from transformers import ViTForImageClassification
 
-    told = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+    entries = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
     base = ViTForImageClassification.from_pretrained(
         folder / "base", local_files_only=True, dtype=torch.float32
     )
     base = base.eval().requires_grad_(False)
-    answers = np.array([entry["answers"] for entry in told.values()], np.int64)
+    answers = np.array([entry["answers"] for entry in entries.values()], np.int64)
     with Image.open(folder / "pictures.png") as image:
         sheet = np.asarray(image.convert("L"))
     return Tasks(
         base,
         dict(base.state_dict()),
-        tuple(told),
-        {name: entry["question"] for name, entry in told.items()},
-        {name: tuple(entry["classes"]) for name, entry in told.items()},
+        tuple(entries),
+        {name: entry["question"] for name, entry in entries.items()},
+        {name: tuple(entry["classes"]) for name, entry in entries.items()},
         _cut(sheet).reshape(*answers.shape, SIDE, SIDE),
         answers,
     )

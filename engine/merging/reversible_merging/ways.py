@@ -231,12 +231,3 @@ MERGES: Mapping[str, Merge] = {
     "iso": Merge("Iso-C", _scaled(merges.iso_c)),
     **{f"peft {mode}": _by_peft(mode) for mode in MODES},
 }
-
-
-def merge_named(name: object) -> Merge:
-    """The merge of a name. Raises `BadInput` that lists them."""
-    if name not in MERGES:
-        raise BadInput(
-            f'There is no merge called "{str(name)[:40]}".', f"Choose {', '.join(MERGES)}."
-        )
-    return MERGES[str(name)]

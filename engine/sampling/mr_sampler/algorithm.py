@@ -281,7 +281,7 @@ def restore(
 
 
 def _open(model: ModelRef | str, fit_target: str, tables: str) -> Restorer:
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    bundle = load(model)
     if not isinstance(bundle, RestorationBundle):
         raise ModelMismatch(
             f"{bundle.card.title} does not restore pictures.", "Pick a restoration model."

@@ -85,7 +85,7 @@ def run(
 ) -> Steps[Measured]:
     """Quality of every method at every NFE, then of the three heads of the network."""
     begun = time.perf_counter()
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    bundle = load(model)
     assert isinstance(bundle, RestorationBundle)
     trials = Trials.make(seed, per_photograph, drawings)
     damaged = _figures(trials.mu, trials)

@@ -4,8 +4,6 @@
 point. The other job of the lab, `rewind`, is in `rewinding`.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from engine.core import budgets
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
@@ -22,13 +21,14 @@ from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters
 from engine.diffusion.solvers import find
+from engine.models.drawing import verdicts
 from engine.models.library import resolve
 from engine.sampling._plane import plane
 from engine.sampling.nfe_lab.results import (
     Difference,
+    ErrorPoint,
     Film,
     Lab,
-    Point,
     Reference,
 )
 from engine.sampling.nfe_lab.rewinding import rewind
@@ -40,7 +40,6 @@ from engine.sampling.nfe_lab.scene import (
     Scene,
     distance,
     small,
-    verdicts,
 )
 
 __all__ = ["rewind", "run"]
@@ -89,7 +88,7 @@ def run(
     _check_solvers(solvers)
     yield Progress(0, 1, "Loading the model")
     scene = Scene.open(model, prompt, negative, guidance_scale, height=height, width=width)
-    key = (resolve(ModelRef(model) if isinstance(model, str) else model), prompt, negative)
+    key = (resolve(model), prompt, negative)
     shared = _Shared(scene, seed, grid, eta, len(solvers) * (nfe + sum(curve)))
     lab = yield from _films(shared, solvers, nfe)
     if curve:
@@ -134,8 +133,8 @@ def _films(shared: _Shared, names: Sequence[str], nfe: int) -> Generator[Progres
         shared.done += nfe
         lab = shown
     pictures = np.stack([film.picture for film in lab.films if film.picture is not None])
-    said = verdicts(shared.scene.bundle, pictures)
-    films = (replace(film, verdict=text) for film, text in zip(lab.films, said, strict=True))
+    judged = zip(lab.films, verdicts(shared.scene.bundle, pictures), strict=True)
+    films = (replace(film, verdict=verdict) for film, verdict in judged)
     lab = Lab(films=tuple(films), differences=_differences(shared.ways))
     yield shared.progress("Pictures are done", lab)
     return lab
@@ -180,9 +179,8 @@ class _Walked:
     seconds: float
 
 
-_CACHE: OrderedDict[Hashable, _Walked] = OrderedDict()
-_CACHE_LOCK = threading.Lock()
-MOST_CACHED, KEPT_LATENTS = 32, 41
+_REFERENCES: LruCache[_Walked] = LruCache()
+KEPT_LATENTS = 41
 
 
 def _reference(
@@ -191,16 +189,8 @@ def _reference(
     """Walk the reference, or take it from the cache; then errors and the plane of all ways."""
     scene = shared.scene
     key = (*key, scene.guidance, scene.shape, scene.bundle.device, shared.seed, nfe)
-    with _CACHE_LOCK:
-        walked = _CACHE.get(key)
-    was_cached = walked is not None
-    if walked is None:
-        shared.total += nfe
-        walked = yield from _walk_reference(shared, lab, nfe)
-        with _CACHE_LOCK:
-            _CACHE[key] = walked
-            while len(_CACHE) > MOST_CACHED:
-                _CACHE.popitem(last=False)
+    was_cached = _REFERENCES.peek(key) is not None
+    walked = yield from _REFERENCES.steps(key, lambda: _walk_reference(shared, lab, nfe))
     truth = walked.latents[-1:]
     picture = scene.decode(truth.to(scene.bundle.device))
     lab = replace(
@@ -225,6 +215,7 @@ def _reference(
 
 
 def _walk_reference(shared: _Shared, lab: Lab, nfe: int) -> Generator[Progress, None, _Walked]:
+    shared.total += nfe
     model, z = shared.scene.model(), shared.scene.noise(shared.seed)
     clock = Clock(
         shared.scene.walk(
@@ -257,7 +248,7 @@ def _curve(
                     yield shared.progress(f"{film.title} at {nfe} NFE", lab, spent)
             shared.done += nfe
             milliseconds = 1e3 * clock.seconds / spent
-            point = Point(film.solver, spent, distance(end, truth), milliseconds)
+            point = ErrorPoint(film.solver, spent, distance(end, truth), milliseconds)
             lab = replace(lab, curve=(*lab.curve, point))
             yield shared.progress(f"{film.title} at {spent} NFE", lab)
     return lab

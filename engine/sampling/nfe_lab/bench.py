@@ -57,7 +57,7 @@ Errors: TypeAlias = dict[str, dict[str, list[float]]]
 def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Steps[Measured]:
     """All four measurements; `batches` of one sample a prompt, each from another seed."""
     begun, total = time.perf_counter(), batches + 3
-    scene = Scene.open(model, "", "", 1.0).told_each(PROMPTS, "", GUIDANCE)
+    scene = Scene.open(model, PROMPTS, "", GUIDANCE)
     errors: Errors = {spacing: {name: [] for name in COMPARED} for spacing in SPACINGS}
     for batch in range(batches):
         yield Progress(batch, total, "Errors to the reference")
@@ -67,7 +67,9 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
     yield Progress(batches + 1, total, "Slopes on the exact world")
     slopes = measured_slopes(seed)
     yield Progress(batches + 2, total, "Overhead of the loop")
-    loop_share = yield from overhead(scene.told("a cat", "", GUIDANCE), seed, batches + 2, total)
+    loop_share = yield from overhead(
+        scene.with_prompts("a cat", "", GUIDANCE), seed, batches + 2, total
+    )
     shares = {"overhead over bare network calls": loop_share}
     if torch.cuda.is_available():
         large = stable_diffusion_shape(scene, "cuda", "float16")
@@ -124,11 +126,11 @@ def _candidates(
     scene: Scene, seed: int, done: int, total: int
 ) -> Generator[Progress, None, dict[str, float]]:
     """Distance of solves at the reference's price to a three times finer one."""
-    few = scene.told_each(PROMPTS[:2], "", GUIDANCE)
-    fine = yield from _end(few, "dpmpp_2m", "trailing", FINE_NFE, seed, done, total)
+    scene = scene.with_prompts(PROMPTS[:2], "", GUIDANCE)
+    fine = yield from _end(scene, "dpmpp_2m", "trailing", FINE_NFE, seed, done, total)
     found = {}
     for name, grid in CANDIDATES:
-        end = yield from _end(few, name, grid, REFERENCE_NFE, seed, done, total)
+        end = yield from _end(scene, name, grid, REFERENCE_NFE, seed, done, total)
         found[f"{name}, {grid}"] = statistics.fmean(_distances(end, fine))
     return found
 
@@ -137,7 +139,7 @@ def _end(
     scene: Scene, solver: str, grid: str, nfe: int, seed: int, done: int, total: int
 ) -> Generator[Progress, None, Float[Tensor, "b c h w"]]:
     """Final latents of a batch; yields as it goes, so that the bench can be stopped."""
-    z = scene.noise(seed, len(scene.cond["tokens"]))
+    z = scene.noise(seed, len(scene.cond))
     for step in scene.walk(solver, scene.model(), z, nfe, seed=seed, grid=grid):
         z = step.z
         if step.i % 5 == 0:
@@ -187,8 +189,8 @@ def stable_diffusion_shape(
         device=device,
         dtype=dtype,
     )
-    told = {"tokens": torch.zeros(1, 77, width, device=device, dtype=kind)}
-    return replace(scene, bundle=bundle, cond=told, uncond=told, guidance=7.5, shape=(4, 64, 64))
+    empty = Conditioning(torch.zeros(1, 77, width, device=device, dtype=kind))
+    return replace(scene, bundle=bundle, cond=empty, uncond=empty, guidance=7.5, shape=(4, 64, 64))
 
 
 def overhead(
@@ -235,9 +237,9 @@ def _timed(scene: Scene, loop: Callable[[], object]) -> float:
 @torch.no_grad()
 def _bare(scene: Scene, seed: int, nfe: int) -> None:
     x = torch.cat([scene.noise(seed)] * 2)
-    told = _both(scene)
+    both = _both(scene)
     for t in np.linspace(999, 0, nfe):
-        predict(scene.bundle, x, float(t), told)
+        predict(scene.bundle, x, float(t), both)
 
 
 def run_to_end(scene: Scene, seed: int, nfe: int) -> Float[Tensor, "b c h w"]:
@@ -254,16 +256,15 @@ def _diffusers_loop(scene: Scene, seed: int, nfe: int) -> None:
     config = {**scene.bundle.scheduler, "prediction_type": scene.bundle.prediction_type}
     scheduler = adapters.scheduler_like(config, "DPMSolverMultistep", timestep_spacing="trailing")
     scheduler.set_timesteps(nfe)
-    x, told = scene.noise(seed), _both(scene)
+    x, embeddings = scene.noise(seed), _both(scene)
     for t in scheduler.timesteps:
         both = scheduler.scale_model_input(torch.cat([x] * 2), t)
-        uncond, cond = predict(scene.bundle, both, t, told).chunk(2)
+        uncond, cond = predict(scene.bundle, both, t, embeddings).chunk(2)
         x = scheduler.step(uncond + scene.guidance * (cond - uncond), t, x, return_dict=False)[0]
 
 
 def _both(scene: Scene) -> Conditioning:
-    parts = [Conditioning(c["tokens"], c.get("pooled")) for c in (scene.uncond, scene.cond) if c]
-    return Conditioning.cat(parts)
+    return Conditioning.cat([side for side in (scene.uncond, scene.cond) if side is not None])
 
 
 # ---------------------------------------------------------------------- numbers

@@ -51,7 +51,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Point:
+class ErrorPoint:
     """Distance to the reference after `nfe` evaluations of one solver."""
 
     solver: str
@@ -76,7 +76,7 @@ class Lab:
     films: tuple[Film, ...] = ()
     reference: Reference | None = None
     plane: Plane | None = None
-    curve: tuple[Point, ...] = ()
+    curve: tuple[ErrorPoint, ...] = ()
     differences: tuple[Difference, ...] = ()
 
 

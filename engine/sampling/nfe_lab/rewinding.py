@@ -23,6 +23,7 @@ from engine.diffusion.grids import Grid, timesteps
 from engine.diffusion.inversion import Pair, ddim_backwards, reversible_heun
 from engine.diffusion.solvers import solve
 from engine.models import diffusion as checkpoints
+from engine.models.drawing import verdicts
 from engine.pictures import PictureSetting
 from engine.sampling.nfe_lab.results import Rewound, Way
 from engine.sampling.nfe_lab.scene import (
@@ -31,7 +32,6 @@ from engine.sampling.nfe_lab.scene import (
     Scene,
     distance,
     small,
-    verdicts,
 )
 
 MOST_STEPS = 200
@@ -70,8 +70,8 @@ def rewind(
     yield Progress(0, 1, "Loading the model")
     drawing = Scene.open(model, prompt, negative, guidance_scale)
     trip = _Trip(
-        drawing.told(prompt, negative, rewind_guidance),
-        drawing.told(edit, negative, guidance_scale) if edit.strip() else None,
+        drawing.with_prompts(prompt, negative, rewind_guidance),
+        drawing.with_prompts(edit, negative, guidance_scale) if edit.strip() else None,
         _grid(drawing, steps, depth),
         2 * (steps + 1) * (3 if edit.strip() else 2),
     )
@@ -92,10 +92,10 @@ def rewind(
 
 @dataclass
 class _Trip:
-    """What both ways share, and the evaluations done."""
+    """What both ways share, and the evaluations done; `edited` is the scene of the other prompt."""
 
     scene: Scene
-    told: Scene | None
+    edited: Scene | None
     grid: Grid
     total: int
     done: int = 0
@@ -157,14 +157,14 @@ def _there_and_back(
         yield "back", way
     way = _compared(scene, way, latents, z)
     yield "returned", way
-    if trip.told is not None:
-        counted, model = model.nfe, trip.told.model()
+    if trip.edited is not None:
+        counted, model = model.nfe, trip.edited.model()
         for _, after in back(model, state, trip.grid):
             way, latents = replace(way, nfe=counted + model.nfe), after
             yield "back with the other prompt", way
         edited = scene.decode(latents)
-        said = verdicts(scene.bundle, edited[None])[0]
-        yield "edited", replace(way, edited=edited, edited_verdict=said)
+        verdict = verdicts(scene.bundle, edited[None])[0]
+        yield "edited", replace(way, edited=edited, edited_verdict=verdict)
 
 
 def _filmed(

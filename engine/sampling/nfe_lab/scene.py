@@ -8,21 +8,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from engine.core import budgets
-from engine.core.errors import AssetMissing, BadInput, OutOfBudget, SamplerError
+from engine.core.errors import OutOfBudget, SamplerError
 from engine.core.recipe import ModelRef
-from engine.core.shapes import Array, Float, Tensor, UInt8
+from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters, grids, solvers
-from engine.diffusion.denoiser import Condition, Model
+from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid
 from engine.diffusion.noise import Noise
-from engine.diffusion.schedules import Path, from_alphas_cumprod
+from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import Step
 from engine.models import diffusion as checkpoints
-from engine.models.diffusion import Conditioning, DiffusionBundle
-from engine.models.library import load
+from engine.models import drawing
+from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
 from engine.sampling.nfe_lab.results import Picture
 
 if TYPE_CHECKING:
@@ -48,12 +47,14 @@ ENDING: dict[str, object] = {"set_alpha_to_one": True, "clip_sample": False, "th
 
 @dataclass(frozen=True)
 class Scene:
-    """What stays the same for all solvers: the checkpoint, the texts, the guidance."""
+    """What stays the same for all solvers: checkpoint, embeddings, guidance, size of the latents.
+
+    `shape` is c h w; `uncond` is None where guidance is 1.
+    """
 
     bundle: DiffusionBundle
-    path: Path
-    cond: Condition
-    uncond: Condition | None
+    cond: Conditioning
+    uncond: Conditioning | None
     guidance: float
     shape: tuple[int, int, int]
 
@@ -61,57 +62,40 @@ class Scene:
     def open(
         cls,
         model: ModelRef | str,
-        prompt: str,
-        negative: str,
-        guidance: float,
+        prompts: str | Sequence[str],
+        negative: str = "",
+        guidance: float = 1.0,
         *,
         height: int | None = None,
         width: int | None = None,
     ) -> "Scene":
-        """Load the checkpoint and encode the texts. Raises `ModelMismatch` for other kinds."""
-        bundle = load(ModelRef(model) if isinstance(model, str) else model)
-        if not isinstance(bundle, DiffusionBundle):
-            raise BadInput(f"{bundle.card.title} is no text-to-image model.", "Choose another one.")
-        path = from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
+        """Load the checkpoint and encode the prompts, one a sample; sizes in pixels.
+
+        Raises `BadInput` for other kinds of models and sizes that the model has no latents for,
+        `OutOfBudget` for pictures far larger than the model's own.
+        """
+        bundle = drawing.open_bundle(model)
         _check_area(bundle, height, width)
         shape = checkpoints.latent_shape(bundle, height, width)
-        return cls(bundle, path, {}, None, 1.0, shape).told(prompt, negative, guidance)
+        return cls(bundle, *_encoded(bundle, prompts, negative, guidance), guidance, shape)
 
-    def told(self, prompt: str, negative: str, guidance: float) -> "Scene":
-        """The same scene under another prompt. Without guidance the negative text is not used."""
-        return self.told_each([prompt], negative, guidance)
-
-    def told_each(self, prompts: Sequence[str], negative: str, guidance: float) -> "Scene":
-        """The scene of a batch, with a prompt for each sample."""
-        cond, uncond = _named(checkpoints.encode_prompt(self.bundle, prompts)), None
-        if guidance != 1 and negative.strip():
-            uncond = _named(checkpoints.encode_prompt(self.bundle, [negative]))
-        elif guidance != 1:
-            uncond = _named(checkpoints.empty_prompt(self.bundle))
+    def with_prompts(self, prompts: str | Sequence[str], negative: str, guidance: float) -> "Scene":
+        """The same under other prompts. Without guidance the negative text is not used."""
+        cond, uncond = _encoded(self.bundle, prompts, negative, guidance)
         return replace(self, cond=cond, uncond=uncond, guidance=guidance)
 
+    @property
+    def path(self) -> Path:
+        """The noise path that the checkpoint was trained on."""
+        return drawing.path_of(self.bundle)
+
     def model(self) -> Model:
-        """The network with a counter at zero."""
-
-        def net(x: Tensor, label: Tensor, **condition: Tensor) -> Tensor:
-            told = Conditioning(condition["tokens"], condition.get("pooled"))
-            return checkpoints.predict(self.bundle, x, label, told)
-
-        return Model(
-            net,
-            self.path,
-            adapters.KINDS[self.bundle.prediction_type],
-            "index",
-            guidance=self.guidance,
-            cond=self.cond,
-            uncond=self.uncond,
-            dtype=torch.float32,
-            device=self.bundle.device,
-        )
+        """The network with its counter of calls at zero."""
+        return drawing.denoiser(self.bundle, self.cond, self.uncond, self.guidance)
 
     def noise(self, seed: int, count: int = 1) -> Float[Tensor, "b c h w"]:
         """The start of every solver, for a number of samples."""
-        return Noise(seed).start(torch.empty(count, *self.shape, device=self.bundle.device))
+        return drawing.start_noise(self.bundle, seed, count, self.shape)
 
     def walk(
         self,
@@ -134,11 +118,12 @@ class Scene:
         steps = entry.steps_for(nfe, to_zero=True)
         options = {"eta": eta} if entry.name == "ddim" else {}
         return solvers.solve(
-            solver, model, z, grid_of(self.path, grid, steps), Noise(seed), hook=None, **options
+            solver, model, z, grid_of(model.path, grid, steps), Noise(seed), hook=None, **options
         )
 
     def decode(self, z: Float[Tensor, "1 c h w"]) -> Picture:
-        return checkpoints.decode_latents(self.bundle, z.float())[0]
+        """The picture of one sample's latents."""
+        return drawing.decode(self.bundle, z)[0]
 
     def _scheduler(self, name: str, grid: str) -> "SchedulerMixin":
         config = {**self.bundle.scheduler, "prediction_type": self.bundle.prediction_type}
@@ -166,6 +151,16 @@ def _check_area(bundle: DiffusionBundle, height: int | None, width: int | None) 
         )
 
 
+def _encoded(
+    bundle: DiffusionBundle, prompts: str | Sequence[str], negative: str, guidance: float
+) -> tuple[Conditioning, Conditioning | None]:
+    cond = encode_prompt(bundle, [prompts] if isinstance(prompts, str) else prompts)
+    if guidance == 1:
+        return cond, None
+    uncond = encode_prompt(bundle, [negative]) if negative.strip() else empty_prompt(bundle)
+    return cond, uncond
+
+
 def grid_of(path: Path, name: str, steps: int) -> Grid:
     """A grid that ends without noise, by its name in `GRIDS`."""
     match name:
@@ -179,19 +174,6 @@ def grid_of(path: Path, name: str, steps: int) -> Grid:
             return grids.uniform_lam(path, steps, to_zero=True)
         case _:
             return grids.karras(path, steps, to_zero=True)
-
-
-def verdicts(bundle: DiffusionBundle, pictures: UInt8[Array, "n h w 3"]) -> list[str]:
-    """What the judge of the embedded world says of each picture; empty for other models."""
-    from engine.models.vision import load_judge
-
-    if bundle.vocabulary is None:
-        return [""] * len(pictures)
-    try:
-        verdict = load_judge().judge(pictures)
-    except AssetMissing:
-        return [""] * len(pictures)
-    return [verdict.text(index) for index in range(len(pictures))]
 
 
 def small(picture: Picture, side: int = 128) -> Picture:
@@ -220,8 +202,3 @@ class Clock:
             if step is None:
                 return
             yield step
-
-
-def _named(conditioning: Conditioning) -> Condition:
-    parts = {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
-    return {name: part for name, part in parts.items() if part is not None}

@@ -139,7 +139,7 @@ def _settings(sampling: Sampling) -> enhancing.Settings:
 
 
 def _open(model: ModelRef | str) -> SpeechBundle:
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    bundle = load(model)
     if not isinstance(bundle, SpeechBundle):
         raise BadInput("This model is no speech model.", "Pick sgmse-8k.")
     return bundle

@@ -44,9 +44,8 @@ class Scene:
         seed: int,
     ) -> "Scene":
         """The scene of these settings: a visitor's recording as it is, or a clip spoilt."""
-        ref = ModelRef(model) if isinstance(model, str) else model
         sound = from_text(recording) if recording else None
-        bundle = load(ref)
+        bundle = load(model)
         if not isinstance(bundle, SpeechBundle):
             raise BadInput("This model is no speech model.", "Pick sgmse-8k.")
         rate = bundle.front.sample_rate

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from engine.core.catalog import RoundTrip
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
 from engine.core.settings import OneOf, Range, Text
@@ -14,7 +14,13 @@ from engine.metrics.hallucination import Rates, Told, chair
 from engine.models.language import Cursor, LanguageBundle, Prompt
 from engine.pictures import PictureSetting
 from engine.verifying.retrospective_resampling.calibration import calibrate
-from engine.verifying.retrospective_resampling.loop import LONGEST_ANSWER, Outcome, Settings, Token
+from engine.verifying.retrospective_resampling.loop import (
+    LONGEST_ANSWER,
+    Event,
+    Outcome,
+    Settings,
+    Token,
+)
 from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
 from engine.verifying.retrospective_resampling.results import Cost, Plain, Telling
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
@@ -88,12 +94,12 @@ def run(
     plain = yield from _plainly(bundle, prompt, question, settings, seed, scene)
     telling = replace(telling, before=plain)
     story = new_story(bundle, scene)
-    speaker, outcome = yield from _told(
+    speaker, outcome = yield from _answer(
         bundle, prompt, question, settings, seed, story, telling, engine
     )
     text = outcome.text
     if open_ended and not text:
-        text = yield from _owned_up(bundle, prompt, question, settings, seed, story, telling)
+        text = yield from _asked_again(bundle, prompt, question, settings, seed, story, telling)
     return replace(
         telling,
         pieces=story.pieces(),
@@ -117,7 +123,7 @@ PREMISE = (
 UNABLE = "I am unable to answer this question from the picture."
 
 
-def _told(
+def _answer(
     bundle: LanguageBundle,
     prompt: Prompt,
     question: str,
@@ -135,20 +141,21 @@ def _told(
     else:
         speaker = FreshSpeaker(bundle, prompt, question, settings, seed)
         course = official(speaker, settings)
-    while True:
-        try:
-            event = next(course)
-        except StopIteration as end:
-            return speaker, end.value
+
+    def tell(event: Event) -> Progress | None:
         story.hear(event)
-        if isinstance(event, Token):
-            preview = replace(
-                telling,
-                pieces=story.pieces(),
-                phrases=tuple(story.phrases),
-                heights=tuple(story.heights),
-            )
-            yield Progress(story.steps, story.steps + 10, "Speaking", preview)
+        if not isinstance(event, Token):
+            return None
+        preview = replace(
+            telling,
+            pieces=story.pieces(),
+            phrases=tuple(story.phrases),
+            heights=tuple(story.heights),
+        )
+        return Progress(story.steps, story.steps + 10, "Speaking", preview)
+
+    outcome = yield from relay(course, tell)
+    return speaker, outcome
 
 
 def _plainly(
@@ -161,16 +168,12 @@ def _plainly(
 ) -> Steps[Plain]:
     """What the model says when it never goes back."""
     course = rollback(Voice(bundle, prompt, question, seed), settings.without_checks())
-    while True:
-        try:
-            event = next(course)
-        except StopIteration as end:
-            return Plain(end.value.text, _rates(end.value.text, scene))
-        if isinstance(event, Token):
-            yield Progress(0, 10, "Speaking without going back")
+    spoken = Progress(0, 10, "Speaking without going back")
+    outcome = yield from relay(course, lambda event: spoken if isinstance(event, Token) else None)
+    return Plain(outcome.text, _rates(outcome.text, scene))
 
 
-def _owned_up(
+def _asked_again(
     bundle: LanguageBundle,
     prompt: Prompt,
     question: str,
@@ -182,7 +185,7 @@ def _owned_up(
     """A second try at a question that got no answer, then a plain admission."""
     asked = question + PREMISE
     again = bundle.ask_again(prompt, asked)
-    _, outcome = yield from _told(bundle, again, asked, settings, seed, story, telling, "fast")
+    _, outcome = yield from _answer(bundle, again, asked, settings, seed, story, telling, "fast")
     return outcome.text or UNABLE
 
 

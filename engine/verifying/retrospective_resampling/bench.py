@@ -12,6 +12,7 @@
    whether they say the same.
 """
 
+import itertools
 import statistics
 import time
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef, Plain
 from engine.metrics.hallucination import chair, intervals
 from engine.metrics.intervals import ratio_interval
@@ -233,14 +234,9 @@ def _one(
     else:
         speaker = FreshSpeaker(bundle, sight.prompt, DESCRIBE, settings, sight.seed)
         course = official(speaker, settings)
-    for count in range(10**9):
-        try:
-            next(course)
-        except StopIteration as end:
-            return end.value, speaker.forward_tokens, speaker.generated_tokens
-        if count % 60 == 59:
-            yield Progress(0, 1)
-    raise AssertionError("a course ends")
+    count = itertools.count(1)
+    outcome = yield from relay(course, lambda _: None if next(count) % 60 else Progress(0, 1))
+    return outcome, speaker.forward_tokens, speaker.generated_tokens
 
 
 def _rounded(values: dict[str, Plain]) -> dict[str, Plain]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from engine.core.golden import Arrays, Golden, arrays_of, collect
-from engine.core.job import Steps
+from engine.core.job import Steps, finish, relay
 from engine.verifying.retrospective_resampling.loop import Event, Outcome, Settings, Tried
 from engine.verifying.retrospective_resampling.official import Draft, official
 from engine.verifying.retrospective_resampling.tags import (
@@ -111,14 +111,12 @@ def played(arrays: Arrays) -> tuple[Script, list[Tried], Outcome]:
         open_ended=bool(arrays["open_ended"]),
     )
     tries: list[Tried] = []
-    course = official(script, settings)
-    while True:
-        try:
-            event = next(course)
-        except StopIteration as end:
-            return script, tries, end.value
+
+    def keep(event: Event) -> None:
         if isinstance(event, Tried):
             tries.append(event)
+
+    return script, tries, finish(relay(official(script, settings), keep))
 
 
 def loop_error(name: str) -> float:

@@ -26,7 +26,7 @@ ARTISTS = ("known", "never seen")
 
 def open_bundle(model: ModelRef | str) -> LanguageBundle:
     """A model with eyes and the three tokens. Raises `ModelMismatch` for another one."""
-    bundle = load(ModelRef(model) if isinstance(model, str) else model)
+    bundle = load(model)
     if not isinstance(bundle, LanguageBundle) or not bundle.has_eyes:
         raise ModelMismatch(
             f"{bundle.card.title} does not describe pictures.",

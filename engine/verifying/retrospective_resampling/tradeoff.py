@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, OneOf, Range
 from engine.metrics.hallucination import Told, chair, intervals
@@ -154,14 +154,7 @@ R = TypeVar("R")
 
 def within(part: Steps[R], done: int, total: int) -> Steps[R]:
     """A part of a longer work: its own progress is that of the whole."""
-    try:
-        while True:
-            next(part)
-            yield Progress(done, total)
-    except StopIteration as end:
-        return end.value
-    finally:
-        part.close()
+    return (yield from relay(part, lambda _: Progress(done, total)))
 
 
 def told_once(
@@ -171,15 +164,12 @@ def told_once(
     voice = Voice(bundle, sight.prompt, DESCRIBE, sight.seed)
     story = new_story(bundle, sight.tray)
     course = rollback(voice, settings)
-    while True:
-        try:
-            event: Event = next(course)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            break
+
+    def tell(event: Event) -> Progress | None:
         story.hear(event)
-        if story.steps % 100 == 99:
-            yield Progress(0, 1)
+        return Progress(0, 1) if story.steps % 100 == 99 else None
+
+    outcome = yield from relay(course, tell)
     tally.add(outcome.text, sight.tray, outcome)
     tally.generated_tokens += voice.generated_tokens
     tally.forward_tokens += voice.forward_tokens

@@ -70,7 +70,7 @@ def run(
     """
     question = _asked(start, shift)
     plans = _shipped_plans(fraction, students_of)
-    ref = ModelRef(model) if isinstance(model, str) else model
+    ref = ModelRef.of(model)
     yield Progress(0, 1, "Loading the students")
     shown = Asked(
         question.text(),
@@ -124,7 +124,7 @@ def augment(
         _check_readable(items)
     else:
         yield Progress(0, len(items), "Loading the teacher")
-        ref = ModelRef(model) if isinstance(model, str) else model
+        ref = ModelRef.of(model)
         who = teachers.Local(_language(ref), seed, float(temperature), most_tokens)
     return (yield from _augmented(items, earlier, who, teacher))
 
@@ -222,7 +222,7 @@ def tune(
     else:
         held_out = [(q.text(), q.gold) for q in _held_out(seed)]
     yield Progress(0, settings.steps, "Loading the model")
-    bundle = _language(ModelRef(model) if isinstance(model, str) else model)
+    bundle = _language(ModelRef.of(model))
     params: dict[str, Plain] = {
         "records": f"{len(kept)} kept of {len(given)}" if given else "",
         "objective": objective,
