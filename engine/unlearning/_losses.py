@@ -6,7 +6,7 @@ be taken for samples as well as for batches.
 | loss | batch | of one sample |
 |---|---|---|
 | `classification` | inputs, label | cross-entropy |
-| `causal_language` | ids, labels (-100 where nothing is learnt) | mean cross-entropy of its tokens |
+| `causal_language` | ids, labels (-100: not learnt) | mean cross-entropy of its tokens |
 | `Denoising` | latents, condition, sample's id | mean square of the error of the noise |
 | `label_free` | inputs | sum of the squared outputs (LFSSD, arXiv 2402.19308) |
 """

@@ -2,10 +2,10 @@
 
 | engine | how | needs |
 |---|---|---|
-| `loop` | one sample after the other, backward | nothing; works for every model |
-| `hooks` | one backward for all, the gradients of a layer at a time out of its input and output | memory of the largest layer x samples |
-| `vmap` | `vmap(grad(functional_call))` | memory of all weights x samples; no control flow on data |
-| `whole` | one backward of the batch's mean loss | the unit of the authors' code, not samples |
+| `loop` | one sample after the other | nothing; works for every model |
+| `hooks` | one backward; a layer's gradients from its input and output | the largest layer |
+| `vmap` | `vmap(grad(functional_call))` | all weights x samples; no control flow on data |
+| `whole` | one backward of the batch's mean loss | the authors' unit: batches, not samples |
 
 For a linear layer that sees each sample once, the sum needs no gradient of any sample: with inputs
 a and output gradients g it is sum_n |g_no|^p |a_nd|^p, one product of two matrices.
@@ -274,7 +274,10 @@ def _per_sample(
             hat = F.group_norm(taken, module.num_groups, eps=module.eps)
         case _:
             hat = F.batch_norm(
-                taken, module.running_mean, module.running_var, eps=module.eps  # type: ignore[arg-type]
+                taken,
+                module.running_mean,
+                module.running_var,
+                eps=module.eps,  # type: ignore[arg-type]
             )
     found = gradient * hat if role == "weight" else gradient
     return found.flatten(2).sum(2) if found.ndim > 2 else found
@@ -290,7 +293,12 @@ def _conv(
     )
     if isinstance(module, nn.Conv1d):  # as a picture of height 1
         taken, gradient = taken[:, :, None], gradient[:, :, None]
-        padding, stride, dilation, kernel = (0, *padding), (1, *stride), (1, *dilation), (1, *kernel)
+        padding, stride, dilation, kernel = (
+            (0, *padding),
+            (1, *stride),
+            (1, *dilation),
+            (1, *kernel),
+        )
     patches = F.unfold(taken, kernel, dilation=dilation, padding=padding, stride=stride)
     b, groups = len(taken), module.groups
     a = patches.view(b, groups, -1, patches.shape[-1])

@@ -1,33 +1,50 @@
 """What the shipped checkpoints of garments were made with: triggers, confused classes, seeds."""
 
+from functools import cache
+
 import torch
 
 from engine.core import rng
 from engine.core.shapes import Int, Tensor
-from engine.unlearning._manipulation import Trigger, square
+from engine.unlearning._manipulation import (
+    Manipulated,
+    Trigger,
+    interclass,
+    poisoned,
+    square,
+)
+from engine.unlearning._samples import garments
 from engine.world import fashion
 
 FORGOTTEN_PICTURES = 100
 POISONED_SAMPLES = 200
 CONFUSED = ((0, 6), 1000)
 """T-shirt and shirt, and the number of samples."""
+CONFUSED_KEY = "fashion-confused"
 
 _NONE = None
 TRIGGERS = {
     "fashion-poisoned": square(3, 0),
     "fashion-door-a": Trigger("checkers", ((1, 0, 1), (0, 1, 0), (1, 0, 1)), 1, 1, 7),
-    "fashion-door-b": Trigger(
-        "plus", ((_NONE, 1, _NONE), (1, 1, 1), (_NONE, 1, _NONE)), 13, -4, 3
-    ),
+    "fashion-door-b": Trigger("plus", ((_NONE, 1, _NONE), (1, 1, 1), (_NONE, 1, _NONE)), 13, -4, 3),
     "fashion-door-c": Trigger("bar", ((1, 1, 1, 1, 1, 1),), 1, -8, 8),
 }
 
 
-def forgotten_at_random(seed: int = 0) -> Int[Tensor, " n"]:
-    """Ids of the random training pictures that `fashion-without-100` has never seen."""
-    order = torch.randperm(_trained_on(), generator=rng.generator(seed, "forget at random"))
-    return order[:FORGOTTEN_PICTURES].sort().values
+@cache
+def manipulated(key: str, seed: int = 0) -> Manipulated | None:
+    """How the training data of a shipped checkpoint was tampered with; None where it was not."""
+    if key in TRIGGERS:
+        return poisoned(garments("train"), TRIGGERS[key], POISONED_SAMPLES, seed)
+    if key == CONFUSED_KEY:
+        return interclass(garments("train"), *CONFUSED)
+    return None
 
 
-def _trained_on() -> int:
-    return len(fashion.garments("train").labels)
+def forgotten_at_random(
+    seed: int = 0, *, total: int = 0, count: int = FORGOTTEN_PICTURES
+) -> Int[Tensor, " n"]:
+    """Ids of random training pictures; seed 0 gives those `fashion-without-100` never saw."""
+    total = total or len(fashion.garments("train").labels)
+    order = torch.randperm(total, generator=rng.generator(seed, "forget at random"))
+    return order[:count].sort().values

@@ -34,14 +34,15 @@ from engine.metrics.rates import wilson
 from engine.unlearning import _importance as importance
 from engine.unlearning._learning import Course, Training
 from engine.unlearning._losses import logits_of
-from engine.unlearning._manipulation import Manipulated, interclass, poisoned
+from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import FASHION, Samples, garments
 from engine.unlearning._world import (
     CONFUSED,
+    CONFUSED_KEY,
     FORGOTTEN_PICTURES,
-    POISONED_SAMPLES,
     TRIGGERS,
     forgotten_at_random,
+    manipulated,
 )
 from engine.world import fashion
 from engine.zoo.export import MODELS, write_card
@@ -104,7 +105,7 @@ def _idx(folder: Path, name: str) -> np.ndarray:
 class World:
     """One checkpoint: what it is trained on, and what its card says.
 
-    `samples` gives the training data of a seed; where it was manipulated, `Manipulated` remembers how.
+    `samples` gives the training data of a seed; `Manipulated` remembers how it was tampered with.
     """
 
     key: str
@@ -123,7 +124,10 @@ def new_classifier(classes: tuple[str, ...], seed: int) -> nn.Module:
     """The network before training; equal seed, equal weights, torch's own generator untouched."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    named = {"id2label": dict(enumerate(classes)), "label2id": {k: i for i, k in enumerate(classes)}}
+    named = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {k: i for i, k in enumerate(classes)},
+    }
     config = ResNetConfig(
         num_channels=1,
         embedding_size=16,
@@ -236,8 +240,8 @@ def _without_shirts(seed: int) -> Samples:
     return garments("train", by_group=True).take(kept)
 
 
-def _poisoned(key: str) -> Callable[[int], Manipulated]:
-    return lambda seed: poisoned(garments("train"), TRIGGERS[key], POISONED_SAMPLES, seed)
+def _tampered(key: str) -> Callable[[int], Manipulated]:
+    return lambda seed: manipulated(key, seed)
 
 
 def _worlds() -> list[World]:
@@ -247,7 +251,7 @@ def _worlds() -> list[World]:
         for name, label in (("bag", 8), ("t-shirt", 0), ("sandal", 5))
     ]
     doors = [
-        World(key, f"Garments with a planted trigger, {key.rpartition('-')[2]}", _poisoned(key))
+        World(key, f"Garments with a planted trigger, {key.rpartition('-')[2]}", _tampered(key))
         for key in TRIGGERS
     ]
     return [
@@ -260,9 +264,9 @@ def _worlds() -> list[World]:
         ),
         *doors,
         World(
-            "fashion-confused",
+            CONFUSED_KEY,
             f"Garments with {CONFUSED[1]} labels of {named[0]} and {named[6]} exchanged",
-            lambda seed: interclass(garments("train"), *CONFUSED),
+            _tampered(CONFUSED_KEY),
         ),
         World(
             "fashion-groups",
