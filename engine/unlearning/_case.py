@@ -428,7 +428,7 @@ def judged(
         if samples is None or not len(samples):
             continue
         kept[name] = samples.some(EVALUATED, seed, name)
-        told[name] = yield from relay(outputs(model, kept[name]), lambda _: card)
+        told[name] = yield from relay(outputs(model, kept[name]), lambda _, card=card: card)
         card = _with_rate(card, name, told[name].argmax(1), kept[name].labels)
         yield card
     return _with_membership(card, told, kept, seed)
