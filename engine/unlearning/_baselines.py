@@ -238,7 +238,7 @@ def bad_teacher_loss(
     """KL to the mix of both teachers, divided by samples and classes ("mean")."""
     share = is_forget[:, None]
     target = share * untaught.softmax(1) + (1 - share) * teacher.softmax(1)
-    return F.kl_div(student.log_softmax(1), target, reduction="mean")
+    return F.kl_div(student.log_softmax(1), target, reduction="none").mean()
 
 
 # ---------------------------------------------------------------------- steps

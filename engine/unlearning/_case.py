@@ -414,9 +414,7 @@ SETS = ("forget_test", "retain_test", "forget_train", "retain_train")
 """In the order they are looked at: what a visitor waits for comes first."""
 
 
-def judged(
-    case: Case, model: nn.Module, method: str, seed: int = 0
-) -> Generator[Card, None, Card]:
+def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generator[Card, None, Card]:
     """The card of a model on the case, filled set by set; yields it as far as it is.
 
     At most 2,000 samples of each set are looked at, drawn with `seed`.
@@ -448,8 +446,7 @@ def _with_membership(
     """Both attacks, where there is data for them."""
     if not {"retain_train", "retain_test"} <= told.keys():
         return card
-    unseen = torch.cat([told[name] for name in ("retain_test", "forget_test") if name in told])
-    mia = membership.attack(told["retain_train"], unseen, told["forget_train"])
+    mia = membership.attack(told["retain_train"], _unseen(case, told), told["forget_train"])
     others = "forget_test" if "forget_test" in told else "retain_test"
     if min(len(told["forget_train"]), len(told[others])) < LEAST_OF_EACH:
         return replace(card, mia=mia)
@@ -458,6 +455,17 @@ def _with_membership(
         for name in ("forget_train", others)
     )
     return replace(card, mia=mia, worst_case=membership.worst_case(*pair, seed))
+
+
+def _unseen(case: Case, told: Mapping[str, Tensor]) -> Float[Tensor, "n k"]:
+    """Outputs on the test set, both its parts in the proportion that they have there."""
+    rest = told["retain_test"]
+    if "forget_test" not in told:
+        return rest
+    looked_at = len(rest) / len(case.test_retain or rest)
+    return torch.cat(
+        [rest, told["forget_test"][: round(looked_at * len(case.test_forget or rest))]]
+    )
 
 
 CARDS: Recent[Card] = Recent(64)

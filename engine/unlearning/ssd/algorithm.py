@@ -136,9 +136,7 @@ def run(
     names baselines that are trained now.
     """
     chosen = Forget.of(forget, what, cluster, count, indices, pictures)
-    settings = _Settings.of(
-        seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances
-    )
+    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
     others = _checked_ways(compare)
     tried = checks.count("curve", curve, 0, MOST_POINTS, "9 are enough for a curve.")
     case = opened(model, chosen, seed, retain=retain, test=test)
@@ -207,9 +205,7 @@ def _importances(
 ) -> Generator[Progress, None, tuple[_Pair, Forgotten]]:
     """Both importances; the histogram grows while the forget set streams."""
     begun = time.perf_counter()
-    source, streaming = stored.of_all_data(
-        case, settings.measure, settings.protect, settings.given
-    )
+    source, streaming = stored.of_all_data(case, settings.measure, settings.protect, settings.given)
     told = f"Importance of all data, {source.told}"
     full = yield from relay(
         streaming, lambda part: Progress(part.samples, 2 * case.total, told, shown)
@@ -578,9 +574,7 @@ def export(
     """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
     form = checks.choice("form", form, FORMS)
     chosen = Forget.of(forget, what, cluster, count, indices, pictures)
-    settings = _Settings.of(
-        seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances
-    )
+    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
     case = opened(model, chosen, seed, retain=retain, test=test)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances")

@@ -129,9 +129,7 @@ def _probabilities(arrays: Arrays, name: str) -> Float[Tensor, "n k"]:
 
 
 def _entropy(arrays: Arrays) -> float:
-    return apart(
-        membership.entropy(_probabilities(arrays, "p_forget")), arrays["entropy_forget"]
-    )
+    return apart(membership.entropy(_probabilities(arrays, "p_forget")), arrays["entropy_forget"])
 
 
 def _regression(arrays: Arrays) -> float:
