@@ -22,7 +22,7 @@ from engine.models.library import resolve, with_tensors
 from engine.unlearning._baselines import Sets, Trained, bad_teacher, catastrophic, retrain, scrub
 from engine.unlearning._card import Card
 from engine.unlearning._case import outputs, state_of
-from engine.unlearning._dampening import Changed, Dampening
+from engine.unlearning._dampening import Changed, Dampening, ratios
 from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Importance, Measure, stream
 from engine.unlearning._samples import Samples
@@ -40,6 +40,7 @@ ORACLE = "oracle: the settings were given by hand, maybe by looking at the test"
 class _Settings:
     """How a repair is made, checked. `alpha` 0 leaves both numbers to the automatic rule."""
 
+    flags: Flags
     method: str
     measure: Measure
     alpha: float
@@ -50,7 +51,8 @@ class _Settings:
     def of(
         cls,
         seed: int,
-        method: object,
+        flags: Flags,
+        way: object,
         unit: object,
         alpha: object,
         lam: object,
@@ -59,7 +61,8 @@ class _Settings:
     ) -> "_Settings":
         checks.choice("unit", unit, UNITS)
         return cls(
-            checks.choice("method", method, METHODS),
+            flags,
+            checks.choice("way", way, METHODS),
             Measure(
                 unit,  # type: ignore[arg-type]
                 batch=BATCH,
@@ -70,6 +73,13 @@ class _Settings:
             checks.number("lam", lam, 1e-6, 1e7, "1 is the value of the paper."),
             checks.count("retained", retained, 16, MOST_RETAINED, "4000 are enough."),
         )
+
+    def plain(self, how: Dampening | None) -> dict[str, Plain]:
+        """The settings of a run that makes this very repair, the dampening's numbers filled in."""
+        found: dict[str, Plain] = {**self.flags.plain(), "way": self.method}
+        if how is not None:
+            found |= {"unit": self.measure.unit, "alpha": how.alpha, "lam": how.lam}
+        return {**found, "retained": self.retained}
 
 
 def run(
@@ -85,7 +95,7 @@ def run(
     trigger: str | UInt8[Array, "h w 3"] = "",
     target: str = "",
     stamped: int = 100,
-    method: str = "SSD",
+    way: str = "SSD",
     unit: str = "sample",
     alpha: float = 0.0,
     lam: float = 1.0,
@@ -96,10 +106,10 @@ def run(
 
     `gamma` of the manipulated samples are flagged; or those of `indices` or `pictures`; or clean
     samples with a recovered `trigger` on them. `retained` samples that were not flagged are looked
-    at. `method` "RewoD" trains anew.
+    at. `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights.
     """
     flags = Flags.of(gamma, false_flags, indices, pictures, trigger, target, stamped)
-    settings = _Settings.of(seed, method, unit, alpha, lam, retained, chunk)
+    settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
     repair = opened(model, flags, seed, retain=retain, test=test)
     shown = Corrected(repair.told, settings.method, notes=_notes(repair, settings))
     yield Progress(0, 4, "The original", shown)
@@ -120,7 +130,7 @@ def run(
         card,
         seconds=seconds,
         changed_share=made.changed.share,
-        settings=_plain(shown),
+        settings=made.patch.recipe.params,  # type: ignore[arg-type]
         tuned_on=shown.tuned_on,
         before=shown.before,
     )
@@ -140,16 +150,6 @@ def _notes(repair: Repair, settings: _Settings) -> tuple[str, ...]:
     if repair.told.kind == "recovered trigger":
         told.append("The forget set was made with a recovered trigger; nobody flagged anything.")
     return tuple(told)
-
-
-def _plain(shown: Corrected) -> dict[str, Plain]:
-    return {
-        "method": shown.method,
-        "unit": shown.unit,
-        "alpha": shown.alpha,
-        "lam": shown.lam,
-        "flagged": shown.flagged.flagged,
-    }
 
 
 # ---------------------------------------------------------------------- the methods
@@ -177,7 +177,7 @@ def _made(
         tuned_on="nothing: the settings of the publication, one short round",
         seconds={"edit": time.perf_counter() - begun},
     )
-    return _patched(repair, network, settings, seed, shown), shown
+    return _patched(repair, network, settings, None, seed), shown
 
 
 def trained(repair: Repair, method: str, seed: int) -> Trained:
@@ -203,10 +203,11 @@ def _dampened(
     how, told = Dampening(settings.alpha, settings.lam), ORACLE
     if not settings.alpha:
         assert repair.held_out is not None
+        grid = rule.grid(ratios(*pair))
         seen = yield from relay(
-            rule.tried(repair.model, pair, repair.flagged, repair.held_out, rule.grid()),
+            rule.tried(repair.model, pair, repair.flagged, repair.held_out, grid),
             lambda found: Progress(
-                2, 4, f"Setting {len(found)} of {len(rule.grid())}", replace(shown, tried=found)
+                2, 4, f"Setting {len(found)} of {len(grid)}", replace(shown, tried=found)
             ),
         )
         best = rule.automatic(seen)
@@ -221,7 +222,7 @@ def _dampened(
         "edit": time.perf_counter() - chosen,
     }
     shown = replace(shown, alpha=how.alpha, lam=how.lam, tuned_on=told, seconds=seconds)
-    return _patched(repair, network, settings, seed, shown), shown
+    return _patched(repair, network, settings, how, seed), shown
 
 
 def importances(
@@ -240,13 +241,12 @@ def importances(
 
 
 def _patched(
-    repair: Repair, network: nn.Module, settings: _Settings, seed: int, shown: Corrected
+    repair: Repair, network: nn.Module, settings: _Settings, how: Dampening | None, seed: int
 ) -> _Made:
     old, new = repair.model.state_dict(), network.state_dict()
     label = f"repair with {len(repair.flagged)} flagged, {settings.method}"
-    recipe = Recipe(
-        "corrective", "run", resolve(repair.bundle.ref), _plain(shown), seed, label=label
-    )
+    ref, params = resolve(repair.bundle.ref), settings.plain(how)
+    recipe = Recipe("corrective", "run", ref, params, seed, label=label)
     editable = dict(repair.model.named_parameters())
     return _Made(
         network,
@@ -320,10 +320,13 @@ def curves(
     listed = checks.texts(methods, "methods", len(METHODS))
     for name in listed:
         checks.choice("methods", name, METHODS)
-    settings = [_Settings.of(seed, name, unit, alpha, lam, retained, 0) for name in listed]
     flags = [Flags.of(share, false_flags, (), "", "", "", 100) for share in shares]
+    rows = [
+        [_Settings.of(seed, flag, name, unit, alpha, lam, retained, 0) for name in listed]
+        for flag in flags
+    ]
     shown = Curves("")
-    total = len(shares) * len(settings) + 1
+    total = len(shares) * len(listed) + 1
     first = opened(model, flags[0], seed)
     note = ("RewoD is the only slow one: it trains anew at every share.",)
     shown = Curves(first.kind, notes=note if "RewoD" in listed else ())
@@ -331,9 +334,9 @@ def curves(
         judged(first, first.model, "original"), lambda _: Progress(0, total, "original", shown)
     )
     shown = replace(shown, points=(AtGamma(0.0, 0, card),))
-    for share, flag in zip(shares, flags, strict=True):
-        repair = opened(model, flag, seed)
-        for chosen in settings:
+    for share, row in zip(shares, rows, strict=True):
+        repair = opened(model, row[0].flags, seed)
+        for chosen in row:
             done, note_of = len(shown.points), f"{chosen.method} at {share:g}"
             point = yield from relay(
                 _point(repair, chosen, seed, share),
@@ -354,7 +357,7 @@ def _point(
         card,
         changed_share=made.changed.share,
         seconds=shown.seconds,
-        settings=_plain(shown),
+        settings=made.patch.recipe.params,  # type: ignore[arg-type]
         tuned_on=shown.tuned_on,
     )
     return AtGamma(share, len(repair.flagged), card)
@@ -373,7 +376,7 @@ def export(
     trigger: str | UInt8[Array, "h w 3"] = "",
     target: str = "",
     stamped: int = 100,
-    method: str = "SSD",
+    way: str = "SSD",
     unit: str = "sample",
     alpha: float = 0.0,
     lam: float = 1.0,
@@ -384,7 +387,7 @@ def export(
     """The repair as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
     form = checks.choice("form", form, FORMS)
     flags = Flags.of(gamma, false_flags, indices, pictures, trigger, target, stamped)
-    settings = _Settings.of(seed, method, unit, alpha, lam, retained, chunk)
+    settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
     repair = opened(model, flags, seed, retain=retain, test=test)
     yield Progress(0, 4, settings.method)
     made, shown = yield from relay(
@@ -394,5 +397,6 @@ def export(
     card = yield from relay(
         judged(repair, made.network, settings.method), lambda _: Progress(3, 4, settings.method)
     )
-    card = replace(card, settings=_plain(shown), tuned_on=shown.tuned_on)
+    told: dict[str, Plain] = dict(made.patch.recipe.params)  # type: ignore[arg-type]
+    card = replace(card, settings=told, tuned_on=shown.tuned_on)
     return exported(repair.bundle, made.patch, card, form)

@@ -17,7 +17,7 @@ from torch import nn
 from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import relay
-from engine.core.recipe import ModelRef
+from engine.core.recipe import ModelRef, Plain
 from engine.core.shapes import Float, Tensor
 from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
@@ -97,6 +97,17 @@ class Flags:
             target.strip(),
             checks.count("stamped", stamped, 1, MOST_STAMPED, "100 are enough."),
         )
+
+    def plain(self) -> dict[str, Plain]:
+        """The settings that name these flags; a trigger travels as a picture, beside them."""
+        match self.origin:
+            case "found share":
+                return {"gamma": self.gamma, "false_flags": self.false_flags}
+            case "picked":
+                return {"indices": list(self.indices)}
+            case "uploaded":
+                return {"pictures": self.pictures}
+        return {"target": self.target, "stamped": self.stamped}
 
 
 def as_trigger(value: object) -> Float[Tensor, "1 c h w"] | None:

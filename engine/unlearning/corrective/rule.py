@@ -15,21 +15,24 @@ from engine.core.patch import State
 from engine.core.shapes import Tensor
 from engine.models.library import with_tensors
 from engine.unlearning._case import outputs
-from engine.unlearning._dampening import Changed, Dampening
+from engine.unlearning._dampening import Changed, Dampening, Ratios
 from engine.unlearning._importance import Importance
 from engine.unlearning._samples import Samples
 from engine.unlearning.corrective.results import Tried
 
-ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-LAMBDAS = (0.1, 0.5, 1.0, 5.0)
-"""As shares of alpha: the published search is over lambda / alpha too."""
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""Of the weights that alpha selects. The scale of the ratio depends on how many samples are flagged
+and how well they were learnt, which a grid of shares does not mind and one of alphas would."""
+LAMBDAS = (0.1, 0.5, 1.0)
+"""As shares of alpha, as in the published search; no selected weight keeps more than this."""
 HELD_OUT = 800
 TUNED_ON = "the flagged samples' wrong labels and held-out retained samples; no test data"
 
 
-def grid() -> tuple[Dampening, ...]:
-    """28 settings."""
-    return tuple(Dampening(alpha, share * alpha) for alpha in ALPHAS for share in LAMBDAS)
+def grid(found: Ratios) -> tuple[Dampening, ...]:
+    """21 settings for a distribution of I_f / I_D."""
+    alphas = dict.fromkeys(found.alpha_for(share) for share in SHARES)
+    return tuple(Dampening(a, share * a) for a in alphas if a > 0 for share in LAMBDAS)
 
 
 def tried(
