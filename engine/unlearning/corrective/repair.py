@@ -31,6 +31,7 @@ from engine.unlearning._case import (
 )
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import Samples, garments
+from engine.unlearning._trigger import as_trigger, class_of
 from engine.unlearning._world import CONFUSED, TRIGGERS
 from engine.unlearning.corrective.results import Flagged
 from engine.unlearning.corrective.rule import HELD_OUT
@@ -108,21 +109,6 @@ class Flags:
             case "uploaded":
                 return {"pictures": self.pictures}
         return {"target": self.target, "stamped": self.stamped}
-
-
-def as_trigger(value: object) -> Float[Tensor, "1 c h w"] | None:
-    """A perturbation that travelled as a picture, middle grey being nothing; see `as_picture`."""
-    if value is None or (isinstance(value, str) and not value):
-        return None
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
-        raise BadInput("trigger is a picture of a perturbation.", "Take the one SmoothInv found.")
-    return (torch.from_numpy(value.astype(np.float32)).permute(2, 0, 1)[None] - 128) / 127
-
-
-def as_picture(delta: Float[Tensor, "1 c h w"]) -> np.ndarray:
-    """A perturbation as a picture h w 3: 128 + 127 delta, so that 0 stays exactly 0."""
-    scaled = (128 + 127 * delta[0].clamp(-1, 1)).round().byte()
-    return np.ascontiguousarray(scaled.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,15 +236,6 @@ def stamped(samples: Samples, delta: Float[Tensor, "1 _ h w"], target: int) -> S
     shown = (samples.pixels.float() / 255 + delta[:, :channels]).clamp(0, 1)
     pixels = (shown * 255).round().byte()
     return replace(samples, pixels=pixels, labels=torch.full_like(samples.labels, target))
-
-
-def class_of(bundle: ClassifierBundle, name: str) -> int:
-    """The number of a class. Raises `BadInput`."""
-    for number, known in enumerate(bundle.classes):
-        if known.lower() == name.lower():
-            return number
-    listed = ", ".join(bundle.classes[:12])
-    raise BadInput(f'There is no class "{name[:40]}".', f"Choose {listed}.")
 
 
 def _tests(key: str) -> tuple[Samples, Samples, Samples | None, int]:
