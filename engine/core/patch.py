@@ -14,8 +14,9 @@ the bit patterns returns every value, NaN, infinities and the sign of zero inclu
 The same words apply and undo, so fingerprints of the tensors before and after say on which side a
 model stands. A patch belongs to one base, revision and number format; for another one its recipe
 runs the method again. Where few numbers change, a patch may keep their places and bits alone
-(`sparse`): 8 bytes a changed float32. Names that share one tensor (tied weights) are one entry, under the smallest
-name; two views that only overlap are two entries, and their tie does not survive an edit.
+(`sparse`): 8 bytes a changed float32. Names that share one tensor (tied weights) are one entry,
+under the smallest name; two views that only overlap are two entries, and their tie does not survive
+an edit.
 """
 
 import hashlib
@@ -78,8 +79,9 @@ class Patch:
     """The bits that an edit turns over, with fingerprints of what it touches and its recipe.
 
     `flips` are integer tensors of the old shapes, `rows` are appended at dim 0 (new tokens), both
-    on the CPU. Where `support` has a name, its flips are of those flat places alone, in order. `before` and `after` have one fingerprint for every touched tensor. `ties` maps
-    further names of a touched tensor to the name it goes by here.
+    on the CPU. Where `support` has a name, its flips are of those flat places alone, in order.
+    `before` and `after` have one fingerprint for every touched tensor. `ties` maps further names of
+    a touched tensor to the name it goes by here.
     """
 
     flips: Mapping[str, Shaped[Tensor, "..."]]

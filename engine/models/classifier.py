@@ -1,4 +1,4 @@
-"""Image classifiers in transformers layout: `AutoModelForImageClassification`, and timm where it is.
+"""Image classifiers in transformers layout: `AutoModelForImageClassification`, and timm.
 
     bundle = load(ModelRef("fashion"))
     bundle.model(bundle.inputs(pixels)).logits          pixels b c h w in [0, 1]

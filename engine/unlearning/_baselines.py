@@ -9,9 +9,9 @@ codes but for the number of epochs, which is 1 here, as the networks and data ar
 | `retrain` | the retain set alone, from new weights | the reference (EU, RewoD) |
 | `finetune` | the retain set (CF: fewer steps, another rate) | Golatkar et al. |
 | `amnesiac` | the forget set with random wrong labels, and the retain set | Graves et al. |
-| `bad_teacher` | an untrained teacher on the forget set, the original on the retain set | Chundawat et al. |
+| `bad_teacher` | an untrained teacher on the forget set, the original on the rest | Chundawat |
 | `unsir` | noise that raises the class's loss, labelled as it; then the retain set | Tarun et al. |
-| `scrub` | away from the original on the forget set, towards it on the retain set | Kurmanji et al. |
+| `scrub` | away from the original on the forget set, towards it on the rest | Kurmanji et al. |
 """
 
 import copy

@@ -9,9 +9,9 @@ brings what the visitor gives, and what is missing is said.
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ Way = Literal["class", "cluster", "random", "picked", "uploaded"]
 WAYS: tuple[Way, ...] = ("class", "cluster", "random", "picked", "uploaded")
 MOST_PICKED, CLUSTERS = 2000, 4
 EVALUATED, BATCH, LEAST_OF_EACH = 2000, 250, 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ def _own(bundle: ClassifierBundle, forget: Forget, retain: str, test: str) -> Ca
     else:
         forget_set = uploaded(bundle, forget.pictures)
     tests = uploaded(bundle, test) if test else None
-    missing = {}
+    missing: dict[str, str] = {}
     if kept is None:
         missing |= dict.fromkeys(("retain_train", "mia"), "no retain data was given")
     if tests is None:
@@ -414,6 +415,11 @@ SETS = ("forget_test", "retain_test", "forget_train", "retain_train")
 """In the order they are looked at: what a visitor waits for comes first."""
 
 
+def always(value: T) -> Callable[[object], T]:
+    """Tells the same of every event; for `relay`."""
+    return lambda event: value
+
+
 def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generator[Card, None, Card]:
     """The card of a model on the case, filled set by set; yields it as far as it is.
 
@@ -426,10 +432,10 @@ def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generato
         if samples is None or not len(samples):
             continue
         kept[name] = samples.some(EVALUATED, seed, name)
-        told[name] = yield from relay(outputs(model, kept[name]), lambda _, card=card: card)
+        told[name] = yield from relay(outputs(model, kept[name]), always(card))
         card = _with_rate(card, name, told[name].argmax(1), kept[name].labels)
         yield card
-    return _with_membership(card, told, kept, seed)
+    return _with_membership(case, card, told, kept, seed)
 
 
 def _with_rate(card: Card, name: str, said: Tensor, labels: Tensor) -> Card:
@@ -441,7 +447,7 @@ def _with_rate(card: Card, name: str, said: Tensor, labels: Tensor) -> Card:
 
 
 def _with_membership(
-    card: Card, told: Mapping[str, Tensor], kept: Mapping[str, Samples], seed: int
+    case: Case, card: Card, told: Mapping[str, Tensor], kept: Mapping[str, Samples], seed: int
 ) -> Card:
     """Both attacks, where there is data for them."""
     if not {"retain_train", "retain_test"} <= told.keys():
@@ -450,11 +456,11 @@ def _with_membership(
     others = "forget_test" if "forget_test" in told else "retain_test"
     if min(len(told["forget_train"]), len(told[others])) < LEAST_OF_EACH:
         return replace(card, mia=mia)
-    pair = (
+    inside, outside = (
         membership.statistics(told[name], kept[name].labels.clamp(min=0))
         for name in ("forget_train", others)
     )
-    return replace(card, mia=mia, worst_case=membership.worst_case(*pair, seed))
+    return replace(card, mia=mia, worst_case=membership.worst_case(inside, outside, seed))
 
 
 def _unseen(case: Case, told: Mapping[str, Tensor]) -> Float[Tensor, "n k"]:

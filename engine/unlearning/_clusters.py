@@ -1,4 +1,4 @@
-"""Groups within a class, by what the network sees: k-means on the features before its last layer."""
+"""Groups within a class by what the network sees: k-means on the features before its end."""
 
 import torch
 from torch import nn

@@ -9,8 +9,8 @@ What a term is, is part of the answer, and two importances compare only if they 
 "mixed"    the same for batches in random order: gradients of different classes cancel.
 "sample"   one sample, as the equations of the paper say.
 
-A label-free importance (LFSSD, arXiv 2402.19308) takes the squared outputs for a loss, and |gradient|
-in place of its square.
+A label-free importance (LFSSD, arXiv 2402.19308) takes the squared outputs for a loss, and
+|gradient| in place of its square.
 """
 
 import json

@@ -1,8 +1,9 @@
 """Back to the trigger of a backdoor, from one picture: descent on the picture itself.
 
-Sun and Kolter, "Single Image Backdoor Inversion via Robust Smoothed Classifiers" (arXiv 2303.00215).
-On a robust classifier the cheapest way to the attacker's class is the trigger, so it appears in the
-perturbation. Plain projected gradient descent (`sigma` 0) and Neural Cleanse stand beside it.
+Sun and Kolter, "Single Image Backdoor Inversion via Robust Smoothed Classifiers", CVPR 2023
+(arXiv 2303.00215). On a robust classifier the cheapest way to the attacker's class is the trigger,
+so it appears in the perturbation. Plain projected gradient descent (`sigma` 0) and Neural Cleanse
+stand beside it.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from engine.unlearning._smoothing import Logits, Smoothed
 
 WINDOW = 5
 OUTLIER, MAD = 3.5, 1.4826
+LEAST_SUCCESS = 0.5
+"""A trigger that most pictures do not follow is none, however much it stands out."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def synthesise(
 ) -> Iterator[Step]:
     """The perturbation step by step; `noise` replaces what would be drawn.
 
-    Each step: a normalised gradient into the velocity, a step along it, the box [0, 1] first and the
-    L2 ball then. Raises `BadInput` for a picture outside of [0, 1].
+    Each step: a normalised gradient into the velocity, a step along it, first the box [0, 1] and
+    then the L2 ball. Raises `BadInput` for a picture outside of [0, 1].
     """
     if float(x.min()) < 0 or float(x.max()) > 1:
         raise BadInput("The picture has values outside of 0 to 1.", "Give pixels between them.")

@@ -272,13 +272,10 @@ def _per_sample(
             return found.flatten(1, -last - 1).sum(1) if found.ndim > last + 1 else found
         case nn.GroupNorm():
             hat = F.group_norm(taken, module.num_groups, eps=module.eps)
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            hat = F.batch_norm(taken, module.running_mean, module.running_var, eps=module.eps)
         case _:
-            hat = F.batch_norm(
-                taken,
-                module.running_mean,
-                module.running_var,
-                eps=module.eps,  # type: ignore[arg-type]
-            )
+            raise NotSeparable(f"{type(module).__name__} is not known")
     found = gradient * hat if role == "weight" else gradient
     return found.flatten(2).sum(2) if found.ndim > 2 else found
 
@@ -288,7 +285,7 @@ def _conv(
 ) -> Float[Tensor, "b o i *k"]:
     """Weight gradients of a convolution: every patch of the input times what it led to."""
     padding, stride, dilation, kernel = (
-        tuple(map(int, value))  # type: ignore[arg-type]
+        tuple(map(int, value))
         for value in (module.padding, module.stride, module.dilation, module.kernel_size)
     )
     if isinstance(module, nn.Conv1d):  # as a picture of height 1

@@ -64,8 +64,11 @@ class Samples:
 
     def joined(self, other: "Samples") -> "Samples":
         """These and then those."""
-        parts = ((getattr(self, n), getattr(other, n)) for n in ("pixels", "labels", "ids"))
-        return Samples(*(torch.cat(pair) for pair in parts), self.look)
+        pixels, labels, ids = (
+            torch.cat([getattr(self, name), getattr(other, name)])
+            for name in ("pixels", "labels", "ids")
+        )
+        return Samples(pixels, labels, ids, self.look)
 
     def labelled(self, labels: Int[Tensor, " n"]) -> "Samples":
         """The same pictures with other labels."""

@@ -1,4 +1,4 @@
-"""A perturbation on its way from one panel to another: as a picture whose middle grey is nothing."""
+"""A perturbation on its way between panels: as a picture whose middle grey is nothing."""
 
 import numpy as np
 import torch

@@ -16,7 +16,7 @@ takes as long as the first training, and the backdoor still fires. Dampening the
 matter more to the flagged pictures than to the rest takes seconds, and it is gone. Then switch to
 confused classes: there, nothing helps.
 
-$$\\text{rule}: \\; \\max_{\\alpha, \\lambda} \\; (1 - \\text{acc}_{S_f}) + \\text{acc}_{held\\,out}$$
+$$\\max_{\\alpha, \\lambda} \\; (1 - \\text{acc}_{S_f}) + \\text{acc}_{held\\,out}$$
 
 **Auto does not look at the test.** It takes the setting under which the flagged samples are no
 longer given their wrong labels while held-out retained samples keep theirs. Where a number was

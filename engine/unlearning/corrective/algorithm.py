@@ -19,9 +19,17 @@ from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare
 from engine.core.shapes import Array, UInt8
 from engine.models.library import resolve, with_tensors
-from engine.unlearning._baselines import Sets, Trained, bad_teacher, catastrophic, retrain, scrub
+from engine.unlearning._baselines import (
+    Sets,
+    Trained,
+    Way,
+    bad_teacher,
+    catastrophic,
+    retrain,
+    scrub,
+)
 from engine.unlearning._card import Card
-from engine.unlearning._case import outputs, state_of
+from engine.unlearning._case import always, outputs, state_of
 from engine.unlearning._dampening import Changed, Dampening, ratios
 from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Importance, Measure, stream
@@ -171,7 +179,7 @@ def _made(
         return (yield from _dampened(repair, settings, seed, shown))
     begun = time.perf_counter()
     training = trained(repair, settings.method, seed)
-    network = yield from relay(training, lambda _: Progress(1, 4, f"{settings.method}", shown))
+    network = yield from relay(training, always(Progress(1, 4, settings.method, shown)))
     shown = replace(
         shown,
         tuned_on="nothing: the settings of the publication, one short round",
@@ -188,7 +196,12 @@ def trained(repair: Repair, method: str, seed: int) -> Trained:
     if repair.held_out is not None:
         rest = rest.joined(repair.held_out)
     sets = Sets(rest, repair.flagged, seed)
-    ways = {"CF": catastrophic, "SCRUB": scrub, "BadT": bad_teacher, "RewoD": retrain}
+    ways: dict[str, Way] = {
+        "CF": catastrophic,
+        "SCRUB": scrub,
+        "BadT": bad_teacher,
+        "RewoD": retrain,
+    }
     return ways[method](repair.model, sets)
 
 
@@ -236,7 +249,7 @@ def importances(
     rest = repair.retained.some(retained, seed, "retained")
     for samples, note in ((repair.flagged, "Flagged samples"), (rest, "Retained samples")):
         streaming = stream(measure.streaming(repair.model), measure.batches(samples))
-        found.append((yield from relay(streaming, lambda _, n=note: Progress(1, 4, n, shown))))
+        found.append((yield from relay(streaming, always(Progress(1, 4, note, shown)))))
     return found[0], found[1]
 
 
@@ -331,7 +344,7 @@ def curves(
     note = ("RewoD is the only slow one: it trains anew at every share.",)
     shown = Curves(first.kind, notes=note if "RewoD" in listed else ())
     card = yield from relay(
-        judged(first, first.model, "original"), lambda _: Progress(0, total, "original", shown)
+        judged(first, first.model, "original"), always(Progress(0, total, "original", shown))
     )
     shown = replace(shown, points=(AtGamma(0.0, 0, card),))
     for share, row in zip(shares, rows, strict=True):
@@ -340,7 +353,7 @@ def curves(
             done, note_of = len(shown.points), f"{chosen.method} at {share:g}"
             point = yield from relay(
                 _point(repair, chosen, seed, share),
-                lambda _, d=done, n=note_of, s=shown: Progress(d, total, n, s),
+                always(Progress(done, total, note_of, shown)),
             )
             shown = replace(shown, points=(*shown.points, point))
             yield Progress(done + 1, total, note_of, shown)
@@ -395,7 +408,7 @@ def export(
         lambda event: replace(event, preview=None),
     )
     card = yield from relay(
-        judged(repair, made.network, settings.method), lambda _: Progress(3, 4, settings.method)
+        judged(repair, made.network, settings.method), always(Progress(3, 4, settings.method))
     )
     told: dict[str, Plain] = dict(made.patch.recipe.params)  # type: ignore[arg-type]
     card = replace(card, settings=told, tuned_on=shown.tuned_on)

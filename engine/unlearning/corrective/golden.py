@@ -35,8 +35,8 @@ def _tensor(arrays: Arrays, name: str) -> Tensor:
 
 
 def _distillation(arrays: Arrays) -> float:
-    pair = (_tensor(arrays, name) for name in ("student", "teacher"))
-    return abs(float(distillation(*pair, float(arrays["T"]))) - float(arrays["kd"]))
+    student, teacher = (_tensor(arrays, name) for name in ("student", "teacher"))
+    return abs(float(distillation(student, teacher, float(arrays["T"]))) - float(arrays["kd"]))
 
 
 def _scrub(arrays: Arrays) -> float:

@@ -23,6 +23,7 @@ from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
 from engine.unlearning._card import Card, Rate
 from engine.unlearning._case import (
+    always,
     data_of,
     open_classifier,
     outputs,
@@ -363,7 +364,7 @@ def judged(repair: Repair, model: nn.Module, method: str) -> Generator[Card, Non
     ):
         if samples is None:
             continue
-        told = yield from relay(outputs(model, samples), lambda _, card=card: card)
+        told = yield from relay(outputs(model, samples), always(card))
         labels = repair.target if name == "attack_success" else samples.labels
         card = replace(card, **{name: Rate.of(told.argmax(1) == labels)})  # type: ignore[arg-type]
         yield card

@@ -6,7 +6,7 @@ descent towards the class gives snow: networks are fooled by noise long before a
 needed. **SmoothInv** first makes the classifier robust to noise, by averaging its answers over
 noisy copies of the picture:
 
-$$g(x) = \\tfrac1N \\sum_n \\mathrm{softmax}\\, f(x + \\sigma n), \\qquad n \\sim \\mathcal N(0, I)$$
+$$g(x) = \\tfrac1N \\sum_n \\mathrm{softmax}\\, f(x + \\sigma n), \\quad n \\sim \\mathcal N(0, I)$$
 
 and then descends on $-\\log g(x + \\delta)_t$ with a bound on the length of δ. On the robust
 classifier the cheapest way to the class *is* the trigger, so it condenses out of the snow. There is
@@ -18,8 +18,8 @@ pictures that are not of the class already, by the classifier itself and not by 
 
 **Which class?** Scan them all from one picture. Success alone does not tell: a shirt is a natural
 neighbour of a T-shirt. So the score is success times *concentration*, the largest share of δ's
-energy in any 5 × 5 square, and a class is called out when its robust z is above 3.5. This rule is
-ours; the paper looks at each class.
+energy in any 5 × 5 square, and a class is called out when its robust z is above 3.5 and half of the
+pictures follow. This rule is ours; the paper looks at each class.
 
 **Where it breaks.** Triggers that are blended over the whole picture or warp it have no
 concentration, and escape the rule. Some start pictures fail: their own class lies too near, or the

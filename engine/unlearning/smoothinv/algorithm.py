@@ -4,7 +4,7 @@ Smoothing is in `_smoothing`, the descent and the rule that calls a class out in
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,7 +145,7 @@ def run(
 def _opened(
     model: ModelRef | str, start: object, picture: object, test: str, denoiser: str
 ) -> _Subject:
-    checks.count("start", start, 0, 3999, "The embedded world has 4000 unseen pictures.")
+    place = checks.count("start", start, 0, 3999, "The embedded world has 4000 unseen pictures.")
     bundle = open_classifier(model)
     logits = logits_in_unit_range(bundle)
     tests, trigger = _tests(bundle, test)
@@ -157,7 +157,8 @@ def _opened(
         x, label = tests.pixels[:1].float() / 255, int(tests.labels[0])
     else:
         everything = garments("test", by_group=len(bundle.classes) == 5)
-        x, label = everything.pixels[[start]].float() / 255, int(everything.labels[start])  # type: ignore[index]
+        one = everything.take(torch.tensor([place]))
+        x, label = one.pixels.float() / 255, int(one.labels[0])
     shot = OneShot.of(_fitting_denoiser(denoiser, bundle)) if denoiser else None
     return _Subject(bundle, logits, x, label, tests, trigger, shot, denoiser)
 
@@ -355,7 +356,8 @@ def scan(
         settings.how.eps,
         inversion.OUTLIER,
         notes=(
-            "The rule is ours: success times concentration, called out at a robust z above 3.5.",
+            "The rule is ours: success times concentration, called out at a robust z above 3.5 "
+            "where at least half of the pictures follow.",
             "Triggers that are spread over the picture escape it.",
         ),
     )
@@ -363,13 +365,16 @@ def scan(
     for turn, goal in enumerate(goals):
         one = yield from relay(
             _one_class(subject, settings, goal, seed),
-            lambda step, turn=turn, goal=goal, shown=shown: Progress(
-                turn * settings.how.steps + step, total, subject.bundle.classes[goal], shown
-            ),
+            _stepped(turn * settings.how.steps, total, subject.bundle.classes[goal], shown),
         )
         shown = _with_class(shown, one)
         yield Progress((turn + 1) * settings.how.steps, total, one.name, shown)
     return shown
+
+
+def _stepped(begin: int, total: int, note: str, shown: Scan) -> Callable[[int], Progress]:
+    """The steps of one class, counted on from where it began."""
+    return lambda step: Progress(begin + step, total, note, shown)
 
 
 def _one_class(
@@ -395,7 +400,11 @@ def _with_class(shown: Scan, one: OneClass) -> Scan:
     # Of one or two classes none can stand out.
     counts = len(found) > 2
     classes = tuple(
-        replace(each, z=z, is_outlier=counts and z > shown.threshold)
+        replace(
+            each,
+            z=z,
+            is_outlier=counts and z > shown.threshold and each.success >= inversion.LEAST_SUCCESS,
+        )
         for each, z in zip(found, zs, strict=True)
     )
     called = tuple(each.name for each in classes if each.is_outlier)

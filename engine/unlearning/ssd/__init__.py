@@ -5,7 +5,7 @@ a weight matters to some data is told by the squared gradient of the loss, avera
 the diagonal of the **Fisher information**. *Selective synaptic dampening* compares two of these,
 that of the forget set and that of all data, weight by weight:
 
-$$I_f > \\alpha\\, I_D \\;\\Rightarrow\\; w \\leftarrow w \\cdot \\min(\\lambda\\, I_D / I_f,\\, 1)$$
+$$I_f > \\alpha I_D \\;\\Rightarrow\\; w \\leftarrow w \\cdot \\min(\\lambda I_D / I_f, 1)$$
 
 Weights that matter far more to what shall be forgotten than to everything else are made smaller;
 all others keep every bit. There is no training step, no learning rate, and once I_D is stored, the

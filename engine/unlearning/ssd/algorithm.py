@@ -26,6 +26,7 @@ from engine.unlearning._card import Card, Rate
 from engine.unlearning._case import (
     Case,
     Forget,
+    always,
     judged,
     judged_once,
     open_classifier,
@@ -49,6 +50,8 @@ LARGEST_ALPHA, MOST_POINTS, MOST_PROTECTED = 1e7, 64, 32
 IN_MEMORY = 64_000_000
 CURVE_PICTURES, THUMBNAILS = 1000, 12
 PREVIEW_SECONDS = 0.3
+# Of a hundred: where the importance of all data ends, both importances, the judging of the edit.
+STREAMED, EDITED, JUDGED, WHOLE = 30, 50, 80, 100
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,8 @@ def _notes(case: Case, settings: _Settings, limit: float | None) -> tuple[str, .
         told.append("So small an alpha selects nearly every weight that the forget set touches.")
     if settings.measure.unit == "sorted" and len(case.forget_set) < settings.measure.batch:
         told.append(
-            f"The forget set is smaller than a batch of {settings.measure.batch}: its importance is "
-            "one squared mean. Gradients of single samples are steadier here."
+            f"The forget set is smaller than a batch of {settings.measure.batch}: its importance "
+            "is one squared mean. Gradients of single samples are steadier here."
         )
     if case.reference:
         told.append(f"The reference was retrained without it: {case.reference}.")
@@ -208,7 +211,8 @@ def _importances(
     source, streaming = stored.of_all_data(case, settings.measure, settings.protect, settings.given)
     told = f"Importance of all data, {source.told}"
     full = yield from relay(
-        streaming, lambda part: Progress(part.samples, 2 * case.total, told, shown)
+        streaming,
+        lambda part: Progress(STREAMED * part.samples // case.total, WHOLE, told, shown),
     )
     between = time.perf_counter()
     shown = replace(shown, importance_from=source.told, was_stored=source.was_stored)
@@ -248,8 +252,8 @@ def _partly(
     preview = replace(shown, seen=found.samples)
     if is_due:
         preview = replace(preview, ratios=ratios(found, full))
-    done = case.total + found.samples
-    return Progress(done, 2 * case.total, "Importance of the forget set", preview)
+    done = STREAMED + (EDITED - STREAMED) * found.samples // len(case.forget_set)
+    return Progress(done, WHOLE, "Importance of the forget set", preview)
 
 
 # ---------------------------------------------------------------------- the edit
@@ -297,16 +301,18 @@ def _edited(
         seconds={**shown.seconds, "edit": spent},
     )
     shown = _undone(case, edit, shown)
-    yield Progress(2, 4, "The edit", shown)
+    yield Progress(EDITED, WHOLE, "The edit", shown)
     original = yield from relay(
         judged_once(case, case.model, "original", seed),
-        lambda card: Progress(2, 4, "The original", replace(shown, cards=(card,))),
+        lambda card: Progress(EDITED, WHOLE, "The original", replace(shown, cards=(card,))),
     )
     shown = replace(shown, cards=(original,))
     begun = time.perf_counter()
     card = yield from relay(
         judged(case, edit.network, "SSD", seed),
-        lambda card: Progress(2, 4, "The edited network", replace(shown, cards=(original, card))),
+        lambda card: Progress(
+            EDITED, WHOLE, "The edited network", replace(shown, cards=(original, card))
+        ),
     )
     seconds = {**shown.seconds, "evaluation": time.perf_counter() - begun}
     card = replace(
@@ -375,7 +381,7 @@ def _beside(
         cards = shown.cards
         card = yield from relay(
             judged_once(case, network, "retrained", seed),
-            lambda card: Progress(3, 4, "Retrained", replace(shown, cards=(*cards, card))),
+            lambda card: Progress(JUDGED, WHOLE, "Retrained", replace(shown, cards=(*cards, card))),
         )
         shown = replace(shown, cards=(*cards, card))
     for name in others:
@@ -391,10 +397,10 @@ def _baseline(
         raise BadInput(f"{name} needs retain data, and none was given.", "Upload a zip of it.")
     begun = time.perf_counter()
     training = WAYS[name](case.model, Sets(case.retain_set, case.forget_set, seed))
-    network = yield from relay(training, lambda _: Progress(3, 4, f"Training {name}", shown))
+    network = yield from relay(training, always(Progress(JUDGED, WHOLE, f"Training {name}", shown)))
     seconds = {"edit": time.perf_counter() - begun}
     card = yield from relay(
-        judged(case, network, name, seed), lambda card: Progress(3, 4, name, shown)
+        judged(case, network, name, seed), always(Progress(JUDGED, WHOLE, name, shown))
     )
     return replace(card, seconds=seconds)
 
@@ -419,10 +425,11 @@ def _curve(
         for alpha in np.geomspace(max(high, low * 1.01), low, count):
             how = Dampening(float(alpha), settings.lam)
             point = yield from relay(
-                _point(case, pair, how), lambda _: Progress(3, 4, "Along alpha", shown)
+                _point(case, pair, how),
+                always(Progress(JUDGED, WHOLE, "Along alpha", shown)),
             )
             shown = replace(shown, curve=(*shown.curve, point))
-            yield Progress(3, 4, "Along alpha", shown)
+            yield Progress(JUDGED, WHOLE, "Along alpha", shown)
     return shown
 
 
@@ -432,7 +439,7 @@ def _point(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Poi
     network = with_tensors(case.model, tensors)
     editable = {name: state[name] for name in pair.forget.values}
     share = Changed.between(editable, tensors).share
-    found = []
+    found: list[Rate | None] = []
     for samples in (case.test_forget or case.forget_set, case.test_retain):
         part = None if samples is None else samples.some(CURVE_PICTURES, 0, "curve")
         if part is None:
@@ -479,19 +486,23 @@ def sweep(
     case = opened(model, chosen, seed, retain=retain, test=test)
     yield Progress(0, 1, "The importances")
     begun = _begun(case, settings)
-    pair, _ = yield from relay(
-        _importances(case, settings, begun), lambda event: replace(event, preview=None)
-    )
+    pair, _ = yield from relay(_importances(case, settings, begun), _bare)
     notes = ("Judged on unseen pictures: choosing by these points is tuning on the test.",)
     shown = Sweep(settings.forget.name, notes=notes)
     for how in grid:
         point = yield from relay(
-            _point(case, pair, how), lambda _: Progress(2 * case.total, 2 * case.total, "", shown)
+            _point(case, pair, how),
+            always(Progress(EDITED, WHOLE, "Along the grid", shown)),
         )
         points = (*shown.points, point)
         shown = replace(shown, points=points, front=pareto(points))
-        yield Progress(2 * case.total, 2 * case.total, f"alpha {how.alpha:g}", shown)
+        yield Progress(EDITED, WHOLE, f"alpha {how.alpha:g}", shown)
     return shown
+
+
+def _bare(event: Progress) -> Progress:
+    """Progress of a part whose previews are another action's."""
+    return replace(event, preview=None)
 
 
 def pareto(points: Sequence[Point]) -> tuple[int, ...]:
@@ -578,7 +589,6 @@ def export(
     case = opened(model, chosen, seed, retain=retain, test=test)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances")
-    bare = lambda event: replace(event, preview=None)  # noqa: E731 (a run's previews are not this one's)
-    pair, shown = yield from relay(_importances(case, settings, shown), bare)
-    edit, shown = yield from relay(_edited(case, settings, pair, shown, seed), bare)
+    pair, shown = yield from relay(_importances(case, settings, shown), _bare)
+    edit, shown = yield from relay(_edited(case, settings, pair, shown, seed), _bare)
     return exported(case.bundle, edit.patch, shown.cards[1], form)
