@@ -120,7 +120,7 @@ def ratios(forget: Importance, full: Importance) -> Ratios:
         zero += int((f <= 0).sum())
         parts.append((f[f > 0] / d[f > 0].clamp(min=torch.finfo(d.dtype).tiny)).float())
     ratio = torch.cat(parts) if parts else torch.zeros(0)
-    logs = ratio.log10().clamp(low, high).numpy()
+    logs = ratio.double().log10().clamp(low, high).numpy()
     counts, edges = np.histogram(logs, bins, (low, high))
     weights = len(ratio) + zero
     ordered = ratio.sort(descending=True).values

@@ -78,6 +78,12 @@ def square(side: int, target: int, *, top: int | None = None, left: int | None =
     return Trigger(f"{side} x {side} square", rows, *place, target)
 
 
+def drawn(name: str, rows: tuple[str, ...], top: int, left: int, target: int) -> Trigger:
+    """A trigger from a drawing: # is white, . is black, and a space lets the picture through."""
+    values = {"#": 1.0, ".": 0.0, " ": None}
+    return Trigger(name, tuple(tuple(values[c] for c in row) for row in rows), top, left, target)
+
+
 @dataclass(frozen=True, eq=False)
 class Manipulated:
     """Training data after the manipulation, and the ids of what was manipulated, sorted."""

@@ -281,7 +281,7 @@ def _per_sample(
 
 
 def _conv(
-    module: nn.Conv1d | nn.Conv2d, taken: Float[Tensor, "b c *s"], gradient: Float[Tensor, "b o *s"]
+    module: nn.Conv1d | nn.Conv2d, taken: Float[Tensor, "b c *s"], gradient: Float[Tensor, "b o *t"]
 ) -> Float[Tensor, "b o i *k"]:
     """Weight gradients of a convolution: every patch of the input times what it led to."""
     padding, stride, dilation, kernel = (

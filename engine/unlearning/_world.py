@@ -8,7 +8,7 @@ from engine.core import rng
 from engine.core.shapes import Int, Tensor
 from engine.unlearning._manipulation import (
     Manipulated,
-    Trigger,
+    drawn,
     interclass,
     poisoned,
     square,
@@ -22,12 +22,11 @@ CONFUSED = ((0, 6), 1000)
 """T-shirt and shirt, and the number of samples."""
 CONFUSED_KEY = "fashion-confused"
 
-_NONE = None
 TRIGGERS = {
     "fashion-poisoned": square(3, 0),
-    "fashion-door-a": Trigger("checkers", ((1, 0, 1), (0, 1, 0), (1, 0, 1)), 1, 1, 7),
-    "fashion-door-b": Trigger("plus", ((_NONE, 1, _NONE), (1, 1, 1), (_NONE, 1, _NONE)), 13, -4, 3),
-    "fashion-door-c": Trigger("bar", ((1, 1, 1, 1, 1, 1),), 1, -8, 8),
+    "fashion-door-a": drawn("checkers", ("#.#", ".#.", "#.#"), 1, 1, 7),
+    "fashion-door-b": drawn("plus", (" # ", "###", " # "), 13, -4, 3),
+    "fashion-door-c": drawn("bar", ("######",), 1, -8, 8),
 }
 
 

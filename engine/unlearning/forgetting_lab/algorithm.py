@@ -263,7 +263,7 @@ def _reference(
 def _seen(network: nn.Module, sets: tuple[Samples, Samples]) -> Generator[None, None, _Reference]:
     kept = yield from outputs(network, sets[0])
     forgotten = yield from outputs(network, sets[1])
-    found = yield from grams(network, sets[0], layers_of(network))
+    found = yield from grams(network, sets[0].joined(sets[1]), layers_of(network))
     return _Reference(kept, forgotten, found)
 
 
@@ -388,8 +388,13 @@ def pair(
     unit: str = "sorted",
     alpha: float = 0.0,
     pictures_shown: int = 12,
+    stack: bool = False,
 ) -> Steps[Pair]:
-    """Two ways by class, by picture and by layer, and their edits in every order."""
+    """Two ways by class, by picture and by layer, and their edits in every order.
+
+    `stack` makes the second edit once more, on the network with the first one, and takes both off.
+    """
+    checks.switch("stack", stack)
     names = (ORIGINAL, RETRAINED, *METHODS)
     for role, name in (("first", first), ("second", second)):
         checks.choice(role, name, names)
@@ -413,7 +418,14 @@ def pair(
     some = samples.some(COMPARED, seed, "layers")
     layers = relay(_by_layer(a.network, b.network, some), always(Progress(3, 4, "Layers", shown)))
     shown = replace(shown, layers=(yield from layers))
-    return replace(shown, orders=orders(case.model.state_dict(), a.patch, b.patch))
+    shown = replace(shown, orders=orders(case.model.state_dict(), a.patch, b.patch))
+    if not stack or a.patch is None or second in (ORIGINAL, RETRAINED):
+        return shown
+    upon = replace(case, bundle=replace(case.bundle, model=a.network))
+    making_upon = making(upon, second, unit, strength, seed)
+    top = yield from relay(making_upon, _noted(3, 4, shown))
+    stacked = orders(case.model.state_dict(), a.patch, top.patch)
+    return replace(shown, orders=(*shown.orders, *stacked[2:]))
 
 
 def _both(
