@@ -51,7 +51,7 @@ class Trigger:
 
     def planted(self, samples: Samples) -> Samples:
         """The pictures with the trigger and with its label."""
-        pixels = self.stamped(samples.pixels, 255)
+        pixels = self.stamped(samples.pixels, 255.0)
         labels = torch.full_like(samples.labels, self.target)
         return replace(samples, pixels=pixels, labels=labels)
 

@@ -235,7 +235,7 @@ class _Reference:
 
     kept: Float[Tensor, "n k"]
     forgotten: Float[Tensor, "m k"]
-    grams: Mapping[str, Float[Tensor, "n n"]]
+    grams: Mapping[str, Float[Tensor, "p p"]]
 
 
 def _sets(case: Case, seed: int) -> tuple[Samples, Samples] | None:
