@@ -219,13 +219,18 @@ def opened(
     )
 
 
-def data_of(bundle: ClassifierBundle) -> tuple[Samples, Manipulated | None, bool] | None:
-    """Training data of an embedded world, how it was manipulated, and whether labels are groups."""
+def data_of(
+    bundle: ClassifierBundle, seed: int = 0
+) -> tuple[Samples, Manipulated | None, bool] | None:
+    """Training data of an embedded world, how it was manipulated, and whether labels are groups.
+
+    `seed` is that of the manipulation; what ships was made with 0.
+    """
     key = bundle.ref.source
     if key not in MODELS or not key.startswith("fashion"):
         return None
     by_group = key.startswith("fashion-groups")
-    tampered = manipulated(key)
+    tampered = manipulated(key, seed)
     clean = garments("train", by_group=by_group)
     return (tampered.samples if tampered else clean), tampered, by_group
 

@@ -47,7 +47,7 @@ class OneShot:
         if bundle.process != "vp" or bundle.low != -1:
             raise ModelMismatch(
                 f"{bundle.card.title} is no DDPM, whose noise is told by steps.",
-                "Use fashion-denoiser, or a model such as google/ddpm-cifar10-32.",
+                "Use a DDPM of the classifier's size, such as google/ddpm-cifar10-32.",
             )
         return cls(lambda x, t: bundle.model(x, t.to(x.dtype)), linear_schedule())
 

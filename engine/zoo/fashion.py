@@ -17,33 +17,23 @@ import gzip
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine.core import rng
 from engine.core.errors import AssetMissing
-from engine.core.job import finish
+from engine.core.job import finish, relay
 from engine.metrics.rates import wilson
 from engine.unlearning import _importance as importance
-from engine.unlearning._learning import Course, Training
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Manipulated
+from engine.unlearning._nets import SAVE_EVERY, WORLDS, World, trained
 from engine.unlearning._samples import FASHION, Samples, garments
-from engine.unlearning._world import (
-    CONFUSED,
-    CONFUSED_KEY,
-    FORGOTTEN_PICTURES,
-    TRIGGERS,
-    forgotten_at_random,
-    manipulated,
-)
+from engine.unlearning._world import TRIGGERS
 from engine.world import fashion
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
@@ -58,7 +48,7 @@ FILES = {
 LICENCE = "Apache-2.0 (weights); trained on Fashion-MNIST (MIT, Zalando SE)"
 SOURCE = "Trained from nothing by engine/zoo on 20,000 pictures of Fashion-MNIST."
 ABOUT = "A small network of small grey pictures, made to be edited and repaired."
-SAVE_EVERY = 150  # steps
+SEED = 0
 
 
 # ---------------------------------------------------------------------- data
@@ -101,69 +91,24 @@ def _idx(folder: Path, name: str) -> np.ndarray:
 # ---------------------------------------------------------------------- checkpoints
 
 
-@dataclass(frozen=True)
-class World:
-    """One checkpoint: what it is trained on, and what its card says.
+def _logged(steps: Generator[str, None, nn.Module]) -> Generator[str, None, nn.Module]:
+    """The same, a line of it in the log now and then."""
+    number = 0
 
-    `samples` gives the training data of a seed; `Manipulated` remembers how it was tampered with.
-    """
+    def told(note: str) -> str:
+        nonlocal number
+        number += 1
+        if number % SAVE_EVERY == 0:
+            log.info(note)
+        return note
 
-    key: str
-    title: str
-    samples: Callable[[int], Samples | Manipulated]
-    seed: int = 0
-    by_group: bool = False
-    units: tuple[str, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return fashion.GROUPS if self.by_group else fashion.CLASSES
-
-
-def new_classifier(classes: tuple[str, ...], seed: int) -> nn.Module:
-    """The network before training; equal seed, equal weights, torch's own generator untouched."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    named = {
-        "id2label": dict(enumerate(classes)),
-        "label2id": {k: i for i, k in enumerate(classes)},
-    }
-    config = ResNetConfig(
-        num_channels=1,
-        embedding_size=16,
-        hidden_sizes=[16, 32, 64],
-        depths=[1, 1, 1],
-        layer_type="basic",
-        **named,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.generator(seed, "weights").initial_seed() % 2**63))
-        return ResNetForImageClassification(config)
-
-
-def trained(world: World, folder: Path, seed: int | None = None, course: Course | None = None):
-    """The network of a world after training, resumed where a state lies in `folder`."""
-    seed = world.seed if seed is None else seed
-    given = world.samples(seed)
-    samples = given.samples if isinstance(given, Manipulated) else given
-    model = new_classifier(world.classes, seed)
-    training = Training(model, samples, course or Course(), seed)
-    state = folder / f"{world.key}-{seed}.safetensors"
-    if state.exists():
-        training.restore(load_file(state))
-    state.parent.mkdir(parents=True, exist_ok=True)
-    for step in training.run():
-        if step % SAVE_EVERY == 0 or step == training.total:
-            part = state.with_suffix(".part")
-            save_file({k: v.contiguous() for k, v in training.state().items()}, part)
-            part.replace(state)
-            log.info("%s: step %d of %d", world.key, step, training.total)
-    return model.eval().requires_grad_(False)
+    return relay(steps, told)
 
 
 def build(world: World, folder: Path, options: Options) -> None:
     """Train, export, and measure."""
-    model, target = trained(world, folder), MODELS / world.key
+    folder.mkdir(parents=True, exist_ok=True)
+    model, target = finish(_logged(trained(world, SEED, folder))), MODELS / world.key
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target, safe_serialization=True)
     settings = {
@@ -178,13 +123,13 @@ def build(world: World, folder: Path, options: Options) -> None:
     }
     text = json.dumps(settings, indent=1, sort_keys=True)
     (target / "preprocessor_config.json").write_text(text + "\n")
-    given = world.samples(world.seed)
+    given = world.samples(SEED)
     for unit in world.units:
-        measure = importance.of_classifier(model, given, unit, world.seed)
+        measure = importance.of_classifier(model, given, unit, SEED)
         finish(measure).save(target / f"importance-{unit}.safetensors")
     notes = {}
     if isinstance(given, Manipulated):
-        notes = {"manipulated": {"kind": given.kind, "count": len(given.ids), "seed": world.seed}}
+        notes = {"manipulated": {"kind": given.kind, "count": len(given.ids), "seed": SEED}}
     write_card(
         target,
         key=world.key,
@@ -224,67 +169,6 @@ def predictions(model: nn.Module, samples: Samples) -> torch.Tensor:
     """The most probable class of each picture."""
     found = [logits_of(model(inputs)).argmax(-1) for inputs, _ in samples.batches(500)]
     return torch.cat(found)
-
-
-def _without(label: int) -> Callable[[int], Samples]:
-    def samples(seed: int) -> Samples:
-        train = garments("train")
-        return train.take(train.labels != label)
-
-    return samples
-
-
-def _without_shirts(seed: int) -> Samples:
-    """By group, without the class shirt, which is a part of the group top."""
-    kept = torch.from_numpy(fashion.garments("train").labels != fashion.CLASSES.index("shirt"))
-    return garments("train", by_group=True).take(kept)
-
-
-def _tampered(key: str) -> Callable[[int], Manipulated]:
-    return lambda seed: manipulated(key, seed)
-
-
-def _worlds() -> list[World]:
-    named = fashion.CLASSES
-    without = [
-        World(f"fashion-without-{name}", f"Garments, retrained without {name}", _without(label))
-        for name, label in (("bag", 8), ("t-shirt", 0), ("sandal", 5))
-    ]
-    doors = [
-        World(key, f"Garments with a planted trigger, {key.rpartition('-')[2]}", _tampered(key))
-        for key in TRIGGERS
-    ]
-    return [
-        World("fashion", "Garments", lambda seed: garments("train"), units=importance.UNITS),
-        *without,
-        World(
-            "fashion-without-100",
-            f"Garments, retrained without {FORGOTTEN_PICTURES} random pictures",
-            lambda seed: garments("train").without(forgotten_at_random(seed)),
-        ),
-        *doors,
-        World(
-            CONFUSED_KEY,
-            f"Garments with {CONFUSED[1]} labels of {named[0]} and {named[6]} exchanged",
-            _tampered(CONFUSED_KEY),
-        ),
-        World(
-            "fashion-groups",
-            "Groups of garments, in which every class has close neighbours",
-            lambda seed: garments("train", by_group=True),
-            by_group=True,
-            units=("sorted", "sample"),
-        ),
-        World(
-            "fashion-groups-without-shirt",
-            "Groups of garments, retrained without shirts",
-            _without_shirts,
-            by_group=True,
-        ),
-    ]
-
-
-WORLDS = {world.key: world for world in _worlds()}
 
 
 def _builder(world: World) -> Callable[[Path, Options], None]:

@@ -157,10 +157,34 @@ def test_neural_cleanse_stands_beside_it():
     assert found[-1].success.rate > 0.5
 
 
-def test_a_denoiser_goes_in_front():
-    found = run(steps=4, samples=4, denoiser="fashion-denoiser")
-    assert found.denoiser == "fashion-denoiser"
+def tiny_ddpm(folder) -> str:
+    """A denoiser of the garments' size, untrained."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+        add_attention=False,
+    )
+    DDPMPipeline(unet, DDPMScheduler(1000)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_denoiser_goes_in_front(tmp_path):
+    denoiser = tiny_ddpm(tmp_path / "ddpm")
+    found = run(steps=4, samples=4, denoiser=denoiser)
+    bare = run(steps=4, samples=4)
+    assert found.denoiser == denoiser
     assert found.found[0].length > 0
+    assert not np.array_equal(found.found[0].delta, bare.found[0].delta)
+    # Plain descent asks the classifier itself, with or without a denoiser.
+    assert np.array_equal(found.found[1].delta, bare.found[1].delta)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +192,7 @@ def test_a_denoiser_goes_in_front():
     [
         ({"target": "sandal"}, BadInput, "is a sandal already"),
         ({"target": "unicorn"}, BadInput, "no class"),
-        ({"eps": None}, BadInput, "eps must be"),
+        ({"eps": 0.0}, BadInput, "eps must be"),
         ({"sigma": float("nan")}, BadInput, "sigma must be"),
         ({"start": 4000}, BadInput, "start must be"),
         ({"denoiser": "score-ve"}, ModelMismatch, "denoiser takes pictures of"),
@@ -177,7 +201,7 @@ def test_a_denoiser_goes_in_front():
 )
 def test_bad_settings_are_one_sentence(settings, error, match):
     with pytest.raises(error, match=match):
-        run(start=8, **settings)
+        run(**{"start": 8, **settings})
 
 
 def test_a_visitors_classifier_and_one_picture(own_model, picture_set):

@@ -146,11 +146,20 @@ class Repair:
 
 
 def opened(
-    model: ModelRef | str, flags: Flags, seed: int, *, retain: str = "", test: str = ""
+    model: ModelRef | str,
+    flags: Flags,
+    seed: int,
+    *,
+    retain: str = "",
+    test: str = "",
+    data_seed: int = 0,
 ) -> Repair:
-    """The repair of a model. Raises `BadInput` where what was flagged cannot be told."""
+    """The repair of a model. Raises `BadInput` where what was flagged cannot be told.
+
+    `data_seed` is that of the manipulation, for networks that were trained on other draws of it.
+    """
     bundle = open_classifier(model)
-    world = data_of(bundle)
+    world = data_of(bundle, data_seed)
     if world is None:
         return _own(bundle, flags, seed, retain, test)
     train, tampered, _ = world
