@@ -56,8 +56,8 @@ def run(*, seed: int, folder: str = "", gammas: tuple[float, ...] = GAMMAS) -> S
             figures[f"{key}, seed {seed + one}"] = told
             if key == KEYS[0]:
                 tenth: dict[str, Plain] = told[f"{TENTH:g}"]  # type: ignore[assignment]
-                ours.append(_attack(tenth["SSD, sample"]))
-                theirs.append(_attack(tenth["RewoD"]))
+                ours.append(_rate(tenth["SSD, sample"], "attack_success"))
+                theirs.append(_rate(tenth["RewoD"], "attack_success"))
     measured, low, high = interval(ours)
     figures["over seeds"] = columns({"SSD": ours, "RewoD": theirs})
     return Measured(
@@ -70,10 +70,6 @@ def run(*, seed: int, folder: str = "", gammas: tuple[float, ...] = GAMMAS) -> S
         machine=machine(),
         figures=figures,
     )
-
-
-def _attack(told: Plain) -> float:
-    return float(told["attack_success"]["rate"])  # type: ignore[index, call-overload]
 
 
 def _repair(key: str, net: nn.Module, gamma: float, seed: int) -> Repair:
@@ -124,5 +120,8 @@ def _dampened(repair: Repair, unit: str, seed: int) -> dict[str, Plain]:
 
 def _both(told: dict[str, Plain]) -> float:
     """What the oracle maximises: corrected plus kept."""
-    corrected, kept = (told[name]["rate"] for name in ("corrected", "kept"))  # type: ignore[index,call-overload]
-    return float(corrected) + float(kept)
+    return _rate(told, "corrected") + _rate(told, "kept")
+
+
+def _rate(told: Plain, name: str) -> float:
+    return float(told[name]["rate"])  # type: ignore[index,call-overload]
