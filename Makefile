@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread a process: two test workers share two cores.
 QUIET := GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+# The kernels of the plainest processor, whose round-off is another one.
+PLAIN := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
 .PHONY: run test check lint bench spaces browser clean
 
@@ -22,6 +24,8 @@ run: $(VENV)/.run
 
 test: lint browser
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
+	$(QUIET) $(PLAIN) $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/ui \
+	    -m "(golden or hypothesis) and not slow"
 	@if command -v chromium >/dev/null; then \
 	    $(QUIET) $(BIN)/python -m pytest -m browser; \
 	else \

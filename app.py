@@ -13,9 +13,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
 from pages import _family, _parts, _warm, evidence, home, workshop
+from pages._lane import stepping_aside
 from pages._serving import MIDDLEWARE, Suite
 
 
@@ -23,6 +25,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     """The whole app over a catalogue; `panels` is the package with one module a method."""
     shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
     with Suite(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
+        run = stepping_aside(demo, run)
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
     frames = []
@@ -36,7 +39,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     with demo.route(evidence.TITLE, evidence.ROUTE):
         evidence.build(shown, frames, run)
     demo.whole = True
-    return demo.queue(max_size=32, default_concurrency_limit=8)
+    return demo.queue(max_size=budgets.WAITING_RUNS, default_concurrency_limit=8)
 
 
 def only(catalog: Catalog, panels: str) -> Catalog:
@@ -53,11 +56,11 @@ def only(catalog: Catalog, panels: str) -> Catalog:
 LAUNCH = {
     "theme": _parts.theme(),
     "head": _parts.head(),
-    "max_file_size": "1gb",
+    "max_file_size": budgets.UPLOAD,
     "show_error": False,
     "enable_monitoring": False,
     "footer_links": ["api", "settings"],
-    "state_session_capacity": 500,
+    "state_session_capacity": budgets.KEPT_SESSIONS,
     "max_threads": 40,
     "strict_cors": True,
     "pwa": False,

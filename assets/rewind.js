@@ -71,15 +71,45 @@
     '<div class="bar"><i></i></div><p>Waiting for a free place</p></div>';
   const halted = '<div class="status" role="status">' +
     "<p>Stopped. What is shown is as far as it came.</p></div>";
+  const restoring = waiting.replace("Waiting for a free place", "Waiting for the link to be restored");
   const refused = '<div class="status failed" role="alert"><h3>This did not start.</h3>' +
     "<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>";
   const press = (name, wait) => setTimeout(() => document.getElementById(name)?.click(), wait);
   const SETTLE = 400;  // milliseconds in which Gradio has sent a run, or has done with a stopped one
-  const go = (run, name) => {
+  const go = (run, name, button = "go") => {
     run.busy = true;
     run.since = performance.now();
-    press(`${name}-go`, 0);
+    press(`${name}-${button}`, 0);
   };
+  // What the address asks for: until its panel is restored, a run would be one of the defaults.
+  const address = () => new URLSearchParams(location.search);
+  const linked = () => (address().get("method") ?? "").replaceAll("-", "_");
+  let unrestored = linked();
+  const held = new Set();
+  // A page that is loaded again while a run is under way opens the tab of its button again.
+  const stay = (name) => {
+    const [method, action] = name.split("-"), at = address();
+    if (linked() === method && (at.get("action") ?? "run").replaceAll("-", "_") === action) return;
+    const query = new URLSearchParams({ method: method.replaceAll("_", "-") });
+    if (action !== "run") query.set("action", action);
+    history.replaceState(null, "", `${location.pathname}?${query}`);
+  };
+  // The runs that this page was left with in this tab, by button; a link to elsewhere drops them.
+  const LEFT = "rewind-left", here = () => location.pathname + location.search;
+  const left = (() => {
+    const kept = JSON.parse(sessionStorage.getItem(LEFT) ?? "{}");
+    sessionStorage.removeItem(LEFT);
+    return kept.at === here() ? kept.runs : {};
+  })();
+  addEventListener("pagehide", () => {
+    const running = [...document.querySelectorAll("[id$=-status] [data-run]")];
+    const keys = running.map((line) => [line.closest("[id$=-status]").id.replace(/-status$/, ""), line.dataset.run]);
+    if (keys.length) sessionStorage.setItem(LEFT, JSON.stringify({ at: here(), runs: Object.fromEntries(keys) }));
+  });
+  const lookForRuns = () => Object.keys(left).forEach((name) => {
+    if (unrestored === name.split("-")[0] || runs[name] || !document.getElementById(`${name}-again`)) return;
+    go((runs[name] = {}), name, "again");
+  });
   const over = (name) => setTimeout(() => {
     const run = runs[name];
     run.busy = false;
@@ -89,12 +119,26 @@
   window.rewindRuns = {
     ask(name) {
       const run = (runs[name] ??= {});
+      if (unrestored === name.split("-")[0]) {
+        held.add(name);
+        return restoring;
+      }
+      stay(name);
       if (run.busy) run.again = true;
       else go(run, name);
       return waiting;
     },
+    restored(method) {
+      if (unrestored !== method) return;
+      unrestored = "";
+      held.forEach((name) => press(name, 0));
+      held.clear();
+      lookForRuns();
+    },
+    left: (name) => left[name],
     stop(name, said) {
       const run = runs[name];
+      if (held.delete(name)) return halted;
       if (!run?.busy) return said;
       if (!run.stopped) press(`${name}-halt`, Math.max(0, run.since + SETTLE - performance.now()));
       run.stopped = true;
@@ -114,6 +158,59 @@
       return String(said).includes("data-waiting") ? refused : said;
     },
   };
+  window.rewindShelf = {
+    opens(kept, family) { if (kept?.models?.length) press(`${family}-shelf-show`, 0); },
+  };
+  // A control that runs when it is turned does so when its value has changed since it was entered.
+  // Gradio tells of a release or an input whenever a field is left.
+  const valueOf = (box) => [...box.querySelectorAll("input")].map((field) =>
+    /radio|checkbox/.test(field.type) ? field.checked : field.value).join("\n");
+  const entered = new WeakMap();
+  const turnedBox = (event) => event.target.closest?.(".turned");
+  const enter = (event) => {
+    const box = turnedBox(event);
+    const isInside = box?.contains(event.type === "focusin" ? event.relatedTarget : document.activeElement);
+    if (box && !isInside) entered.set(box, valueOf(box));
+  };
+  const turn = (event) => {
+    const box = turnedBox(event);
+    if (box) setTimeout(() => {  // Gradio first brings the value into its bounds
+      const now = valueOf(box), before = entered.get(box);
+      entered.set(box, now);
+      if (now === before) return;
+      box.classList.forEach((name) => { if (name.startsWith("turned-")) press(name.slice(7), 0); });
+    }, 0);
+  };
+  addEventListener("focusin", enter, true);
+  addEventListener("pointerdown", enter, true);
+  addEventListener("change", turn, true);
+  addEventListener("focusout", turn, true);
+
+  // A whole number that cannot be used is settled when its field is left, and that is said there.
+  const settle = (event) => {
+    const field = event.target;
+    if (!field.matches?.(".seed input[type=number]")) return;
+    const least = Number(field.min), most = Number(field.max), typed = field.value;
+    const number = typed === "" ? Number(field.dataset.last ?? field.defaultValue) : Math.round(Number(typed));
+    const settled = String(Math.min(Math.max(number || 0, least), most));
+    field.dataset.last = settled;
+    if (typed !== "" && Number(settled) === Number(typed)) return;
+    const said = typed === "" ? "The seed is never empty" : `${typed} is no seed`;
+    field.value = settled;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.closest("label").after(Object.assign(document.createElement("p"), {
+      className: "note settled", role: "status",
+      textContent: `${said}: whole numbers from ${least} to ${most}. Taken: ${settled}.`,
+    }));
+  };
+  addEventListener("focusin", (event) => {
+    const field = event.target;
+    if (!field.matches?.(".seed input[type=number]")) return;
+    field.dataset.last = field.value || field.dataset.last || field.min;
+    field.closest(".seed").querySelectorAll(".settled").forEach((line) => line.remove());
+  });
+  addEventListener("focusout", settle);
+
   addEventListener("click", (event) => {
     const button = event.detail > 1 && event.target.closest && event.target.closest(".actions button");
     if (button && runs[button.id]?.busy) event.stopImmediatePropagation();
@@ -225,6 +322,7 @@
 
   const wake = () => {
     recall();
+    lookForRuns();
     document.querySelectorAll("[data-living]:not([data-awake])").forEach((group) => {
       group.dataset.awake = "";
       scrub(group.querySelector("[data-scrub]"));

@@ -134,6 +134,7 @@ def measures(runs: int) -> dict[str, Measure]:
         "start": served.start,
         "pages": served.pages,
         "visitors": served.visitors,
+        "sessions": served.sessions,
         "queue": served.queue,
         "solver": served.overhead,
         "undo": served.exact_undo,

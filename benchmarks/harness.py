@@ -5,6 +5,7 @@ Shared by the browser tests (fixtures in tests/ui/browser.py) and by the bars (b
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
@@ -35,6 +36,42 @@ CHROMIUM_ARGS = (
     "--disable-sync",
     "--no-first-run",
 )
+
+
+def post(url: str, body: object) -> bytes:
+    """Body of the answer to JSON; raises on an error status."""
+    request = urllib.request.Request(
+        url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return reply.read()
+
+
+def opened(url: str, address: str, visitor: str) -> int:
+    """Opens a page as a browser does: the page, then what it asks for as it loads.
+
+    `url` is the base of the server. Gives the number of those questions; raises where one is
+    refused.
+    """
+    with urllib.request.urlopen(url + address.lstrip("/"), timeout=30) as reply:
+        described = DESCRIBED.search(reply.read().decode())
+    if described is None:
+        raise LookupError(f"{address} describes no page.")
+    events = [event for event in json.loads(described[1])["dependencies"] if asks(event)]
+    for event in events:
+        path = "queue/join" if event["queue"] else "run/predict"
+        body = {"data": [], "fn_index": event["id"], "session_hash": visitor}
+        post(f"{url}gradio_api/{path}", body)
+    return len(events)
+
+
+# Where a page holds its description.
+DESCRIBED = re.compile(r"window\.gradio_config = (\{.*?\});?</script>", re.DOTALL)
+
+
+def asks(event: Mapping[str, Any]) -> bool:
+    """Whether an event asks the server for something as its page opens."""
+    return event["backend_fn"] and any(kind == "load" for _, kind in event["targets"])
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,11 @@ class Server:
         """Body of a GET request; raises on an error status."""
         with urllib.request.urlopen(self.url + path.lstrip("/"), timeout=30) as reply:
             return reply.read()
+
+    def seconds(self) -> float:
+        """Processor time of the server process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def transferred(self, path: str) -> int:
         """Bytes of the body of a GET request as a browser receives it, which takes gzip."""

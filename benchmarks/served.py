@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from gradio_client import Client
 
 from benchmarks.bars import Bar
-from benchmarks.harness import ROOT, Server, serve
-from engine.core.catalog import announced
+from benchmarks.harness import ROOT, Server, opened, serve
+from engine.core.catalog import Entry, announced
 from engine.core.job import finish
 from engine.core.recipe import ModelRef, Recipe
 
@@ -28,8 +28,9 @@ def recipes() -> list[Recipe]:
     """A quick run of every action of every method, as its card gives it."""
     found = []
     for entry in announced().values():
-        model = ModelRef(entry.card.models[0]) if entry.card.models else None
         for action in entry.card.actions:
+            models = entry.models(action.name)
+            model = ModelRef(models[0]) if models else None
             found.append(Recipe(entry.slug, action.name, model, action.quick))
     return found
 
@@ -66,15 +67,21 @@ def pages() -> Iterator[Bar]:
 
 
 def visitors() -> Iterator[Bar]:
-    """Fifty visitors at once: each opens every page, its settings, and the list of endpoints."""
-    with serve() as server:
-        paths = [*server.routes(), "/config", "/gradio_api/info"]
+    """Fifty visitors at once: each opens every page, its settings, and the list of endpoints.
 
-        def visit(_: int) -> list[float]:
+    All the while as many runs wait as are let in, and each page is opened by a link, so that it
+    asks for what the link restores.
+    """
+    with serve() as server:
+        paths = ["/config", "/gradio_api/info"]
+        links = [link_of(entry) for entry in announced().values()]
+        waiting = crowded(server)
+
+        def visit(number: int) -> list[float]:
             seconds = []
-            for path in paths:
+            for path in paths + links:
                 begin = time.perf_counter()
-                server.get(path)
+                opened(server.url, path, f"visitor{number}") if path in links else server.get(path)
                 seconds.append(time.perf_counter() - begin)
             return seconds
 
@@ -83,12 +90,42 @@ def visitors() -> Iterator[Bar]:
         errors = [str(error) for visit in visits if (error := visit.exception())]
         times = [t for visit in visits if not visit.exception() for t in visit.result()]
     yield Bar.none(
-        f"errors with {VISITORS} visitors at once on light endpoints",
+        f"refusals and errors with {VISITORS} visitors at once, while runs wait",
         errors,
+        waiting=waiting,
         requests=len(times),
         median_seconds=statistics.median(times),
         slowest_seconds=max(times),
     )
+
+
+def link_of(entry: Entry) -> str:
+    """The address of a page with a recipe of its first action."""
+    action = entry.card.actions[0]
+    recipe = Recipe(entry.slug, action.name, params=action.quick, seed=7)
+    return f"{entry.card.family.route}?{recipe.query()}"
+
+
+def crowded(server: Server, runs: int = 40) -> int:
+    """Fill the queue with runs and give how many were let in."""
+    recipe = recipes()[0]
+    index = endpoint_index(json.loads(server.get("/config")), recipe.endpoint)
+    answers = [join(server, index, recipe, session=f"runner{n}") for n in range(runs)]
+    return sum(status == 200 for status, _ in answers)
+
+
+def sessions(number: int = 100) -> Iterator[Bar]:
+    """What each fresh visitor costs the server who opens one link and does nothing."""
+    with serve() as server:
+        link = link_of(next(iter(announced().values())))
+        opened(server.url, link, "first")  # templates and threads are there from now on
+        memory, seconds = server.megabytes(), server.seconds()
+        for visitor in range(number):
+            opened(server.url, link, f"fresh{visitor}")
+        memory = (server.megabytes() - memory) / number
+        seconds = (server.seconds() - seconds) / number
+    yield Bar.at_most("memory of a fresh session", memory, 1, "MB")
+    yield Bar.at_most("processor time of a fresh session, its page included", seconds, 0.1, "s")
 
 
 def queue() -> Iterator[Bar]:
@@ -142,11 +179,13 @@ def join(server: Server, index: int, recipe: Recipe, *, session: str) -> tuple[i
 
 
 def soak(runs: int) -> Iterator[Bar]:
-    """Many runs over all panels: slope of the memory after warming up, and files left behind."""
+    """Many runs over all panels, each in a session of its own: slope of the memory after warming
+    up, and files left behind."""
     with serve() as server:
         client, every = client_of(server), recipes()
         memory, temporary, errors = [], [], []
         for number, recipe in enumerate(islice(cycle(every), runs)):
+            client.reset_session()
             try:
                 call(client, seeded(recipe, number))
             except Exception as error:  # any failure of a run is a finding of the soak

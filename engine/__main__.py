@@ -6,6 +6,7 @@
     python -m engine run --recipe made/recipe.json  run a recipe, or the one inside a picture
     python -m engine bench nfe-lab                  measure its claim
     python -m engine verify [METHOD ...]            check files, golden cases and claims
+    python -m engine new sampling my_method         write the skeleton of a new method
 
 Settings are those of the method's function; a value is JSON or plain text, and a list may be
 written with commas. --runner local|process|ray says where it runs.
@@ -18,7 +19,7 @@ import importlib
 import importlib.util
 import inspect
 import json
-import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,15 +27,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import faithfulness
+from engine import new as skeleton
+from engine.core import disk
 from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
-from engine.core.recipe import RESERVED, ModelRef, Recipe
+from engine.core.recipe import RESERVED, Recipe
+from engine.core.settings import in_words, settings_of
 from engine.models import library
-from engine.pictures import as_text, at_most, opened, unpacked
-from engine.results import files_of
+from engine.pictures import as_text, at_most, opened
+from engine.results import files_of, keep_edit
 from engine.runners import runner
-from engine.sounds import from_file
+from engine.sounds import SUFFIXES, from_file
 
 HELP = ("--help", "-h", "help")
 OURS = ("out", "runner", "recipe")
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in HELP or (command in COMMANDS and rest[:1] and rest[0] in HELP):
-        print(inspect.cleandoc(__doc__))
+        print(_help(command))
         return 0
     try:
         if command not in COMMANDS:
@@ -61,6 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _help(command: str) -> str:
+    """What a command does and how it is written; of no command, all that can be done."""
+    whole = inspect.cleandoc(__doc__ or "")
+    if command not in COMMANDS:
+        return whole
+    usage = [line for line in whole.splitlines() if f"python -m engine {command} " in line]
+    return "\n".join([*usage, "", inspect.cleandoc(COMMANDS[command].__doc__ or "")])
 
 
 # ---------------------------------------------------------------------- commands
@@ -85,7 +98,11 @@ def list_all(arguments: Sequence[str]) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a method and save what it gives."""
+    """Run a method and save what it gives.
+
+    Files for other tools keep the names that these look for; pictures and curves are named after
+    the part of the result that they are.
+    """
     ours, rest = _split(arguments)
     if "recipe" in ours:
         recipe = _recipe_in(Path(ours["recipe"]))
@@ -96,14 +113,14 @@ def run(arguments: Sequence[str]) -> int:
     flags = _typed(entry, rest[1:])
     if flags is None:
         return 0
-    recipe = Recipe.from_arguments(["run", entry.name, *flags])
+    recipe = Recipe.from_arguments(["run", entry.name, *_with_model(entry, flags)])
     target = entry.target(recipe.action)
-    recipe = replace(recipe, model=_model(entry, recipe)).here()
-    job = recipe.job(target)
-    result = _finish(replace(job, params=unpacked(job.params)), ours.get("runner"))
+    recipe = recipe.here()
+    result = _finish(recipe.job(target), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)
     _save(result.result, recipe, Path(ours["out"]) if "out" in ours else None)
+    _keep(result.result, recipe)
     return 0
 
 
@@ -135,7 +152,8 @@ def bench(arguments: Sequence[str]) -> int:
 def verify(arguments: Sequence[str]) -> int:
     """Check shipped files, that methods import, their golden cases and their measured claims.
 
-    With names of methods, golden cases and claims of these alone.
+    With names of methods, golden cases and claims of these alone. Each line begins with ok or
+    FAULT, and the exit code is 1 when there is a fault.
     """
     catalog = discover()
     wanted = [catalog.find(name) for name in arguments] or list(announced(catalog).values())
@@ -154,6 +172,17 @@ def verify(arguments: Sequence[str]) -> int:
             figures = f"{claim.measure} {claim.measured:.4g}, {claim.versus} {claim.against:.4g}"
         faults += _line(claim.holds is True, f"claim {claim.method}: {figures}")
     return FAULT if faults else 0
+
+
+def new(arguments: Sequence[str]) -> int:
+    """Write the skeleton of a method and say what to do next."""
+    if len(arguments) != 2:
+        raise BadInput("Name a family and a slug.", "Write: new sampling my_method")
+    family, slug = arguments
+    for path in skeleton.write(family, slug):
+        print(f"  {path.relative_to(skeleton.ROOT)}")
+    print(f"Write what is marked {skeleton.MARK}; `make check` says what is left.")
+    return 0
 
 
 def _verify_files(catalog: Catalog) -> int:
@@ -183,6 +212,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "run": run,
     "bench": bench,
     "verify": verify,
+    "new": new,
 }
 
 
@@ -243,7 +273,7 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
             flags += [name] if value is None else [name, value]
         elif Path(value).suffix.lower() in PICTURES and "picture" in setting:
             flags += [name, json.dumps(as_text(at_most(opened(value))))]
-        elif Path(value).suffix.lower() == ".wav" and "recording" in setting:
+        elif Path(value).suffix.lower() in SUFFIXES and "recording" in setting:
             flags += [name, json.dumps(_recording(Path(value)))]
         else:
             flags += [name, _as_json(value, kind)]
@@ -266,6 +296,10 @@ def _kinds(function: Callable[..., object]) -> dict[str, object]:
 
 
 def _as_json(value: str, kind: object) -> str:
+    if type(None) in (choices := typing.get_args(kind)):  # a setting that may be left unset
+        if value == "null":
+            return value
+        kind = next(choice for choice in choices if choice is not type(None))
     if kind is str and not (value.startswith('"') and value.endswith('"')):
         return json.dumps(value)
     if kind is float and value.lstrip("+-").isdecimal():
@@ -280,13 +314,11 @@ def _as_json(value: str, kind: object) -> str:
 
 def _print_settings(entry: Entry, action: str, function: Callable[..., object]) -> None:
     print(f"{entry.card.title}: {entry.card.undoes}\n\nsettings of {entry.name} --action {action}")
-    for name, setting in inspect.signature(function).parameters.items():
-        default = 0 if name == "seed" else setting.default
-        known = "needed" if default is setting.empty else f"default {default!r}"
-        kind = _file_kind(name) or re.sub(
-            r"\b[a-z_.]+\.", "", inspect.formatannotation(setting.annotation)
-        )
-        print(f"  --{name.replace('_', '-'):20} {kind:20} {known}")
+    print(f"  --{'seed':20} whole number; default 0")
+    for name, setting in settings_of(function).items():
+        known = "needed" if setting.is_needed else f"default {setting.default!r}"
+        kind = _file_kind(name) or in_words(setting.kind)
+        print(f"  --{name.replace('_', '-'):20} {kind}; {known}")
     print(f"actions: {', '.join(known.name for known in entry.card.actions)}")
     if entry.card.models:
         others = "or a Hub id (owner/name@revision), or the folder of a checkpoint"
@@ -295,15 +327,19 @@ def _print_settings(entry: Entry, action: str, function: Callable[..., object]) 
 
 def _file_kind(setting: str) -> str:
     """What is read from a file into a setting of this name, if anything is."""
-    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV file"}.get(setting, "")
+    return {"picture": "PNG, JPEG, WebP file", "recording": "WAV, FLAC, Ogg, MP3 file"}.get(
+        setting, ""
+    )
 
 
-def _model(entry: Entry, recipe: Recipe) -> ModelRef | None:
-    """The model asked for, or the card's first one where the method wants one."""
-    wants = "model" in inspect.signature(_function(entry, recipe.action)).parameters
-    if recipe.model is None and wants and entry.card.models:
-        return ModelRef(entry.card.models[0])
-    return recipe.model
+def _with_model(entry: Entry, flags: Sequence[str]) -> list[str]:
+    """The flags with the card's first model where the action wants one and none is named.
+
+    Edits and a revision that are named without a model lie on that one.
+    """
+    given = dict(_pairs(flags))
+    models = entry.models((given.get("--action") or "run").replace("-", "_"))
+    return [*flags, *(["--model", models[0]] if models and "--model" not in given else [])]
 
 
 def _recipe_in(path: Path) -> Recipe:
@@ -378,15 +414,17 @@ def _save(result: object, recipe: Recipe, folder: Path | None) -> None:
         if len(files) > 2:
             print(f"{len(files) - 2} pictures and tables were not saved: add --out FOLDER.")
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise AssetMissing(
-            f"{folder} cannot be written ({error.strerror}).", "Choose another --out."
-        ) from None
+    for name, content in files.items():
+        disk.write(folder / name, [content])
     print(f"{folder}: {', '.join(sorted(files))}")
+
+
+def _keep(result: object, recipe: Recipe) -> None:
+    """Put an edit where other runs find it, and say how they name it."""
+    if (model := keep_edit(result, recipe.model)) is not None:
+        revision = ["--revision", model.revision] if model.revision else []
+        flags = ["--model", model.source, *revision, "--edits", ",".join(model.edits)]
+        print(f"The edit is in the store; go on with {shlex.join(flags)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

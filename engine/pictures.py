@@ -4,21 +4,20 @@ A recipe holds a picture as a PNG in text, so that the recipe's file holds all t
 """
 
 import base64
-import binascii
 import io
-from collections.abc import Mapping
+import struct
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 
 HEAD = "data:image/png;base64,"
-MOST_PIXELS = 4_000_000
-# PIL warns above this number of pixels and refuses above twice as many. Photographs of phones are
-# taken; the largest fills 75 MB while it is decoded.
-Image.MAX_IMAGE_PIXELS = 12_500_000
+Image.MAX_IMAGE_PIXELS = budgets.FILE_PIXELS
 
 
 def as_text(picture: NDArray[np.uint8]) -> str:
@@ -30,15 +29,66 @@ def as_text(picture: NDArray[np.uint8]) -> str:
 
 def from_text(text: str) -> NDArray[np.uint8]:
     """The picture in such a text, `h w 3`. Raises `BadInput` when it is none or too large."""
+    width, height = size_in(text)
+    if width * height > budgets.PICTURE_PIXELS:
+        raise BadInput("The picture has too many pixels.", "Take one below 4 megapixels.")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text[len(HEAD) :], validate=True))) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise _too_large()
+        data = base64.b64decode(text[len(HEAD) :], validate=True)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise _too_large() from error
-    except (OSError, binascii.Error, SyntaxError) as error:
-        raise BadInput("The picture in the recipe is damaged.", "Upload it again.") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _damaged() from error
+
+
+def size_in(text: str) -> tuple[int, int]:
+    """Width and height in the head of such a text; nothing else of it is decoded.
+
+    Raises `BadInput` when it has no head of a PNG.
+    """
+    try:
+        head = base64.b64decode(text[len(HEAD) : len(HEAD) + 32], validate=True)
+    except ValueError as error:
+        raise _damaged() from error
+    if not text.startswith(HEAD) or len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        raise _damaged()
+    width, height = struct.unpack_from(">II", head, 16)
+    return width, height
+
+
+def _damaged() -> BadInput:
+    return BadInput("The picture in the recipe is damaged.", "Upload it again.")
+
+
+@dataclass(frozen=True)
+class PictureText:
+    """How a job takes a picture: as the text of a recipe, or as an array; see `settings.Packed`."""
+
+    def check(self, name: str, value: object) -> None:
+        if isinstance(value, np.ndarray):
+            if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3 or not value.size:
+                raise BadInput(f"{name} is no picture with three colours.", "Upload PNG or JPEG.")
+            return
+        if not isinstance(value, str) or not value.startswith(HEAD):
+            raise BadInput(f"{name} must be a picture, got {value!r:.40}.", "Upload PNG or JPEG.")
+        width, height = size_in(value)
+        if not 0 < width * height <= budgets.PICTURE_PIXELS:
+            raise BadInput(
+                f"{name} is a picture of {width} x {height} pixels, too many to take.",
+                f"Take one below {budgets.PICTURE_PIXELS / 1e6:.0f} megapixels.",
+            )
+
+    def nbytes(self, value: object) -> int:
+        if isinstance(value, np.ndarray):
+            return value.nbytes
+        width, height = size_in(str(value))
+        return 3 * width * height
+
+    def unpack(self, value: object) -> NDArray[np.uint8]:
+        return value if isinstance(value, np.ndarray) else from_text(str(value))
+
+
+# A setting that is a picture, uint8, `h w 3`.
+PictureSetting = Annotated[NDArray[np.uint8], PictureText()]
 
 
 def opened(path: object) -> Image.Image:
@@ -68,22 +118,7 @@ def _in_colour(image: Image.Image) -> Image.Image:
 def at_most(picture: Image.Image, side: int | None = None) -> NDArray[np.uint8]:
     """The picture with no longer side than this, or of as many pixels as a recipe may hold."""
     small = picture.copy()
-    share = min(1.0, (MOST_PIXELS / (picture.width * picture.height)) ** 0.5)
+    share = min(1.0, (budgets.PICTURE_PIXELS / (picture.width * picture.height)) ** 0.5)
     longest = int(max(picture.size) * share) if side is None else side
     small.thumbnail((longest, longest), Image.Resampling.BICUBIC)
     return np.asarray(small)
-
-
-def unpacked(params: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a recipe with its pictures as arrays, as a job takes them."""
-    return {name: _unpacked(value) for name, value in params.items()}
-
-
-def _unpacked(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return [_unpacked(item) for item in value]
-    return from_text(value) if isinstance(value, str) and value.startswith(HEAD) else value
-
-
-def _too_large() -> BadInput:
-    return BadInput("The picture has too many pixels.", "Take one below 4 megapixels.")

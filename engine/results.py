@@ -2,31 +2,46 @@
 
     files = files_of(result, recipe)        {"pictures_00.png": b"...", "curve.csv": b"...", ...}
 
-Pictures become PNG with the recipe inside, number arrays and curves CSV, patches safetensors, and
-everything plain one `result.json` that names the other files. `recipe.json` runs it again.
+Pictures become PNG with the recipe inside, number arrays and curves CSV, patches safetensors, files
+for other tools keep their names, and everything plain becomes one `result.json` that names the
+other files. `recipe.json` runs it again.
 """
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from engine.core.recipe import Recipe
+from engine.core.named_file import NamedFile
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import default_store
 
 Files = dict[str, bytes]
 
 
 def files_of(result: object, recipe: Recipe) -> Files:
-    """The files by name; a name is the path of fields that leads to the value."""
+    """The files by name: their own, or else the path of fields that leads to the value."""
     files: Files = {}
     plain = _plain(result, "", files, recipe)
     files["result.json"] = json.dumps(plain, indent=2, ensure_ascii=False).encode()
     files["recipe.json"] = recipe.json().encode()
     return files
+
+
+def keep_edit(result: object, base: ModelRef | None) -> ModelRef | None:
+    """The model that an edit makes of its base, its patch now in the store; None for no edit.
+
+    Raises `OutOfBudget` or `AssetMissing` when the store cannot take it.
+    """
+    if (patch := getattr(result, "patch", None)) is None:
+        return None
+    digest = default_store().put(patch)
+    base = base or patch.recipe.model or ModelRef("world")
+    return replace(base, edits=(*base.edits, digest))
 
 
 def _plain(value: object, name: str, files: Files, recipe: Recipe) -> object:
@@ -39,7 +54,11 @@ def _plain(value: object, name: str, files: Files, recipe: Recipe) -> object:
         return value
     if isinstance(value, np.ndarray):
         return _array(value, name or "result", files, recipe)
-    if callable(pieces := getattr(value, "pieces", None)):  # a Patch, or another file
+    if isinstance(value, NamedFile):  # other tools look for it under this name
+        name = value.name if value.name not in files else f"{name}/{value.name}"
+        files[name] = value.data
+        return name
+    if callable(pieces := getattr(value, "pieces", None)):  # a Patch, or a sound
         name = f"{name or 'patch'}{getattr(value, 'suffix', '.safetensors')}"
         files[name] = b"".join(bytes(piece) for piece in pieces())
         return name

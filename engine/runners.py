@@ -4,13 +4,15 @@
         ...
 
 All four give the same events in the same order, the last of which is `Done` or `Failed`. Closing
-the iterator cancels the job: locally before its next step, elsewhere at once.
+the iterator cancels the job: locally before its next step, elsewhere at once. What a job needs from
+the Hub is fetched first.
 
 Local jobs take turns step by step: whatever two visitors do at the same time, one step has all
 threads of torch to itself, so its time and its numbers are those of an idle machine.
 """
 
 import atexit
+import contextlib
 import ctypes
 import importlib
 import logging
@@ -21,12 +23,15 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from engine.core.errors import BadInput
 from engine.core.job import Done, Event, Failed, Job, events
+
+if TYPE_CHECKING:
+    import ray
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,31 @@ def runner(name: str | None = None) -> Runner:
     return RUNNERS[name]
 
 
+# ---------------------------------------------------------------------- before a job
+
+
+def fetching(job: Job) -> Generator[Event, None, bool]:
+    """The progress of what the job needs from the Hub, and whether all of it is here now.
+
+    Where it is not, the last event is `Failed`. This computes nothing, so it takes no turn.
+    """
+    steps = events(Job("engine.models.fetching:run", {"params": job.params}))
+    try:
+        for event in steps:
+            if isinstance(event, Done):
+                return True
+            yield event
+    finally:
+        steps.close()
+    return False
+
+
+def complete(job: Job) -> Events:
+    """All events of a job where nothing else computes: what it needs is fetched, then it runs."""
+    if (yield from fetching(job)):
+        yield from events(job)
+
+
 # ---------------------------------------------------------------------- this process
 
 _TURN = threading.Lock()
@@ -58,6 +88,11 @@ _TURN = threading.Lock()
 
 def local(job: Job) -> Events:
     """Runs the job here, one step at a time, each step alone on the machine."""
+    if (yield from fetching(job)):
+        yield from _in_turns(job)
+
+
+def _in_turns(job: Job) -> Events:
     steps = events(job)
     try:
         while True:
@@ -91,6 +126,9 @@ if _LIBC is not None and _TRIM is not None:
 
 # ---------------------------------------------------------------------- a child process
 
+WARM_UP = Job("engine.models.warm:run", {"models": ["world"]})
+MOST_IDLE = 2
+
 
 def process(job: Job) -> Events:
     """Runs the job in a child process, which is killed when the iterator is closed.
@@ -102,7 +140,7 @@ def process(job: Job) -> Events:
     except Exception as error:  # pickle has no common exception
         yield _lost(f"{job.target} has settings that cannot be sent ({type(error).__name__})")
         return
-    child = _idle_child() or _Child()
+    child = _POOL.take()
     is_reusable = False
     try:
         child.send(frame)
@@ -117,10 +155,22 @@ def process(job: Job) -> Events:
         yield _lost(f"the child process of {job.target} ended with code {child.exit_code()}")
     finally:
         if is_reusable:
-            with _IDLE_LOCK:
-                _IDLE.append(child)
+            _POOL.put(child)
         else:
             child.kill()
+
+
+def warm_up(run: Runner) -> None:
+    """What the first visitor would have to wait for, done ahead, where the jobs of `run` run.
+
+    Child processes warm themselves: from now on one more is always ready or on the way.
+    """
+    if run is process:
+        _POOL.keep_spare()
+        return
+    for event in run(WARM_UP):
+        if isinstance(event, Failed):
+            log.warning("warming up failed: %s %s", event.message, event.detail)
 
 
 class _Child:
@@ -135,7 +185,20 @@ class _Child:
             env=environment,
         )
 
+        self._is_warming = False
+
+    def warm(self) -> None:
+        """Loads the libraries and the shipped model; whoever sends a job meanwhile waits for it."""
+        self._is_warming = True
+        self._write(pickle.dumps(WARM_UP))
+
     def send(self, frame: bytes) -> None:
+        """Begin a job, once the child is warm. Raises `EOFError` when it is gone."""
+        while self._is_warming:
+            self._is_warming = not isinstance(self.receive(), Done | Failed)
+        self._write(frame)
+
+    def _write(self, frame: bytes) -> None:
         assert self._process.stdin is not None
         _write(self._process.stdin, frame)
 
@@ -170,25 +233,66 @@ def _python_path() -> str:
     return os.pathsep.join(dict.fromkeys(paths))
 
 
-_IDLE: list[_Child] = []
-_IDLE_LOCK = threading.Lock()
+class _Pool:
+    """The children that wait for a job; with a spare, as a cancelled child takes its warmth along.
+
+    A job that finds none idle starts one. A child that is still warming up counts as idle, so that
+    the first visitor waits for the rest of that and not for a second cold one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._has_spare = False
+
+    def take(self) -> _Child:
+        """The child used last, or a new one; in its place a spare begins to warm up."""
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.is_alive:
+                    break
+                child.kill()
+            else:
+                child = _Child()
+            self._add_spare()
+        return child
+
+    def put(self, child: _Child) -> None:
+        """Keep a child for the next job."""
+        with self._lock:
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(child)
+                return
+        child.kill()
+
+    def keep_spare(self) -> None:
+        """From now on a child waits whenever another one works."""
+        with self._lock:
+            self._has_spare = True
+            self._add_spare()
+
+    def _add_spare(self) -> None:
+        if self._has_spare and not self._idle:
+            spare = _Child()
+            spare.warm()
+            self._idle.append(spare)
+
+    def stop(self) -> None:
+        """End all that wait."""
+        with self._lock:
+            self._has_spare = False
+            while self._idle:
+                self._idle.pop().kill()
 
 
-def _idle_child() -> _Child | None:
-    with _IDLE_LOCK:
-        while _IDLE:
-            child = _IDLE.pop()
-            if child.is_alive:
-                return child
-            child.kill()
-    return None
+_POOL = _Pool()
 
 
 @atexit.register
 def stop_children() -> None:
     """End the children that wait for a job."""
-    while (child := _idle_child()) is not None:
-        child.kill()
+    _POOL.stop()
 
 
 def _lost(what: str) -> Failed:
@@ -228,7 +332,7 @@ def serve() -> None:
     while True:
         try:
             job = pickle.loads(_read(source))
-            for event in events(job):
+            for event in complete(job):
                 _write(sink, _pickled(job, event))
             give_back()
         except (EOFError, BrokenPipeError):  # the parent has gone
@@ -275,7 +379,10 @@ _ON_GPU = _decorated(_on_gpu)
 
 def zerogpu(job: Job) -> Events:
     """Runs the job in the platform's GPU worker; on any other machine it is `local`."""
-    yield from local(job) if _ON_GPU is _on_gpu else _ON_GPU(job)
+    if _ON_GPU is _on_gpu:
+        yield from local(job)
+    elif (yield from fetching(job)):  # before the GPU is taken
+        yield from _ON_GPU(job)
 
 
 # ---------------------------------------------------------------------- Ray
@@ -294,26 +401,41 @@ def on_ray(job: Job) -> Events:
             "Run `pip install ray`, or set RUNNER=local.",
         )
         return
+    references = None
+    is_finished = False
+    try:
+        references = _sent_to_ray(job)
+        for reference in references:
+            event = ray.get(reference)
+            is_finished = isinstance(event, Done | Failed)
+            if isinstance(event, Failed) and event.error_id:
+                # The worker's own log is on another machine.
+                _log_failure(job, event)
+            yield event
+    except Exception as error:  # a cluster that cannot be had has no common exception either
+        yield _lost(f"{job.target} on Ray: {type(error).__name__}: {error}")
+    finally:
+        if references is not None and not is_finished:
+            with contextlib.suppress(Exception):  # a cluster that is gone has nothing to cancel
+                ray.cancel(references)
+
+
+def _sent_to_ray(job: Job) -> "Iterator[ray.ObjectRef]":
+    import ray
+
     if not ray.is_initialized():
         ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}})
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0))
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_ray_events)
-    references = task.options(num_returns="streaming").remote(job)
-    is_finished = False
-    try:
-        for reference in references:
-            event = ray.get(reference)
-            is_finished = isinstance(event, Done | Failed)
-            yield event
-    except ray.exceptions.RayError as error:
-        yield _lost(f"{job.target} on Ray: {type(error).__name__}")
-    finally:
-        if not is_finished:
-            ray.cancel(references)
+    return task.options(num_returns="streaming").remote(job)
+
+
+def _log_failure(job: Job, event: Failed) -> None:
+    log.error("job %s failed on Ray, error id %s\n%s", job.target, event.error_id, event.detail)
 
 
 def _ray_events(job: Job) -> Events:
-    yield from events(job)
+    yield from complete(job)
 
 
 RUNNERS: dict[str, Runner] = {

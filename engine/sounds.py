@@ -1,4 +1,4 @@
-"""Recordings as plain values: WAV files, texts inside recipes, sample rates. No torch.
+"""Recordings as plain values: sound files, texts inside recipes, sample rates. No torch.
 
 A recipe holds a recording as text, so that a link or a file is all that a run needs; for that it is
 mono, at most 16 kHz, 16 bit, and a quarter of a minute.
@@ -17,11 +17,22 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 
 HEAD = "data:audio/wav;base64,"
-MOST_SECONDS, HIGHEST_RATE, LARGEST_FILE = 15, 16_000, 50_000_000
-ADVICE = "Give a WAV file of at most 15 seconds; other formats convert to it with any audio tool."
+# A shorter recording has no frame for the quietest of the methods that hear it.
+LEAST_SECONDS = 0.1
+LOWEST_RATE = 4000
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+ADVICE = "Give a WAV, FLAC, Ogg or MP3 file of at most 15 seconds."
+# First bytes of what is read, and of what people bring besides, with where they stand.
+KNOWN = (b"RIFF", b"RIFX", b"fLaC", b"OggS")
+FOREIGN = {
+    (4, b"ftyp"): "an M4A or MP4 file", (0, b"FORM"): "an AIFF file", (0, b"caff"): "a CAF file",
+    (0, b"\x1aE\xdf\xa3"): "a WebM file", (0, b"0&\xb2u"): "a WMA file",
+    (0, b"#!AMR"): "an AMR file",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Sound:
 
     def text(self) -> str:
         """As a recipe holds it."""
-        kept = self.at(min(self.rate, HIGHEST_RATE))
+        kept = self.at(min(self.rate, budgets.SOUND_RATE))
         return HEAD + base64.b64encode(kept.file()).decode("ascii")
 
 
@@ -84,31 +95,52 @@ def from_text(text: str) -> Sound:
 
 
 def from_file(path: Path) -> Sound:
-    """The recording in a WAV file. Raises `BadInput` when it is none or too long."""
-    if path.stat().st_size > LARGEST_FILE:
+    """The recording in a file. Raises `BadInput` when it is none or too long."""
+    if path.stat().st_size > budgets.SOUND_BYTES:
         raise BadInput("The file is larger than 50 MB.", ADVICE)
     return read(path.read_bytes())
 
 
 def read(data: bytes) -> Sound:
-    """The recording in the bytes of a WAV file, its channels averaged."""
-    from scipy.io import wavfile
+    """The recording in the bytes of a WAV, FLAC, Ogg or MP3 file, its channels averaged."""
+    import soundfile
 
-    if data[:4] not in (b"RIFF", b"RIFX"):
-        raise BadInput("This is not a WAV file.", ADVICE)
+    _check_kind(data[:16])
     try:
-        rate, samples = wavfile.read(io.BytesIO(data))
-    except Exception as error:  # scipy answers odd files with any exception there is
-        raise BadInput(f"This WAV file cannot be read ({type(error).__name__}).", ADVICE) from error
-    if not 4000 <= rate <= 384_000 or samples.ndim > 2 or not samples.size:
-        raise BadInput("This WAV file holds no sound, or has an odd sample rate.", ADVICE)
-    if len(samples) > MOST_SECONDS * rate:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate = int(file.samplerate)
+            # What a file says of its length may be wrong; one sample more tells that it is longer.
+            most = budgets.SOUND_SECONDS * rate + 1
+            is_short = file.subtype == "PCM_16"  # kept as it is, so that a recipe's text is exact
+            wave = file.read(most, dtype="int16" if is_short else "float64", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        told = f"This recording cannot be read ({type(error).__name__})."
+        raise BadInput(told, ADVICE) from error
+    return _checked(wave.mean(axis=1) / (32767 if is_short else 1), rate)
+
+
+def _check_kind(head: bytes) -> None:
+    """Only these are given to the library, which knows many odd formats besides."""
+    is_mp3 = head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")
+    if is_mp3 or head[:4] in KNOWN:
+        return
+    for (at, magic), kind in FOREIGN.items():
+        if head[at:].startswith(magic):
+            raise BadInput(f"This is {kind}, which is not read here.", ADVICE)
+    raise BadInput("This is not a recording of a known kind.", ADVICE)
+
+
+def _checked(wave: NDArray[np.float64], rate: int) -> Sound:
+    if not LOWEST_RATE <= rate <= 384_000 or not wave.size:
+        raise BadInput("This recording holds no sound, or has an odd sample rate.", ADVICE)
+    seconds = len(wave) / rate
+    if seconds > budgets.SOUND_SECONDS:
+        raise BadInput(f"The recording is longer than {budgets.SOUND_SECONDS} s.", ADVICE)
+    if seconds < LEAST_SECONDS:
         raise BadInput(
-            f"The recording lasts {len(samples) / rate:.0f} s; {MOST_SECONDS} are taken.", ADVICE
+            f"The recording lasts {seconds:.3f} s; {LEAST_SECONDS} s are the least.",
+            "Record at least a word.",
         )
-    full = {"u": 128.0, "i": float(2 ** (8 * samples.dtype.itemsize - 1)), "f": 1.0}
-    wave = samples.astype(np.float64) - (128.0 if samples.dtype.kind == "u" else 0.0)
-    wave = wave.reshape(len(samples), -1).mean(axis=1) / full[samples.dtype.kind]
     if not np.isfinite(wave).all():
         raise BadInput("The recording holds values that are not numbers.", ADVICE)
-    return Sound.of(wave, int(rate))
+    return Sound.of(wave, rate)

@@ -16,13 +16,15 @@ progress, failures, the recipe in all its forms, the claim, the lesson and the c
 import base64
 import json
 import math
+import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import gradio as gr
 from gradio.components.base import Component
@@ -31,9 +33,11 @@ from engine import sounds
 from engine.core.catalog import Entry
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Event, Failed, Job, Progress
-from engine.core.recipe import Recipe
-from engine.pictures import HEAD, from_text, unpacked
-from engine.results import files_of
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.runs import Run
+from engine.pictures import HEAD, from_text
+from engine.results import files_of, keep_edit
+from pages import _lane
 from pages import _parts as parts
 from pages._handlers import error_of, friendly, guarded, named
 from pages._lessons import lesson_of, sheet
@@ -41,15 +45,16 @@ from pages._parts import escape
 from pages._serving import Query, Suite
 from pages._shelf import Shelf, model_ref, model_text
 
-Runner = Callable[[Job], Iterator[Event]]
+Runner = Callable[[Job], Generator[Event, None, None]]
 Draw = Callable[[Progress | Done, Recipe], Sequence[object]]
 Values = Mapping[str, object]
 
 # Everything that computes waits in one lane, so that two cores serve one job at a time.
-LANE = {"concurrency_id": "cpu", "concurrency_limit": 1}
+LANE = {"concurrency_id": _lane.LANE, "concurrency_limit": 1}
 SECONDS_BETWEEN_DRAWINGS = 0.12
 LARGEST_SEED = 2**31 - 1
 LONGEST_SHOWN = 5000
+NOT_KEPT = "The run that was under way is not kept any more. Press the button to run it again."
 
 
 class Failure(NamedTuple):
@@ -94,13 +99,13 @@ class Frame:
         """
         titles = {key: model_title(key) for key in self.entry.card.models} | dict(more or {})
         self._model = parts.model_picker(titles, elem_id=f"{self.entry.slug}-model")
-        self.shelf.offer(self._model, titles)
+        self.shelf.offer(self._model, titles, self.entry.card.title)
         return self._model
 
     def seed(self, value: int = 0) -> gr.Number:
         """The seed, with a button that draws another one."""
         with gr.Row(elem_classes="seed"):
-            self._seed = gr.Number(
+            self._seed = parts.WholeNumber(
                 value,
                 label="Seed",
                 precision=0,
@@ -134,9 +139,8 @@ class Frame:
         """Tabs inside the panel: a link to one of these actions opens the tab of that id."""
 
         def wanted(query: Query) -> str | None:
-            is_ours = query.get("method", "").replace("-", "_") == self.entry.slug
             action = query.get("action", "")
-            return action if is_ours and action in actions else None
+            return action if asks_for(self.entry.slug, query) and action in actions else None
 
         self.demo.opens(tabs, wanted)
 
@@ -274,7 +278,11 @@ class Frame:
     def _restores(self, opened: gr.UploadButton) -> None:
         outputs = [*self.slots(), *(action.status for action in self.actions.values())]
         restore = named(self._from_link, f"{self.entry.slug}_from_link")
-        self.demo.load(restore, None, outputs, api_visibility="private", show_progress="hidden")
+        loaded = self.demo.restores(
+            restore, outputs, lambda query: asks_for(self.entry.slug, query)
+        )
+        # Runs that were asked for meanwhile begin now, with what the link has set.
+        loaded.then(None, js=f"() => rewindRuns.restored('{self.entry.slug}')")
         opened.upload(
             named(self._from_file, f"{self.entry.slug}_from_file"),
             opened,
@@ -304,7 +312,10 @@ class Frame:
         recipe = Recipe.from_query(query, known=self._every_control()) if query else None
         if recipe is None or recipe.method != self.entry.slug:
             return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
-        return self._apply(recipe, "Restored from the link.", seed="seed" in parse_qs(query))
+        asked = dict(parse_qsl(query, keep_blank_values=True))
+        lost = lost_in(asked, recipe)
+        without = ["seed"] if "seed" not in asked or "seed" in lost else []
+        return self._apply(recipe, "the link", without, lost)
 
     def _from_file(self, path: str) -> list[object]:
         """Sets the controls from a recipe file, or from a picture that carries one."""
@@ -319,33 +330,44 @@ class Frame:
                     f"This recipe belongs to {recipe.slug}, not to {self.entry.name}.",
                     "Open it in the panel of that method.",
                 )
-            return self._apply(recipe, "Restored from the file.")
+            return self._apply(recipe, "the file")
 
-    def _apply(self, recipe: Recipe, said: str, *, seed: bool = True) -> list[object]:
+    def _apply(
+        self, recipe: Recipe, source: str, without: Sequence[str] = (), lost: Sequence[str] = ()
+    ) -> list[object]:
+        """Updates of all controls and of the lines below the buttons.
+
+        `without` are settings of the recipe that the link does not name, `lost` are names of the
+        link that the recipe could not take.
+        """
         action = self.actions.get(recipe.action)
-        controls = action.controls if action else {}
-        values = action.back(dict(recipe.params)) if action else recipe.params
-        given: dict[str, object] = {**values, **({"seed": recipe.seed} if seed else {})}
-        if recipe.model is not None:
-            given["model"] = model_text(recipe.model)
-        names = {id(control): name for name, control in controls.items()}
-        updates = [
-            filled(control, given[name])
-            if (name := names.get(id(control))) in given and fits(control, given[name])
-            else gr.skip()
-            for control in self.slots()
-        ]
-        left_out = [
-            name for name in given if name not in controls or not fits(controls[name], given[name])
-        ]
-        if left_out:
-            said += f" Left as it was: {', '.join(left_out)}."
-        if mismatch := recipe.mismatch():
+        given = {name: v for name, v in self.values(recipe).items() if name not in without}
+        updates, left_out = self.updates(action, given)
+        said = told_of(source, sum(new != gr.skip() for new in updates), [*left_out, *lost])
+        if said and (mismatch := recipe.mismatch()):
             said += f" {mismatch}"
         # Below the button that is to be pressed: the first one may be far above it, or hidden.
         told = recipe.action if action else next(iter(self.actions))
-        line = note(f"{said} Press the button to run it.")
+        line = note(said) if said else gr.skip()
         return [*updates, *(line if name == told else gr.skip() for name in self.actions)]
+
+    def values(self, recipe: Recipe) -> dict[str, object]:
+        """What the controls hold for a recipe, by name."""
+        action = self.actions.get(recipe.action)
+        given = action.back(dict(recipe.params)) if action else dict(recipe.params)
+        model = {} if recipe.model is None else {"model": model_text(recipe.model)}
+        return {**given, "seed": recipe.seed, **model}
+
+    def updates(self, action: "Action | None", given: Values) -> tuple[list[object], list[str]]:
+        """The update of each slot, and the names whose values no control of the action takes."""
+        controls = action.controls if action else {}
+        fitting = {name for name in given if name in controls and fits(controls[name], given[name])}
+        names = {id(control): name for name, control in controls.items() if name in fitting}
+        updates = [
+            filled(control, given[names[id(control)]]) if id(control) in names else gr.skip()
+            for control in self.slots()
+        ]
+        return updates, [name for name in given if name not in fitting]
 
     # ------------------------------------------------------------------ API
 
@@ -365,12 +387,14 @@ class Frame:
                         f"{told.slug} {told.action}.",
                         f"Call {told.endpoint}.",
                     )
-                job = job_of(told, self.entry)
+                job = told.job(self.entry.target(told.action))
             for event in guarded(self.runner(job)):
                 if isinstance(event, Progress):
                     yield {"done": event.done, "total": event.total, "note": event.note}
                 elif isinstance(event, Done):
-                    yield api_result(event.result, told.here())
+                    with friendly():
+                        edited = keep_edit(event.result, told.model)
+                    yield api_result(event.result, told.here(), edited)
 
         return endpoint
 
@@ -394,6 +418,7 @@ class Action:
             )
         self.go = gr.Button(elem_id=f"{slug}-{name}-go", visible="hidden")
         self.halt = gr.Button(elem_id=f"{slug}-{name}-halt", visible="hidden")
+        self.again = gr.Button(elem_id=f"{slug}-{name}-again", visible="hidden")
         self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
 
     def wire(
@@ -405,26 +430,31 @@ class Action:
         params: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         back: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         also: Sequence[Callable] = (),
+        turned: Sequence[Component] = (),
     ) -> None:
         """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
 
-        A run follows for the last of the triggers that come in while one is under way. `params`
-        turns the values of the controls into settings where they differ, and `back` turns
-        settings into values of controls.
+        A visitor who changes the value of a control in `turned` starts a run, too; one who only
+        passes it does not, though Gradio calls that a `release` or an `input`. A run follows for
+        the last of the triggers that come in while one is under way. `params` turns the values of
+        the controls into settings where they differ, and `back` turns settings into values of
+        controls.
         """
         frame = self.frame
         seed = frame.seed() if frame._seed is None else frame._seed
         controls: dict[str, Component] = {**inputs, "seed": seed}
-        if frame.entry.card.models:
+        if frame.entry.models(self.name):
             controls["model"] = frame.model() if frame._model is None else frame._model
         frame.actions[self.name] = self
         self.controls, self.back = controls, back or dict
+        place = f"{frame.entry.slug}-{self.name}"
         for setting, control in controls.items():
             # A lesson puts away what its task does not need; see rewind.js.
             control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
+        for control in turned:
+            control.elem_classes = [*control.elem_classes, "turned", f"turned-{place}"]
         self.draw, self.params = draw, params or dict
         self.outputs = [*outputs, self.status, frame._recipe_view]
-        place = f"{frame.entry.slug}-{self.name}"
         panel = f"{frame.entry.slug}_{self.name}_panel"
         # The page itself says when `go` and `halt` may be pressed; see the runs in rewind.js.
         said = {"inputs": self.status, "outputs": self.status, "show_progress": "hidden"}
@@ -443,28 +473,79 @@ class Action:
             show_progress_on=self.go,
             **LANE,
         )
-        event.success(None, **said, js=f"(said) => rewindRuns.done('{place}', said)")
-        event.failure(None, **said, js=f"(said) => rewindRuns.failed('{place}', said)")
-        self.halt.click(None, None, None, cancels=[event])
+        # The key of the run that the page was left with comes from the page, in place of the label.
+        found = self.again.click(
+            named(self._go_on, f"{panel}_again"),
+            self.again,
+            [*controls.values(), *self.outputs],
+            js=f"() => rewindRuns.left('{place}')",
+            api_visibility="private",
+            show_progress="hidden",
+            show_progress_on=self.again,
+            concurrency_limit=16,  # the run itself has begun and waits for no place
+        )
+        for run in (event, found):
+            run.success(None, **said, js=f"(said) => rewindRuns.done('{place}', said)")
+            run.failure(None, **said, js=f"(said) => rewindRuns.failed('{place}', said)")
+        self.halt.click(
+            named(self._halt, f"{panel}_halt"),
+            None,
+            None,
+            cancels=[event, found],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
 
     def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
         """Runs the method with the settings of the panel and draws what happens."""
-        frame = self.frame
-        waiting = [gr.skip()] * (len(self.outputs) - 2)
         with friendly():
             try:
                 recipe = self.recipe(values)
-                job = job_of(recipe, frame.entry)
+                job = recipe.job(self.frame.entry.target(recipe.action))
             except EngineError as error:
-                yield [*waiting, failure(Failed(error.message, error.advice)), gr.skip()]
+                refusal = failure(Failed(error.message, error.advice))
+                yield [*self._nothing(), refusal, gr.skip()]
                 raise
-        yield [
-            *waiting,
-            progress(Progress(0, 1, "Loading the model"), 0.0, self.backward),
-            gr.skip(),
-        ]
-        started, drawn, shown = time.monotonic(), -math.inf, list(waiting)
-        for event in frame.runner(job):
+        begin = partial(self.frame.runner, job)
+        yield from self._drawn(self.frame.demo.runs.start(begin, recipe, page_of(request)), request)
+
+    def _go_on(self, key: str, request: gr.Request) -> Iterator[list[object]]:
+        """Finds the run that was under way when the page was left, and draws what happens."""
+        frame = self.frame
+        run = frame.demo.runs.find(str(key))
+        recipe = run.recipe if run else None
+        if run is None or recipe is None or (recipe.method, recipe.action) != self.known_as:
+            skipped = [gr.skip()] * len(self.controls)
+            yield [*skipped, *self._nothing(), note(NOT_KEPT), gr.skip()]
+            return
+        new = dict(zip(map(id, frame.slots()), frame.updates(self, frame.values(recipe))[0],
+                       strict=True))  # fmt: skip
+        controls = [new[id(control)] for control in self.controls.values()]
+        for row in self._drawn(run, request):
+            yield [*controls, *row]
+            controls = [gr.skip()] * len(controls)
+
+    def _halt(self, request: gr.Request) -> None:
+        """Stops the run of this page before its next step."""
+        self.frame.demo.runs.stop(page_of(request), *self.known_as)
+
+    @property
+    def known_as(self) -> tuple[str, str]:
+        """Method and action, as recipes name them."""
+        return self.frame.entry.slug, self.name
+
+    def _nothing(self) -> list[object]:
+        """No news for what the panel itself draws."""
+        return [gr.skip()] * (len(self.outputs) - 2)
+
+    def _drawn(self, run: Run, request: gr.Request) -> Iterator[list[object]]:
+        """A run as it goes on: what the panel draws, the line below the button, the recipe."""
+        frame, recipe, waiting = self.frame, run.recipe, self._nothing()
+        loading = Progress(0, 1, "Loading the model")
+        yield [*waiting, progress(loading, run.seconds, self.backward, run.key), gr.skip()]
+        started, drawn, shown = time.monotonic() - run.seconds, -math.inf, list(waiting)
+        for event in run.watch(page_of(request)):
             seconds = time.monotonic() - started
             if isinstance(event, Failed):
                 yield [*waiting, failure(event), gr.skip()]
@@ -475,14 +556,14 @@ class Action:
                 before, shown = shown, list(self.draw(event, recipe))
                 yield [
                     *changed(before, shown),
-                    progress(event, seconds, self.backward),
+                    progress(event, seconds, self.backward, run.key),
                     gr.skip(),
                 ]
                 drawn = time.monotonic() - started
             else:
                 yield [
                     *self.draw(event, recipe),
-                    finished(recipe, seconds, f"{frame.entry.slug}-{self.name}", frame.route),
+                    finished(recipe, run.seconds, f"{frame.entry.slug}-{self.name}", frame.route),
                     recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
                 ]
 
@@ -491,7 +572,7 @@ class Action:
         rest = dict(values)
         check_texts(self.controls, rest)
         model = model_ref(rest.pop("model")) if "model" in rest else None
-        seed = whole_number(rest.pop("seed", 0), "Seed")
+        seed = seed_of(rest.pop("seed", 0))
         return Recipe(self.frame.entry.slug, self.name, model, self.params(rest), seed).here()
 
 
@@ -514,14 +595,32 @@ def note(text: str) -> str:
     return f'<div class="status" role="status"><p>{escape(text)}</p></div>'
 
 
-def progress(event: Progress, seconds: float, backward: bool = False) -> str:
-    """A bar and a sentence: how far, how long, doing what."""
+def told_of(source: str, set_here: int, left_out: Sequence[str]) -> str:
+    """What was restored from a link or a file, and what was not; nothing to say of nothing."""
+    left = f" Left as it was: {', '.join(left_out)}." if left_out else ""
+    if set_here:
+        return f"Restored from {source}.{left} Press the button to run it."
+    return f"Nothing in {source} could be set here.{left}" if left_out else ""
+
+
+def lost_in(asked: Query, recipe: Recipe) -> list[str]:
+    """What a link says of seed and model and its recipe does not: no seed, or edits of no model."""
+    seed = asked.get("seed", "")
+    is_read = bool(re.fullmatch("[0-9]{1,19}", seed)) and int(seed) == recipe.seed
+    lost = ["seed"] if "seed" in asked and not is_read else []
+    about_models = ("model", "revision", "edits") if recipe.model is None else ()
+    return [*lost, *(name for name in about_models if name in asked)]
+
+
+def progress(event: Progress, seconds: float, backward: bool = False, key: str = "") -> str:
+    """A bar and a sentence: how far, how long, doing what; with the key of the run for the page."""
     share = 100 * event.done / max(event.total, 1)
     tone = "backward" if backward else "forward"
     steps = f"{event.done} of {event.total}" if event.done else ""
     words = " · ".join(part for part in (steps, f"{seconds:.1f} s", event.note) if part)
+    mark = f' data-run="{key}"' if key else ""
     return (
-        f'<div class="status running {tone}" role="status">'
+        f'<div class="status running {tone}" role="status"{mark}>'
         f'<div class="bar" style="--done:{share:.1f}%"><i></i></div><p>{escape(words)}</p></div>'
     )
 
@@ -545,10 +644,22 @@ def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
         link = (
             f'<a data-link id="{place}-link" href="{address}">Link to this run</a> '
             f'<button type="button" class="copy" data-copy="{place}-link">Copy link</button>'
+            f"{shared(recipe)}"
         )
     except BadInput as error:
         link = f'<span class="note">{escape(error)}</span>'
     return f'<div class="status done" role="status"><p>{escape(said)}</p><p>{link}</p></div>'
+
+
+def shared(recipe: Recipe) -> str:
+    """What a link gives away: the model it names is asked for by nothing but its digest."""
+    model = recipe.model
+    is_upload = model is not None and model.source.startswith("upload:")
+    named = [word for word, has in (("upload", is_upload), ("edits", model and model.edits)) if has]
+    if not named:
+        return ""
+    told = " and the ".join(named)
+    return f' <span class="note">Whoever has the link can use the {told} that it names.</span>'
 
 
 def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
@@ -581,6 +692,11 @@ def recipe_view(recipe: Recipe, slug: str, url: str, route: str) -> str:
     return f'<div class="recipe">{"".join(rows)}{save}{pictures}</div>'
 
 
+def asks_for(slug: str, query: Query) -> bool:
+    """Whether an address holds a recipe of this method."""
+    return query.get("method", "").replace("-", "_") == slug
+
+
 def recipe_path(recipe: Recipe, route: str) -> str:
     """The address of a recipe on this server, relative to the base of the pages."""
     return f"{route}?{recipe.query()}"
@@ -591,13 +707,17 @@ def claim_file(slug: str) -> str:
     return f"gradio_api/file=assets/claims/{slug}.json"
 
 
-def api_result(result: object, recipe: Recipe) -> dict:
-    """A result for clients: its plain values, its files as data URLs, and the recipe."""
+def api_result(result: object, recipe: Recipe, edited: ModelRef | None = None) -> dict:
+    """A result for clients: its plain values, its files as data URLs, and the recipe.
+
+    After an edit also the model that it makes, as other recipes name it.
+    """
     files = files_of(result, recipe)
     kinds = {".png": "image/png", ".csv": "text/csv", ".wav": "audio/wav"}
     return {
         "recipe": json.loads(files.pop("recipe.json")),
         "result": json.loads(files.pop("result.json")),
+        **({"model": asdict(edited)} if edited else {}),
         "files": {
             name: f"data:{kinds.get(Path(name).suffix, 'application/octet-stream')};base64,"
             + base64.b64encode(content).decode("ascii")
@@ -624,6 +744,11 @@ def model_title(source: str) -> str:
     return MODELS[source].title.partition(":")[0] if source in MODELS else source_title(source)
 
 
+def page_of(request: gr.Request | None) -> str:
+    """What Gradio calls this very page of this visitor."""
+    return str(getattr(request, "session_hash", None) or "")
+
+
 def origin(request: gr.Request | None) -> str:
     """Scheme and host under which the visitor sees this server."""
     headers = getattr(request, "headers", None) or {}
@@ -644,10 +769,14 @@ def whole_number(value: object, name: str) -> int:
     return int(value)
 
 
-def job_of(recipe: Recipe, entry: Entry) -> Job:
-    """The job of a recipe, its pictures unpacked. Raises `BadInput` for an unknown action."""
-    job = recipe.job(entry.target(recipe.action))
-    return replace(job, params=unpacked(job.params))
+def seed_of(value: object) -> int:
+    """The seed in its field. Raises `BadInput` for anything else, an empty field included."""
+    wanted = f"The seed must be a whole number from 0 to {LARGEST_SEED}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"{wanted}; the field holds none.", "Try 7, or press Another.")
+    if not math.isfinite(value) or value != int(value) or not 0 <= value <= LARGEST_SEED:
+        raise BadInput(f"{wanted}, got {value:.15g}.", "Try 7, or press Another.")
+    return int(value)
 
 
 def filled(control: Component, value: object) -> object:

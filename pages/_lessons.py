@@ -3,10 +3,11 @@
     {"goal": "...", "minutes": 15, "needs": ["nfe-lab"], "intro": "...",
      "tasks": [{"do": "...", "predict": "...", "reveal": "...", "action": "run",
                 "params": {...}, "seed": 7, "controls": ["nfe"]}, ...],
-     "look_for": "...", "take_home": "..."}
+     "look_for": "...", "take_home": "...", "station": {"title": "...", "minutes": 15}}
 
 `controls` are the settings a visitor turns in this task; by default those that the task sets. The
-others are put away while the lesson is open. `goal` and the last two are sentences for the sheet.
+others are put away while the lesson is open. `goal`, `look_for` and `take_home` are sentences for
+the sheet. A lesson with a `station` is a part of the ready course, for as many minutes.
 """
 
 import json
@@ -40,6 +41,14 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Station:
+    """The part of a lesson that the ready course takes."""
+
+    title: str
+    minutes: int
+
+
+@dataclass(frozen=True)
 class Lesson:
     """A worksheet of one method."""
 
@@ -50,11 +59,14 @@ class Lesson:
     look_for: str
     take_home: str
     needs: Sequence[str] = ()
+    station: Station | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Lesson":
         """The lesson in a file."""
         sheet = json.loads(path.read_text("utf-8"))
+        if station := sheet.get("station"):
+            sheet["station"] = Station(**station)
         return cls(**{**sheet, "tasks": [Task(**task) for task in sheet["tasks"]]})
 
 

@@ -543,6 +543,19 @@ class PictureField(gr.Image, metaclass=_Unlisted):
         return None if payload is None else payload.path or ""
 
 
+class WholeNumber(gr.Number, metaclass=_Unlisted):
+    """A number field that hands on what was typed, for a sentence about it where it does not fit.
+
+    Gradio's own check would round 1.5 without a word and refuse -1 before any handler runs. In the
+    page, rewind.js settles the field when it is left, and says so.
+    """
+
+    is_template = True
+
+    def preprocess(self, payload: float | None) -> float | int | None:
+        return payload
+
+
 def picture_field(**settings: object) -> gr.Image:
     """A field for one picture; `picture_setting` reads what was put there."""
     return PictureField(sources=["upload", "clipboard"], elem_classes="pixel upload", **settings)

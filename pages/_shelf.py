@@ -12,33 +12,33 @@ never see each other's models.
 import hashlib
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
-from engine.core.errors import BadInput, EngineError
+from engine.core import budgets
+from engine.core.errors import BadInput, EngineError, OutOfBudget
 from engine.core.job import Done, Event, Job, Progress
 from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
+from pages import _files
 from pages._handlers import friendly, guarded, named
 from pages._parts import escape
 
 STORAGE_KEY = "rewind-shelf"
 # Local storage holds no secrets; a fixed word keeps it readable after a restart of the server.
 STORAGE_WORD = "rewind"
-MOST_MODELS = 20
 EMPTY: dict[str, Plain] = {"models": [], "labels": {}}
 
 UPLOADED = "upload:"
 # Gradio's list breaks when its last choice goes, so that something always stands in it.
 NOTHING = ("nothing on the shelf", "")
 
+_DIGEST = re.compile("[0-9a-f]{8,128}")
 _EDITS = re.compile(r"(.+?)((?:\+[0-9a-f]{8,128})+)")
 
 
@@ -75,19 +75,35 @@ def read(kept: object) -> list[Shelved]:
     models = document.get("models")
     labels = document.get("labels")
     labels = labels if isinstance(labels, Mapping) else {}
-    found = []
-    for model in models if isinstance(models, list) else []:
-        if not isinstance(model, Mapping) or not isinstance(model.get("source"), str):
-            continue
-        edits = model.get("edits")
-        digests = tuple(d for d in edits if isinstance(d, str)) if isinstance(edits, list) else ()
-        if not all(re.fullmatch("[0-9a-f]{8,128}", digest) for digest in digests):
-            continue
-        revision = model.get("revision")
-        ref = ModelRef(model["source"], revision if isinstance(revision, str) else None, digests)
-        said = tuple(str(labels.get(digest, "an edit"))[:80] for digest in digests)
-        found.append(Shelved(str(model.get("name", ""))[:80] or model["source"], ref, said))
-    return found[:MOST_MODELS]
+    listed = models[: budgets.SHELF_MODELS] if isinstance(models, list) else []
+    return [shelved for model in listed if (shelved := _shelved(model, labels)) is not None]
+
+
+def _shelved(model: object, labels: Mapping[object, object]) -> Shelved | None:
+    """One model in what a browser sent, if it is well formed and within the budget."""
+    if not isinstance(model, Mapping):
+        return None
+    source, revision = _short(model.get("source")), _short(model.get("revision"))
+    edits = model.get("edits") or []
+    if source is None or (revision is None and model.get("revision") is not None):
+        return None
+    if not isinstance(edits, list) or len(edits) > budgets.MODEL_EDITS:
+        return None
+    if not all(isinstance(edit, str) and _DIGEST.fullmatch(edit) for edit in edits):
+        return None
+    titles = tuple(_title(labels.get(edit)) or "an edit" for edit in edits)
+    return Shelved(
+        _title(model.get("name")) or source, ModelRef(source, revision, tuple(edits)), titles
+    )
+
+
+def _short(text: object) -> str | None:
+    fits = isinstance(text, str) and 0 < len(text) <= budgets.SOURCE_CHARACTERS
+    return str(text) if fits else None
+
+
+def _title(text: object) -> str:
+    return text[: budgets.SHELF_NAME] if isinstance(text, str) else ""
 
 
 def written(models: list[Shelved]) -> dict[str, Plain]:
@@ -101,14 +117,22 @@ def written(models: list[Shelved]) -> dict[str, Plain]:
                 "revision": model.ref.revision,
                 "edits": list(model.ref.edits),
             }
-            for model in models[:MOST_MODELS]
+            for model in models[: budgets.SHELF_MODELS]
         ],
         "labels": labels,
     }
 
 
 def add(kept: object, name: str, ref: ModelRef, labels: tuple[str, ...]) -> dict[str, Plain]:
-    """The shelf with one more model in front; the same reference is kept once."""
+    """The shelf with one more model in front; the same reference is kept once.
+
+    Raises `OutOfBudget` when more edits lie on it than a shelf keeps.
+    """
+    if len(ref.edits) > budgets.MODEL_EDITS:
+        raise OutOfBudget(
+            f"{len(ref.edits)} edits lie on this model; {budgets.MODEL_EDITS} are kept.",
+            "Save the whole model, open it as a checkpoint, and go on from there.",
+        )
     rest = [model for model in read(kept) if model.ref != ref]
     return written([Shelved(name[:80], ref, labels), *rest])
 
@@ -172,11 +196,28 @@ def choices(kept: object, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(title, key) for key, title in titles.items()] + shelved
 
 
+def key_of(ref: ModelRef) -> str:
+    """Twelve digits for a model of the shelf, however many edits lie on it."""
+    return hashlib.sha256(model_text(ref).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def fallen_back(held: object, gone: ModelRef, left: ModelRef, known: Sequence[str]) -> str:
+    """What a picker of these choices holds once the model `gone` has become `left`.
+
+    An empty text where it held another model; the first choice where nothing is left of an upload.
+    """
+    if model_ref(held) != gone:
+        return ""
+    text = model_text(left)
+    return text if text in known or not left.source.startswith(UPLOADED) else known[0]
+
+
 def edits_on(kept: object) -> list[tuple[str, str]]:
     """Every edit on the shelf as title and value; the value names its model too."""
     return [
-        (f"{model.name} › {label}", f"{model_text(model.ref)}|{digest}")
+        (f"{model.name} › {label}", f"{key}|{digest}")
         for model in read(kept)
+        for key in [key_of(model.ref)]
         for digest, label in zip(
             model.ref.edits or ("",), model.labels or ("no edit yet",), strict=True
         )
@@ -240,10 +281,15 @@ class Shelf:
     def __init__(self) -> None:
         self.kept = gr.BrowserState(EMPTY, storage_key=STORAGE_KEY, secret=STORAGE_WORD)
         self.pickers: list[tuple[gr.Dropdown, Mapping[str, str]]] = []
+        self.panels: list[str] = []
 
-    def offer(self, picker: gr.Dropdown, titles: Mapping[str, str]) -> None:
-        """Adds the shelf's models to this choice when the page opens and when the shelf changes."""
+    def offer(self, picker: gr.Dropdown, titles: Mapping[str, str], panel: str) -> None:
+        """Adds the shelf's models to this choice when the page opens and when the shelf changes.
+
+        `panel` is the title of the panel that the choice belongs to.
+        """
         self.pickers.append((picker, titles))
+        self.panels.append(panel)
 
     def draw(self, demo: gr.Blocks, family: str, runner: Callable[[Job], Iterator[Event]]) -> None:
         """The fold-out below the panels."""
@@ -266,28 +312,34 @@ class Shelf:
                 checkpoint = gr.UploadButton(
                     "Open a checkpoint (zip of its folder)", file_types=[".zip"], size="sm"
                 )
+        again = gr.Button(elem_id=f"{family}-shelf-show", visible="hidden")
         shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        wire = {
-            "undo": (undo.click, self._undo, self.edit),
-            "forget": (forget.click, self._forget, self.edit),
-            "open": (opened.upload, self._open, opened),
-            "checkpoint": (checkpoint.upload, self._checkpoint, checkpoint),
+        held = [self.edit, *(picker for picker, _ in self.pickers)]
+        wire: Mapping[str, tuple[Callable, Callable, list]] = {
+            "undo": (undo.click, self._undo, held),
+            "forget": (forget.click, self._forget, held),
+            "open": (opened.upload, self._open, [opened]),
+            "checkpoint": (checkpoint.upload, self._checkpoint, [checkpoint]),
         }
         for name, (trigger, handler, given) in wire.items():
             outputs = [self.kept, self.said, *shown]
-            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, given], outputs, **quiet)
-        save.click(named(self._save, f"{family}_shelf_save"), self.edit, self.said, **quiet)
+            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, *given], outputs, **quiet)
+        save.click(
+            named(self._save, f"{family}_shelf_save"), [self.kept, self.edit], self.said, **quiet
+        )
         whole.click(
             named(self._whole, f"{family}_shelf_whole"),
-            self.edit,
+            [self.kept, self.edit],
             self.said,
             concurrency_id="cpu",  # the lane of the panels
             concurrency_limit=1,
             **quiet,
         )
         show = named(self._show, f"{family}_shelf_show")
-        gr.on([demo.load, self.kept.change], show, self.kept, shown, **quiet)
+        gr.on([again.click, self.kept.change], show, self.kept, shown, queue=False, **quiet)
+        # A visitor who keeps nothing asks for nothing.
+        demo.load(None, self.kept, None, js=f"(kept) => rewindShelf.opens(kept, '{family}')")
 
     def _show(self, kept: object) -> list[object]:
         """Draws the shelf that the browser keeps and offers its models."""
@@ -298,25 +350,43 @@ class Shelf:
     def _updates(self, kept: object, said: str) -> list[object]:
         return [kept, message(said), *self._show(kept)]
 
-    def _undo(self, kept: object, edit: str) -> list[object]:
+    def _gone(
+        self, kept: object, said: str, held: Sequence[object], gone: ModelRef, left: ModelRef
+    ) -> list[object]:
+        """The updates once a model has become another: pickers that held it hold what is left."""
+        updates, fallen, title = [], [], ""
+        for value, (_, titles), panel in zip(held, self.pickers, self.panels, strict=True):
+            options = choices(kept, titles)
+            known = {text: shown for shown, text in options}
+            now = fallen_back(value, gone, left, list(known))
+            updates.append(gr.Dropdown(choices=options, **({"value": now} if now else {})))
+            if now:
+                fallen.append(panel)
+                title = known.get(now, source_title(left.source))
+        if fallen:
+            said += f" Model of {escape(' and '.join(fallen))} from now on: {escape(title)}."
+        shelf = self._updates(kept, said)
+        return [*shelf[: len(shelf) - len(updates)], *updates]
+
+    def _undo(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes one edit off its model, if nothing later lies on it."""
         with friendly():
-            ref, digest = _chosen_edit(edit)
+            ref, digest = _chosen_edit(kept, edit)
             header = default_store().header(digest)
-            shelf, _ = without(kept, ref, digest)
+            shelf, left = without(kept, ref, digest)
             said = (
                 f"Undone: {escape(header.name)}. Fingerprint <code>{combined(header.after)}</code> "
                 f'<span class="mark backward" aria-label="goes back to">◀</span> '
-                f"<code>{combined(header.before)}</code>"
+                f"<code>{combined(header.before)}</code>."
             )
-            return self._updates(shelf, said)
+            return self._gone(shelf, said, held, ref, left)
 
-    def _forget(self, kept: object, edit: str) -> list[object]:
+    def _forget(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes a whole model off the shelf; the store forgets its edits in time."""
         with friendly():
-            ref, _ = _chosen(edit)
+            ref, _ = _chosen(kept, edit)
             shelf = written([model for model in read(kept) if model.ref != ref])
-            return self._updates(shelf, "Taken off the shelf.")
+            return self._gone(shelf, "Taken off the shelf.", held, ref, replace(ref, edits=()))
 
     def _open(self, kept: object, path: str) -> list[object]:
         """Puts the model that a patch file makes on the shelf."""
@@ -324,22 +394,26 @@ class Shelf:
             shelf = imported(kept, Path(path))
             return self._updates(shelf, "Opened. Its model can be picked in the panels.")
 
-    def _save(self, edit: str) -> str:
+    def _save(self, kept: object, edit: str) -> str:
         """Gives the chosen edit as a patch file to download."""
         with friendly():
-            _, digest = _chosen_edit(edit)
+            _, digest = _chosen_edit(kept, edit)
             name = _file_name(default_store().header(digest).name)
-            copy = shutil.copy(default_store().path(digest), _served() / f"{name}.safetensors")
+            with _files.folder() as folder:
+                copy = shutil.copy(default_store().path(digest), folder / f"{name}.safetensors")
             return message(_link(Path(copy)))
 
-    def _whole(self, edit: str) -> Iterator[str]:
+    def _whole(self, kept: object, edit: str) -> Iterator[str]:
         """Gives the model of the chosen edit, with all its edits, as a checkpoint folder."""
         with friendly():
-            ref, _ = _chosen(edit)
+            ref, _ = _chosen(kept, edit)
             name = _file_name(label_of(ref.edits[-1]) if ref.edits else source_title(ref.source))
-            params = {"model": ref, "folder": str(_served() / name), "as_zip": True}
-            job = Job("engine.models.export:run", params)
         yield message("Writing the model.")
+        with _files.folder("The model") as folder:
+            yield from self._exported(ref, folder / name)
+
+    def _exported(self, ref: ModelRef, folder: Path) -> Iterator[str]:
+        job = Job("engine.models.export:run", {"model": ref, "folder": str(folder), "as_zip": True})
         for event in guarded(self.runner(job)):
             if isinstance(event, Progress):
                 yield message(f"Writing the model: {event.done} of {event.total}.")
@@ -357,11 +431,6 @@ class Shelf:
             return self._updates(shelf, "Opened. It can be picked as the model of the panels.")
 
 
-def _served() -> Path:
-    """A new folder in Gradio's cache: only files there are served, and it is emptied in time."""
-    return Path(tempfile.mkdtemp(dir=get_upload_folder()))
-
-
 def _file_name(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "edit"
 
@@ -372,15 +441,18 @@ def _link(path: Path) -> str:
     return f'<a download="{path.name}" href="{address}">{path.name}</a>, {megabytes:.1f} MB'
 
 
-def _chosen_edit(edit: object) -> tuple[ModelRef, str]:
-    ref, digest = _chosen(edit)
+def _chosen_edit(kept: object, edit: object) -> tuple[ModelRef, str]:
+    ref, digest = _chosen(kept, edit)
     if not digest:
         raise BadInput("This model has no edit yet.", "Edit it in a panel.")
     return ref, digest
 
 
-def _chosen(edit: object) -> tuple[ModelRef, str]:
-    text, mark, digest = str(edit or "").rpartition("|")
+def _chosen(kept: object, edit: object) -> tuple[ModelRef, str]:
+    key, mark, digest = str(edit or "").rpartition("|")
     if not mark:
         raise BadInput("No edit is chosen.", "Pick one from the list above the buttons.")
-    return model_ref(text), digest
+    for model in read(kept):
+        if key_of(model.ref) == key and digest in (model.ref.edits or ("",)):
+            return model.ref, digest
+    raise BadInput("This edit is not on the shelf any more.", "Pick another one from the list.")

@@ -7,7 +7,6 @@
 same in every panel, and so is what happens.
 """
 
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.base import Component
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
+from pages import _files, _shelf
 from pages import _parts as parts
-from pages import _shelf
 from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import escape
@@ -91,8 +89,8 @@ def exports(
 ) -> None:
     """The action `export`: a file to download, or a zip where there are several.
 
-    The result has `files` (name to `TensorFile`), perhaps `texts` (name to text), and a `note` on
-    how the file is used; `told` says what reading it back gave.
+    The result has `files` (each a `NamedFile`) and a `note` on how they are used; `told` says what
+    reading them back gave.
     """
     action = frame.action("export", label)
     said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
@@ -102,7 +100,6 @@ def exports(
             return gr.skip(), gr.skip()
         found: Any = event.result
         made = {one.name: one.data for one in found.files.values()}
-        made |= {name: text.encode() for name, text in getattr(found, "texts", {}).items()}
         text = (
             f'<div class="ticks"><p><b>Read back: {escape(told(found))}.</b> '
             f'<span class="note">{escape(_listed(made))}</span></p>'
@@ -120,15 +117,13 @@ def _listed(made: Mapping[str, Sequence]) -> str:
 
 def written(made: Mapping[str, bytes], packed: str) -> Path:
     """The one file, or a zip called `packed` of several, where Gradio serves it for a time."""
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
     if len(made) == 1:
-        path = folder / next(iter(made))
-        path.write_bytes(made[path.name])
-        return path
-    with zipfile.ZipFile(folder / packed, "w") as archive:
-        for name, data in made.items():
-            archive.writestr(name, data)
-    return folder / packed
+        return _files.written(made)[0]
+    with _files.folder() as folder:
+        with zipfile.ZipFile(folder / packed, "w") as archive:
+            for name, data in made.items():
+                archive.writestr(name, data)
+        return folder / packed
 
 
 def in_tensors(found: Any) -> str:
@@ -137,6 +132,8 @@ def in_tensors(found: Any) -> str:
 
 
 def of_largest(found: Any) -> str:
-    """What most files say: how far the numbers read back lie from those that were meant."""
+    """What most files say: how much of the whole edit they miss when they are read back."""
     rank = f"rank {found.rank}, " if getattr(found, "rank", 0) else ""
-    return f"{rank}largest error {found.error:.1e} of the largest value"
+    if found.error < 1e-3:
+        return f"{rank}the whole edit, to {found.error:.1e} of its size"
+    return f"{rank}{found.error:.1%} of the edit is missing (norm of the weights)"

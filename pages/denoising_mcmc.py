@@ -110,7 +110,7 @@ def build_plane(frame: Frame) -> None:
         },
         draw_plane,
         [noise, chain, numbers, levels, bars],
-        also=[shared["nfe"].release, shared["integrator"].input, eta.release],
+        turned=[shared["nfe"], shared["integrator"], eta],
     )
 
 

@@ -3,18 +3,16 @@
 import csv
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.erasing.erasure_lab import ORIGINAL, methods
+from pages import _files
 from pages import _parts as parts
 from pages._frame import Frame
 from pages._parts import escape
@@ -267,7 +265,6 @@ def _told(point: Any, name: str) -> str:
 
 def written(found: Any, recipe: Recipe) -> list[str]:
     """The table, every counted picture and the recipe, so that a reader can count again."""
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
     scores = [_flat(asdict(one)) for one in found.scores]
     texts = {
         "scores.csv": _csv(scores),
@@ -287,12 +284,8 @@ def written(found: Any, recipe: Recipe) -> list[str]:
             ensure_ascii=False,
         ),
     }
-    paths = []
-    for name, text in texts.items():
-        path = folder / name
-        path.write_text(text, encoding="utf-8")
-        paths.append(str(path))
-    return paths
+    made = _files.written({name: text.encode() for name, text in texts.items()})
+    return [str(path) for path in made]
 
 
 def _flat(row: dict[str, Any], before: str = "") -> dict[str, object]:

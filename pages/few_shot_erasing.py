@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
-from engine.erasing.few_shot_erasing import COMPARED, PARAMETERS
+from engine.erasing.few_shot_erasing import COMPARED, OPTIMIZERS, PARAMETERS
 from pages import _parts as parts
 from pages import _taking as taking
 from pages._frame import Frame, real_number
@@ -59,12 +59,14 @@ def build(frame: Frame) -> None:
     )
     _curve(frame, edit)
     _take_along(frame, edit)
-    concept.change(
+    # A visitor's own change, as a link brings its own prompts with its concept.
+    concept.input(
         named(prompts_for, "few_shot_prompts"),
         [concept, view["prompts"]],
         view["prompts"],
         api_visibility="private",
         show_progress="hidden",
+        trigger_mode="always_last",
     )
     frame.breaks(
         "Nothing bounds the climb. With twelve epochs at more than twice the rate everything goes, "
@@ -115,7 +117,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
     frame.seed(8)
     frame.model()
     with gr.Accordion("More settings", open=False):
-        edit = _more()
+        edit = _more() | _optimizer()
         prompts = gr.Textbox(
             _prompts(CONCEPT),
             label="Prompts to watch",
@@ -148,6 +150,22 @@ def _more() -> dict[str, Any]:
         ),
         "flip": gr.Checkbox(True, label="Flip half of the pictures"),
     }
+
+
+def _optimizer() -> dict[str, Any]:
+    """What else torch.optim is told."""
+    with gr.Row():
+        return {
+            "optimizer": gr.Dropdown(
+                list(OPTIMIZERS), value="Adam", label="Optimizer", min_width=120
+            ),
+            "beta1": gr.Number(0.9, label="beta 1", minimum=0, maximum=0.9999, min_width=80),
+            "beta2": gr.Number(0.98, label="beta 2", minimum=0, maximum=0.99999, min_width=80),
+            "eps": gr.Number(1e-6, label="eps", minimum=1e-12, maximum=1, min_width=80),
+            "weight_decay": gr.Number(
+                1e-8, label="Weight decay", minimum=0, maximum=1, min_width=80
+            ),
+        }
 
 
 def _curve(frame: Frame, edit: Mapping[str, Any]) -> None:

@@ -11,12 +11,6 @@ from engine.core.recipe import Recipe
 from pages._parts import ASSETS, escape, scrubber
 
 LIVING = ASSETS / "living"
-# What the two ends of a family's films show.
-ENDS = {
-    Family.SAMPLE: ("noise", "picture"),
-    Family.ERASE: ("erased", "as it was"),
-    Family.MERGE: ("merged", "pulled out"),
-}
 RECORDED = (
     '<p class="note">Recorded here, on the model that ships with this page. '
     "Drag to run them backwards; press one to make it yourself.</p>"
@@ -98,7 +92,7 @@ def living(family: Family, folder: Path = LIVING) -> str:
         return ""
     return (
         f'<div class="films living" data-films data-living><div class="shots">{"".join(films)}'
-        f"</div>{scrubber(49, ENDS[family])}</div>"
+        f"</div>{scrubber(49, family.ends)}</div>"
     )
 
 

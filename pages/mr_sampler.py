@@ -14,6 +14,7 @@ from engine.sampling.mr_sampler import (
     FIT_TARGETS,
     METHODS,
     SPACINGS,
+    TABLES,
     TASKS,
     UNKNOWN,
 )
@@ -79,6 +80,11 @@ def build(frame: Frame) -> None:
                     value=AUTO,
                     label="The network predicts",
                 )
+                tables = gr.Dropdown(
+                    [(title, name) for name, title in TABLES.items()],
+                    value="ln alpha",
+                    label="Tables read, between their entries",
+                )
                 curve = gr.Checkbox(True, label="Measure quality against NFE")
                 plane = gr.Checkbox(False, label="Draw the ways in their main plane")
                 picture = parts.picture_field(
@@ -108,6 +114,7 @@ def build(frame: Frame) -> None:
             "methods": methods,
             "spacing": spacing,
             "fit_target": fit_target,
+            "tables": tables,
             "curve": curve,
             "plane": plane,
             "picture": picture,
@@ -116,9 +123,9 @@ def build(frame: Frame) -> None:
         [shown, *plots, ways],
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
-        also=[nfe.release],
+        turned=[nfe],
     )
-    build_restore(frame, spacing, fit_target)
+    build_restore(frame, {"spacing": spacing, "fit_target": fit_target, "tables": tables})
     frame.breaks(
         "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
         "the stochastic variant explodes.",
@@ -137,6 +144,7 @@ def run_params(values: dict[str, Any]) -> dict[str, Any]:
         "methods": list(values["methods"] or []),
         "spacing": str(values["spacing"]),
         "fit_target": str(values["fit_target"]),
+        "tables": str(values["tables"]),
         "curve": CURVE if values["curve"] else [],
         "plane": bool(values["plane"]),
     } | parts.picture_setting(values["picture"])
@@ -273,7 +281,7 @@ def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
 # ---------------------------------------------------------------------- a whole picture
 
 
-def build_restore(frame: Frame, spacing: gr.Dropdown, fit_target: gr.Dropdown) -> None:
+def build_restore(frame: Frame, shared: dict[str, Any]) -> None:
     """A picture of any size, tile by tile."""
     parts.heading(
         "A picture of any size",
@@ -326,8 +334,7 @@ def build_restore(frame: Frame, spacing: gr.Dropdown, fit_target: gr.Dropdown) -
             "nfe": nfe,
             "tile": tile,
             "overlap": overlap,
-            "spacing": spacing,
-            "fit_target": fit_target,
+            **shared,
         },
         draw_restore,
         [shown],
@@ -348,6 +355,7 @@ def restore_params(values: dict[str, Any]) -> dict[str, Any]:
         "overlap": whole_number(values["overlap"], "Overlap"),
         "spacing": str(values["spacing"]),
         "fit_target": str(values["fit_target"]),
+        "tables": str(values["tables"]),
     } | parts.picture_setting(values["picture"], side=None)
 
 

@@ -152,7 +152,7 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "nfe": nfe, "spacing": spacing, "solvers": solvers},
         draw_orders,
         [curves, errors, table],
-        also=[nfe.release, spacing.input],
+        turned=[nfe, spacing],
     )
 
 
@@ -353,7 +353,7 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "process": process, "reading": reading, "t": t, "x": x, "y": y},
         draw_views,
         [field, numbers],
-        also=[t.release, reading.input, process.input, x.release, y.release],
+        turned=[t, reading, process, x, y],
     )
 
 
@@ -453,7 +453,8 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "of_class": of_class, "guidance_scale": scale},
         draw_guidance,
         [cloud, bars, numbers],
-        also=[scale.release, of_class.submit],
+        also=[of_class.submit],
+        turned=[scale],
     )
 
 

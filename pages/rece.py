@@ -73,7 +73,8 @@ def build(frame: Frame) -> None:
         {**edit, **view, "strength": strength},
         draw_run,
         [pictures, numbers, curve],
-        also=[concept.submit, strength.release],
+        also=[concept.submit],
+        turned=[strength],
     )
     _comeback(frame, edit, view)
     _take_along(frame, edit, strength)

@@ -98,7 +98,8 @@ def build(frame: Frame) -> None:
         [pictures, story, doubts, heights],
         params=run_params,
         back=run_values,
-        also=[question.submit, tau.release],
+        also=[question.submit],
+        turned=[tau],
     )
     preset.input(
         named(_preset, f"{SLUG}_preset"),
@@ -208,7 +209,9 @@ def _more_settings() -> dict[str, Any]:
         local = gr.Slider(1, 30, 10, step=1, label="Tries in a row before the sentence goes (K)")
         total = gr.Slider(1, 100, 50, step=1, label="Tries in all (N)")
         longest = gr.Slider(8, 512, 64, step=8, label="Longest answer, in tokens")
-        open_ended = gr.Checkbox(False, label="Open question: an empty answer is owned up to")
+        open_ended = gr.Checkbox(
+            False, label="Open question: whole sentences only; an empty answer is owned up to"
+        )
     return {
         "picture": picture,
         "engine": engine,

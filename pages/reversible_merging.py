@@ -92,7 +92,8 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         params=within,
-        also=[prompt.submit, p.release],
+        also=[prompt.submit],
+        turned=[p],
     )
     _film(frame, basis, view)
     _counted(frame)
@@ -187,7 +188,7 @@ def _counted(frame: Frame) -> None:
         with gr.Column(elem_classes="shown"):
             table = gr.HTML("", elem_id="rmm-count")
     curve = gr.Plot(label="Accuracy against storage", visible=False, **PLOT)
-    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, also=[p.release])
+    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, turned=[p])
 
 
 def _count_fields() -> dict[str, Any]:

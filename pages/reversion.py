@@ -64,12 +64,13 @@ def build(frame: Frame) -> None:
         params=params,
         back=values,
     )
-    alpha.release(
+    alpha.change(
         named(density_of, "reversion_density"),
         alpha,
         density,
         api_visibility="private",
         show_progress="hidden",
+        trigger_mode="always_last",
     )
     frame.breaks(
         "No caption that the model learnt from says under. The word that is found here puts things "

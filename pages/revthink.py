@@ -3,7 +3,6 @@
 import base64
 import itertools
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.components.plot import PlotData
-from gradio.utils import get_upload_folder
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import ModelRef, Recipe
@@ -19,6 +17,7 @@ from engine.core.store import default_store
 from engine.models.library import MODELS
 from pages import _parts as parts
 from pages import _taking as taking
+from pages._files import written
 from pages._frame import Frame
 from pages._handlers import friendly, named
 from pages._parts import ASSETS, escape
@@ -354,20 +353,19 @@ def _real(frame: Frame) -> None:
 
 def read_upload(path: str) -> str:
     """The text of a file of JSON lines, or of one list; the engine checks it line by line."""
-    data = Path(path).read_bytes()
-    if len(data) > PATIENCE:
+    if Path(path).stat().st_size > PATIENCE:
         raise gr.Error("The file is larger than 0.9 MB. Split it.", print_exception=False)
     try:
-        text = data.decode("utf-8-sig")  # some programs begin a file with a mark
+        text = Path(path).read_bytes().decode("utf-8-sig")  # some programs begin with a mark
     except UnicodeDecodeError:
         raise gr.Error("The file is no text in UTF-8.", print_exception=False) from None
     try:
         listed = json.loads(text)
-    except ValueError:
+        if not isinstance(listed, list):
+            return text
+        return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
+    except (ValueError, RecursionError):  # the engine names the line
         return text
-    if not isinstance(listed, list):
-        return text
-    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
 
 
 # ---------------------------------------------------------------------- the students
@@ -849,10 +847,5 @@ def _fingerprints(found: Any) -> str:
 
 
 def _files(found: Any) -> gr.File:
-    folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))
-    paths = []
-    for file in (found.adapter, found.adapter_config):
-        path = folder / file.name
-        path.write_bytes(b"".join(file.pieces()))
-        paths.append(str(path))
-    return gr.File(value=paths, visible=True)
+    files = {file.name: list(file.pieces()) for file in (found.adapter, found.adapter_config)}
+    return gr.File(value=[str(path) for path in written(files)], visible=True)

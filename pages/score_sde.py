@@ -9,7 +9,15 @@ from gradio.components.plot import PlotData
 
 from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
-from engine.sampling.score_sde import CORRECTORS, HERE, PREDICTORS, PROCESSES, RIVALS, TASKS
+from engine.sampling.score_sde import (
+    CORRECTORS,
+    HERE,
+    LEVELS,
+    PREDICTORS,
+    PROCESSES,
+    RIVALS,
+    TASKS,
+)
 from engine.world.vocabulary import TEN_OBJECTS
 from pages import _parts as parts
 from pages._frame import Frame
@@ -94,7 +102,7 @@ def build_plane(frame: Frame) -> None:
         {"process": process, "points": points, "others": others, "nfe": nfe},
         draw_plane,
         [flow, noisy, numbers],
-        also=[process.input],
+        turned=[process],
     )
 
 
@@ -188,7 +196,7 @@ def build_trip(frame: Frame) -> None:
         draw_trip,
         [pictures, numbers],
         params=picture_params,
-        also=[subject.input],
+        turned=[subject],
     )
 
 
@@ -268,20 +276,18 @@ def build_lab(frame: Frame) -> None:
         predictor, corrector = solver_controls()
         with gr.Column():
             nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
-            snr, corrections, denoise = corrector_controls()
+            moves = corrector_controls()
     action.wire(
         {
             "process": process,
             "predictor": predictor,
             "corrector": corrector,
             "nfe": nfe,
-            "snr": snr,
-            "corrections": corrections,
-            "denoise": denoise,
+            **moves,
         },
         draw_lab,
         [cloud, errors, numbers],
-        also=[nfe.release, snr.release],
+        turned=[nfe, moves["snr"]],
     )
 
 
@@ -302,12 +308,15 @@ def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
     return predictor, corrector
 
 
-def corrector_controls() -> tuple[gr.Slider, gr.Slider, gr.Checkbox]:
-    """What the corrector does, and the last denoising."""
+def corrector_controls() -> dict[str, Any]:
+    """What the corrector does, whose links the predictor takes, and the last denoising."""
     snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="Size of the corrector's moves")
     corrections = gr.Slider(1, 5, 1, step=1, label="Corrector moves a step")
     denoise = gr.Checkbox(True, label="Denoise last", info="Return the mean of the last step")
-    return snr, corrections, denoise
+    levels = gr.Dropdown(
+        [(title, name) for name, title in LEVELS.items()], value="grid", label="Links of the chain"
+    )
+    return {"snr": snr, "corrections": corrections, "levels": levels, "denoise": denoise}
 
 
 def draw_lab(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
@@ -417,15 +426,13 @@ def build_pictures(frame: Frame) -> None:
             count = gr.Slider(1, 16, 4, step=1, label="Pictures")
             with_flow = gr.Checkbox(True, label="Probability flow too")
         with gr.Column():
-            snr, corrections, denoise = corrector_controls()
+            moves = corrector_controls()
     action.wire(
         {
             "predictor": predictor,
             "corrector": corrector,
             "nfe": nfe,
-            "snr": snr,
-            "corrections": corrections,
-            "denoise": denoise,
+            **moves,
             "count": count,
             "with_flow": with_flow,
         },

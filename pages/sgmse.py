@@ -72,7 +72,7 @@ def build(frame: Frame) -> None:
                 recording = gr.Audio(
                     sources=["microphone", "upload"],
                     type="filepath",
-                    label="Record or upload (WAV, at most 15 s)",
+                    label="Record or upload (WAV, FLAC, Ogg or MP3, at most 15 s)",
                     elem_id="sgmse-recording",
                 )
                 gr.HTML('<p class="note">Taken as it is, in place of sentence and noise.</p>')

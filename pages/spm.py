@@ -210,7 +210,8 @@ def _gate(frame: Frame, concept: gr.Textbox) -> None:
         draw_gate,
         [shown],
         back=listed_as_text,
-        also=[prompt.input, metric.input],
+        also=[prompt.input],
+        turned=[metric],
     )
 
 

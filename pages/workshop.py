@@ -11,16 +11,6 @@ from pages._parts import escape
 
 ROUTE, TITLE = "workshop", "Workshop"
 
-# Ninety minutes through the families; a lesson whose panel is not here is left out.
-COURSE = (
-    ("What a sampler does", "nfe_lab", 15),
-    ("One field, five readings", "principles", 15),
-    ("A word is taken out and comes back", "rece", 20),
-    ("Six adapters in one, and out again", "reversible_merging", 15),
-    ("A model doubts what it said", "retrospective_resampling", 15),
-    ("What reverse questions teach", "revthink", 10),
-)
-
 
 @dataclass(frozen=True)
 class Offered:
@@ -53,20 +43,19 @@ def build(catalog: Catalog) -> None:
 
 
 def course(offered: Sequence[Offered]) -> str:
-    """The stations in order, each with the minute at which it begins."""
-    by_slug = {one.entry.slug: one for one in offered}
+    """The stations in the order of the families, each with the minute at which it begins."""
     rows, begins = [], 0
-    for title, slug, minutes in COURSE:
-        if slug not in by_slug:
+    for one in offered:
+        station = one.lesson.station
+        if station is None:
             continue
-        one = by_slug[slug]
         rows.append(
-            f"<tr><td>{begins}–{begins + minutes} min</td>"
-            f'<td><a href="{escape(address(one.entry, 1))}">{escape(title)}</a></td>'
+            f"<tr><td>{begins}–{begins + station.minutes} min</td>"
+            f'<td><a href="{escape(address(one.entry, 1))}">{escape(station.title)}</a></td>'
             f"<td>{escape(one.entry.card.title)}</td>"
             f'<td class="wide">{escape(one.lesson.goal)}</td></tr>'
         )
-        begins += minutes
+        begins += station.minutes
     return (
         f"<p>{begins} minutes, {len(rows)} stations. Each link opens the panel with its settings "
         "and the sheet beside it.</p>" + _table(("when", "station", "panel", "goal"), rows)

@@ -14,7 +14,8 @@ import engine.__main__ as cli
 from engine import runners
 from engine.core import catalog
 from engine.core.catalog import Catalog, Entry, Measured
-from engine.core.recipe import Recipe
+from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import default_store
 from tests import toy_method
 
 
@@ -33,9 +34,7 @@ def test_list_names_methods_and_models(capsys):
     assert "models" in out
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["help"], ["run", "-h"], ["verify", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["run", "-h"]])
 def test_help_shows_the_commands(capsys, arguments):
     assert cli.main(arguments) == 0
     assert "python -m engine run" in capsys.readouterr().out
@@ -112,6 +111,21 @@ def test_lists_may_be_written_with_commas(capsys):
     assert json.loads(capsys.readouterr().out) == ["a", "a"]
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "told"),
+    [
+        ("0,1", tuple[int, ...] | None, "[0, 1]"),
+        ("a, b", list[str] | None, '["a", "b"]'),
+        ("7", str | None, '"7"'),
+        ("2", float | None, "2.0"),
+        ("null", str | None, "null"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_may_be_left_unset_is_read_like_the_others(value, kind, told):
+    assert cli._as_json(value, kind) == told
+
+
 def test_a_picture_is_read_from_its_file(tmp_path):
     given = tmp_path / "given.png"
     Image.fromarray(np.full((2, 2, 3), 77, np.uint8)).save(given)
@@ -129,6 +143,15 @@ def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
     width, height = Image.open(out / "picture.png").size
     assert width < height
     assert width * height <= 4_000_000
+
+
+@pytest.mark.parametrize("command", ["list", "run", "bench", "verify"])
+def test_the_help_of_a_command_tells_of_it(capsys, command):
+    assert cli.main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"python -m engine {command}" in told
+    assert not any(f"engine {other} " in told for other in cli.COMMANDS if other != command)
+    assert "golden" in told or command != "verify"
 
 
 def test_the_help_says_which_setting_is_a_file(capsys):
@@ -152,6 +175,8 @@ BAD = {
     "no such recipe": ["run", "--recipe", "/no/such/file.json"],
     "no picture": ["run", "toy-method", "--picture", "/no/such/file.png"],
     "one word too many": ["list", "everything"],
+    "edits of no model": ["run", "toy-method", "--edits", "0a1b2c3d"],
+    "revision of no model": ["run", "toy-method", "--revision", "main"],
     "no bench": ["bench", "toy-method"],
     "bench of nothing": ["bench"],
     "unwritable": ["run", "toy-method", "--out", "/proc/nothing/here"],
@@ -227,3 +252,35 @@ def test_verify_passes_on_what_is_shipped_and_fails_on_a_broken_method(monkeypat
     monkeypatch.setattr(cli, "discover", lambda: broken)
     assert cli.main(["verify"]) == cli.FAULT
     assert "FAULT method bad" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_edit_baked_from_the_command_line_can_be_gone_on_with(
+    tmp_path, monkeypatch, capsys, request
+):
+    """Its patch is in the store under the digest that is said, and the next run lies on it."""
+    monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cli, "discover", catalog.discover)
+    default_store.cache_clear()
+    request.addfinalizer(default_store.cache_clear)
+    bake = ["run", "rece", "--action", "bake", "--concepts", "cat", "--guides", "animal"]
+    assert cli.main([*bake, "--out", str(tmp_path / "baked")]) == 0
+    said = capsys.readouterr().err
+    (digest,) = re.findall(r"go on with --model world --edits ([0-9a-f]{8,128})", said)
+    assert digest in default_store()
+    draw = ["run", "nfe-lab", "--prompt", "a cat", "--nfe", "3", "--curve", "[]"]
+    draw += ["--solvers", "ddim"]
+    drawn = {}
+    for name, more in {
+        "plain": [],
+        "edited": ["--model", "world", "--edits", digest],
+        "first model": ["--edits", digest],
+    }.items():
+        assert cli.main([*draw, *more, "--out", str(tmp_path / name)]) == 0, capsys.readouterr().err
+        drawn[name] = [
+            np.asarray(Image.open(path)).tolist()
+            for path in sorted((tmp_path / name).glob("*.png"))
+        ]
+        recipe = Recipe.from_json((tmp_path / name / "recipe.json").read_text())
+        assert recipe.model == ModelRef("world", None, () if name == "plain" else (digest,))
+    assert drawn["edited"] == drawn["first model"] != drawn["plain"]

@@ -5,19 +5,13 @@ import pytest
 from PIL import Image
 
 from engine.core.errors import BadInput
-from engine.pictures import HEAD, as_text, from_text, unpacked
+from engine.pictures import HEAD, as_text, from_text
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
 def test_every_pixel_survives_the_text():
     assert np.array_equal(from_text(as_text(PIXELS)), PIXELS)
-
-
-def test_only_pictures_are_unpacked():
-    found = unpacked({"picture": as_text(PIXELS), "prompt": "data:image/gif", "steps": 3})
-    assert np.array_equal(found["picture"], PIXELS)
-    assert (found["prompt"], found["steps"]) == ("data:image/gif", 3)
 
 
 @pytest.mark.parametrize("text", [HEAD, HEAD + "!!!", HEAD + "AAAA", as_text(PIXELS)[:-40]])

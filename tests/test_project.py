@@ -20,6 +20,7 @@ OPTIONAL = {"spaces", "ray"}
 THROUGH = {
     "starlette": "gradio",
     "fastapi": "gradio",
+    "anyio": "gradio",
     "httpx": "huggingface_hub",
     "tokenizers": "transformers",
 }
@@ -94,6 +95,16 @@ def test_make_run_needs_only_what_runs():
     assert "requirements.txt" in plan
     assert "requirements-dev.txt" not in plan
     assert plan.strip().endswith("app.py")
+
+
+def test_make_test_runs_golden_and_property_tests_on_other_kernels_too():
+    plan = subprocess.run(
+        ["make", "--no-print-directory", "-n", "test"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert any(
+        "ATEN_CPU_CAPABILITY=default" in line and "golden or hypothesis" in line
+        for line in plan.replace("\\\n", "").splitlines()
+    )
 
 
 # ---------------------------------------------------------------------- the table of the bars

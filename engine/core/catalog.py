@@ -16,16 +16,19 @@ import inspect
 import json
 import pkgutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Literal
 
+from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.recipe import Plain
+from engine.core.machine import machine
+from engine.core.recipe import Plain, versions_here
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "assets" / "claims"
@@ -34,26 +37,68 @@ TABLE_FOOT = "<!-- /methods -->"
 
 
 class Family(Enum):
-    """The six families; a value is the name of the family's package in `engine`."""
+    """The six families; a value is the name of the family's package in `engine`.
 
-    SAMPLE = "sampling", "/sample", "Un-noise", "Run the noising of data backwards."
-    ERASE = "erasing", "/erase", "Un-see", "Take a concept out of a text-to-image model."
-    MERGE = "merging", "/merge", "Un-merge", "Take merged adapters apart again."
-    VERIFY = "verifying", "/verify", "Un-say", "Go back over a phrase or a chain of reasoning."
-    UNLEARN = "unlearning", "/unlearn", "Un-learn", "Remove data, poison, or forgetting itself."
-    REVERSE = "networks", "/reverse", "Un-compute", "Run the forward pass of a network backwards."
+    `ends` name the two ends of what runs backwards, as under the films on Home.
+    """
 
-    def __new__(cls, package: str, route: str, title: str, sentence: str) -> "Family":
+    SAMPLE = (
+        "sampling",
+        "/sample",
+        "Un-noise",
+        "Run the noising of data backwards.",
+        ("noise", "picture"),
+    )
+    ERASE = (
+        "erasing",
+        "/erase",
+        "Un-see",
+        "Take a concept out of a text-to-image model.",
+        ("erased", "as it was"),
+    )
+    MERGE = (
+        "merging",
+        "/merge",
+        "Un-merge",
+        "Take merged adapters apart again.",
+        ("merged", "pulled out"),
+    )
+    VERIFY = (
+        "verifying",
+        "/verify",
+        "Un-say",
+        "Go back over a phrase or a chain of reasoning.",
+        ("said", "taken back"),
+    )
+    UNLEARN = (
+        "unlearning",
+        "/unlearn",
+        "Un-learn",
+        "Remove data, poison, or forgetting itself.",
+        ("learnt", "forgotten"),
+    )
+    REVERSE = (
+        "networks",
+        "/reverse",
+        "Un-compute",
+        "Run the forward pass of a network backwards.",
+        ("output", "input"),
+    )
+
+    def __new__(
+        cls, package: str, route: str, title: str, sentence: str, ends: tuple[str, str]
+    ) -> "Family":
         member = object.__new__(cls)
         member._value_ = package
         member.package, member.route = package, route
-        member.title, member.sentence = title, sentence
+        member.title, member.sentence, member.ends = title, sentence, ends
         return member
 
     package: str
     route: str
     title: str
     sentence: str
+    ends: tuple[str, str]
 
 
 class Exactness(Enum):
@@ -137,12 +182,31 @@ class Measured:
     machine: str
     figures: Mapping[str, Plain] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        measured: float,
+        versus: float,
+        interval: tuple[float, float],
+        *,
+        seed: int,
+        begun: float,
+        device: str = "cpu",
+        figures: Mapping[str, Plain] = MappingProxyType({}),
+    ) -> "Measured":
+        """The figures of a benchmark that ends now, with this machine and its versions.
+
+        `begun` is `time.perf_counter()` at its start, `device` where it computed.
+        """
+        seconds = time.perf_counter() - begun
+        here = machine(device)
+        return cls(measured, versus, interval, seed, seconds, versions_here(), here, dict(figures))
+
     def save(self, slug: str, folder: Path = CLAIMS) -> Path:
         """Writes the figures and returns the file."""
         path = folder / f"{slug}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        disk.write(path, [f"{text}\n".encode()])
         return path
 
     @classmethod
@@ -173,12 +237,14 @@ class Action:
 
     `quick` is a run of a second or two on the smallest model; `bad` is one that must be refused
     with advice. Both are settings of the function, without `model` (the tests add the card's first
-    model when the card names one) and without `seed`.
+    model where the action takes one) and without `seed`. An action that computes without a network,
+    under an exact score for instance, is not `on_model`.
     """
 
     name: str = "run"
     quick: Mapping[str, Plain] = field(default_factory=dict)
     bad: Mapping[str, Plain] = field(default_factory=dict)
+    on_model: bool = True
 
 
 @dataclass(frozen=True)
@@ -243,6 +309,15 @@ class Entry:
             )
         return f"{self.module}.algorithm:{action}"
 
+    def models(self, action: str = "run") -> tuple[str, ...]:
+        """The shipped models that an action can run on; none where it computes without a network.
+
+        Raises `BadInput` when the method has no such action.
+        """
+        self.target(action)
+        (chosen,) = (known for known in self.card.actions if known.name == action)
+        return tuple(self.card.models) if chosen.on_model else ()
+
     def sources(self) -> tuple[Source, ...]:
         """The code named in `shows`, found in the files without importing the algorithm."""
         return tuple(_source(self.module, name) for name in self.card.shows)
@@ -297,11 +372,14 @@ class Catalog(Mapping[str, Entry]):
 
 def discover(package: str = "engine") -> Catalog:
     """Imports the packages of every family and collects their cards."""
-    entries, broken = {}, {}
+    entries: dict[str, Entry] = {}
+    broken: dict[str, Broken] = {}
     for family in Family:
         for module in _method_modules(f"{package}.{family.package}"):
             slug = module.rpartition(".")[2]
             try:
+                if slug in entries:  # links name a method by its slug alone
+                    raise ValueError(f"{entries[slug].module} has the same slug; rename one.")
                 entries[slug] = Entry(_card(importlib.import_module(module), family), module)
             except Exception:
                 broken[slug] = Broken(module, family, traceback.format_exc())

@@ -5,6 +5,7 @@
 Each gives the value back as what it should be, or raises `BadInput`.
 """
 
+import sys
 from collections.abc import Collection
 
 from engine.core.errors import BadInput
@@ -32,21 +33,37 @@ def prompts(value: object, most: int, longest: int = 1000) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def real(name: str, value: object) -> float:
+    """A finite number."""
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not abs(value) <= sys.float_info.max:  # type: ignore[arg-type]
+        raise BadInput(f"{name} must be a number, got {value!s:.40}.", "Write for example 0.5.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def whole(name: str, value: object) -> int:
+    """A whole number; 10.0 is one, as sliders give it."""
+    found = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise BadInput(f"{name} must be a whole number, got {value!s:.40}.", "Write for example 7.")
+    return found
+
+
 def number(
     name: str, value: object, least: int | float, most: int | float, advice: str = ""
 ) -> float:
     """A number within bounds; what is no number is refused, NaN and infinities too."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not least <= value <= most:  # type: ignore[operator]
+    found = real(name, value)
+    if not least <= found <= most:
         told = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
         raise BadInput(told, advice or "Give a number between these.")
-    return float(value)  # type: ignore[arg-type]
+    return found
 
 
 def count(name: str, value: object, least: int, most: int, advice: str = "") -> int:
     """A whole number within bounds; 10.0 is one, as sliders give it."""
-    found = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
+    found = whole(name, value)
+    if not least <= found <= most:
         told = f"{name} must be from {least} to {most}, got {value!s:.40}."
         raise BadInput(told, advice or "Give a whole number between these.")
     return found

@@ -11,7 +11,6 @@ events closes that generator at its last yield, and this is the one way in which
 """
 
 import importlib
-import inspect
 import logging
 import secrets
 import traceback
@@ -19,7 +18,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-from engine.core.errors import BadInput, EngineError
+from engine.core.errors import EngineError
+from engine.core.settings import checked
 
 E = TypeVar("E")
 P = TypeVar("P")
@@ -73,8 +73,7 @@ class Job:
         Raises `BadInput` when the target cannot take these parameters.
         """
         function = _resolve(self.target)
-        _check_arguments(function, self.params)
-        steps: Steps = function(seed=self.seed, **self.params)
+        steps: Steps = function(seed=self.seed, **checked(function, self.params))
         if not isinstance(steps, Generator):
             raise TypeError(f"{self.target} must be a generator function that yields Progress.")
         return steps
@@ -119,34 +118,22 @@ def relay(steps: Generator[E, None, R], tell: Callable[[E], P]) -> Generator[P, 
         steps.close()
 
 
+def relay_as(
+    steps: Generator[Progress, None, R], done: int, total: int, note: str = ""
+) -> Generator[Progress, None, R]:
+    """The result of a part, its progress as words only: the bar stands where the whole is."""
+
+    def tell(event: Progress) -> Progress:
+        return Progress(done, total, ": ".join(filter(None, (note, event.note))))
+
+    return (yield from relay(steps, tell))
+
+
 def _resolve(target: str) -> Callable[..., Steps]:
     module, _, name = target.partition(":")
     if not (module and name):
         raise ValueError(f'A job\'s target reads "package.module:function", not "{target}".')
     return getattr(importlib.import_module(module), name)
-
-
-def _check_arguments(function: Callable[..., Steps], params: Mapping[str, object]) -> None:
-    accepted = {
-        name: argument
-        for name, argument in inspect.signature(function).parameters.items()
-        if name != "seed"
-    }
-    takes_any = any(a.kind is a.VAR_KEYWORD for a in accepted.values())
-    unknown = [] if takes_any else [name for name in params if name not in accepted]
-    if unknown:
-        raise BadInput(
-            f'There is no setting called "{unknown[0][:60]}".',
-            f"The settings are {', '.join(accepted)}." if accepted else "There are no settings.",
-        )
-    missing = [
-        name
-        for name, a in accepted.items()
-        if a.default is a.empty and a.kind in (a.KEYWORD_ONLY, a.POSITIONAL_OR_KEYWORD)
-        if name not in params
-    ]
-    if missing:
-        raise BadInput(f"A value for {missing[0]} is missing.", f"Give a value for {missing[0]}.")
 
 
 def _failure(job: Job, error: Exception) -> Failed:

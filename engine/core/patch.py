@@ -32,7 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from engine.core import patch_file
+from engine.core import disk, patch_file
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
 from engine.core.recipe import Recipe
 from engine.core.shapes import Shaped, Tensor
@@ -154,7 +154,7 @@ class Patch:
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file, all or nothing. Raises `AssetMissing` if it cannot."""
-        patch_file.write_atomically(path, self.pieces())
+        disk.write(path, self.pieces())
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """The bytes of its file, piece by piece and without copies of the tensors."""

@@ -13,35 +13,26 @@ here needs torch: a page may read what a patch is without loading it.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any
 
+from engine.core import tensor_header
+from engine.core.disk import Bytes
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
-
-Bytes: TypeAlias = bytes | memoryview
+from engine.core.tensor_header import ITEM_BYTES, TensorInfo, Unsound, is_text_map
 
 NO_DIGEST = "0" * 64
 FORMS = ("1", "2")
-LARGEST_HEADER = 32 << 20
 MOST_TENSORS = 100_000
-
-# safetensors' names of number formats, with bytes per number.
-_NAMES = {
-    1: "BOOL U8 I8 F8_E4M3 F8_E5M2",
-    2: "I16 U16 F16 BF16",
-    4: "I32 U32 F32",
-    8: "I64 U64 F64 C64",
-}
-ITEM_BYTES = {name: size for size, names in _NAMES.items() for name in names.split()}
 
 # "float32 64x32 1f0c...": number format, shape ("-" for a single number), half a SHA-256.
 FINGERPRINT = re.compile(r"[a-z0-9_]{1,20} (-|[0-9]{1,15}(x[0-9]{1,15}){0,15}) [0-9a-f]{32}")
@@ -57,7 +48,7 @@ class PatchHeader:
     before: Mapping[str, str]
     after: Mapping[str, str]
     ties: Mapping[str, str]
-    tensors: Mapping[str, Mapping[str, object]]
+    tensors: Mapping[str, TensorInfo]
     file_bytes: int
 
     @cached_property
@@ -123,14 +114,14 @@ def read_header(path: Path) -> PatchHeader:
     """
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        return _header(_header_bytes(file, size), size)
+        return _header(_text(file, size), size)
 
 
 def check_content(path: Path) -> PatchHeader:
     """The header of a patch file whose every bit has been checked against its digest."""
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        text = _header_bytes(file, size)
+        text = _text(file, size)
         header = _header(text, size)
         blank = struct.pack("<Q", len(text)) + with_digest(text, NO_DIGEST)
         if digest_of([blank, *_blocks(file)]) != header.digest:
@@ -139,30 +130,6 @@ def check_content(path: Path) -> PatchHeader:
                 "Export the patch again.",
             )
     return header
-
-
-def write_atomically(path: Path, pieces: Iterable[Bytes]) -> None:
-    """Writes a file all or nothing: a reader sees the old one or the new one, whole.
-
-    Raises `AssetMissing` when the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AssetMissing(
-            f"{path.name} could not be written: {error.strerror or error}.",
-            "Free some disk space, or set REWIND_HOME to a folder that can be written.",
-        ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
 
 def _canonical(texts: Mapping[str, str]) -> str:
@@ -177,7 +144,7 @@ def _product(shape: Iterable[int]) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only opening may be re-worded
     except OSError as error:
@@ -189,27 +156,27 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     while block := file.read(1 << 20):
         yield block
 
 
-def _header_bytes(file: IO[bytes], size: int) -> bytes:
-    start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-        raise _unsound("it is truncated or no safetensors file")
-    return file.read(length)
+def _text(file: io.BufferedIOBase, size: int) -> bytes:
+    try:
+        return tensor_header.text_of(file, size)
+    except Unsound as unsound:
+        raise _unsound(f"it {unsound.fault}") from None
 
 
 def _header(text: bytes, size: int) -> PatchHeader:
     try:
-        document = json.loads(text)
-        metadata = document.pop("__metadata__")
-        digest, version = metadata["digest"], metadata["rewind_patch"]
-        before, after, ties = (json.loads(metadata[key]) for key in ("before", "after", "ties"))
-        recipe_text = metadata["recipe"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        header = tensor_header.parsed(text, size - 8 - len(text))
+        notes = header.notes
+        digest, version, recipe_text = notes["digest"], notes["rewind_patch"], notes["recipe"]
+        before, after, ties = (json.loads(notes[key]) for key in ("before", "after", "ties"))
+    except Unsound as unsound:
+        raise _unsound(f"it {unsound.fault}") from None
+    except (ValueError, KeyError, RecursionError) as error:
         raise BadInput(
             "This file is no patch of this program, or a damaged one.",
             "A patch is what the shelf saves. Adapters are uploaded in reversible merging; a "
@@ -218,23 +185,20 @@ def _header(text: bytes, size: int) -> PatchHeader:
     if version not in FORMS:
         told = f"it is written in form {version!s:.20}, and this program reads forms 1 and 2"
         raise _unsound(told)
-    if not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+    if not DIGEST.fullmatch(digest):
         raise _unsound("it has no digest")
-    _check_names(document, before, after, ties)
-    _check_layout(document, size - 8 - len(text))
-    if not isinstance(recipe_text, str):
-        raise _unsound("it has no recipe")
+    _check_names(header.tensors, before, after, ties)
     try:
         recipe = Recipe.from_json(recipe_text)
     except BadInput as error:
         raise _unsound("its recipe is not readable") from error
-    return PatchHeader(digest, recipe, before, after, ties, document, size)
+    return PatchHeader(digest, recipe, before, after, ties, header.tensors, size)
 
 
-def _check_names(tensors: Mapping[str, Any], before: Any, after: Any, ties: Any) -> None:
+def _check_names(tensors: Mapping[str, TensorInfo], before: Any, after: Any, ties: Any) -> None:
     """Every tensor of the file belongs to a touched name, and every touched name is whole."""
     for texts in (before, after, ties):
-        if not isinstance(texts, dict) or not all(isinstance(v, str) for v in texts.values()):
+        if not is_text_map(texts):
             raise _unsound("its fingerprints are not readable")
     fingerprints = [*before.values(), *after.values()]
     if before.keys() != after.keys() or not all(map(FINGERPRINT.fullmatch, fingerprints)):
@@ -249,27 +213,6 @@ def _check_names(tensors: Mapping[str, Any], before: Any, after: Any, ties: Any)
             raise _unsound(f'it holds places of "{name[:60]}" and no bits for them')
     if not set(ties.values()) <= before.keys():
         raise _unsound("it ties a tensor that it does not touch")
-
-
-def _check_layout(tensors: Mapping[str, Any], data_bytes: int) -> None:
-    """Tensors follow one another without gap or overlap and end where the file ends."""
-    at = 0
-    for key, entry in tensors.items():
-        try:
-            item, shape, (start, end) = (
-                ITEM_BYTES[entry["dtype"]],
-                entry["shape"],
-                entry["data_offsets"],
-            )
-            sizes_fit = all(type(n) is int and 0 <= n < 2**48 for n in [*shape, start, end])
-            fits = sizes_fit and start == at and end - start == item * _product(shape)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _unsound(f'"{key[:60]}" has no readable layout') from error
-        if not fits:
-            raise _unsound(f'the layout of "{key[:60]}" contradicts itself')
-        at = end
-    if at != data_bytes:
-        raise _unsound(f"it should hold {at} bytes of tensors and holds {data_bytes}")
 
 
 def _unsound(reason: str) -> BadInput:

@@ -59,6 +59,8 @@ def weight(value: object) -> int:
     """Bytes of the arrays and tensors in a value, at any depth of containers and dataclasses."""
     if isinstance(size := getattr(value, "nbytes", None), int):
         return size
+    if isinstance(value, bytes | bytearray):
+        return len(value)
     if is_dataclass(value):
         return sum(weight(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, Mapping):

@@ -29,6 +29,7 @@ from importlib import metadata
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 from engine.core.job import Job
 
@@ -36,8 +37,6 @@ from engine.core.job import Job
 Plain: TypeAlias = bool | int | float | str | Sequence[object] | Mapping[str, object] | None
 
 SCHEMA = 1
-LONGEST_LINK = 2000
-LARGEST_DOCUMENT = 20_000_000  # with a picture of four megapixels of noise as text inside
 PNG_KEY = b"rewind"
 
 # Names that a link or a command line uses for the recipe itself; a parameter may not take them.
@@ -47,6 +46,7 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,63}")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{8,128}")
 _PACKAGE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_JSON_TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _VERSION = re.compile(r"[A-Za-z0-9_.+!-]{1,64}")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
@@ -157,8 +157,12 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
         """The recipe in a JSON document. Raises `BadInput` for anything that is not exactly one."""
-        if len(text) > LARGEST_DOCUMENT:
+        if len(text) > budgets.DOCUMENT_CHARACTERS:
             raise BadInput("This recipe is longer than 20 million characters.", "Check the file.")
+        if _values_in(text) > budgets.DOCUMENT_VALUES:
+            raise BadInput(
+                f"This recipe holds more than {budgets.DOCUMENT_VALUES} values.", "Check the file."
+            )
         try:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
@@ -198,7 +202,7 @@ class Recipe:
         Raises `BadInput` when the settings do not fit; the JSON file has no such limit.
         """
         query = urlencode([*self._pairs(), ("schema", str(SCHEMA))])
-        if len(query) >= LONGEST_LINK:
+        if len(query) >= budgets.LINK_CHARACTERS:
             raise BadInput(
                 f"These settings make a link of {len(query)} characters, too many to share.",
                 "Save the recipe as a JSON file.",
@@ -337,6 +341,11 @@ class Recipe:
         lenient: bool = False,
     ) -> "Recipe":
         fields: dict[str, Any] = {}
+        alone = [name for name in ("edits", "revision") if name in pairs and "model" not in pairs]
+        if alone and not lenient:
+            raise BadInput(
+                f"--{alone[0]} says nothing without a model.", "Add --model, such as --model world."
+            )
         for name in ("method", "action", "label"):
             if name in pairs:
                 fields[name] = pairs[name].replace("-", "_") if name != "label" else pairs[name]
@@ -410,6 +419,16 @@ def _checked_model(value: object) -> ModelRef | None:
     _plain(_text(value.source, "model"), "model")
     if value.revision is not None:
         _plain(_text(value.revision, "revision"), "revision")
+    if max(len(value.source), len(value.revision or "")) > budgets.SOURCE_CHARACTERS:
+        raise BadInput(
+            f"The name of a model has at most {budgets.SOURCE_CHARACTERS} characters.",
+            "Write a key of ours, owner/name of the Hub, or a folder.",
+        )
+    if len(value.edits) > budgets.MODEL_EDITS:
+        raise BadInput(
+            f"The model has {len(value.edits)} edits; {budgets.MODEL_EDITS} are taken.",
+            "Export it as a checkpoint and go on from there.",
+        )
     for edit in value.edits:
         if not isinstance(edit, str) or not _DIGEST.fullmatch(edit):
             raise BadInput("The edits of a model must be digests.", "Copy them from the shelf.")
@@ -503,6 +522,12 @@ def _model_from(document: object) -> ModelRef | None:
     if not isinstance(edits, list) or not all(isinstance(item, str) for item in texts + edits):
         raise unreadable
     return ModelRef(str(source), revision, tuple(edits))
+
+
+def _values_in(text: str) -> int:
+    """How many values a JSON document has at most, told without making any of them."""
+    marks = _JSON_TEXT.sub("", text)
+    return 1 + sum(map(marks.count, ",[{"))
 
 
 def _refuse_constant(name: str) -> None:

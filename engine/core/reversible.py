@@ -1,6 +1,6 @@
 """Things that run both ways, and how exactly they come back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -8,6 +8,7 @@ import torch
 
 from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput
+from engine.core.precision import wide
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -55,6 +56,55 @@ def compare(x: object, back: object, *, steps: int = 1) -> RoundTrip:
     return RoundTrip(error, relative, equal / numbers if numbers else 1.0, bound, exactness)
 
 
+def missed(edits: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """The part of an edit that a file of it does not bring, 0 for none and 1 for all of it.
+
+    Pairs are what a tensor changes by: read back from the file, and in the whole edit. The measure
+    is ||found - whole|| / ||whole|| in Frobenius norms over all pairs together; for an edit that
+    changes nothing, 0 where the file changes nothing either.
+    """
+    seen = Missed()
+    for found, whole in edits:
+        seen.add(found, whole)
+    return seen.share
+
+
+class Missed:
+    """`missed`, pair after pair, for edits that are too large to be held at once."""
+
+    def __init__(self) -> None:
+        self.gap = self.size = 0.0
+
+    def add(self, found: torch.Tensor, whole: torch.Tensor) -> None:
+        """One more tensor: what it changes by according to the file, and in the whole edit."""
+        wide = _wide(whole.detach().cpu())
+        self.gap += float((_wide(found.detach().cpu()) - wide).square().sum())
+        self.size += float(wide.square().sum())
+
+    @property
+    def share(self) -> float:
+        """The part that is missed so far."""
+        return (self.gap / self.size) ** 0.5 if self.size else float(self.gap > 0)
+
+
+def missed_of_weights(
+    found: Mapping[str, torch.Tensor],
+    edited: Mapping[str, torch.Tensor],
+    base: Mapping[str, torch.Tensor],
+) -> float:
+    """`missed` for weights: of a file, of the whole edit, and those both start from.
+
+    What the file does not hold stays as in the base.
+    """
+    return missed(
+        (
+            _wide(found.get(name, base[name]).detach().cpu()) - _wide(base[name].detach().cpu()),
+            _wide(tensor.detach().cpu()) - _wide(base[name].detach().cpu()),
+        )
+        for name, tensor in edited.items()
+    )
+
+
 def _tensors(value: object) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value.detach()
@@ -86,7 +136,7 @@ def _size(tensor: torch.Tensor) -> float:
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return real.double()
+    return wide(real)
 
 
 def _equal_numbers(a: torch.Tensor, b: torch.Tensor) -> int:

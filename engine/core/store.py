@@ -6,24 +6,21 @@ imports torch until a patch is read.
 """
 
 import contextlib
-import os
-import tempfile
 import threading
-import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.core import patch_file
+from engine.core import disk, patch_file
+from engine.core.disk import Bytes
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
-from engine.core.patch_file import Bytes, PatchHeader
+from engine.core.patch_file import PatchHeader
 
 if TYPE_CHECKING:
     from engine.core.patch import Patch
 
 MEGABYTE = 1_000_000
-STALE_SECONDS = 3600
 
 
 class PatchStore:
@@ -65,7 +62,7 @@ class PatchStore:
             raise _forgotten(digest) from error
         if patch.digest != digest:
             raise _forgotten(digest)
-        self._mark_used(path)
+        disk.mark_used(path)
         return patch
 
     def header(self, digest: str) -> PatchHeader:
@@ -100,9 +97,9 @@ class PatchStore:
             )
         with self._lock:
             if path.exists():
-                self._mark_used(path)
+                disk.mark_used(path)
                 return digest
-        patch_file.write_atomically(path, pieces)
+        disk.write(path, pieces)
         with self._lock:
             self._forget_oldest(keep=path)
         return digest
@@ -117,10 +114,7 @@ class PatchStore:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     excess -= size
-        for part in self.folder.glob(".*.part"):
-            with contextlib.suppress(OSError):
-                if part.stat().st_mtime < time.time() - STALE_SECONDS:
-                    part.unlink()
+        disk.sweep(self.folder)
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """Time of last use in nanoseconds, size in bytes and path of each patch."""
@@ -131,22 +125,15 @@ class PatchStore:
                 found.append((status.st_mtime_ns, status.st_size, path))
         return found
 
-    def _mark_used(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
-            os.utime(path)
-
 
 @cache
 def default_store() -> PatchStore:
-    """The store of this server: in REWIND_HOME if set, else in the temporary folder of this user.
+    """The store of this server, bounded by REWIND_STORE_MB, 2000 MB if unset.
 
-    REWIND_STORE_MB bounds it, 2000 MB if unset.
+    Raises `BadInput` when that is no number, `AssetMissing` when there is no folder to write to.
     """
-    home = os.environ.get("REWIND_HOME")
-    user = getattr(os, "getuid", lambda: "user")()
-    folder = Path(home) if home else Path(tempfile.gettempdir()) / f"rewind-{user}"
-    megabytes = int(os.environ.get("REWIND_STORE_MB", "2000"))
-    return PatchStore(folder / "patches", megabytes * MEGABYTE)
+    room = int(disk.number("REWIND_STORE_MB", 2000.0) * MEGABYTE)
+    return PatchStore(disk.home() / "patches", room)
 
 
 def _forgotten(digest: str) -> AssetMissing:

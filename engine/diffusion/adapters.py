@@ -78,7 +78,7 @@ def set_nfe(scheduler: "SchedulerMixin", nfe: int) -> int:
 
 def grid_of(scheduler: "SchedulerMixin") -> Grid:
     """The timesteps of a scheduler as a grid for our solvers, ending without noise."""
-    times = scheduler.timesteps.double().cpu().numpy()
+    times = scheduler.timesteps.cpu().double().numpy()
     # Heun visits each inner time twice.
     return timesteps(np.append(np.unique(times)[::-1], -1.0))
 

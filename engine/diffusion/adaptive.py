@@ -66,7 +66,7 @@ def travel(
     def velocity(t: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
         pred = model(_state(flat, z), t)
         seen[:] = [pred.x0]
-        return flow(pred).double().cpu().numpy().ravel()
+        return flow(pred).cpu().double().numpy().ravel()
 
     for _, t, flat in integrate(velocity, _flat(z), times, tolerance):
         if t is not None:
@@ -124,7 +124,7 @@ def log_likelihood(
             z = _state(flat[:size], x).requires_grad_()
             v = flow(model(z, t))
             divergence = _divergence(v, z, probe)
-        parts = v.detach().double().cpu().numpy().ravel(), divergence.cpu().numpy()
+        parts = v.detach().cpu().double().numpy().ravel(), divergence.cpu().numpy()
         return np.concatenate(parts)
 
     ended = np.concatenate([_flat(x), np.zeros(len(x))])
@@ -139,18 +139,18 @@ def log_likelihood(
 def _divergence(v: State, z: State, probe: State | None) -> Float[Tensor, " b"]:
     if probe is not None:
         (pull,) = torch.autograd.grad((v * probe).sum(), z)
-        return (pull * probe).double().flatten(1).sum(1)
+        return (pull * probe).cpu().double().flatten(1).sum(1)
     total = torch.zeros(len(z), dtype=torch.float64)
     columns = v.flatten(1)
     for k in range(columns.shape[1]):
         (pull,) = torch.autograd.grad(columns[:, k].sum(), z, retain_graph=True)
-        total = total + pull.flatten(1)[:, k].double().cpu()
+        total = total + pull.flatten(1)[:, k].cpu().double()
     return total
 
 
 def prior_log_density(path: Path, z: State) -> Float[Tensor, " b"]:
     """log N(z; 0, prior_std^2) over all numbers of a sample."""
-    wide = z.double().cpu().flatten(1)
+    wide = z.cpu().double().flatten(1)
     variance = float(path.prior_std) ** 2
     size = wide.shape[1] * math.log(2 * math.pi * variance)
     return -(size + wide.square().sum(1) / variance) / 2
@@ -167,7 +167,7 @@ def bits_per_dim(
 
 
 def _flat(z: State) -> NDArray[np.float64]:
-    return z.double().cpu().numpy().ravel()
+    return z.cpu().double().numpy().ravel()
 
 
 def _state(flat: NDArray[np.float64], like: State) -> State:

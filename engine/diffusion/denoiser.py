@@ -96,7 +96,7 @@ class Pred:
     def _system(self) -> tuple[Level, Level, Level, Level, Level]:
         a, s = self.path.a(self.t), self.path.s(self.t)
         p, q = _weights(self.path, self.t, self.kind)
-        det = a * q - s * p
+        det = self.path.v_scale(self.t) if self.kind == "v" else a * q - s * p
         if np.any(det == 0):
             raise SamplerError(
                 f'A prediction of kind "{self.kind}" says nothing about the rest at t = '

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from engine.core.errors import SamplerError
+from engine.core.precision import wide
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid
@@ -35,7 +36,10 @@ from engine.diffusion.schedules import Level, Path
 
 @dataclass(frozen=True)
 class Pair:
-    """The two halves (y, w) of a reversible state at time t, in y = z / a, float64."""
+    """The two halves (y, w) of a reversible state at time t, in y = z / a, float64.
+
+    Where the device of z has no float64 they lie on the CPU, and the model fetches them.
+    """
 
     y: Float[Tensor, "b *d"]
     w: Float[Tensor, "b *d"]
@@ -43,7 +47,7 @@ class Pair:
     @classmethod
     def of(cls, z: State, path: Path, t: float) -> "Pair":
         """Both halves equal, as a walk begins."""
-        y = z.double() / float(path.a(t))
+        y = wide(z) / float(path.a(t))
         return cls(y, y)
 
     def z(self, path: Path, t: float) -> State:

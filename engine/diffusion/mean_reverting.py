@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.core.errors import SamplerError
 from engine.diffusion.grids import Grid, karras, powers_t, timesteps, uniform_lam
-from engine.diffusion.schedules import Path, mean_reverting
+from engine.diffusion.schedules import Path, UntiedPath, mean_reverting, mean_reverting_released
 
 KINDS = ("cosine", "linear", "constant")
 Table: TypeAlias = NDArray[np.float64]
@@ -79,7 +79,16 @@ class Schedule:
 
     @property
     def path(self) -> Path:
-        return mean_reverting(-np.cumsum(self.thetas) * self.dt, self.level)
+        return mean_reverting(self._log_a, self.level)
+
+    @property
+    def released_path(self) -> UntiedPath:
+        """As the released sampler reads the tables between their entries."""
+        return mean_reverting_released(self._log_a, self.level)
+
+    @property
+    def _log_a(self) -> Table:
+        return -np.cumsum(self.thetas) * self.dt
 
 
 def mrs_grid(
@@ -110,6 +119,10 @@ def mrs_grid(
             grid = timesteps(whole * start / steps)
         case "linear-lambda":
             grid = uniform_lam(path, steps, start=start)
+        case "karras-n" if isinstance(path, UntiedPath):
+            first, last = (float(path.kappa(t)) ** (1 / rho) for t in (path.t_max, path.t_min))
+            times = path.t_of_kappa(np.linspace(first, last, steps + 1) ** rho)
+            grid = timesteps(np.asarray(times))
         case "karras-n":
             grid = karras(path, steps, rho=rho, start=start)
         case "karras-t":

@@ -9,7 +9,7 @@ import numpy as np
 from engine.core.shapes import Num, Tensor
 from engine.diffusion.denoiser import combine
 from engine.diffusion.grids import Grid
-from engine.diffusion.schedules import Level, Path
+from engine.diffusion.schedules import Level, Path, UntiedPath
 
 State: TypeAlias = Num[Tensor, "b *d"]
 Role = Literal["step", "corrector"]
@@ -46,7 +46,10 @@ Moves: TypeAlias = Generator[Move, State, None]
 
 
 class Hop:
-    """The levels of one step, from time t0 to time t1."""
+    """The levels of one step, from time t0 to time t1.
+
+    `drag` is ratio a0 - a1 e^-h, which is 0 unless lambda is a table of its own.
+    """
 
     def __init__(self, path: Path, t0: Level, t1: Level) -> None:
         self.a0, self.s0, self.a1, self.s1 = path.a(t0), path.s(t0), path.a(t1), path.s(t1)
@@ -55,6 +58,8 @@ class Hop:
             self.s1 = 0 * self.s1
         self.h = np.inf if self.ends_clean else path.lam(t1) - path.lam(t0)
         self.ratio = self.s1 / self.s0
+        is_tied = not isinstance(path, UntiedPath)
+        self.drag = 0.0 if is_tied else self.ratio * self.a0 - self.a1 * np.exp(-self.h)
 
     def ode(self, z: State, x0: State) -> State:
         """The first-order step of the probability flow, to exactly x0 where no noise is left."""

@@ -16,8 +16,11 @@ that signal and noise of the move keep a ratio `snr` (Langevin), or from the noi
 
 `levels="grid"` takes the links of the exact process between the times of the grid. "released" takes
 those of the published code, tables of n levels whatever the grid, for which `released_grid` gives
-the times. Reference: Song et al., ICLR 2021, appendices F and G, algorithms 2-5; the code runs the
-corrector before the predictor, and so do we.
+the times. VP's table keeps 1 - beta_i of the variance, beta_i = (rate at t_i) / n, so it needs more
+levels than its largest rate, 20. Sub-VP has no table in the release, which takes Euler's step there
+with any number of levels; only a corrector, and ancestral sampling, would read one. Reference: Song
+et al., ICLR 2021, appendices F and G, algorithms 2-5; the code runs the corrector before the
+predictor, and so do we.
 """
 
 from typing import NamedTuple
@@ -71,18 +74,24 @@ def released_link(path: Path, predictor: str, t: float, count: int) -> Link:
         fresh = np.sqrt(s**2 - before**2)
         link = Link(1.0, fresh, fresh * before / s, 1.0)
     else:
-        # The release has no such table for sub-VP and fails there; that of VP has the same a.
+        # The release has no such table for sub-VP, whose a is that of VP, so VP's stands in.
         beta = -2 * path.drift(t_i) / count
-        if np.any(beta >= 1) and predictor != "euler_maruyama":
-            raise SamplerError(
-                f"With {count} levels the published chain would keep less than nothing "
-                f"(beta = {np.max(beta):.3g}).",
-                "Take more than 20 steps, or the exact links of the process.",
-            )
         link = Link(np.sqrt(max(1 - beta, 0.0)), np.sqrt(beta), np.sqrt(beta), 1 - beta)
-    if predictor == "euler_maruyama" or path.name == "subvp":
+    if _takes_eulers_step(path, predictor):
         return euler_link(path, t, 1 / count)._replace(alpha=link.alpha)
     return link
+
+
+def _takes_eulers_step(path: Path, predictor: str) -> bool:
+    return predictor == "euler_maruyama" or (path.name == "subvp" and predictor != "ancestral")
+
+
+def fewest_levels(path: Path, predictor: str, *, corrected: bool) -> int:
+    """The least number of levels for which the published chain keeps something at every link."""
+    if path.name == "ve" or (_takes_eulers_step(path, predictor) and not corrected):
+        return 1
+    largest_rate = -2 * float(path.drift(1.0))
+    return int(np.floor(round(largest_rate, 6))) + 1
 
 
 def released_grid(count: int, last: float) -> Grid:
@@ -111,6 +120,8 @@ def pc(
     """
     _check(predictor, corrector, snr, corrections, levels, norms)
     path = model.path
+    if levels == "released":
+        _check_chain(path, predictor, corrector, grid.steps)
     for i, t0, hop in hops(path, grid):
         if levels == "released":
             link = released_link(path, predictor, float(t0), grid.steps)
@@ -148,10 +159,22 @@ def _ratio(corrector: str, drawn: State, score: State, s: Level, norms: str) -> 
     """The square of noise over signal that `snr` is relative to."""
     if corrector == "ald":
         return s**2
-    sizes = [x.flatten(1).norm(dim=1).double().cpu().numpy() for x in (drawn, score)]
+    sizes = [x.flatten(1).norm(dim=1).cpu().double().numpy() for x in (drawn, score)]
     if norms == "batch":
         sizes = [np.mean(size) for size in sizes]
     return (sizes[0] / np.maximum(sizes[1], 1e-12)) ** 2
+
+
+def _check_chain(path: Path, predictor: str, corrector: str, count: int) -> None:
+    corrected = corrector != "none"
+    fewest = fewest_levels(path, predictor, corrected=corrected)
+    if count < fewest:
+        away = ", leave the corrector out" if corrected and path.name == "subvp" else ""
+        raise SamplerError(
+            f"With {count} levels the published chain would keep less than nothing "
+            f"(beta = {-2 * float(path.drift(1.0)) / count:.3g}).",
+            f"Take at least {fewest} steps{away}, or the exact links of the process.",
+        )
 
 
 def _check(

@@ -80,6 +80,11 @@ class Path:
         # the slope of s^2, which is finite where s begins like a root
         return _slope(lambda u: self.s(u) ** 2, t) - 2 * self.drift(t) * self.s(t) ** 2
 
+    def v_scale(self, t: Level) -> Level:
+        """By what a v is divided to read a clean sample from it; p where a^2 + (s / p)^2 is 1."""
+        a, s = self.a(t), self.s(t)
+        return a * (a * self.prior_std) + s * (s / self.prior_std)
+
     @property
     def end(self) -> float:
         """The time at which solvers stop: without noise if there is such a time, else `t_min`."""
@@ -88,6 +93,24 @@ class Path:
     def is_clean(self, t: Level) -> bool:
         """Whether no noise is left at this time."""
         return self.t_zero is not None and bool(np.all(np.asarray(t) == self.t_zero))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntiedPath(Path):
+    """A path whose lambda is given apart, and is ln a - ln s at some times only.
+
+    Elsewhere published formulas that are equal on paper differ, and a share of the anchor is left
+    over in a step that extends the clean sample: `Hop.drag`.
+    """
+
+    lam_at: Callable[[Level], Level]
+    t_of_kappa: Callable[[Level], Level]
+
+    def lam(self, t: Level) -> Level:
+        return self.lam_at(t)
+
+    def v_scale(self, t: Level) -> Level:
+        return self.prior_std
 
 
 def vp_log_a(t: Time, b0: float = BETA_0, b1: float = BETA_1) -> Time:
@@ -198,8 +221,7 @@ def ouve(
 def mean_reverting(log_a: Sequence[float] | NDArray[np.floating], level: float) -> Path:
     """Decay to the anchor with stationary noise `level` (IR-SDE, MR sampler).
 
-    `log_a` holds ln a at t = 0, 1, 2, ...; between them ln a is interpolated and s derived from it,
-    while the authors' code interpolates a, s and lambda apart, so that they disagree off the grid.
+    `log_a` holds ln a at t = 0, 1, 2, ...; between them ln a is interpolated and s derived from it.
     """
     table = np.asarray(log_a, dtype=np.float64)
     times = np.arange(len(table), dtype=np.float64)
@@ -217,6 +239,32 @@ def mean_reverting(log_a: Sequence[float] | NDArray[np.floating], level: float) 
         t_min=0.0,
         t_zero=None,
         prior_std=level,
+    )
+
+
+def mean_reverting_released(
+    log_a: Sequence[float] | NDArray[np.floating], level: float
+) -> UntiedPath:
+    """The same process as the released MR sampler reads it between the entries of its tables.
+
+    a, s and lambda are interpolated apart, so that between entries lambda is not ln a - ln s, and
+    a^2 + (s / level)^2 is not 1, though it is taken for 1 where a network says the velocity.
+    """
+    logs = np.asarray(log_a, dtype=np.float64)
+    times = np.arange(len(logs), dtype=np.float64)
+    a, s = np.exp(logs), level * np.sqrt(-np.expm1(2 * logs))
+    lam = logs - np.log(s)
+    return UntiedPath(
+        "mean_reverting_released",
+        _interpolation(times, a),
+        _interpolation(times, s),
+        lambda value: np.interp(_real(value), lam[::-1], times[::-1]),
+        t_max=times[-1],
+        t_min=0.0,
+        t_zero=None,
+        prior_std=level,
+        lam_at=_interpolation(times, lam),
+        t_of_kappa=lambda value: np.interp(_real(value), s / a, times),
     )
 
 
@@ -242,6 +290,10 @@ def from_alphas_cumprod(alphas_cumprod: Sequence[float] | NDArray[np.floating]) 
         t_min=0.0,
         t_zero=-1.0,
     )
+
+
+def _real(value: Level) -> NDArray[np.float64]:
+    return np.asarray(value, dtype=np.float64)
 
 
 def _vp_noise(log_a: Callable[[Level], Level]) -> Callable[[Level], Level]:

@@ -230,28 +230,37 @@ def _churned(
 
 
 class Weights(NamedTuple):
-    """Coefficients of z, of the model's value m, of its slope D1 and of fresh noise."""
+    """Coefficients of z, of the value m, its slope D1, fresh noise, its bend D2, and the anchor."""
 
     z: Level
     m: Level
     slope: Level
     noise: Level = 0.0
+    bend: Level = 0.0
+    anchor: Level = 0.0
 
 
 def _ode_data(hop: Hop, *, midpoint: bool) -> Weights:
     p = -np.expm1(-hop.h)
-    return Weights(hop.ratio, hop.a1 * p, hop.a1 * (p / 2 if midpoint else 1 - p / hop.h))
+    exact = 1 - p / hop.h
+    slope = hop.a1 * (p / 2 if midpoint else exact)
+    bend = -hop.a1 * (exact / hop.h - 0.5)
+    return Weights(hop.ratio, hop.a1 * p, slope, bend=bend, anchor=hop.drag)
 
 
 def _ode_noise(hop: Hop, *, midpoint: bool) -> Weights:
     p = np.expm1(hop.h)
-    return Weights(hop.a1 / hop.a0, -hop.s1 * p, -hop.s1 * (p / 2 if midpoint else p / hop.h - 1))
+    exact = p / hop.h - 1
+    slope = -hop.s1 * (p / 2 if midpoint else exact)
+    return Weights(hop.a1 / hop.a0, -hop.s1 * p, slope, bend=-hop.s1 * (exact / hop.h - 0.5))
 
 
 def _sde_data(hop: Hop, *, midpoint: bool) -> Weights:
     p = -np.expm1(-2 * hop.h)
     slope = p / 2 if midpoint else 1 - p / (2 * hop.h)
-    return Weights(hop.ratio * np.exp(-hop.h), hop.a1 * p, hop.a1 * slope, hop.s1 * np.sqrt(p))
+    kept, fresh = hop.ratio * np.exp(-hop.h), hop.s1 * np.sqrt(p)
+    drag = hop.drag * np.exp(-hop.h) / hop.a0
+    return Weights(kept, hop.a1 * p, hop.a1 * slope, fresh, anchor=drag)
 
 
 def _sde_noise(hop: Hop, *, midpoint: bool) -> Weights:
@@ -269,13 +278,17 @@ def multistep(
     stochastic: bool = False,
     one_step: bool = False,
 ) -> Callable[..., Moves]:
-    """A solver that extends the model's last values along a line.
+    """A solver that extends the model's last values along a line, or with order 3 along a parabola.
 
-        z' = c_z z + c_m m + c_d D1 + c_n xi,    D1 = (m - m') / r,    r = h' / h
+        z' = c_z z + c_m m + c_d D1 + c_c D2 + c_n xi
+
+        order 2    D1 = (m - m') / r,    D2 = 0,    r = h' / h
+        order 3    D1 = E + r D2,    D2 = (E - E') / (r + r'),
+                   E = (m - m') / r,    E' = (m' - m'') / r',    r' = h'' / h
 
     `reading` is the value m, "x0" or "eps". `flavour` is "exact" (the line is integrated
     exactly) or "midpoint" (its value in the middle is taken; the default of diffusers). With
-    `taper`, runs of fewer than ten steps take the last but one without D1, as MR sampler does.
+    `taper`, runs of fewer than ten steps lower the order towards the end; see `_order_at`.
     """
 
     def moves(
@@ -289,25 +302,54 @@ def multistep(
     ) -> Moves:
         if flavour not in ("exact", "midpoint"):
             raise SamplerError(f'Unknown flavour "{flavour}".', "Use exact or midpoint.")
-        before: tuple[State, Level] | None = None
-        straight = grid.steps - 2 if taper and grid.steps < 10 else -1
+        before: tuple[tuple[State, Level], ...] = ()
         for i, t0, hop in hops(model.path, grid, one_step=one_step):
             pred = model(z, t0)
             m = getattr(pred, reading)
             c = None if hop.ends_clean else weights(hop, midpoint=flavour == "midpoint")
             mean = hop.ode(z, pred.x0) if c is None else combine((c.z, z), (c.m, m))
-            if c is not None and before is not None and order == 2 and i != straight:
-                earlier, h = before
-                mean = mean + combine((c.slope * hop.h / h, m - earlier))
+            bend = _order_at(i + 1, grid.steps, order, taper) - 1
+            if c is not None and bend:
+                mean = mean + _bent(c, hop.h, m, *before[:bend])
+            if c is not None and model.anchor is not None and np.any(c.anchor):
+                mean = mean + combine((c.anchor, model.anchor))
             moved = mean
             if stochastic:
                 # drawn on a last step without noise too, as published samplers do
                 drawn = noise(z, i)
                 moved = mean if c is None else mean + combine((c.noise, drawn))
-            before = m, hop.h
+            before = ((m, hop.h), *before)[: order - 1]
             z = yield Move(moved, mean, pred.x0)
 
     return moves
+
+
+def _order_at(step: int, steps: int, order: int, taper: bool) -> int:
+    """The order of a step, counted from 1: what the history allows.
+
+    With `taper`, the released MR sampler's rule for fewer than ten steps: from the first step of
+    full order on, step N - k is of order k, and the last one of full order again.
+    """
+    if step < order:
+        return step
+    return min(order, steps - step) if taper and step < steps < 10 else order
+
+
+def _bent(
+    c: Weights,
+    h: Level,
+    m: State,
+    last: tuple[State, Level],
+    older: tuple[State, Level] | None = None,
+) -> State:
+    """c_d D1 + c_c D2 from the values before m, newest first, each with the length of its step."""
+    m1, h1 = last
+    if older is None:
+        return combine((c.slope * h / h1, m - m1))
+    m2, h2 = older
+    bend = (c.slope * h1 / h + c.bend) * h / (h1 + h2)
+    e, before = combine((h / h1, m - m1)), combine((h / h2, m1 - m2))
+    return combine((c.slope, e), (bend, e - before))
 
 
 def unipc2(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
@@ -360,6 +402,7 @@ def _check_finite(step: Step, entry: Solver) -> None:
 
 
 _DPM = "Lu et al. 2022, arXiv:2211.01095"
+_MRS = "Li et al. 2025, arXiv:2502.07856"
 _IRSDE = "Luo et al. 2023, arXiv:2301.11699"
 
 _ALL = (
@@ -369,7 +412,7 @@ _ALL = (
         ddim,
         1,
         "Song et al. 2021, arXiv:2010.02502",
-        aliases=("euler", "dpmpp_1", "mrs_ode_d_1", "mrs_ode_n_1"),
+        aliases=("euler", "dpmpp_1"),
         note="Euler's step in (z / a, kappa); eta > 0 adds noise.",
     ),
     Solver("heun", "Heun", heun, 2, "Karras et al. 2022, arXiv:2206.00364", evals_per_step=2),
@@ -398,6 +441,24 @@ _ALL = (
         "Lu et al. 2022, arXiv:2206.00927",
         aliases=("mrs_ode_n_2",),
         note="On the noise estimate instead of the clean one.",
+    ),
+    Solver(
+        "dpmpp_3m",
+        "DPM-Solver++ 3M",
+        multistep("x0", _ode_data, 3),
+        2,
+        _DPM,
+        aliases=("mrs_ode_d_3",),
+        note="As released: half of the bend that a third order takes, so the order is 2.",
+    ),
+    Solver(
+        "dpm_3m_eps",
+        "DPM-Solver 3M",
+        multistep("eps", _ode_noise, 3),
+        2,
+        "Lu et al. 2022, arXiv:2206.00927",
+        aliases=("mrs_ode_n_3",),
+        note="On the noise estimate instead of the clean one; of order 2 as well.",
     ),
     Solver(
         "unipc2",
@@ -480,6 +541,15 @@ _ALL = (
 _SONG = "Song et al. 2021, arXiv:2011.13456"
 
 _OTHERS = (
+    Solver(
+        "mrs_ode_d_1",
+        "MRS-ODE-d-1",
+        multistep("x0", _ode_data, 1),
+        1,
+        _MRS,
+        note="DDIM, where lambda is ln(a / s); not where the tables are read as released.",
+    ),
+    Solver("mrs_ode_n_1", "MRS-ODE-n-1", multistep("eps", _ode_noise, 1), 1, _MRS, note="As well."),
     Solver(
         "pc",
         "Predictor-corrector",

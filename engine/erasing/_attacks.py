@@ -51,11 +51,11 @@ def closed_form(
     for name, weight in old.items():
         if not name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
             continue
-        w, edited = weight.double().cpu(), new[name].double().cpu()
+        w, edited = weight.cpu().double(), new[name].cpu().double()
         h, x = h + edited.T @ edited, x + edited.T @ w
-    tokens = cond.tokens.double().cpu() @ torch.linalg.solve(h, x - h).T
+    tokens = cond.tokens.cpu().double() @ torch.linalg.solve(h, x - h).T
     # c + H^-1 (X - H) c: an unchanged model gives the plain embedding but for reg
-    derived = (cond.tokens.double().cpu() + tokens).to(cond.tokens)
+    derived = (cond.tokens.cpu().double() + tokens).to(cond.tokens)
     return Asked(tuple(prompts), Conditioning(derived, cond.pooled))
 
 

@@ -32,8 +32,9 @@ from engine.erasing import _attacks as attacks
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked, Cost, Eraser, Pictures
 from engine.erasing._subject import Ask, Subject
-from engine.metrics.means import bootstrap, harmonic, kernel_distance, not_dominated
-from engine.metrics.rates import wilson
+from engine.metrics.distances import kernel_distance
+from engine.metrics.intervals import Mean, Rate
+from engine.metrics.scores import harmonic, not_dominated
 from engine.models.diffusion import DiffusionBundle
 from engine.models.vision import NOTHING, Judge, Verdicts, load_judge
 
@@ -53,43 +54,6 @@ class Protocol:
     batch: int = 8
     attacks: tuple[str, ...] = ("paraphrase", "closed form")
     inversion_iterations: int = 50
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share with its 95 % interval (Wilson)."""
-
-    hits: int
-    of: int
-    rate: float
-    low: float
-    high: float
-
-    @classmethod
-    def of_hits(cls, hits: Sequence[bool] | NDArray[np.bool_]) -> "Rate":
-        count, total = int(np.sum(hits)), len(hits)
-        return cls(count, total, count / total if total else 0.0, *wilson(count, total))
-
-    @property
-    def complement(self) -> "Rate":
-        """The share of the others."""
-        return Rate(self.of - self.hits, self.of, 1 - self.rate, 1 - self.high, 1 - self.low)
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its 95 % interval (bootstrap over pictures)."""
-
-    value: float
-    low: float
-    high: float
-    of: int
-
-    @classmethod
-    def of_values(cls, values: NDArray[np.floating]) -> "Mean":
-        if not len(values):
-            return cls(0.0, 0.0, 0.0, 0)
-        return cls(float(np.mean(values)), *bootstrap(values), len(values))
 
 
 @dataclass(frozen=True)

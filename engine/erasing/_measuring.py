@@ -1,40 +1,30 @@
-"""What benchmarks share: rates put together, the machine, and the progress of a part."""
+"""What the benchmarks of the erasers share: whether an edit comes off in every number format."""
 
-import os
-import platform
-from collections.abc import Generator, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from engine.core.job import Progress, Steps, relay
-from engine.erasing._evaluation import Rate
+from engine.core.patch import Patch
+from engine.core.recipe import Recipe
+from engine.core.reversible import compare
 
-R = TypeVar("R")
-
-
-def pooled(rates: Sequence[Rate]) -> Rate:
-    """All pictures of several rates together."""
-    hits, of = sum(rate.hits for rate in rates), sum(rate.of for rate in rates)
-    return Rate.of_hits(np.arange(of) < hits)
+State = Mapping[str, Tensor]
 
 
-def machine(device: str) -> str:
-    """What the figures were measured on."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+def equal_bits_after_undo(
+    weights: State, edited: Callable[[State], State], method: str
+) -> dict[str, float]:
+    """Share of equal bits after the patch of an edit is applied and undone, by number format.
 
-
-def told(steps: Steps[R], done: int, total: int, note: str) -> Generator[Progress, None, R]:
-    """The progress of a part as words only; the bar stands where the whole is."""
-    return (
-        yield from relay(
-            steps,
-            lambda step: replace(
-                step, done=done, total=total, note=f"{note}: {step.note}", preview=None
-            ),
-        )
-    )
+    `edited` gives the new values of weights that it is given in one format.
+    """
+    found = {}
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        old = {name: tensor.to(kind) for name, tensor in weights.items()}
+        new = edited(old)
+        old = {name: old[name] for name in new}
+        patch = Patch.between(old, new, Recipe(method))
+        trip = compare(old, patch.undo(patch.apply(old)))
+        found[str(kind).removeprefix("torch.")] = trip.equal_bits
+    return found

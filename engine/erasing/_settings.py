@@ -14,7 +14,7 @@ def taking(kind: Any) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
 
     def spread(job: Callable[..., Steps]) -> Callable[..., Steps]:
         own = {n: p for n, p in inspect.signature(job).parameters.items() if n != "settings"}
-        types = get_type_hints(kind)
+        types = get_type_hints(kind, include_extras=True)
         ours = {
             field.name: inspect.Parameter(
                 field.name,

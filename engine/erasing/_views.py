@@ -2,15 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from engine.core import checks
 from engine.core.errors import BadInput
+from engine.core.settings import Items, Text
 from engine.core.shapes import Array, UInt8
 from engine.diffusion.solvers import Step
 from engine.erasing import _sampling as sampling
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt
 
 MOST_PROMPTS, MOST_STEPS, LARGEST_GUIDANCE = 12, 100, 30.0
+
+Prompts = Annotated[
+    Sequence[Annotated[str, Text(1000)]],
+    Items(MOST_PROMPTS, fewest=1, separator=";", blanks=False, advice='Try "a cat".'),
+]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from engine.core.shapes import Float, Tensor
 Election = Literal["total", "frequency"]
 Stack = Float[Tensor, "n *d"]
 Pair = tuple[Float[Tensor, "m k"], Float[Tensor, "k d"]]
+Svd = tuple[Float[Tensor, "m l"], Float[Tensor, " l"], Float[Tensor, "l d"]]
 
 # Singular values of the stacked deltas below this count as zero (KnOTS).
 KNOTS_SMALLEST = 1e-5
@@ -148,7 +149,7 @@ def tsv_merge(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]) -> Float[Ten
     """TSV-M (Gargiulo et al. 2025): the leading singular triples of each task, made orthogonal
     across tasks by polar factors, put together again."""
     n, share = len(a), min(a.shape[1], b.shape[2]) // len(a)
-    triples = [_svd_of_product(a[i], b[i]) for i in range(n)]
+    triples = [within_range(*_svd_of_product(a[i], b[i])) for i in range(n)]
     u = torch.cat([u[:, :share] for u, _, _ in triples], 1)
     s = torch.cat([s[:share] for _, s, _ in triples])
     v = torch.cat([vh[:share].mT for _, _, vh in triples], 1)
@@ -156,20 +157,35 @@ def tsv_merge(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]) -> Float[Ten
 
 
 def iso_c(a: Float[Tensor, "n m r"], b: Float[Tensor, "n r d"]) -> Float[Tensor, "m d"]:
-    """Iso-C (Marczak et al. 2025): the summed delta with all singular values set to their mean."""
-    u, s, vh = torch.linalg.svd(deltas(a, b).sum(0), full_matrices=False)
-    return s.mean() * (u @ vh)
+    """Iso-C (Marczak et al. 2025): the summed delta with all singular values set to their mean.
+
+    The released formula, mean(s) U V^T over all min(m, d) values, raises those that are zero as
+    well. Their directions are whatever round-off left, and differ between processors. They are left
+    out here, and the mean stays that over all values: within the range of the sum nothing differs.
+    """
+    delta = deltas(a, b).sum(0)
+    u, s, vh = within_range(*torch.linalg.svd(delta, full_matrices=False))
+    return s.sum() / min(delta.shape) * (u @ vh)
 
 
 def polar(matrix: Float[Tensor, "m k"]) -> Float[Tensor, "m k"]:
-    """The nearest matrix with orthonormal columns (or rows)."""
-    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    """The nearest matrix with orthonormal columns (or rows); zero on the null space of `matrix`."""
+    u, _, vh = within_range(*torch.linalg.svd(matrix, full_matrices=False))
     return u @ vh
 
 
-def _svd_of_product(
-    a: Float[Tensor, "m r"], b: Float[Tensor, "r d"]
-) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"], Float[Tensor, "k d"]]:
+def within_range(u: Float[Tensor, "m k"], s: Float[Tensor, " k"], vh: Float[Tensor, "k d"]) -> Svd:
+    """An SVD without the triples whose singular value is zero to round-off.
+
+    Their vectors are an arbitrary basis of the null space. The bound is that of LAPACK and numpy
+    for the rank of a matrix: max(m, d) units of round-off of the largest value.
+    """
+    least = max(len(u), vh.shape[1]) * torch.finfo(s.dtype).eps * s[:1]
+    rank = int((s > least).sum())
+    return u[:, :rank], s[:rank], vh[:rank]
+
+
+def _svd_of_product(a: Float[Tensor, "m r"], b: Float[Tensor, "r d"]) -> Svd:
     """SVD of a b by way of its core, r x r unless the layer is narrower."""
     qa, ra = torch.linalg.qr(a)
     qb, rb = torch.linalg.qr(b.mT)

@@ -27,29 +27,32 @@ def sliced_w2(x: Float[Tensor, "levels k"], y: Float[Tensor, "levels k"]) -> flo
     return float((x - y).square().mean().sqrt())
 
 
-def kernel_distance(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], *, seed: int = 0, subsets: int = 50
-) -> tuple[float, tuple[float, float]]:
-    """Squared kernel distance of features (KID, Binkowski et al. 2018) and its 95 % interval.
+def kernel_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> float:
+    """Squared kernel distance of features (KID, Binkowski et al. 2018), n and m at least 2.
 
-    Polynomial kernel (x.y / d + 1)^3, unbiased, so that it may fall below 0 for equal sets. The
-    spread is that of `subsets` random halves: drawn without replacement, the variance of a half
-    about the whole is (1/(n/2) - 1/n) = 1/n times that of one sample, which is that of the whole.
+    Mean over pairs of k(x, x') + k(y, y') - 2 k(x, y) with k(a, b) = (a . b / d + 1)^3. Unbiased,
+    so that it may fall below 0 for equal sets, by chance only.
     """
-    generator = np.random.default_rng(seed)
-    whole, found = _mmd(x, y), []
-    for _ in range(subsets):
-        halves = (generator.permutation(len(side))[: len(side) // 2] for side in (x, y))
-        i, j = halves
-        found.append(_mmd(x[i], y[j]))
-    spread = 1.96 * float(np.std(found, ddof=1))
-    return whole, (whole - spread, whole + spread)
-
-
-def _mmd(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> float:
-    size = x.shape[1]
-    xx, yy, xy = ((a @ b.T / size + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    x, y = (np.asarray(side, dtype=np.float64) for side in (x, y))
+    xx, yy, xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     n, m = len(x), len(y)
     first = (xx.sum() - np.trace(xx)) / (n * (n - 1))
     second = (yy.sum() - np.trace(yy)) / (m * (m - 1))
     return float(first + second - 2 * xy.mean())
+
+
+def kernel_interval(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], *, seed: int = 0, subsets: int = 50
+) -> tuple[float, float]:
+    """95 % interval of the kernel distance of two sets.
+
+    The spread is that of `subsets` random halves: drawn without replacement, the variance of a half
+    about the whole is (1/(n/2) - 1/n) = 1/n times that of one sample, which is that of the whole.
+    """
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(subsets):
+        i, j = (generator.permutation(len(side))[: len(side) // 2] for side in (x, y))
+        found.append(kernel_distance(x[i], y[j]))
+    whole, spread = kernel_distance(x, y), 1.96 * float(np.std(found, ddof=1))
+    return whole - spread, whole + spread

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.core.shapes import Array, Float, Shaped
-
-ROUNDS = 100
+from engine.core.shapes import Array, Float
+from engine.metrics.intervals import ratio_interval
 
 
 @dataclass(frozen=True)
@@ -60,24 +59,8 @@ def chair(told: Sequence[Told]) -> Rates:
     return rates_of(counts(told))
 
 
-def bootstrap(
-    told: Sequence[Told], *, rounds: int = ROUNDS, seed: int = 42
-) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
+def intervals(told: Sequence[Told], *, seed: int = 42) -> tuple[tuple[float, float], ...]:
     """95 % intervals of CHAIR_i, CHAIR_s and Cover over resampled sets of texts."""
-    table = counts(told)
-    draws = np.random.default_rng(seed).integers(0, len(table), (rounds, len(table)))
-    found = [rates_of(table[rows]) for rows in draws]
-    columns = np.array([(r.chair_i, r.chair_s, r.cover) for r in found])
-    low, high = np.percentile(columns, [2.5, 97.5], axis=0)
-    i, s, c = ((float(a), float(b)) for a, b in zip(low, high, strict=True))
-    return i, s, c
-
-
-def auroc(positive: Shaped[Array, " p"], negative: Shaped[Array, " n"]) -> float:
-    """How often a positive scores above a negative, ties counted half; NaN where one is empty."""
-    if len(positive) == 0 or len(negative) == 0:
-        return float("nan")
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left")
-    up_to = np.searchsorted(ordered, positive, "right")
-    return float((below + up_to).mean() / 2 / len(negative))
+    false, mentions, any_false, found, objects = counts(told).T
+    parts = (false, mentions), (any_false, np.ones(len(told))), (found, objects)
+    return tuple(ratio_interval(above, below, seed=seed) for above, below in parts)

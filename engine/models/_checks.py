@@ -5,27 +5,23 @@ called `model.safetensors` is refused, and so is a header that claims a terabyte
 overlap or leave gaps, and a link that leads out of the folder. All checks read headers and
 metadata, so a hostile file costs milliseconds and no memory.
 
-Format: 8 bytes little-endian length n, n bytes of JSON, then the tensors without gaps.
-https://github.com/huggingface/safetensors#format
+The header itself is read in `engine.core.tensor_header`, as for every other file of tensors. Other
+formats are guessed only when it is none: a sound header may begin with the bytes of a pickle.
 
 The limits can be moved by environment variables, each named beside its default.
 """
 
-import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.core import tensor_header
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
-
-BYTES_PER_ELEMENT = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
-}  # fmt: skip
+from engine.core.tensor_header import TensorInfo, Unsound, is_text_map, short
 
 # First bytes of what people rename to .safetensors, and what it is.
 FOREIGN = {
@@ -67,31 +63,33 @@ class Limits:
         )
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """One line of a header: `start` and `end` count bytes from the end of the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
 def read_header(path: Path, limits: Limits | None = None) -> dict[str, TensorInfo]:
     """The tensors a safetensors file holds, checked against one another and the file's size.
 
     Raises `AssetMissing` (no such file), `BadInput` (not sound) or `OutOfBudget` (too large).
     """
     limits = limits or Limits.from_environment()
-    raw, size = _header_bytes(path, limits)
-    entries = _parse_header(path, raw)
-    if len(entries) > limits.tensors:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            tensors = dict(tensor_header.read(file, size, limits.header_bytes).tensors)
+    except OSError as error:
+        raise AssetMissing(
+            f"{path.parent.name}/{path.name} cannot be read ({error.strerror}).",
+            "Take the whole folder as the library that saved the model wrote it.",
+        ) from None
+    except Unsound as unsound:
+        if kind := what_is(head_of(path)):
+            told = f"{_called(path)} is {kind}, not a safetensors file."
+            raise BadInput(told, SAFETENSORS_ONLY) from None
+        refuse(path, unsound.fault)
+    if len(tensors) > limits.tensors:
         raise OutOfBudget(
-            f"{path.name} holds {len(entries)} tensors; {limits.tensors} are allowed.",
+            f"{path.name} holds {len(tensors)} tensors; {limits.tensors} are allowed.",
             "Raise REWIND_MAX_TENSORS if the file is really meant.",
         )
-    tensors = {name: _tensor_info(path, name, entry) for name, entry in entries.items()}
-    _check_layout(path, tensors, size - 8 - len(raw))
+    if complex_names := [name for name, info in tensors.items() if info.dtype == "C64"]:
+        refuse(path, f"has the unknown number format C64 for {short(complex_names[0])}")
     return tensors
 
 
@@ -103,7 +101,7 @@ def weight_files(
     A shard must be a plain file name in the same folder and hold what the index says.
     """
     limits = limits or Limits.from_environment()
-    index = folder / f"{stem}.safetensors.index.json"
+    index = folder / index_name(stem)
     if not index.is_file():
         single = folder / f"{stem}.safetensors"
         return {single: read_header(single, limits)}
@@ -116,10 +114,22 @@ def weight_files(
     shards = {}
     for name in names:
         if name != Path(name).name or not name.endswith(".safetensors"):
-            refuse(index, f"names the file {_short(name)}, which is not in the same folder")
+            refuse(index, f"names the file {short(name)}, which is not in the same folder")
         shards[folder / name] = read_header(folder / name, limits)
     _check_shards(index, weight_map, shards)
     return shards
+
+
+def index_name(stem: str) -> str:
+    """The file that lists the shards of a stem. A variant ("model.fp16") stands before the last
+    ending, where diffusers and transformers put it: model.safetensors.index.fp16.json."""
+    name, dot, variant = stem.partition(".")
+    return f"{name}.safetensors.index{dot}{variant}.json"
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name lists shards."""
+    return re.fullmatch(r"[\w-]+\.safetensors\.index(\.\w+)?\.json", name) is not None
 
 
 def check_folder(folder: Path, *, inside: Path | None = None) -> list[Path]:
@@ -133,7 +143,7 @@ def check_folder(folder: Path, *, inside: Path | None = None) -> list[Path]:
     for path in _walk(folder):
         if not path.resolve().is_relative_to(inside):
             raise BadInput(
-                f"{_short(path.name)} in the model's folder is a link to somewhere else.",
+                f"{short(path.name)} in the model's folder is a link to somewhere else.",
                 "Copy the file itself into the folder.",
             )
         if not path.is_file():
@@ -171,91 +181,21 @@ def read_json(path: Path, limits: Limits | None = None) -> dict[str, Any]:
         )
     if path.stat().st_size > limits.text_bytes:
         refuse(path, f"is larger than {limits.text_bytes // 1_000_000} MB")
-    return _json_object(path, path.read_bytes())
+    try:
+        return tensor_header.json_object(path.read_bytes())
+    except Unsound as unsound:
+        refuse(path, unsound.fault)
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file, by which other formats are known. Raises `OSError`."""
+    with path.open("rb") as file:
+        return file.read(24)
 
 
 def what_is(head: bytes) -> str:
     """Name of a known foreign format by its first bytes, or an empty text."""
     return next((kind for magic, kind in FOREIGN.items() if head.startswith(magic)), "")
-
-
-def _header_bytes(path: Path, limits: Limits) -> tuple[bytes, int]:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(24)
-            if kind := what_is(head):
-                raise BadInput(
-                    f"{_called(path)} is {kind}, not a safetensors file.", SAFETENSORS_ONLY
-                )
-            length = int.from_bytes(head[:8], "little")
-            if size < 10 or length > size - 8:
-                refuse(path, "is cut short, or is no safetensors file")
-            if length > limits.header_bytes:
-                refuse(path, f"claims a header of {length / 1e6:.0f} MB")
-            file.seek(8)
-            return file.read(length), size
-    except OSError as error:
-        raise AssetMissing(
-            f"{path.parent.name}/{path.name} cannot be read ({error.strerror}).",
-            "Take the whole folder as the library that saved the model wrote it.",
-        ) from None
-
-
-def _parse_header(path: Path, raw: bytes) -> dict[str, Any]:
-    entries = _json_object(path, raw)
-    if not is_text_map(entries.pop("__metadata__", {})):
-        refuse(path, "has metadata that is not text")
-    return entries
-
-
-def _json_object(path: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        refuse(path, "is not sound JSON in its text part")
-    if not isinstance(value, dict):
-        refuse(path, "is not a JSON object in its text part")
-    return value
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return value
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _tensor_info(path: Path, name: str, entry: object) -> TensorInfo:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        refuse(path, f"describes the tensor {_short(name)} incompletely")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BYTES_PER_ELEMENT:
-        refuse(path, f"has the unknown number format {_short(dtype)} for {_short(name)}")
-    if not _is_counts(shape) or len(shape) > 16:
-        refuse(path, f"has an impossible shape for the tensor {_short(name)}")
-    if not _is_counts(offsets) or len(offsets) != 2:
-        refuse(path, f"has impossible offsets for the tensor {_short(name)}")
-    start, end = offsets
-    if end - start != math.prod(shape) * BYTES_PER_ELEMENT[dtype]:
-        refuse(path, f"has offsets that do not fit the shape of {_short(name)}")
-    return TensorInfo(dtype, tuple(shape), start, end)
-
-
-def _check_layout(path: Path, tensors: Mapping[str, TensorInfo], room: int) -> None:
-    """Tensors must follow one another without overlap or gap and end where the file ends."""
-    end = 0
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        if info.start != end:
-            fault = "overlaps another tensor" if info.start < end else "leaves a gap before it"
-            refuse(path, f"is damaged: {_short(name)} {fault}")
-        end = info.end
-    if end != room:
-        refuse(path, f"has {room} bytes of tensors where its header announces {end}")
 
 
 def _check_shards(
@@ -266,7 +206,7 @@ def _check_shards(
         refuse(index, "names files that hold the same tensor twice")
     if held != weight_map:
         wrong = next(n for n in {**held, **weight_map} if held.get(n) != weight_map.get(n))
-        refuse(index, f"and its files disagree about the tensor {_short(wrong)}")
+        refuse(index, f"and its files disagree about the tensor {short(wrong)}")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -278,15 +218,6 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _is_counts(value: object) -> bool:
-    """A list of whole numbers from 0 up to 2^53; True is a number in Python, but not here."""
-    return isinstance(value, list) and all(type(n) is int and 0 <= n <= 2**53 for n in value)
-
-
-def is_text_map(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
 def refuse(path: Path, fault: str) -> NoReturn:
     raise BadInput(f"{_called(path)} {fault}.", "Export or download the model again.")
 
@@ -296,12 +227,6 @@ def _called(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.parent.name in PARTS else path.name
 
 
-def _short(text: object) -> str:
-    """A name out of a file, fit for a sentence: one line, no markup, at most 60 characters."""
-    plain = "".join(c if c.isprintable() and c not in "<>&" else "?" for c in str(text)[:61])
-    return plain if len(plain) <= 60 else f"{plain[:57]}..."
-
-
 def _number(variable: str, default: float) -> float:
     text = os.environ.get(variable, "")
     try:
@@ -309,5 +234,5 @@ def _number(variable: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise BadInput(f"{variable} must be a positive number, got {_short(text)}.")
+        raise BadInput(f"{variable} must be a positive number, got {short(text)}.")
     return value

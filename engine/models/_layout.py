@@ -5,7 +5,6 @@ the headers of the weights agree with them, and nothing is drawn at random only 
 No function here asks the Hub for anything.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from inspect import signature
@@ -16,8 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
-from engine.models._checks import TensorInfo, is_text_map, read_json, refuse, weight_files
+from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
+from engine.core.tensor_header import TensorInfo, is_text_map
+from engine.models._checks import index_name, read_json, refuse, weight_files
+from engine.models.devices import free_bytes
 
 if TYPE_CHECKING:
     from transformers.models.clip.configuration_clip import CLIPTextConfig
@@ -108,8 +109,65 @@ def _empty_networks(folder: Path, index: Mapping[str, Any]) -> dict[str, nn.Modu
                 f"The {name} of this model is of another class than {kind.__name__}.",
                 "Stable Diffusion 1.x, 2.x and XL can be loaded.",
             )
-        parts[name] = _build(kind, read_json(folder / name / "config.json"), name)
+        config = read_json(folder / name / "config.json")
+        if name == "unet":
+            vae = read_json(folder / "vae" / "config.json")
+            _check_inputs(config, vae.get("latent_channels", 4))
+        parts[name] = _build(kind, config, name)
     return parts
+
+
+# Settings of UNets that are told more than a time and a prompt, and what that is.
+TOLD = {
+    "time_cond_proj_dim": "the guidance scale, as latent consistency models are",
+    "class_embed_type": "a class",
+    "num_class_embeds": "a class",
+    "encoder_hid_dim": "another encoder's states",
+    "encoder_hid_dim_type": "another encoder's states",
+}
+OTHER_MODEL = "Take the text-to-image model that it was made from."
+
+
+def _check_inputs(config: Mapping[str, Any], latent: object) -> None:
+    """Samplers here give a UNet latents, a time and a prompt, and XL its sizes."""
+    inputs, outputs = (config.get(f"{side}_channels", 4) for side in ("in", "out"))
+    if inputs != latent:
+        kind = _kind_of_inputs(inputs, latent)
+        raise ModelMismatch(
+            f"This is {kind} (in_channels of its unet is {inputs!s:.20}, latents of its vae have "
+            f"{latent!s:.20}).",
+            OTHER_MODEL,
+        )
+    if outputs != latent:
+        raise ModelMismatch(
+            f"This UNet gives {outputs!s:.20} channels, and latents have {latent!s:.20}.",
+            OTHER_MODEL,
+        )
+    for setting, told in TOLD.items():
+        if config.get(setting) is not None:
+            raise ModelMismatch(
+                f"This UNet is also told {told} ({setting} is set), and no sampler here does that.",
+                OTHER_MODEL,
+            )
+    if config.get("addition_embed_type") not in (None, "text_time"):
+        raise ModelMismatch(
+            f"This UNet is also told {str(config['addition_embed_type'])[:40]} "
+            "(addition_embed_type), and no sampler here does that.",
+            OTHER_MODEL,
+        )
+
+
+def _kind_of_inputs(inputs: object, latent: object) -> str:
+    """The kind of model by what its UNet takes beside the latents, as diffusers' pipelines do."""
+    if type(inputs) is not int or type(latent) is not int:
+        return "no sound checkpoint"
+    kinds = {
+        1: "a depth model, whose UNet also takes a depth map",
+        3: "an upscaler, whose UNet also takes the small picture",
+        latent: "a model that edits pictures, whose UNet also takes the picture",
+        latent + 1: "an inpainting model, whose UNet also takes a mask and the masked picture",
+    }
+    return kinds.get(inputs - latent, "no text-to-image model")
 
 
 def _build(kind: type[nn.Module], config: Mapping[str, Any], name: str) -> nn.Module:
@@ -161,7 +219,7 @@ def _matched(
     folder: Path, network: nn.Module, stem: str = "", unused: tuple[str, ...] = ()
 ) -> Found:
     """The headers of a network's weight files, after comparing every name and shape with it."""
-    found = weight_files(folder, stem or _stem(folder))
+    found = weight_files(folder, stem or stem_in(folder))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     held = {}
     for header in found.values():
@@ -189,12 +247,22 @@ def _matched(
     return found
 
 
-def _stem(folder: Path) -> str:
+def headers(folder: Path) -> dict[str, TensorInfo]:
+    """What the weight files of a network hold, by the names in them."""
+    found = weight_files(folder, stem_in(folder))
+    return {name: info for tensors in found.values() for name, info in tensors.items()}
+
+
+def stem_in(folder: Path) -> str:
+    """How the weight files in a folder begin: the whole ones first, then those in float16.
+
+    Raises `AssetMissing` when there are none.
+    """
     for variant in ("", ".fp16"):
         for stem in STEMS:
-            for ending in (".safetensors", ".safetensors.index.json"):
-                if (folder / f"{stem}{variant}{ending}").is_file():
-                    return f"{stem}{variant}"
+            named = f"{stem}{variant}"
+            if any((folder / n).is_file() for n in (f"{named}.safetensors", index_name(named))):
+                return named
     others = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt")]
     there = "".join(
         f" There is {name[:60]}, which is not read because it can run code." for name in others[:1]
@@ -227,24 +295,13 @@ def _check_memory(title: str, parts: Mapping[str, nn.Module], device: str, dtype
         for part in parts.values()
         for p in part.parameters()
     )
-    free = _free_bytes(device)
+    free = free_bytes(device)
     if free is not None and needed > free:
         raise OutOfBudget(
             f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "
             f"{free / 1e9:.1f} GB are free.",
             "Pick a smaller model, or load it as float16.",
         )
-
-
-def _free_bytes(device: str) -> int | None:
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        meminfo = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    available = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
-    return int(available[1]) * 1024 if available else None
 
 
 def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
@@ -314,7 +371,25 @@ def _is_xl_autoencoder(network: nn.Module) -> bool:
 
 
 def tokenizer(folder: Path) -> "CLIPTokenizer":
-    """A CLIP tokenizer, from vocab.json and merges.txt or from tokenizer.json."""
+    """A CLIP tokenizer, from vocab.json and merges.txt or from tokenizer.json.
+
+    Raises `BadInput` or `AssetMissing` when the files make none.
+    """
+    try:
+        made = _tokenizer(folder)
+        made([""], padding="max_length", truncation=True, max_length=made.model_max_length)
+    except EngineError:
+        raise
+    except Exception as error:
+        # The library answers odd files with any exception there is.
+        raise BadInput(
+            f"The files in {folder.name} do not make a tokenizer ({type(error).__name__}).",
+            "Export or download the model again.",
+        ) from error
+    return made
+
+
+def _tokenizer(folder: Path) -> "CLIPTokenizer":
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     path = folder / "tokenizer_config.json"

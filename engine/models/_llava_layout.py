@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from engine.core.errors import AssetMissing, ModelMismatch
-from engine.models._checks import TensorInfo, read_json, weight_files
+from engine.core.tensor_header import TensorInfo
+from engine.models._checks import read_json, weight_files
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
@@ -121,11 +122,11 @@ def _tower_folder(
     beside = folder / "vision_tower"
     if (beside / "config.json").is_file():
         return beside
-    named = str(config.get("mm_vision_tower", ""))
-    if named:
-        from engine.models import _sources
+    from engine.models import _sources
 
-        return _sources.from_hub(named, None, "float32", True)[0]
+    if named := _sources.tower_of(folder):
+        # Not with the server's own token: the name stands in a file of someone else.
+        return _sources.from_hub(named, None, "float32", False)[0]
     raise AssetMissing(
         "This LLaVA checkpoint does not say which vision tower it looks through.",
         "Put the tower's folder, config.json and model.safetensors, beside it as vision_tower.",

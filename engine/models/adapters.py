@@ -19,8 +19,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from safetensors import SafetensorError, safe_open
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.shapes import Float, Tensor
-from engine.models._checks import BYTES_PER_ELEMENT, TensorInfo, read_header, read_json
+from engine.core.tensor_header import TensorInfo
+from engine.models import _ldm_names as ldm
+from engine.models._checks import read_header, read_json
+from engine.models._ranks import Ranks
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LARGEST_FILE = 2_000_000_000
@@ -52,6 +55,8 @@ DOWN = (".lora_A.weight", ".lora_down.weight", ".lora.down.weight", "_lora.down.
 UP = (".lora_B.weight", ".lora_up.weight", ".lora.up.weight", "_lora.up.weight")
 DOWN_EMBEDDING, UP_EMBEDDING = ".lora_embedding_A", ".lora_embedding_B"
 ALPHA = ".alpha"
+# The networks of a pipeline, as diffusers names them at the head of a key.
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 # Heads of keys and what stands for them here; the longer ones first.
 HEADS = (
     ("base_model.model.", ""),
@@ -108,11 +113,13 @@ class Lora:
 
         Raises `BadInput` when they hold values that are not numbers.
         """
+        return folded(*self.as_saved(module))
+
+    def as_saved(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"], float]:
+        """The factors of one module as the file holds them, in float32, and their scale."""
         layer = self.layers[module]
         down, up = (self._tensor(key).float() for key in (layer.down, layer.up))
-        root = math.sqrt(abs(layer.scale))
-        a, b = up.reshape(len(up), -1) * root, down.reshape(len(down), -1) * root
-        return (-a if layer.scale < 0 else a), b
+        return up.reshape(len(up), -1), down.reshape(len(down), -1), layer.scale
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """The tensors that are no factors, as they are."""
@@ -143,6 +150,14 @@ class Lora:
                 "The adapter is damaged, or its training diverged; take another one.",
             )
         return tensor
+
+
+def folded(
+    a: Float[Tensor, "m r"], b: Float[Tensor, "r d"], scale: float
+) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
+    """Factors whose product is scale * a @ b: half of the scale in each, its sign in the first."""
+    root = math.sqrt(abs(scale))
+    return math.copysign(root, scale) * a, b * root
 
 
 def open_lora(path: Path, name: str = "") -> Lora:
@@ -194,7 +209,7 @@ def canonical(name: str) -> str:
     for head, stands in HEADS:
         if name.startswith(head):
             name = stands + name.removeprefix(head)
-    return name.removesuffix(".weight").replace(".", "_")
+    return ldm.in_diffusers(name.removesuffix(".weight").replace(".", "_"))
 
 
 def _check_config(config: Mapping[str, Any], name: str) -> None:
@@ -231,9 +246,10 @@ def _layers(
     path: Path, header: Mapping[str, TensorInfo], config: Mapping[str, Any] | None, name: str
 ) -> tuple[dict[str, LoraLayer], dict[str, int]]:
     """Layers by canonical name, and sizes of what is no factor."""
-    alphas = _alphas(path, header)
-    stated = config if config is not None else _metadata(path)
-    layers, used = {}, set[str]()
+    alphas, stated = _alphas(path, header), _ranks(path, config, name)
+    turned = bool((config or {}).get("fan_in_fan_out"))
+    layers: dict[str, LoraLayer] = {}
+    used = set[str]()
     for key, info in header.items():
         ending = next((end for end in (*DOWN, DOWN_EMBEDDING) if _plain(key).endswith(end)), None)
         if ending is None:
@@ -246,14 +262,16 @@ def _layers(
         _check_pair(name, module, info, header[up])
         layer = _layer(_clean(module), key, up, info, header[up], ending == DOWN_EMBEDDING)
         alpha = alphas.get(module)
-        scale = _scale(stated, _clean(module), layer.rank) if alpha is None else alpha / layer.rank
-        turned = layer.is_turned or bool(stated.get("fan_in_fan_out"))
-        layers[canonical(_clean(module))] = LoraLayer(
-            **{**layer.__dict__, "scale": scale, "is_turned": turned}
+        scale = stated(layer.name, layer.rank) if alpha is None else alpha / layer.rank
+        known = canonical(layer.name)
+        if known in layers:
+            raise BadInput(f"{name} changes {module[:80]} twice.", "Export it again.")
+        layers[known] = replace(
+            layer, scale=1.0 if scale is None else scale, is_turned=layer.is_turned or turned
         )
         used |= {key, up}
     extra = {
-        key: math.prod(info.shape) * BYTES_PER_ELEMENT[info.dtype]
+        key: info.nbytes
         for key, info in header.items()
         if key not in used and not key.endswith(ALPHA)
     }
@@ -328,43 +346,47 @@ def _alphas(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, float]:
     return found
 
 
+def _ranks(
+    path: Path, config: Mapping[str, Any] | None, name: str
+) -> Callable[[str, int], float | None]:
+    """The scale that a config states for a module of some rank; None where nothing is stated.
+
+    A PEFT folder has one config. A file of diffusers may hold one in its header for each network.
+    """
+    if config is not None:
+        return Ranks.of(config, name).scale
+    told = _metadata(path)
+    parts = {
+        part: Ranks.of(
+            {key.removeprefix(f"{part}."): value for key, value in told.items()
+             if key.startswith(f"{part}.")},
+            name,
+        )
+        for part in NETWORKS
+        if any(key.startswith(f"{part}.") for key in told)
+    }  # fmt: skip
+
+    def scale(module: str, rank: int) -> float | None:
+        part, inner = part_of(module)
+        return parts[part].scale(inner, rank) if part in parts else None
+
+    return scale
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     """What diffusers writes into the header of a file about rank and alpha; or nothing."""
     try:
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (ValueError, SafetensorError):
+    except (ValueError, SafetensorError, RecursionError):
         return {}
-    if not isinstance(told, dict):
-        return {}
-    return {str(key).removeprefix("unet."): value for key, value in told.items()}
+    return {str(key): value for key, value in told.items()} if isinstance(told, dict) else {}
 
 
-def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rsLoRA; a pattern of alpha wins, as in PEFT."""
-    alpha = config.get("lora_alpha", rank)
-    patterns = config.get("alpha_pattern") or {}
-    if isinstance(patterns, Mapping):
-        for pattern, value in patterns.items():
-            if _matches(str(pattern), module):
-                alpha = value
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise BadInput(f"The alpha of {module[:80]} is no number.", "Export the adapter again.")
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _matches(pattern: str, module: str) -> bool:
-    """Whether a pattern names the module: its end, after a dot. Patterns of PEFT are plain names.
-
-    They may be regular expressions there; those of a stranger are not run here.
-    """
-    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    if not re.fullmatch(r"[\w.]+", plain):
-        raise BadInput(
-            f'The pattern "{pattern[:60]}" in the config is no plain name of a module.',
-            "Write the alphas out, module by module.",
-        )
-    return module == plain or module.endswith(f".{plain}")
+def part_of(module: str) -> tuple[str, str]:
+    """The network that a module belongs to, and its name in it: the UNet's have no head."""
+    head, _, inner = module.partition(".")
+    return (head, inner) if head in NETWORKS else ("unet", module)
 
 
 def weights_for(state: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, str]:

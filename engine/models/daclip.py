@@ -31,8 +31,9 @@ from torch import nn
 
 from engine.core.errors import AssetMissing, ModelMismatch
 from engine.core.shapes import Float, Tensor
+from engine.core.tensor_header import TensorInfo
 from engine.models import _layout
-from engine.models._checks import TensorInfo, read_header
+from engine.models._checks import read_header
 from engine.models._sources import UNIVERSAL_AS_SAFETENSORS
 
 UNIVERSAL, TOWERS = "universal-ir", "daclip_ViT-B-32"

@@ -26,6 +26,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Array, Float, Int, Tensor, UInt8
 from engine.models import _layout
 from engine.models._checks import read_json
+from engine.models._schedulers import read_scheduler
 from engine.models.library import Bundle, ModelCard, ModelRef
 from engine.models.words import Vocabulary
 
@@ -356,10 +357,13 @@ def _sides(sample_size: int | Sequence[int]) -> tuple[int, int]:
 def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) -> DiffusionBundle:
     """Load a folder in diffusers layout. Called by `library.load`, which caches what it returns."""
     index = read_json(folder / "model_index.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_scheduler(folder)
     parts = _layout.networks(folder, index, card.title, device, dtype)
     is_xl = "text_encoder_2" in parts
     names = ("tokenizer", "tokenizer_2") if is_xl else ("tokenizer",)
+    tokenizers = tuple(_layout.tokenizer(folder / name) for name in names)
+    for name, tokenizer in zip(names, tokenizers, strict=True):
+        _check_words(tokenizer, parts[name.replace("tokenizer", "text_encoder")], name)
     return DiffusionBundle(
         ref=ref,
         card=card,
@@ -367,12 +371,23 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         model=nn.ModuleDict(parts).eval().requires_grad_(False),
         device=device,
         dtype=dtype,
-        tokenizers=tuple(_layout.tokenizer(folder / name) for name in names),
+        tokenizers=tokenizers,
         scheduler=scheduler,
         prediction_type=_prediction_type(scheduler, parts["unet"].config),
         zeros_for_empty=is_xl and bool(index.get("force_zeros_for_empty_prompt", True)),
         vocabulary=Vocabulary.read(folder),
     )
+
+
+def _check_words(tokenizer: "CLIPTokenizer", encoder: Any, name: str) -> None:
+    """Every token has a row in the encoder's table, and every place in a prompt has one."""
+    rows, places = encoder.config.vocab_size, encoder.config.max_position_embeddings
+    if max(tokenizer.get_vocab().values()) >= rows or tokenizer.model_max_length > places:
+        raise ModelMismatch(
+            f"The {name} of this model has {len(tokenizer)} tokens and prompts of "
+            f"{tokenizer.model_max_length}; its text encoder knows {rows} and {places}.",
+            "Take tokenizer and text encoder from the same export.",
+        )
 
 
 def _prediction_type(scheduler: Mapping[str, Any], config: Any) -> PredictionType:

@@ -25,8 +25,9 @@ from PIL import Image
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.models import _llava_layout
-from engine.models._checks import SAFETENSORS_ONLY, read_json, weight_files
-from engine.models._layout import _free_bytes
+from engine.models._checks import read_json, weight_files
+from engine.models._layout import stem_in
+from engine.models.devices import free_bytes
 from engine.models.library import Bundle, ModelCard, ModelRef
 from engine.models.words import Vocabulary
 
@@ -308,9 +309,7 @@ def _is_original_llava(kind: str) -> bool:
 
 
 def _headers(folder: Path) -> Mapping[Path, Mapping[str, Any]]:
-    if not any((folder / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
-        raise AssetMissing("The model has no safetensors weights.", SAFETENSORS_ONLY)
-    return weight_files(folder, "model")
+    return weight_files(folder, stem_in(folder))
 
 
 def _check_memory(title: str, headers: Mapping[Path, Mapping], device: str, dtype: str) -> None:
@@ -319,7 +318,7 @@ def _check_memory(title: str, headers: Mapping[Path, Mapping], device: str, dtyp
         for tensors in headers.values()
         for info in tensors.values()
     )
-    needed, free = numbers * getattr(torch, dtype).itemsize, _free_bytes(device)
+    needed, free = numbers * getattr(torch, dtype).itemsize, free_bytes(device)
     if free is not None and needed > free:
         raise OutOfBudget(
             f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "

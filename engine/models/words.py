@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.models._checks import is_text_map, read_json, refuse
+from engine.core.tensor_header import is_text_map
+from engine.models._checks import read_json, refuse
 
 
 @dataclass(frozen=True)

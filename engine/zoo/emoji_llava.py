@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.core import rng
-from engine.metrics.hallucination import Told, auroc, chair
+from engine.metrics.hallucination import Told, chair
+from engine.metrics.intervals import auroc
 from engine.verifying.retrospective_resampling.tags import CN, SPAN, UN, Tags, masked_labels
 from engine.world import tray as world
 from engine.world import vocabulary as words

@@ -133,7 +133,7 @@ def process_loss(bundle: ScoreBundle, x0: Tensor, noise: torch.Generator) -> Ten
     device, path = x0.device, bundle.path
     t = 1e-5 + (1 - 1e-5) * torch.rand(len(x0), generator=noise, device=device)
     z = torch.randn(x0.shape, generator=noise, device=device)
-    times = t.double().cpu().numpy()
+    times = t.cpu().double().numpy()
     clean = bundle.low + (1 - bundle.low) * x0
     x = combine((path.a(times), clean), (path.s(times), z))
     with half_precision(device):

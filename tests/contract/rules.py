@@ -7,14 +7,18 @@ one passes what keeps the promise and catches what breaks it.
 import ast
 import gc
 import importlib
+import importlib.util
 import inspect
 import itertools
 import pickle
 import re
 import tempfile
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,13 +26,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.core.catalog import Action, Entry, Exactness
+from engine import new
+from engine.core.catalog import Action, Catalog, Entry, Exactness, Family
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
+from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Families that compute and have no panels yet: their methods keep every promise but those of a
+# panel. The first panel of a family takes it out of this set, and the whole family with it.
+WITHOUT_PANELS = frozenset({Family.UNLEARN, Family.REVERSE})
+
+
+def panelled(catalog: Catalog) -> Catalog:
+    """The methods of the families that have panels."""
+    shown = {s: e for s, e in catalog.entries.items() if e.card.family not in WITHOUT_PANELS}
+    return Catalog(shown, catalog.broken)
+
 
 # Processor seconds between two events of a warm run, not seconds of the clock: the machine of the
 # tests is shared. The promise is half a second; this leaves room for a slower processor.
@@ -37,12 +54,55 @@ LONGEST_SILENCE = 1.0
 
 def job_of(entry: Entry, action: Action, settings: str = "quick") -> Job:
     """The job that the card gives for tests: its first model, seed 7."""
-    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    models = entry.models(action.name)
+    model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, getattr(action, settings), seed=7)
     return recipe.job(entry.target(action.name))
 
 
+def function_of(entry: Entry, action: Action) -> Callable[..., object]:
+    """The job function of an action."""
+    module, _, name = entry.target(action.name).partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 # ---------------------------------------------------------------------- what is written down
+
+
+def is_filled_in(entry: Entry, root: Path = ROOT) -> None:
+    """Nothing of the skeleton that `python -m engine new` wrote is left to write."""
+    left = new.unfilled(new.files_of(entry.card.family.package, entry.slug, root), root)
+    assert not left, "Still to write:\n" + "\n".join(left)
+
+
+def has_its_worksheet(entry: Entry, root: Path = ROOT) -> None:
+    path = f"assets/worksheets/{entry.slug}.json"
+    assert (root / path).is_file(), f"{entry.slug} has no worksheet; write {path}"
+
+
+def has_its_tests(entry: Entry, root: Path = ROOT) -> None:
+    """A file of tests imports the algorithm."""
+    folder = f"tests/{entry.card.family.package}"
+    named = [path for path in (root / folder).glob("test_*.py") if entry.module in path.read_text()]
+    assert named, f"No test imports {entry.module}; write {folder}/test_{entry.slug}.py"
+
+
+def has_tests_of_its_panel(entry: Entry, root: Path = ROOT) -> None:
+    """The panel has a file of tests that checks what its failure preset is said to show."""
+    panel = f"tests/ui/test_{entry.slug}.py"
+    assert (root / panel).is_file(), f"{entry.slug} has no test of its panel; write {panel}"
+    defined = {
+        n.name for n in ast.parse((root / panel).read_text()).body if isinstance(n, ast.FunctionDef)
+    }
+    assert "breaks" in defined, (
+        f"{panel} defines no breaks(result): what its failure preset is said to show."
+    )
+
+
+def has_its_benchmark(entry: Entry) -> None:
+    assert importlib.util.find_spec(f"{entry.module}.bench"), (
+        f"{entry.slug} has no benchmark; write {entry.module.replace('.', '/')}/bench.py"
+    )
 
 
 def states_its_lesson(entry: Entry) -> None:
@@ -52,26 +112,31 @@ def states_its_lesson(entry: Entry) -> None:
 
 def states_its_card(entry: Entry) -> None:
     card = entry.card
-    assert card.paper.link.startswith("https://"), f"{entry.slug}: the paper has no https link."
-    assert not card.paper.code or card.paper.code.startswith("https://")
+    place = f"{entry.module.replace('.', '/')}/__init__.py"
+    assert card.paper.link.startswith("https://"), f"{place}: the paper has no https link."
+    assert not card.paper.code or card.paper.code.startswith("https://"), (
+        f"{place}: the link to the code begins with https."
+    )
     claim = card.claim.sentence
-    assert claim.strip().endswith("."), f'{entry.slug}: "{claim}" is no sentence.'
-    assert card.undoes.endswith("."), f"{entry.slug} does not say what it undoes in a sentence."
-    assert "\n" not in card.undoes, f"{entry.slug} says in more than one line what it undoes."
-    assert card.title
-    assert card.paper.title
-    assert card.paper.authors
-    assert 1900 < card.paper.year < 2100
-    assert min(card.budget.cpu_seconds, card.budget.gpu_seconds) > 0
-    assert card.actions, f"{entry.slug} has no action."
+    assert claim.strip().endswith("."), f'{place}: the claim "{claim}" is no sentence.'
+    assert card.undoes.endswith("."), f"{place}: undoes is no sentence."
+    assert "\n" not in card.undoes, f"{place}: undoes has two lines."
+    assert card.title, f"{place}: the card has no title."
+    assert card.paper.title, f"{place}: the paper has no title."
+    assert card.paper.authors, f"{place}: the paper has no authors."
+    assert 1900 < card.paper.year < 2100, f"{place}: the year of the paper."
+    least = min(card.budget.cpu_seconds, card.budget.gpu_seconds)
+    assert least > 0, f"{place}: the budget says no seconds."
+    assert card.actions, f"{place}: the card has no action."
     for action in card.actions:
-        assert action.bad, f"{entry.slug} {action.name}: name settings that it must refuse."
+        assert action.bad, f"{place}: name settings that {action.name} must refuse (bad=...)."
 
 
 def shows_its_code(entry: Entry) -> None:
-    assert entry.card.shows, f"{entry.slug} shows no code."
+    place = f"{entry.module.replace('.', '/')}/__init__.py"
+    assert entry.card.shows, f"{place}: the card shows no code (shows=...)."
     for source in entry.sources():
-        assert source.code.strip()
+        assert source.code.strip(), f"{place}: {source.name} of shows is empty."
 
 
 def has_its_page(entry: Entry, root: Path = ROOT) -> None:
@@ -128,10 +193,57 @@ def has_light_recipes(entry: Entry) -> None:
 def names_settings_that_fit_a_recipe(entry: Entry) -> None:
     """A setting that takes a name of the recipe itself could be neither linked nor run."""
     for action in entry.card.actions:
-        module, _, name = entry.target(action.name).partition(":")
-        settings = set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        settings = set(inspect.signature(function_of(entry, action)).parameters)
         taken = settings & set(RESERVED) - {"model", "seed"}
         assert not taken, f"{entry.slug} {action.name}: rename the settings {sorted(taken)}."
+
+
+def declares_its_settings(entry: Entry) -> None:
+    """The signature of every action says all that a value may be, so that it is checked there."""
+    for action in entry.card.actions:
+        for setting in settings_of(function_of(entry, action)).values():
+            if setting.name != "model":
+                where = f"{entry.slug} {action.name}: {setting.name}"
+                assert is_bounded(setting.kind), f"{where} declares no bounds: {setting.kind}"
+
+
+def is_bounded(kind: object, rules: Sequence[object] = ()) -> bool:
+    """Numbers have a range, texts a length or a choice, lists a number of bounded values."""
+    inside = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Annotated:
+            return is_bounded(inside[0], inside[1:])
+        case typing.Literal:
+            return True
+        case types.UnionType | typing.Union:
+            return all(is_bounded(one, rules) for one in inside)
+        case origin if origin in (tuple, Sequence):
+            return any(isinstance(rule, Items) for rule in rules) and is_bounded(inside[0])
+    needed = {bool: object, type(None): object, int: Range, float: Range, str: Text | OneOf}
+    if kind in needed:
+        return needed[kind] is object or any(isinstance(rule, needed[kind]) for rule in rules)
+    return kind is ModelRef or any(isinstance(rule, Packed) for rule in rules)
+
+
+def names_a_model_only_where_one_is_used(entry: Entry) -> None:
+    """An action takes a model exactly where its card says so, and then does something with it."""
+    for action in entry.card.actions:
+        module, _, name = entry.target(action.name).partition(":")
+        function = inspect.unwrap(getattr(importlib.import_module(module), name))
+        takes = "model" in inspect.signature(function).parameters
+        assert takes == bool(entry.models(action.name)), f"{entry.slug} {action.name}"
+        assert not takes or _reads(function, "model"), (
+            f"{entry.slug} {action.name} takes a model and leaves it aside."
+        )
+
+
+def _reads(function: Callable[..., object], name: str) -> bool:
+    """Whether the body of a function looks at a variable."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+        for node in ast.walk(tree)
+    )
 
 
 # ---------------------------------------------------------------------- what a run promises

@@ -22,7 +22,18 @@ FAMILIES = {family.package for family in Family}
 # What a page may know of the engine; all of it is light (see the fresh process below).
 LIGHT_CORE = {
     f"engine.core.{name}"
-    for name in ("catalog", "errors", "job", "patch_file", "recipe", "stack", "store", "trace")
+    for name in (
+        "budgets",
+        "catalog",
+        "disk",
+        "errors",
+        "job",
+        "patch_file",
+        "recipe",
+        "stack",
+        "store",
+        "trace",
+    )
 }
 
 
@@ -86,7 +97,9 @@ def layer_of(path: Path) -> Layer:
     numbers = {"torch", "numpy", "PIL", "scipy"}
     if place[0] == "app.py":
         return Layer(
-            {"pages", "engine.core.catalog", "engine.core.errors", "engine.runners"}, {"gradio"}
+            {"pages", "engine.core.budgets", "engine.core.catalog", "engine.core.errors"}
+            | {"engine.runners"},
+            {"gradio"},
         )
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}
@@ -95,7 +108,7 @@ def layer_of(path: Path) -> Layer:
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(
             ours | {"pages._"} | ({"pages"} if path.name == "__init__.py" else set()),
-            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi"},
+            {"gradio", "gradio_client", "plotly", "PIL", "numpy", "starlette", "fastapi", "anyio"},
         )
     return _engine_layer(path, numbers)
 
@@ -112,25 +125,29 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "models":
         return Layer(
             {"engine.core", "engine.diffusion", "engine.models", "engine.world"},
-            numbers | {"safetensors"},
+            numbers | {"safetensors", "regex"},
             frozenset(MODEL_LIBRARIES | {"huggingface_hub", "httpx"}),
         )
     if part == "zoo":
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
         shared = {"core", "models", "diffusion", "metrics", "world"}
-        ours = {f"engine.{name}" for name in shared} | {f"engine.{part}._", "engine.sounds"}
+        ours = {f"engine.{name}" for name in shared} | {
+            f"engine.{part}._",
+            "engine.pictures",
+            "engine.sounds",
+        }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))
     if part == "runners.py":
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":
-        ours = {"engine.core", "engine.models.library", "engine.pictures"}
+        ours = {"engine.core", "engine.models.library", "engine.new", "engine.pictures"}
         ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
         return Layer(ours, {"numpy", "PIL"}, frozenset({"torch"}))
     if part == "sounds.py":
-        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy"}))
+        return Layer({"engine.core"}, {"numpy"}, frozenset({"scipy", "soundfile"}))
     return Layer({"engine.core"}, {"numpy", "PIL"})
 
 

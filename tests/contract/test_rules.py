@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from engine.core import catalog
 from engine.core.catalog import (
     Action,
     Catalog,
@@ -50,6 +51,14 @@ def test_methods_are_found_by_slug_with_dashes_or_underscores(toy):
 def test_a_package_that_fails_is_kept_with_its_traceback_and_the_others_go_on():
     assert list(CATALOG.broken) == ["no_card"]
     assert "has no CARD" in CATALOG.broken["no_card"].traceback
+
+
+def test_one_slug_in_two_families_is_an_error(monkeypatch):
+    once = "tests.contract.toys.sampling.countdown"
+    monkeypatch.setattr(catalog, "_method_modules", lambda family: [once])
+    found = discover("tests.contract.toys")
+    assert list(found) == ["countdown"]
+    assert f"{once} has the same slug" in found.broken["countdown"].traceback
 
 
 def test_an_unknown_method_or_action_is_refused_with_those_there_are(toy):
@@ -140,6 +149,16 @@ def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
     monkeypatch.setattr("engine.core.catalog.CLAIMS", tmp_path)
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "countdown.py").write_text("def build(frame): ...\n")
+    (tmp_path / "tests" / "ui").mkdir(parents=True)
+    (tmp_path / "tests" / "ui" / "test_countdown.py").write_text("def breaks(found): ...\n")
+    (tmp_path / "tests" / "sampling").mkdir()
+    (tmp_path / "tests" / "sampling" / "test_countdown.py").write_text(f"import {toy.module}\n")
+    (tmp_path / "assets" / "worksheets").mkdir(parents=True)
+    (tmp_path / "assets" / "worksheets" / "countdown.json").write_text("{}")
+    rules.is_filled_in(toy, tmp_path)
+    rules.has_its_worksheet(toy, tmp_path)
+    rules.has_its_tests(toy, tmp_path)
+    rules.has_tests_of_its_panel(toy, tmp_path)
     rules.states_its_lesson(toy)
     rules.states_its_card(toy)
     rules.shows_its_code(toy)
@@ -164,6 +183,9 @@ def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
         (rules.has_golden_arrays_or_says_why_not, {"no_golden": ""}),
         (rules.has_golden_arrays_or_says_why_not, {"golden": ("absent",)}),
         (rules.has_its_page, {}),
+        (rules.has_its_worksheet, {}),
+        (rules.has_tests_of_its_panel, {}),
+        (rules.has_its_benchmark, {}),
         (rules.has_measured_its_claim, {}),
         (rules.has_light_recipes, {"actions": (Action(quick={"x": float("nan")}),)}),
     ],
@@ -288,3 +310,23 @@ def test_an_exactness_that_is_not_reached_is_caught(toy, name):
 
 def test_the_toys_algorithm_is_what_the_rules_ran():
     assert algorithm.count_down(3, 2) == [3, 2]
+
+
+def test_a_model_that_is_taken_and_left_aside_is_caught(toy, monkeypatch):
+    rules.names_a_model_only_where_one_is_used(toy)
+    named = replace(toy, card=replace(toy.card, models=("world",)))
+    with pytest.raises(AssertionError, match="run"):
+        rules.names_a_model_only_where_one_is_used(named)
+    monkeypatch.setattr(algorithm, "run", leaves_its_model_aside)
+    with pytest.raises(AssertionError, match="leaves it aside"):
+        rules.names_a_model_only_where_one_is_used(named)
+    exact = replace(named.card.actions[0], on_model=False)
+    monkeypatch.undo()
+    rules.names_a_model_only_where_one_is_used(
+        replace(named, card=replace(named.card, actions=(exact,)))
+    )
+
+
+def leaves_its_model_aside(*, seed: int, model: str = "world") -> tuple[()]:
+    """It names a model and computes without."""
+    return ()

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from engine.core import budgets
 from engine.core.errors import BadInput
-from engine.core.recipe import LONGEST_LINK, RESERVED, ModelRef, Recipe, versions_here
+from engine.core.recipe import RESERVED, ModelRef, Recipe, versions_here
 from engine.pictures import as_text, from_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -83,7 +84,7 @@ def test_json_leads_back(fields):
 def test_the_link_leads_back_and_is_short(fields):
     recipe = made(fields)
     query = recipe.query()
-    assert len(query) < LONGEST_LINK
+    assert len(query) < budgets.LINK_CHARACTERS
     assert query.isascii()
     assert Recipe.from_query(query) == recipe
 
@@ -331,3 +332,31 @@ def test_the_largest_picture_that_is_taken_comes_back_from_file_and_picture():
     drawn = recipe.stamp(picture())
     back = str(Recipe.from_png(drawn).params["picture"])
     assert np.array_equal(from_text(back), photograph)
+
+
+# ---------------------------------------------------------------------- budgets
+
+
+def document(**parts: object) -> str:
+    return json.dumps({"rewind": 1, "method": "nfe_lab", **parts})
+
+
+def test_a_document_of_too_many_values_is_refused_unread(monkeypatch: pytest.MonkeyPatch):
+    crowded = document(params={"curve": [[]] * (budgets.DOCUMENT_VALUES + 1)})
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("It was read."))
+    with pytest.raises(BadInput, match="10000 values"):
+        Recipe.from_json(crowded)
+
+
+def test_commas_and_brackets_inside_a_text_are_no_values():
+    text = '{"a": [1, "\\"]}, ' * budgets.DOCUMENT_VALUES
+    recipe = Recipe("revthink", params={"records": text})
+    assert Recipe.from_json(recipe.json()) == recipe
+
+
+def test_a_model_has_a_budget_of_edits_and_characters():
+    digests = [f"{number:08x}" for number in range(4000)]
+    with pytest.raises(BadInput, match="4000 edits; 32 are taken"):
+        Recipe.from_json(document(model={"source": "world", "edits": digests}))
+    with pytest.raises(BadInput, match="at most 500 characters"):
+        Recipe.from_json(document(model={"source": "w" * 10_000}))

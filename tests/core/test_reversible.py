@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from engine.core.catalog import Exactness
 from engine.core.errors import BadInput
-from engine.core.reversible import Reversible, compare, round_trip
+from engine.core.reversible import Reversible, compare, missed_of_weights, round_trip
 from engine.core.trace import Trace, thinned
 
 
@@ -118,3 +118,13 @@ def test_scrubbing_finds_the_last_state_reached():
 def test_a_trace_that_does_not_fit_together_is_refused(states, times, notes):
     with pytest.raises(BadInput):
         Trace(states, times, notes)
+
+
+def test_what_a_file_misses_is_told_as_a_part_of_the_whole_edit():
+    base = {name: torch.full((4, 4), 100.0) for name in ("a", "b", "c")}
+    edited = {name: base[name] + 0.5 for name in ("a", "b")}
+    assert missed_of_weights(edited, edited, base) == 0
+    assert missed_of_weights({}, edited, base) == 1
+    assert missed_of_weights({"a": edited["a"]}, edited, base) == pytest.approx(0.5**0.5)
+    assert missed_of_weights(base, base, base) == 0
+    assert missed_of_weights(edited, {"a": base["a"]}, base) == 1

@@ -25,6 +25,9 @@ CONFIG = {
     "prediction_type": "epsilon",
 }
 
+# The second step has history for order 2 only, which diffusers takes from `solver_type`.
+THIRD = {"solver_order": 3, "solver_type": "heun", "lower_order_final": False}
+
 
 @pytest.fixture(scope="module")
 def path():
@@ -71,6 +74,7 @@ def test_adapter_equals_golden(golden, key, name, overrides, steps):
         ("DDIM", {"timestep_spacing": "trailing"}, "ddim"),
         ("DPMSolverMultistep", {}, "dpmpp_2m"),
         ("DPMSolverMultistep", {"solver_type": "heun"}, "dpmpp_2m_exact"),
+        ("DPMSolverMultistep", THIRD, "dpmpp_3m"),
         ("UniPCMultistep", {}, "unipc2"),
         ("EulerDiscrete", {}, "euler"),
         ("HeunDiscrete", {}, "heun"),

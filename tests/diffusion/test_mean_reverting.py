@@ -11,7 +11,7 @@ from engine.diffusion.mean_reverting import GRIDS, Schedule, mrs_grid, released_
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import find, run, solve
 
-PATH = Schedule().path
+PATH, RELEASED = Schedule().path, Schedule().released_path
 KINDS = {"noise": "eps", "data": "x0", "velocity": "v"}
 
 
@@ -58,7 +58,7 @@ def test_every_published_solver_case(golden, case):
     np.testing.assert_allclose(grid.times, arrays[f"c{case}_timesteps"], atol=1e-4)
     mu, start, wanted = (torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out"))
     model = model_of(mu, kind)
-    options = {"taper": True} if find(name).order == 2 else {}
+    options = {"taper": True} if find(name).order > 1 else {}
     noise = Noise.replay(list(torch.from_numpy(arrays[f"c{case}_noises"])))
     found = run(name, model, start - mu, grid, noise, **options) + mu
     assert model.nfe == steps
@@ -137,6 +137,29 @@ def test_released_posterior_equals_the_strided_one_only_when_every_time_is_visit
         released = run("posterior_released", model_of(mu), z, released_grid(PATH, steps), Noise(3))
         strided = run("ancestral", model_of(mu), z, mrs_grid(PATH, "linspace", steps), Noise(3))
         assert torch.allclose(released, strided, atol=1e-10) is equal
+
+
+def test_tables_read_apart_agree_at_their_entries_and_contradict_between():
+    at, between = np.arange(101.0), np.arange(100.0) + 0.5
+    for read in ("a", "s", "lam", "v_scale"):
+        ours, theirs = getattr(PATH, read), getattr(RELEASED, read)
+        np.testing.assert_allclose(ours(at), theirs(at), rtol=1e-12)
+    tied = np.log(RELEASED.a(between)) - np.log(RELEASED.s(between))
+    assert 1e-4 < np.abs(RELEASED.lam(between) - tied).max() < 0.1
+    np.testing.assert_allclose(RELEASED.t_of_lam(RELEASED.lam(between)), between, atol=1e-9)
+    assert np.abs(RELEASED.lam(between) - PATH.lam(between)).max() > 1e-4
+
+
+def test_an_estimate_that_does_not_move_is_followed_alike_by_every_order():
+    mu, z = state(1), state(2)
+
+    def still(x, t, mu):
+        return mu + 0.25
+
+    model = Model(still, PATH, "x0", "t", anchor=mu, cond={"mu": mu})
+    ends = [run(f"mrs_ode_d_{k}", model, z, mrs_grid(PATH, "linspace", 12)) for k in (1, 2, 3)]
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(ends[0], ends[2], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -15,8 +15,8 @@ from engine.diffusion.noise import Noise, Stream
 from engine.diffusion.predictors import exact_link, released_grid, released_link
 from engine.diffusion.solvers import run, solve
 
-VP = schedules.vp(t_min=0.0)
-PATHS = [VP, schedules.subvp(t_min=0.0), schedules.ve(t_min=0.0)]
+VP, SUBVP = schedules.vp(t_min=0.0), schedules.subvp(t_min=0.0)
+PATHS = [VP, SUBVP, schedules.ve(t_min=0.0)]
 
 
 def start(count: int = 6, seed: int = 0) -> torch.Tensor:
@@ -109,10 +109,46 @@ def test_settings_that_cannot_be_are_refused_with_advice(options):
     assert refused.value.advice
 
 
-def test_the_published_chain_of_few_levels_is_refused_and_not_a_number_is_not_returned():
-    with pytest.raises(SamplerError, match="less than nothing"):
-        run("pc", three_modes().model(VP), start(), released_grid(10, 1e-3), Noise(0),
-            levels="released")  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (VP, {}),
+        (VP, {"predictor": "ancestral"}),
+        (VP, {"predictor": "euler_maruyama", "corrector": "langevin"}),
+        (SUBVP, {"corrector": "langevin"}),
+        (SUBVP, {"predictor": "none", "corrector": "ald"}),
+        (SUBVP, {"predictor": "ancestral"}),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),  # no address, which differs by process
+)
+@pytest.mark.parametrize("steps", [10, 20])
+def test_the_published_chain_of_few_levels_is_refused_and_not_a_number_is_not_returned(
+    path, options, steps
+):
+    for count in (steps, 21):
+        walk = solve("pc", three_modes().model(path), start(), released_grid(count, 1e-3),
+                     Noise(0), levels="released", **options)  # fmt: skip
+        if count == 21:
+            assert torch.isfinite(next(walk).z).all()
+            continue
+        with pytest.raises(SamplerError, match="less than nothing") as refused:
+            next(walk)
+        assert "at least 21 steps" in refused.value.advice
+
+
+@pytest.mark.parametrize("predictor", ["reverse_diffusion", "euler_maruyama", "probability_flow"])
+@pytest.mark.parametrize("steps", [4, 10, 20])
+def test_sub_vp_has_no_table_in_the_release_and_walks_with_any_number_of_levels(predictor, steps):
+    """The release's default for a process without one: f / n and g / sqrt(n) of the equation."""
+    model, noise, grid = three_modes().model(SUBVP), Noise(3), released_grid(steps, 1e-3)
+    found = list(solve("pc", model, start(), grid, noise, predictor=predictor, levels="released"))
+    z, half = start(), 0.5 if predictor == "probability_flow" else 1.0
+    for i, t in enumerate(grid.times[:-1]):
+        rate = 0.1 + t * 19.9
+        g2 = rate * -np.expm1(-0.2 * t - 19.9 * t**2)
+        mean = z + (rate * z / 2 + half * g2 * model(z, t).score) / steps
+        z = mean if half < 1 else mean + np.sqrt(g2 / steps) * Noise(3)(mean, i)
+        torch.testing.assert_close(found[i].mean, mean)
 
 
 def test_a_level_for_each_sample_equals_the_shared_level():

@@ -18,7 +18,7 @@ from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, Training, esd_names, made, withheld
 from engine.erasing._eraser import Cost, Eraser, contenders
-from engine.erasing._evaluation import Drawn, Protocol, Rate, draw_asks, gate, gate_note, score
+from engine.erasing._evaluation import Drawn, Protocol, draw_asks, gate, gate_note, score
 from engine.erasing._subject import GROUPS, Ask, Subject
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, predict
 from engine.models.library import ModelRef, load
@@ -281,12 +281,6 @@ def test_the_table_holds_every_interval_and_the_pareto_points_mark_the_best():
     told = list(csv.DictReader(io.StringIO(evaluation.pictures_csv([good], 7))))
     assert len(told) == len(good.asks)
     assert told[0]["seed"] == "7"
-
-
-def test_a_rate_and_its_complement_have_mirrored_intervals():
-    rate = Rate.of_hits([True] * 3 + [False] * 7)
-    other = rate.complement
-    assert (other.rate, other.low, other.high) == pytest.approx((0.7, 1 - rate.high, 1 - rate.low))
 
 
 def test_a_picture_keeps_its_noise_in_whatever_order_it_is_drawn(bundle):

@@ -16,9 +16,9 @@ from engine.core.recipe import Recipe
 from engine.core.reversible import Exactness
 from engine.erasing._learning import Adam, denoising_error, fitted, pixels
 from engine.erasing._subject import Subject
-from engine.erasing.few_shot_erasing import COMPARED, PARAMETERS
+from engine.erasing.few_shot_erasing import COMPARED, OPTIMIZERS, PARAMETERS
 from engine.erasing.few_shot_erasing import golden as ours
-from engine.erasing.few_shot_erasing.ascent import climb, trainable
+from engine.erasing.few_shot_erasing.ascent import Optimizer, climb, trainable
 from engine.erasing.few_shot_erasing.contender import few_shot
 from engine.erasing.few_shot_erasing.exports import read_back
 from engine.erasing.few_shot_erasing.learning import learn
@@ -116,12 +116,49 @@ def test_our_adam_is_that_of_torch(seed: int, decoupled: bool, decay: float):
     assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_the_published_code_is_that_of_torch(name: str):
+    draw = torch.Generator().manual_seed(1)
+    start = torch.randn(3, 4, generator=draw, dtype=torch.float64)
+    goals = torch.randn(6, 3, 4, generator=draw, dtype=torch.float64)
+    a, b = (start.clone().requires_grad_() for _ in range(2))
+    told = {"eps": 1e-4, "weight_decay": 0.03}
+    chosen = Optimizer(name, 0.1, (0.7, 0.8), **told)
+    found = list(climb([a], (lambda g=g: (a - g).square().mean() for g in goals), optimizer=chosen))
+    betas = {"betas": (0.7, 0.8)} if name.startswith("Adam") else {}
+    theirs = getattr(torch.optim, name)([b], lr=0.1, **told, **betas)
+    for goal, error in zip(goals, found, strict=True):
+        loss = (b - goal).square().mean()
+        assert loss.item() == pytest.approx(error, rel=1e-12)
+        theirs.zero_grad()
+        (-loss).backward()
+        theirs.step()
+    assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimizer": "AdamW", "weight_decay": 0.5},
+        {"optimizer": "Adagrad"},
+        {"beta1": 0.0},
+        {"beta2": 0.5},
+        {"eps": 0.1},
+    ],
+    ids=str,
+)
+def test_what_is_set_of_the_optimizer_reaches_the_weights(bundle: DiffusionBundle, changed: dict):
+    usual = finish(learn(bundle, Settings.of(**QUICK), 0)).epochs[-1]
+    other = finish(learn(bundle, Settings.of(**QUICK, **changed), 0)).epochs[-1]
+    assert any(not torch.equal(usual[name], other[name]) for name in usual)
+
+
 def test_up_raises_the_error_and_down_lowers_it():
     goal = torch.full((5,), 3.0)
     for uphill in (True, False):
         x = torch.zeros(5).requires_grad_()
         errors = (lambda x=x: (x - goal).square().mean() for _ in range(20))
-        found = list(climb([x], errors, learning_rate=0.1, uphill=uphill))
+        found = list(climb([x], errors, optimizer=Optimizer(learning_rate=0.1), uphill=uphill))
         assert (found[-1] > found[0]) == uphill
 
 
@@ -368,6 +405,11 @@ def test_a_strength_between_mixes_old_and_new(bundle: DiffusionBundle, same_bits
         {"learning_rate": 0},
         {"learning_rate": float("nan")},
         {"learning_rate": "fast"},
+        {"optimizer": "SGD"},
+        {"beta1": 1.0},
+        {"beta2": -0.1},
+        {"eps": 0},
+        {"weight_decay": float("inf")},
         {"parameters": "all of them"},
         {"direction": "sideways"},
         {"fit": "crop"},

@@ -8,8 +8,7 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Job
-from engine.erasing._evaluation import Protocol, Rate
-from engine.erasing._measuring import pooled
+from engine.erasing._evaluation import Protocol
 from engine.erasing.few_shot_erasing import bench as few_shot
 from engine.erasing.reversion import bench as reversion
 from engine.erasing.reversion.settings import Settings
@@ -22,11 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
 
 
-def test_rates_are_pooled_over_pictures():
-    found = pooled([Rate.of_hits([True, False]), Rate.of_hits([True] * 6)])
-    assert (found.hits, found.of) == (7, 8)
-
-
+@pytest.mark.slow
 def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     monkeypatch.setattr(few_shot, "STEPS", 2)
     monkeypatch.setattr(few_shot, "STUDY_EACH", 1)
@@ -43,6 +38,7 @@ def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkey
     assert saved(found, tmp_path) == found
 
 
+@pytest.mark.slow
 def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     monkeypatch.setattr(reversion, "SAMPLER_STEPS", 2)
     monkeypatch.setattr(reversion, "ABLATION_STEPS", 2)
@@ -55,6 +51,7 @@ def test_the_bench_of_reversion_runs_through(folder: str, run_job, monkeypatch, 
     assert saved(found, tmp_path) == found
 
 
+@pytest.mark.slow
 def test_the_bench_of_spm_runs_through(folder: str, run_job, monkeypatch, tmp_path):
     for name in ("ANCHORED", "LOOSE"):
         monkeypatch.setattr(spm, name, replace(getattr(spm, name), iterations=2))

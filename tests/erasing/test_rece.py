@@ -202,6 +202,11 @@ def test_a_concept_longer_than_the_encoder_is_refused(bundle):
         {"erase_scale": "much"},
         {"rule": "newest"},
         {"technique": None},
+        {"layers_to_edit": []},
+        {"layers_to_edit": [-1]},
+        {"layers_to_edit": [True]},
+        {"layers_to_edit": [0.5]},
+        {"layers_to_edit": "all"},
         {"regulariser": "best"},
     ],
     ids=str,
@@ -313,6 +318,51 @@ def test_every_variant_gives_finite_weights_that_differ(bundle, changed: dict):
     for name, tensor in baked.items():
         assert bool(torch.isfinite(tensor).all())
         assert not torch.equal(tensor, state[name])
+
+
+@pytest.mark.parametrize("technique", ["replace", "tensor"])
+def test_layers_to_edit_are_edited_as_published_and_the_others_left_alone(bundle, technique):
+    """Against the published loop over projections, and its attack through all of them."""
+    every = {n: w.detach().double() for n, w in projections(bundle).items()}
+    chosen = (0, len(every) // 2, len(every) - 1)
+    told = settings(layers_to_edit=list(chosen), technique=technique, epochs=1)
+    edit, names = erase(bundle, told), list(every)
+    assert edit.names == tuple(names[number] for number in chosen)
+    assert not told.is_side_car
+    texts = encode(bundle, [*(t for both in told.pairs() for t in both), *told.kept()])
+    rows = [pair(texts[old], texts[new], told.rule) for old, new in told.pairs()]
+    kept = [kept_rows(texts[text], told.rule) for text in told.kept()]
+    after_uce = dict(every)
+    for name in edit.names:
+        if technique == "replace":
+            after_uce[name] = per_layer.uce(every[name], rows, kept, told.scales())
+        else:
+            keep = torch.stack([cf.gram(r) for r in kept]).sum(0)
+            m = cf.redirect_orthogonal(every[name], rows, keep, told.scales())
+            after_uce[name] = every[name] @ m
+    truth = per_layer.derived(
+        list(after_uce.values()), list(every.values()), texts["cat"].rows, told.reg
+    )
+    derived = edit.stages[1].derived[0]
+    assert torch.allclose(derived, truth, rtol=0, atol=1e-8 * float(truth.abs().max()))
+    state = bundle.model.state_dict()
+    baked = edit.bake(state)
+    assert list(baked) == list(edit.names)
+    assert all(not torch.equal(tensor, state[name]) for name, tensor in baked.items())
+
+
+def test_all_layers_by_number_are_all_layers(bundle):
+    numbers = list(range(len(projections(bundle))))
+    plain, numbered = (
+        erase(bundle, settings(epochs=2, layers_to_edit=chosen)) for chosen in (None, numbers)
+    )
+    assert torch.allclose(plain.map, numbered.map, rtol=0, atol=1e-9)
+
+
+def test_a_layer_that_there_is_not_is_named_with_those_there_are(bundle):
+    with pytest.raises(BadInput, match="this model has") as refused:
+        erase(bundle, settings(layers_to_edit=[0, 999]))
+    assert "attn2.to_k.weight" in refused.value.advice
 
 
 def test_two_erasures_at_once_are_not_one_after_the_other(bundle):

@@ -77,6 +77,17 @@ def test_diffusers_loads_the_kohya_file_too(folder: Path, bundle, edit, tmp_path
     assert_says_the_same(pipeline.unet, bundle, edit)
 
 
+@pytest.mark.parametrize("form", ["lora", "kohya", "partial", "map"])
+def test_a_file_of_some_layers_names_no_other(bundle, form: str):
+    some = erase(bundle, Settings.of(retain=["dog"], layers_to_edit=[1, 2]))
+    found = exports.exported(bundle, some, form)
+    assert found.error < 1e-5
+    for key in file_of(found).read():
+        stem = key.replace("lora_unet_", "").replace(".", "_")
+        assert any(name.removeprefix("unet.").removesuffix(".weight").replace(".", "_") in stem
+                   for name in some.names), key  # fmt: skip
+
+
 @pytest.mark.parametrize("form", ["partial", "unet"])
 def test_diffusers_loads_the_weights(folder: Path, bundle, edit, form: str):
     from diffusers import UNet2DConditionModel

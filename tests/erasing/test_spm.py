@@ -401,8 +401,13 @@ def test_the_published_file_loads_into_diffusers(bundle):
 
 @pytest.mark.parametrize("form", files.FORMS)
 def test_every_form_of_file_leads_to_the_baked_weights(bundle, form: str):
+    """The form for the web does so on the layers that it holds, and misses the others."""
     pair = [grown(bundle, "cat", 1), grown(bundle, "dog", 2)]
     made, error, how = files.exported(bundle, pair, form, 0.5)
+    if form == "web":
+        assert 0.1 < error < 1
+        pair = [files._without_ends(membrane) for membrane in pair]
+        _, error, _ = files.exported(bundle, pair, form, 0.5)
     assert error < 1e-6
     assert how
     assert len(made) == (2 if form == "spm" else 1)
@@ -562,6 +567,15 @@ def test_an_export_holds_the_concept_in_its_header(folder: Path, run_job):
     length = int.from_bytes(file.data[:8], "little")
     assert json.loads(file.data[8 : 8 + length])["__metadata__"]["prompts"] == "cat"
     assert end.result.error < 1e-6
+
+
+@pytest.mark.parametrize("form", ["stacked", "diffusers", "web"])
+def test_an_export_says_how_much_of_the_whole_edit_it_misses(folder: Path, run_job, form: str):
+    """proj_in and proj_out carry a good part; the form for the web leaves them out and says so."""
+    *_, end = run_job(job(folder, "export", form=form))
+    assert (end.result.error > 0.1) == (form == "web")
+    assert end.result.error < 1
+    assert "little" not in end.result.note
 
 
 def test_a_blunt_gate_and_missing_anchors_are_pointed_out(folder: Path, run_job):

@@ -79,6 +79,36 @@ def test_storage_competitors_are_exact_where_nothing_is_left_out():
     assert errors == sorted(errors, reverse=True)
 
 
+def turned(a, b, seed=1):
+    """The factors in another basis of the layer's outputs and inputs, and the two turns."""
+    draw = torch.Generator().manual_seed(seed)
+    left, right = (
+        torch.linalg.qr(torch.randn(k, k, generator=draw, dtype=torch.float64))[0]
+        for k in (a.shape[1], b.shape[2])
+    )
+    return (left @ a, b @ right.mT), left, right
+
+
+@pytest.mark.parametrize("merge", [merges.iso_c, merges.tsv_merge])
+@pytest.mark.parametrize("case", ["sum of low rank", "one adapter twice", "one adapter of zeros"])
+def test_null_spaces_have_no_part_in_a_merge(merge, case):
+    """A turn of the layer's axes only turns the merge; arbitrary null vectors would not follow."""
+    a, b = stacked(n=2, m=12, d=10, r=3)
+    if case != "sum of low rank":
+        a[1] = 0 if case.endswith("zeros") else a[0]
+        b[1] = b[0]
+    other, left, right = turned(a, b)
+    torch.testing.assert_close(merge(*other), left @ merge(a, b) @ right.mT)
+
+
+def test_iso_c_gives_the_directions_of_the_sum_one_length():
+    a, b = stacked(n=2, m=12, d=10, r=3)
+    total = torch.linalg.svdvals(merges.deltas(a, b).sum(0))
+    found = torch.linalg.svdvals(merges.iso_c(a, b))
+    torch.testing.assert_close(found[:6], total.mean().expand(6))
+    torch.testing.assert_close(found[6:], torch.zeros(4, dtype=torch.float64))
+
+
 def test_layers_narrower_than_the_rank_are_no_trouble():
     a, b = stacked(n=3, m=4, d=18, r=6)
     left, right = merges.fewer_ranks(a, b, 6)

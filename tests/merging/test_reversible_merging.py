@@ -339,11 +339,10 @@ def test_a_rebuilt_adapter_loads_in_peft(tmp_path):
     for module, a, b in found.each():
         left, right = rmm.revert_all(rmm.fit(a, b, 2))
         rebuilt[module] = left[1], right[1]
-    file, config = exports.peft(found, rebuilt)
     out = tmp_path / "out"
     out.mkdir()
-    (out / file.name).write_bytes(file.data)
-    (out / "adapter_config.json").write_text(config)
+    for file in exports.peft(found, rebuilt):
+        (out / file.name).write_bytes(file.data)
     x = torch.randn(2, 3, 6, 6)
     torch.manual_seed(0)
     base = Base()
@@ -356,7 +355,7 @@ def test_a_rebuilt_adapter_loads_in_peft(tmp_path):
             fresh.load_state_dict(state)
             answers.append(PeftModel.from_pretrained(fresh, folder)(x))
     torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=1e-4)
-    assert json.loads(config)["lora_alpha"] == 2
+    assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 2
 
 
 def test_mixed_ranks_are_written_as_patterns(tmp_path):
@@ -364,7 +363,7 @@ def test_mixed_ranks_are_written_as_patterns(tmp_path):
     folder = peft_folder(tmp_path / "x", pairs, rank_pattern={"b": 2}, alpha_pattern={"b": 2})
     found = of([open_lora(folder)])
     _, config = exports.peft(found, {m: (a[0], b[0]) for m, a, b in found.each()})
-    told = json.loads(config)
+    told = json.loads(config.data)
     assert (told["r"], told["rank_pattern"], told["alpha_pattern"]) == (3, {"b": 2}, {"b": 2})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.models import library
+from engine.models import _hub, library
 from tests.tiny import tiny_checkpoint
 
 
@@ -19,8 +19,9 @@ def tiny(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch) -> Iterator[None]:
-    """Uploads and patches of a test go to its own folder, and the cache starts empty."""
+    """Uploads and patches of a test go to its own folder, and nothing is known from before."""
     monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(_hub, "_LATELY", {})
     library.CACHE.clear()
     yield
     library.CACHE.clear()

@@ -1,13 +1,15 @@
 """LoRA files of every usual layout are read as the same factors; others are refused by name."""
 
+import json
 import math
 import struct
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from engine.core.errors import BadInput, ModelMismatch
+from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.models.adapters import canonical, open_lora, weights_for
 from tests.loras import LINEAR, factors, kohya_file, peft_folder
 
@@ -189,10 +191,158 @@ def test_a_pickle_under_another_name_is_refused(tmp_path):
         open_lora(folder)
 
 
-def test_a_pattern_is_never_run_as_an_expression(tmp_path):
-    lora_folder = peft_folder(tmp_path / "p", alpha_pattern={"(a+)+$": 4})
-    with pytest.raises(BadInput, match="plain name"):
-        open_lora(lora_folder)
+PATTERNS = {
+    "plain": {"layers.0.to_q": 5},
+    "the end of a name": {"to_q": 5},
+    "overlapping, the general one first": {"to_q": 5, "layers.0.to_q": 7},
+    "overlapping, the special one first": {"layers.0.to_q": 7, "to_q": 5},
+    "an expression": {r"layers\.\d+\.to_[qk]": 5, "to_v": 7},
+    "anchored": {"^layers.0.to_q": 5, "^to_v": 7},
+    "alternatives": {"to_q|to_v": 5},
+    "no module": {"to_out": 5, "o_q": 6, "layers.0": 7},
+}
+
+
+@pytest.mark.parametrize("alphas", PATTERNS.values(), ids=PATTERNS)
+@pytest.mark.parametrize("ranks", [{}, {"layers.1.to_q": 4, "to_q": 2}], ids=["", "ranks"])
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.filterwarnings("ignore:The following")
+def test_patterns_are_read_as_peft_reads_them(tmp_path, alphas, ranks, use_rslora):
+    """The oracle is PEFT, which opens the same folder and says what each delta is."""
+    from peft import PeftModel
+
+    names = [f"layers.{i}.{name}" for i in range(2) for name in ("to_q", "to_v")]
+    sizes = {name: ranks.get(name, ranks.get("to_q", 3) if "to_q" in name else 3) for name in names}
+    pairs = {name: (torch.randn(8, rank), torch.randn(rank, 10)) for name, rank in sizes.items()}
+    folder = peft_folder(
+        tmp_path / "p", pairs, r=3, lora_alpha=12, target_modules=["to_q", "to_v"],
+        alpha_pattern=alphas, rank_pattern=ranks, use_rslora=use_rslora,
+    )  # fmt: skip
+    layers = [nn.ModuleDict({name: nn.Linear(10, 8) for name in ("to_q", "to_v")}) for _ in "ab"]
+    model = PeftModel.from_pretrained(nn.ModuleDict({"layers": nn.ModuleList(layers)}), folder)
+    lora = open_lora(folder)
+    for name in names:
+        module = model.base_model.model.get_submodule(name)
+        torch.testing.assert_close(delta(lora, name), module.get_delta_weight("default"))
+
+
+def test_a_rank_that_the_config_does_not_state_is_refused_as_peft_refuses_it(tmp_path):
+    with pytest.raises(BadInput, match="rank 3, and the config says 16"):
+        open_lora(peft_folder(tmp_path / "p", r=16))
+
+
+def test_an_expression_that_would_run_for_years_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.models._ranks.SECONDS", 0.1)
+    name = "a" * 60 + "!"
+    folder = peft_folder(
+        tmp_path / "p", {name: (torch.ones(4, 2), torch.ones(2, 4))},
+        alpha_pattern={"(a|aa)+": 4},
+    )  # fmt: skip
+    with pytest.raises(OutOfBudget, match="takes too long"):
+        open_lora(folder)
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{2,1}", "a" * 1000, "[z-a]"])
+def test_what_is_no_expression_is_refused(tmp_path, pattern):
+    with pytest.raises(BadInput, match="no regular expression"):
+        open_lora(peft_folder(tmp_path / "p", alpha_pattern={pattern: 4}))
+
+
+@pytest.mark.parametrize("patterns", ["to_q", {"to_q": "8"}, {"to_q": True}, {"to_q": None}])
+def test_a_pattern_without_a_number_is_refused(tmp_path, patterns):
+    with pytest.raises(BadInput, match="alpha_pattern"):
+        open_lora(peft_folder(tmp_path / "p", alpha_pattern=patterns))
+
+
+# ---------------------------------------------------------------------- files of diffusers
+
+
+def test_each_network_of_a_pipeline_has_the_scale_that_diffusers_wrote(tmp_path):
+    """diffusers puts one config a network into the header; the text encoder's counts for it."""
+    up, down = torch.randn(4, 2), torch.randn(2, 4)
+    told = {"unet.r": 2, "unet.lora_alpha": 6, "text_encoder.r": 2, "text_encoder.lora_alpha": 10}
+    tensors = {}
+    for head in ("unet.down.to_q", "text_encoder.layers.0.q_proj"):
+        tensors |= {f"{head}.lora_A.weight": down.clone(), f"{head}.lora_B.weight": up.clone()}
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    lora = open_lora(path)
+    assert {name: layer.scale for name, layer in lora.layers.items()} == {
+        "down_to_q": 3.0,
+        "text_encoder_layers_0_q_proj": 5.0,
+    }
+
+
+def sgm_names(unet):
+    """The names of a UNet's weights in the original code, by diffusers' own conversion."""
+    from diffusers.loaders.lora_conversion_utils import _convert_unet_lora_key
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers as mapped
+
+    places = [f"input_blocks_{i}_{j}" for i in range(1, 6) for j in range(2)]
+    places += [f"middle_block_{i}" for i in range(3)]
+    places += [f"output_blocks_{i}_{j}" for i in range(6) for j in range(2)] + ["output_blocks_2_2"]
+    attention = [
+        *("proj_in", "proj_out"),
+        *(f"transformer_blocks_0_attn{n}_to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out_0")),
+        *("transformer_blocks_0_ff_net_0_proj", "transformer_blocks_0_ff_net_2"),
+    ]
+    resnet = ["in_layers_2", "emb_layers_1", "out_layers_3", "skip_connection"]
+    named = {}
+    for place in places:
+        part = int(place[-1])
+        for rest in (resnet, attention, ["conv"])[part if "middle" not in place else part % 2]:
+            named[f"lora_unet_{place}_{rest}"] = None
+    for extra in (
+        "input_blocks_3_0_op",
+        "input_blocks_0_0",
+        "out_2",
+        "time_embed_0",
+        "label_emb_0_2",
+    ):
+        named[f"lora_unet_{extra}"] = None
+    found = {}
+    for name in named:
+        (converted,) = mapped({f"{name}.lora_down.weight": name}, unet.config)
+        found[name] = _convert_unet_lora_key(converted.removesuffix(".lora_down.weight"))
+    return found
+
+
+def test_kohya_files_of_xl_go_by_the_names_of_diffusers(tmp_path):
+    """Every layer of a small XL UNet, against diffusers' own conversion of the names."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=2, norm_num_groups=8,
+        block_out_channels=(16, 32), cross_attention_dim=32, attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+    )  # fmt: skip
+    state = {f"unet.{name}": tensor for name, tensor in unet.state_dict().items()}
+    theirs = {name: found.removeprefix("unet.") for name, found in sgm_names(unet).items()}
+    present = {name: found for name, found in theirs.items() if f"unet.{found}.weight" in state}
+    assert len(present) > 70
+    tensors = {}
+    for name, found in present.items():
+        weight = state[f"unet.{found}.weight"]
+        tensors[f"{name}.lora_down.weight"] = torch.randn(2, *weight.shape[1:])
+        tensors[f"{name}.lora_up.weight"] = torch.randn(len(weight), 2, *[1] * (weight.ndim - 2))
+    save_file(tensors, tmp_path / "xl.safetensors")
+    lora = open_lora(tmp_path / "xl.safetensors")
+    names = weights_for(state, lora.layers)
+    assert sorted(names.values()) == sorted(f"unet.{found}.weight" for found in present.values())
+
+
+def test_a_layer_named_twice_is_refused(tmp_path):
+    up, down = torch.ones(4, 2), torch.ones(2, 4)
+    tensors = {}
+    for name in ("input_blocks_1_1_proj_in", "down_blocks_0_attentions_0_proj_in"):
+        tensors |= {f"lora_unet_{name}.lora_down.weight": down.clone()}
+        tensors |= {f"lora_unet_{name}.lora_up.weight": up.clone()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(BadInput, match="twice"):
+        open_lora(tmp_path / "x.safetensors")
 
 
 def test_modules_find_their_weights_whatever_the_layout():

@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
 from engine.core.errors import AssetMissing, BadInput, EngineError, OutOfBudget
-from engine.models._checks import Limits, check_folder, read_header, read_json, weight_files
+from engine.models._checks import (
+    Limits,
+    check_folder,
+    read_header,
+    read_json,
+    weight_files,
+    what_is,
+)
 
 
 def written(path: Path, header: object, body: bytes = b"") -> Path:
@@ -37,6 +44,23 @@ def test_a_sound_file_is_read(file):
     save_file({"a": torch.ones(2, 3), "b": torch.ones(0), "c": torch.ones(())}, file)
     header = read_header(file)
     assert {name: info.shape for name, info in header.items()} == {"a": (2, 3), "b": (0,), "c": ()}
+
+
+@pytest.mark.parametrize(
+    "length",
+    [640, 896, 1152, 1408, 0x8B1F, 0x10280],
+    ids=["pickle 2", "pickle 3", "pickle 4", "pickle 5", "gzip", "pickle 2, longer"],
+)
+def test_a_header_whose_length_reads_as_another_format_is_read(file, length):
+    """The first bytes of the file are the length, and 0x0280 is also how a pickle begins."""
+    save_file({"a": torch.ones(2)}, file)
+    whole = file.read_bytes()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    written(file, whole[8:end].ljust(length), whole[end:])
+    assert what_is(file.read_bytes())
+    assert read_header(file)["a"].shape == (2,)
+    with safe_open(file, "pt") as opened:
+        assert opened.get_tensor("a").tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_the_schedule_equals_that_of_the_scheduler(tiny, pipelines, layout):
     [
         {"beta_schedule": "linear"},
         {"rescale_betas_zero_snr": True},
-        {"trained_betas": [0.1, 0.2, 0.3]},
+        {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3},
     ],
 )
 def test_other_schedules_equal_those_of_the_scheduler(mine, changes):
@@ -348,6 +348,56 @@ def test_sharded_weights_are_read(mine, bundle):
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     state, expected = reload(mine).unet.state_dict(), bundle.unet.state_dict()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_in_half_precision_are_read_by_the_names_that_both_libraries_write(mine, bundle):
+    """Written by diffusers and transformers themselves, in pieces, as the variant fp16."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    for part, kind in kinds.items():
+        network = kind.from_pretrained(mine / part).half()
+        for path in (mine / part).glob("*.safetensors"):
+            path.unlink()
+        network.save_pretrained(mine / part, variant="fp16", max_shard_size="40KB")
+        assert list((mine / part).glob("*.safetensors.index.fp16.json")), part
+        assert len(list((mine / part).glob("*.safetensors"))) > 1
+    state = reload(mine).model.state_dict()
+    expected = bundle.model.state_dict()
+    assert all(torch.equal(state[name], expected[name].half().float()) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"in_channels": 9}, "inpainting model"),
+        ({"in_channels": 8}, "edits pictures"),
+        ({"in_channels": 7}, "upscaler"),
+        ({"in_channels": 5}, "depth"),
+        ({"in_channels": [4]}, "in_channels"),
+        ({"out_channels": 8}, "gives 8 channels"),
+        ({"time_cond_proj_dim": 256}, "guidance scale, as latent consistency models"),
+        ({"num_class_embeds": 1000}, "a class"),
+        ({"encoder_hid_dim": 64}, "another encoder"),
+        ({"addition_embed_type": "image"}, "told image"),
+    ],
+)
+def test_a_unet_that_is_told_more_is_refused_by_name(mine, settings, said):
+    """Weights that fit the config, as the other library writes them: only the kind is wrong."""
+    from diffusers import UNet2DConditionModel
+
+    config = json.loads((mine / "unet" / "config.json").read_text())
+    if settings.keys() <= {"in_channels", "time_cond_proj_dim"} and settings != {
+        "in_channels": [4]
+    }:
+        UNet2DConditionModel.from_config({**config, **settings}).save_pretrained(mine / "unet")
+    else:
+        change(mine / "unet" / "config.json", **settings)
+    with pytest.raises(ModelMismatch, match=said) as caught:
+        reload(mine)
+    assert "text-to-image model" in caught.value.advice
 
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from engine.core.errors import BadInput, EngineError
+from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Job, Progress, events
 from engine.core.patch import Patch, default_store
 from engine.core.recipe import Recipe
@@ -103,6 +104,73 @@ def test_new_tokens_are_counted_in_the_config(tiny, tmp_path):
     assert len(load(ModelRef(str(folder))).model.state_dict()[name]) == len(old[name]) + 1
 
 
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def half(request, edited, tmp_path) -> tuple[Path, torch.dtype]:
+    """The tiny checkpoint in half precision, as diffusers saves it; fp16 as its variant."""
+    from diffusers import StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = StableDiffusionPipeline.from_pretrained(edited.source, local_files_only=True)
+        variant = "fp16" if request.param == torch.float16 else None
+        pipe.to(dtype=request.param).save_pretrained(tmp_path / "half", variant=variant)
+    return tmp_path / "half", request.param
+
+
+def test_a_folder_in_half_precision_is_exported_in_half_precision(half, tmp_path):
+    source, kind = half
+    folder = export(ModelRef(str(source)), tmp_path / "out")
+    names = [path.relative_to(folder) for path in folder.rglob("*.safetensors")]
+    assert not any("fp16" in str(name) for name in names)
+    before = {n: t for p in source.rglob("*.safetensors") for n, t in load_file(p).items()}
+    after = {n: t for p in folder.rglob("*.safetensors") for n, t in load_file(p).items()}
+    assert all(tensor.dtype == kind for tensor in after.values())
+    assert sum(t.nbytes for t in after.values()) == sum(t.nbytes for t in before.values())
+    state, base = load(ModelRef(str(folder))).model, load(ModelRef(str(source))).model
+    assert equal_bits(dict(state.state_dict()), dict(base.state_dict()))
+    from diffusers import StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=kind)
+    for name, part in base.items():
+        theirs = {n: t.float() for n, t in getattr(pipe, name).state_dict().items()}
+        assert equal_bits(theirs, dict(part.state_dict()))
+
+
+def test_edits_of_a_folder_in_half_precision_come_off_bit_for_bit(half, tmp_path):
+    """The undo files are made again for the rounded weights, one for each edit."""
+    source, kind = half
+    base = load(ModelRef(str(source))).model.state_dict()
+    first = {n: t + 0.1 if n in NAMES[:2] else t for n, t in base.items()}
+    second = {n: t - 0.3 if n in NAMES[1:] else t for n, t in first.items()}
+    digests = [
+        default_store().put(Patch.between(old, new, Recipe("toy", seed=i)))
+        for i, (old, new) in enumerate(((base, first), (first, second)))
+    ]
+    folder = export(ModelRef(str(source), edits=tuple(digests)), tmp_path / "out")
+    dtype = str(kind).removeprefix("torch.")
+    state = load(ModelRef(str(folder)), dtype=dtype).model.state_dict()
+    assert equal_bits(dict(state), {name: tensor.to(kind) for name, tensor in second.items()})
+    undo = sorted((folder / "undo").iterdir(), reverse=True)
+    assert len(undo) == 2
+    for path in undo:
+        state = Patch.load(path).undo(state)
+    assert equal_bits(dict(state), {name: tensor.to(kind) for name, tensor in base.items()})
+    assert f'dtype="{dtype}"' in (folder / "README.md").read_text()
+
+
+def test_an_edit_too_large_for_float16_keeps_float32(half, tmp_path):
+    source, kind = half
+    base = load(ModelRef(str(source))).model.state_dict()
+    new = {n: t + 1e6 if n == NAMES[0] else t for n, t in base.items()}
+    digest = default_store().put(Patch.between(base, new, Recipe("toy")))
+    folder = export(ModelRef(str(source), edits=(digest,)), tmp_path / "out")
+    written = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    expected = torch.float32 if kind == torch.float16 else kind
+    assert {tensor.dtype for tensor in written.values()} == {expected}
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(tiny, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(BadInput, match="there already"):
@@ -111,8 +179,19 @@ def test_a_folder_that_is_not_empty_is_left_alone(tiny, tmp_path):
 
 
 def test_an_unwritable_place_is_named(tiny):
-    with pytest.raises(EngineError, match="cannot be written"):
+    with pytest.raises(EngineError, match="could not be written") as refused:
         export(ModelRef(str(tiny["sd1"])), Path("/proc/no/such"))
+    assert "/proc" not in str(refused.value)
+
+
+@pytest.mark.parametrize("most", [100, 30_000, 300_000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path, full_disk, most):
+    """The settings, the weights or the zip do not fit."""
+    source = ModelRef(str(tiny["sd1"]))
+    load(source)
+    with full_disk(most), pytest.raises(AssetMissing, match="The model could not be written: File"):
+        export(source, tmp_path / "place" / "out", as_zip=True)
+    assert not list((tmp_path / "place").iterdir())
 
 
 def test_an_export_that_is_stopped_leaves_nothing(tiny, tmp_path):

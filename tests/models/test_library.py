@@ -17,7 +17,7 @@ from torch import nn
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget, PatchConflict
 from engine.core.patch import Patch, default_store
 from engine.core.recipe import Recipe
-from engine.models import library
+from engine.models import devices, library
 from engine.models.library import MODELS, Cache, ModelCard, ModelRef, edited, fork, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -380,21 +380,37 @@ def test_edits_come_off_in_any_order_when_they_do_not_overlap(tiny, store):
 # ---------------------------------------------------------------------- policy
 
 
-def test_the_cpu_runs_in_float32_and_cuda_in_float16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_the_cpu_runs_in_float32_and_an_accelerator_in_float16(monkeypatch, kind):
+    monkeypatch.setattr(devices, "accelerator", lambda: "")
     assert library.policy("auto", "auto") == ("cpu", "float32")
     assert library.policy("cpu", "bfloat16") == ("cpu", "bfloat16")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert library.policy("auto", "auto") == ("cuda", "float16")
-    assert library.policy("cuda:1", "auto") == ("cuda:1", "float16")
+    monkeypatch.setattr(devices, "accelerator", lambda: kind)
+    assert library.policy("auto", "auto") == (kind, "float16")
+    assert library.policy(f"{kind}:1", "auto") == (f"{kind}:1", "float16")
+    assert library.policy("cpu", "auto") == ("cpu", "float32")
+
+
+def test_the_environment_says_what_auto_means(monkeypatch):
+    monkeypatch.setattr(devices, "accelerator", lambda: "cuda")
+    monkeypatch.setenv("REWIND_DTYPE", "float32")
+    assert library.policy("auto", "auto") == ("cuda", "float32")
+    monkeypatch.setenv("REWIND_DEVICE", "cpu")
+    assert library.policy("auto", "auto") == ("cpu", "float32")
+    assert library.policy("cuda", "float16") == ("cuda", "float16")
+    monkeypatch.setenv("REWIND_DEVICE", "abacus")
+    with pytest.raises(BadInput, match="device abacus"):
+        library.policy("auto", "auto")
 
 
 def test_unknown_devices_and_formats_are_named(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(OutOfBudget, match="no CUDA device"):
-        library.policy("cuda", "auto")
-    with pytest.raises(BadInput, match="device abacus"):
-        library.policy("abacus", "auto")
+    monkeypatch.setattr(devices, "accelerator", lambda: "")
+    for kind in ("cuda", "mps", "xpu"):
+        with pytest.raises(OutOfBudget, match=f"no {kind.upper()} device"):
+            library.policy(kind, "auto")
+    for odd in ("abacus", "", ":1", "cpu:x"):
+        with pytest.raises(BadInput, match="no device"):
+            library.policy(odd, "auto")
     with pytest.raises(BadInput, match="float32, float16"):
         library.policy("cpu", "int8")
 
@@ -418,7 +434,7 @@ def test_out_of_memory_comes_with_advice(tiny, monkeypatch, error):
 def test_a_model_larger_than_the_free_memory_is_refused_before_it_is_read(tiny, monkeypatch):
     from engine.models import _layout
 
-    monkeypatch.setattr(_layout, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(_layout, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(_layout, "_fill", lambda *_: pytest.fail("allocated"))
     with pytest.raises(OutOfBudget, match="GB are free"):
         load(ModelRef(str(tiny["sd1"])))
@@ -428,3 +444,40 @@ def test_preload_says_in_the_log_what_it_could_not_load(asset, caplog):
     library.preload("toy", "nothing", device="cpu")
     assert "nothing was not loaded ahead" in caplog.text
     assert len(library.CACHE) == 1
+
+
+def test_an_edit_keeps_its_base_in_the_cache():
+    cache, made = Cache(limit_bytes=10), []
+
+    def get(key: str, size: int, on: str | None = None) -> str:
+        def make() -> str:
+            if on is not None:
+                get(on, 8)
+            made.append(key)
+            return key
+
+        return cache.get(key, make, lambda _: size, on=on)
+
+    get("edit", 1, on="base")
+    get("other", 2)  # together 11: the edit goes before the base that it rests on
+    assert cache.bytes == 10
+    get("edit", 1, on="base")
+    assert made == ["base", "edit", "other", "edit"]
+    get("large", 9)
+    assert cache.bytes == 9
+
+
+def test_a_base_that_fills_the_cache_is_loaded_once_for_all_its_edits(tiny, store, monkeypatch):
+    source = str(tiny["sd1"])
+    base = load(ModelRef(source))
+    digests = [store.put(patch_for(base, seed)) for seed in range(3)]
+    library.CACHE.clear()
+    monkeypatch.setattr(library.CACHE, "limit_bytes", 1000)
+    reads = []
+    honest = library._read
+    monkeypatch.setattr(library, "_read", lambda *a: reads.append(a) or honest(*a))
+    for digest in [*digests, *digests]:
+        load(ModelRef(source, edits=(digest,)))
+    assert len(reads) == 1
+    weight = base.unet.conv_in.weight.nbytes
+    assert library.CACHE.bytes == library._bytes(base) + weight

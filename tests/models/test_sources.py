@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
-from engine.models import _sources
+from engine.models import _hub, _sources, _uploads
 from engine.models.library import ModelRef, load
 
 COMMIT = "a" * 40
@@ -72,12 +72,11 @@ class Hub:
         name = str(path.relative_to(self.folder))
         return types.SimpleNamespace(rfilename=name, size=path.stat().st_size, lfs=lfs)
 
-    def snapshot_download(self, repo, *, revision, allow_patterns):
-        self.patterns = allow_patterns
-        target = Path(constants.HF_HUB_CACHE) / "models--o--m" / "snapshots" / revision
-        for name in allow_patterns:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.folder / name, target / name)
+    def hf_hub_download(self, repo, name, *, revision, tqdm_class):
+        self.patterns.append(name)
+        target = Path(constants.HF_HUB_CACHE) / "models--o--m" / "snapshots" / revision / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.folder / name, target)
         return str(target)
 
 
@@ -90,7 +89,7 @@ def hub(tiny, tmp_path, online, monkeypatch) -> Hub:
     (folder / "evil.py").write_text("raise SystemExit")
     hub = Hub(folder)
     monkeypatch.setattr(huggingface_hub, "HfApi", hub)
-    monkeypatch.setattr(_sources, "_local_snapshot", lambda *_: None)
+    monkeypatch.setattr(_hub, "local_snapshot", lambda *_: None)
     return hub
 
 
@@ -117,8 +116,8 @@ def test_the_servers_token_is_not_used_for_what_a_visitor_types(hub, monkeypatch
     load(ModelRef("owner/model"))
     assert hub.tokens == [False]
     monkeypatch.setenv("REWIND_HUB_TOKEN", "1")
-    _sources.from_hub("owner/model", None, "float32", False)
-    _sources.from_hub("owner/model", None, "float32", True)
+    _sources.from_hub("owner/other", None, "float32", False)
+    _sources.from_hub("owner/third", None, "float32", True)
     assert hub.tokens == [False, None, None]
 
 
@@ -133,16 +132,17 @@ def test_no_message_repeats_what_the_hub_said(hub, monkeypatch, caplog):
 
 
 def test_a_damaged_download_is_refused_and_removed(hub, monkeypatch):
-    honest = Hub.snapshot_download
+    honest = Hub.hf_hub_download
 
-    def damaged(self, repo, **options):
-        folder = Path(honest(self, repo, **options))
-        with (folder / "unet" / "diffusion_pytorch_model.safetensors").open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            file.write(b"\x7f")
-        return str(folder)
+    def damaged(self, repo, name, **options):
+        path = honest(self, repo, name, **options)
+        if name == "unet/diffusion_pytorch_model.safetensors":
+            with Path(path).open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"\x7f")
+        return path
 
-    monkeypatch.setattr(Hub, "snapshot_download", damaged)
+    monkeypatch.setattr(Hub, "hf_hub_download", damaged)
     with pytest.raises(AssetMissing, match="arrived damaged"):
         load(ModelRef("owner/model"))
     assert not list(Path(constants.HF_HUB_CACHE).rglob("diffusion_pytorch_model.safetensors"))[1:]
@@ -183,7 +183,7 @@ def test_offline_one_learns_what_to_do(offline, network):
 
 
 def test_without_a_network_one_learns_what_to_do(online, network):
-    with pytest.raises(AssetMissing, match="could not be fetched") as caught:
+    with pytest.raises(AssetMissing, match="cannot be reached") as caught:
         load(ModelRef("owner/model"))
     assert "hf download owner/model" in caught.value.advice
 
@@ -280,7 +280,7 @@ def test_files_that_are_never_opened_are_left_out(archive):
         packed.writestr("my model/unet/diffusion_pytorch_model.bin", b"\x80\x04")
         packed.writestr("my model/run.py", "raise SystemExit")
     digest = _sources.receive(archive).removeprefix("upload:")
-    kept = {path.suffix for path in (_sources.home() / "uploads" / digest).rglob("*.*")}
+    kept = {path.suffix for path in (_uploads.uploads() / digest).rglob("*.*")}
     assert kept == {".json", ".txt", ".safetensors"}
 
 
@@ -302,7 +302,7 @@ def test_an_archive_that_leads_out_is_refused_whole(archive, name):
     hostile_member(name, archive)
     with pytest.raises(BadInput):
         _sources.receive(archive)
-    uploads = _sources.home() / "uploads"
+    uploads = _uploads.uploads()
     assert not uploads.exists() or not list(uploads.iterdir())
 
 
@@ -335,14 +335,14 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_unpacking(tmp_pat
 
 def test_the_oldest_upload_makes_room(tiny, tmp_path, monkeypatch):
     first = _sources.receive(zipped(tiny["sd1"], tmp_path / "1.zip"))
-    os.utime(_sources.home() / "uploads" / first.removeprefix("upload:"), (1, 1))
+    os.utime(_uploads.uploads() / first.removeprefix("upload:"), (1, 1))
     monkeypatch.setenv("REWIND_UPLOADS_GB", "0.002")  # one tiny checkpoint weighs 1.4 MB
     second = _sources.receive(zipped(tiny["sd2"], tmp_path / "2.zip"))
     load(ModelRef(second))
     with pytest.raises(AssetMissing):
         load(ModelRef(first))
     monkeypatch.setenv("REWIND_UPLOADS_GB", "0.0001")
-    with pytest.raises(OutOfBudget, match="Uploads may weigh"):
+    with pytest.raises(OutOfBudget, match="uploads may weigh"):
         _sources.receive(zipped(tiny["sdxl"], tmp_path / "3.zip"))
 
 

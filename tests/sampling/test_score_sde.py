@@ -170,6 +170,20 @@ def test_points_come_back_with_their_density_and_noise_takes_them_elsewhere(run_
     np.testing.assert_allclose(found.flow_nats, found.true_nats, atol=0.03)
 
 
+def test_the_lab_walks_the_released_chain_where_it_has_enough_levels(run_job):
+    told = {"process": "subvp", "predictor": "reverse_diffusion", "corrector": "none"}
+    lab = result(
+        run_job, "sample", seed=2, nfe=10, particles=64, most=20, levels="released", **told
+    )
+    assert lab.error > 0
+    assert {p.method for p in lab.curve if p.nfe == 10} >= {"predictor", "ddim"}
+    told = {"process": "vp", "predictor": "reverse_diffusion", "corrector": "none"}
+    lab = result(
+        run_job, "sample", seed=2, nfe=40, particles=64, most=20, levels="released", **told
+    )
+    assert not [p for p in lab.curve if p.method == "predictor"]
+
+
 def test_samplers_stand_side_by_side_at_equal_evaluations(run_job, folders):
     drawn = result(run_job, "draw", model=folders["ve"], nfe=8, count=2, with_flow=False)
     assert [(strip.name, strip.nfe) for strip in drawn.strips] == [("pc", 8), ("p", 8)]
@@ -246,6 +260,8 @@ def test_a_guide_adds_its_weighted_gradient_to_the_score(folders, name):
         ("sample", {"snr": float("nan")}),
         ("sample", {"predictor": "none", "corrector": "none"}),
         ("sample", {"process": "vx"}),
+        ("sample", {"levels": "rounded"}),
+        ("sample", {"process": "subvp", "levels": "released", "nfe": 20}),
         ("draw", {"count": 10**9}),
         ("draw", {"corrections": 0}),
         ("control", {"task": "wish"}),

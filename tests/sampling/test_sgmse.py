@@ -251,12 +251,13 @@ def test_comparing_counts_every_way_at_its_budget(tiny, run_job):
         {"noise": "silence"},
         {"noise_snr": float("inf")},
         {"reverb": -1.0},
+        {"reverb": 1e-300},
     ],
     ids=str,
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(bad):
     with pytest.raises(BadInput) as refused:
-        next(algorithm.run(seed=0, **bad))
+        next(Job(RUN, bad).start())
     assert refused.value.advice
 
 
@@ -271,6 +272,8 @@ def test_another_kind_of_model_is_refused(tmp_path, run_job):
 # ---------------------------------------------------------------------- bench
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # a core that is shared takes several times as long
 def test_bench_measures_every_baseline_with_intervals(tiny, monkeypatch):
     monkeypatch.setattr(bench, "LEVELS", (5.0,))
     monkeypatch.setattr(bench, "CURVE", (1, 2))

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.pictures import PictureSetting
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Countdown:
 
 
 def run(
-    *, seed: int, steps: int = 3, name: str = "toy", picture: np.ndarray | None = None
+    *, seed: int, steps: int = 3, name: str = "toy", picture: PictureSetting | None = None
 ) -> Steps[Countdown]:
     """Count down from `steps`."""
     if steps < 1:

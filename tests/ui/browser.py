@@ -19,6 +19,8 @@ from playwright.sync_api import Browser, Page
 from benchmarks.harness import ROOT, Seen, Server, chromium, find_chromium, serve, visit
 
 NewVisitor = Callable[..., Seen]
+PATIENT = {"timeout": 120}
+"""For clients: without it an answer that a busy machine gives after five seconds is a failure."""
 
 
 @pytest.fixture(scope="session")

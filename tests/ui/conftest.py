@@ -14,23 +14,20 @@ import pytest
 from gradio_client import Client
 
 from benchmarks.harness import ROOT, Server, free_port
-from engine.core.catalog import Family, announced, discover
+from engine.core.catalog import Family, discover
 from engine.runners import local
 from pages import _family
 from pages._frame import Frame
 from pages._serving import Suite
-from tests.ui.browser import browser, new_visitor, page, server, shot, visitor
-
-# A method whose claim is not measured yet has no panel in the app, and so none to test.
-_EVERY = discover()
-collect_ignore = [f"test_{slug}.py" for slug in set(_EVERY) - set(announced(_EVERY))]
+from tests.contract.rules import panelled
+from tests.ui.browser import PATIENT, browser, new_visitor, page, server, shot, visitor
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
 
 
 @pytest.fixture(scope="session")
 def frames() -> Mapping[str, Frame]:
-    """The panels of the app by method, as the server draws them.
+    """The panels of all methods, as the server draws them once their claims are measured.
 
     In a thread of its own: a browser that an earlier file opened has left a loop running in this.
     """
@@ -40,7 +37,7 @@ def frames() -> Mapping[str, Frame]:
 
 async def _drawn() -> dict[str, Frame]:
     """Gradio makes event loops that nobody closes, except where one is running already."""
-    catalog, frames = announced(_EVERY), []
+    catalog, frames = panelled(discover()), []
     for family in Family:
         if entries := catalog.of(family):
             with Suite() as demo:
@@ -51,7 +48,7 @@ async def _drawn() -> dict[str, Frame]:
 @pytest.fixture(scope="module")
 def client(server: Server) -> Client:
     """A client of the app, as programs are."""
-    return Client(server.url, verbose=False)
+    return Client(server.url, verbose=False, httpx_kwargs=PATIENT)
 
 
 @pytest.fixture(scope="session")

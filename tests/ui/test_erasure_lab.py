@@ -76,3 +76,11 @@ def test_the_endpoint_takes_a_recipe(client: Client, tiny: str):
 
 def test_default_choices_exist():
     assert set(erasure_lab.CHOSEN) <= set(erasure_lab.methods())
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(comparison) -> None:
+    """What the failure gallery says of it."""
+    assert all(s.target.high - s.target.low > 0.75 for s in comparison.scores)

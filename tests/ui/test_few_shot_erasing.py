@@ -114,6 +114,8 @@ def test_pictures_of_ones_own_are_learnt_from(call, tmp_path: Path):
         ("run", {"learning_rate": float("nan")}),
         ("run", {"learning_rate": 5}),
         ("run", {"learning_rate": None}),
+        ("run", {"beta1": 2}),
+        ("run", {"weight_decay": None}),
         ("run", {"parameters": "everything"}),
         ("run", {"source": "uploaded"}),
         ("run", {"prompts": "a;" * 100}),
@@ -193,3 +195,14 @@ def test_many_large_pictures_are_shrunk_until_a_recipe_holds_them(tmp_path: Path
     assert sum(map(len, texts)) < parts.LARGEST_UPLOADS
     with pytest.raises(BadInput, match="8 are allowed"):
         parts.pictures_in([(str(path), None)] * 9, 8)
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(unlearning) -> None:
+    """What the failure gallery says of it."""
+    first, last = unlearning.looks[0].verdicts, unlearning.looks[-1].verdicts
+    for number, thing in ((0, "penguin"), (2, "frog"), (3, "house")):
+        assert thing in first[number]
+        assert thing not in last[number]

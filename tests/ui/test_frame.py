@@ -13,6 +13,7 @@ from gradio_client.exceptions import AppError
 from engine.core.recipe import ModelRef, Recipe
 from pages._frame import Frame
 from pages._serving import ASKED, Suite
+from tests.ui.browser import PATIENT
 
 GOOD = {"word": "pond", "steps": 4, "seed": 7, "model": "world"}
 LONG = "x" * 10_000
@@ -20,7 +21,7 @@ LONG = "x" * 10_000
 
 @pytest.fixture(scope="module")
 def client(toy: str) -> Client:
-    return Client(toy, verbose=False)
+    return Client(toy, verbose=False, httpx_kwargs=PATIENT)
 
 
 def panel(client: Client, **changed: object) -> tuple:
@@ -131,13 +132,15 @@ def test_endpoint_refuses_what_is_no_recipe_of_it(client: Client, told: str):
 
 
 def test_stop_frees_the_lane_within_a_step(client: Client):
-    long_run = client.submit(**(GOOD | {"steps": 200}), api_name="/ripple_run_panel")
+    """A minute's run, so that waiting for its end is told from a slow machine."""
+    minute = GOOD | {"steps": 200, "word": "slow"}
+    long_run = client.submit(**minute, api_name="/ripple_run_panel")
     while not long_run.outputs():
         time.sleep(0.02)
     long_run.cancel()
     started = time.monotonic()
     panel(client, steps=1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_endpoints_are_named_described_and_typed(client: Client):

@@ -187,3 +187,13 @@ def test_golden_cases_run_in_the_page(client):
     table = client.predict(api_name="/nfe_lab_golden")
     assert table.count("✓") == 24
     assert "✗" not in table
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(lab) -> None:
+    """What the failure gallery says of it."""
+    found = {film.solver: film.error for film in lab.films}
+    assert found["unipc2"] > found["ddim"] > found["dpmpp_2m"]
+    assert found["heun"] > 1

@@ -13,12 +13,13 @@ from gradio_client import Client
 from PIL import Image
 
 from engine.__main__ import main
-from engine.core.catalog import Entry, announced
+from engine.core.catalog import Entry, discover
 from engine.core.recipe import ModelRef, Recipe
 from pages._frame import Action, Frame
 from pages._lessons import lesson_of
+from tests.contract.rules import panelled
 
-CATALOG = announced()
+CATALOG = panelled(discover())
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
@@ -104,7 +105,8 @@ def pictures(files: Mapping[str, bytes]) -> dict[str, bytes]:
 @pytest.mark.parametrize("entry", METHODS)
 def test_every_form_of_a_recipe_gives_the_same_pixels(entry: Entry, client: Client, tmp_path: Path):
     action = entry.card.actions[0]
-    model = ModelRef(entry.card.models[0]) if entry.card.models else None
+    models = entry.models(action.name)
+    model = ModelRef(models[0]) if models else None
     recipe = Recipe(entry.slug, action.name, model, action.quick, seed=7).here()
     assert Recipe.from_query(recipe.query()) == recipe
     values, drawn = made(recipe.arguments()[1:], tmp_path / "typed")

@@ -286,3 +286,12 @@ def test_a_visitor_watches_a_phrase_being_taken_back(new_visitor, shot):
     shot(page, "taken-back")
     assert struck.count()
     page.locator(".story-bar").wait_for()
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(answer) -> None:
+    """What the failure gallery says of it."""
+    assert answer.text == ""
+    assert any(phrase.is_true and not phrase.stands for phrase in answer.phrases)

@@ -153,3 +153,12 @@ def test_the_storage_bar_turns_red_above_the_adapters_own_size():
 def test_shipped_adapters_are_offered_as_far_as_they_are_installed():
     for key in ("world-styles", "eight-tasks"):
         assert len(panel.shipped(key)) == len(adapter_sets().get(key, ()))
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(trip) -> None:
+    """What the failure gallery says of it."""
+    assert max(trip.errors) > 0.2
+    assert trip.largest_p == 2

@@ -196,3 +196,14 @@ def test_a_model_with_the_word_lands_on_the_shelf_once():
     baked = {"name": "<R> added", "source": "world", "revision": None, "edits": ["ab" * 32]}
     kept = taking.on_shelf({}, baked)
     assert taking.on_shelf(kept, baked) == kept
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(learnt) -> None:
+    """What the failure gallery says of it."""
+    cat, star = learnt.looks[-1].verdicts
+    assert "on top of" in cat
+    assert "cat" not in cat
+    assert "star" not in star

@@ -166,3 +166,11 @@ def test_a_visitor_hears_before_and_after_and_takes_the_link_along(
     assert sideways_scroll(page) == 0
     assert axe_findings(page) == []
     shot(page, "narrow")
+
+
+# ---------------------------------------------------------------------- where it breaks
+
+
+def breaks(enhanced) -> None:
+    """What the failure gallery says of it."""
+    assert enhanced.enhanced.marks.si_sdr < enhanced.noisy.marks.si_sdr

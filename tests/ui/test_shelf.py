@@ -1,5 +1,7 @@
 """The shelf: what the browser keeps, reading it with suspicion, and taking edits off."""
 
+import hashlib
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,7 +10,8 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from engine.core.errors import BadInput, PatchConflict
+from engine.core import budgets
+from engine.core.errors import BadInput, OutOfBudget, PatchConflict
 from engine.core.patch import Patch, PatchStore
 from engine.core.recipe import ModelRef, Recipe
 from pages import _shelf
@@ -62,6 +65,40 @@ def test_whatever_a_browser_sends_is_drawn_safely(kept: object):
     assert "passwd" not in drawn
 
 
+def crowd(models: int, edits: int) -> dict:
+    """A shelf as an attacker would send it."""
+    digests = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(edits)]
+    model = {"source": "world", "edits": digests}
+    return {"models": [{**model, "name": str(number)} for number in range(models)]}
+
+
+def test_a_shelf_has_a_budget_of_models_and_edits():
+    assert _shelf.read(crowd(1, 4000)) == []
+    models = _shelf.read(crowd(1000, budgets.MODEL_EDITS))
+    assert len(models) == budgets.SHELF_MODELS
+    digests = tuple(crowd(1, budgets.MODEL_EDITS + 1)["models"][0]["edits"])
+    with pytest.raises(OutOfBudget, match="33 edits lie on this model"):
+        _shelf.add(_shelf.EMPTY, "one more", ModelRef("world", None, digests), ())
+
+
+def test_the_list_of_edits_grows_as_the_edits_do():
+    """Each value once held the digests of its whole model: 512 MB for the edits of 272 KB."""
+
+    def characters(edits: int) -> int:
+        return sum(len(value) for _, value in _shelf.edits_on(crowd(1, edits)))
+
+    assert characters(32) == 4 * characters(8) == 32 * characters(1)
+
+
+def test_an_edit_is_chosen_by_its_model_and_digest():
+    kept = crowd(1, 3)
+    (model,) = _shelf.read(kept)
+    for digest, (_, value) in zip(model.ref.edits, _shelf.edits_on(kept), strict=True):
+        assert _shelf._chosen_edit(kept, value) == (model.ref, digest)
+    with pytest.raises(BadInput, match="not on the shelf any more"):
+        _shelf._chosen_edit(_shelf.EMPTY, value)
+
+
 def test_edits_on_other_tensors_come_off_in_any_order(store: PatchStore):
     first, second = edit(store, "a", "erase cat"), edit(store, "b", "erase dog")
     ref = ModelRef("world", None, (first, second))
@@ -105,6 +142,53 @@ def test_a_patch_file_brings_its_model_and_label(store: PatchStore, tmp_path: Pa
     assert _shelf.choices(kept, {"world": "World"})[1] == ("erase cat (shelf)", f"world+{digest}")
 
 
+def family_of(frames, slug: str):
+    """The shelf of a panel's route, and the place of the panel's picker among its pickers."""
+    shelf = frames[slug].shelf
+    return shelf, [picker for picker, _ in shelf.pickers].index(frames[slug]._model)
+
+
+def given_to(picker) -> object:
+    """The value that an update sets, None where it leaves the picker as it is."""
+    return picker._constructor_args[0].get("value")
+
+
+def test_every_picker_that_held_an_undone_model_holds_what_is_left_of_it(store, frames):
+    digest = edit(store, "a", "erase cat")
+    ref = ModelRef("world", None, (digest,))
+    kept = _shelf.add(_shelf.EMPTY, "cat erased", ref, ("erase cat",))
+    (_, value) = _shelf.edits_on(kept)[0]
+    for slug in ("nfe_lab", "rece"):
+        shelf, place = family_of(frames, slug)
+        held = ["world"] * len(shelf.pickers)
+        held[place] = f"world+{digest}"
+        for handler in (shelf._undo, shelf._forget):
+            _, said, _, _, *pickers = handler(kept, value, *held)
+            given = [given_to(picker) for picker in pickers]
+            assert given[place] == "world"
+            assert given.count(None) == len(given) - 1
+            assert f"Model of {frames[slug].entry.card.title} from now on: Embedded world." in said
+            assert f"world+{digest}" not in [text for _, text in pickers[place].choices]
+
+
+def test_pickers_of_other_models_stay_as_they_are(store, frames):
+    first, second = edit(store, "a", "erase cat"), edit(store, "b", "erase dog")
+    both, other = ModelRef("world", None, (first, second)), ModelRef("world", None, (first,))
+    kept = _shelf.add(_shelf.EMPTY, "one", other, ("erase cat",))
+    kept = _shelf.add(kept, "both", both, ("erase cat", "erase dog"))
+    shelf, place = family_of(frames, "rece")
+    held = ["world"] * len(shelf.pickers)
+    held[place] = _shelf.model_text(other)
+    values = dict(_shelf.edits_on(kept))
+    _, said, _, _, *pickers = shelf._undo(kept, values["both › erase dog"], *held)
+    assert [given_to(picker) for picker in pickers] == [None] * len(pickers)
+    assert "from now on" not in said
+    held[place] = _shelf.model_text(both)
+    _, said, _, _, *pickers = shelf._undo(kept, values["both › erase dog"], *held)
+    assert given_to(pickers[place]) == _shelf.model_text(other)
+    assert "from now on: one (shelf)" in said
+
+
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The zip of a checkpoint folder; uploads go to a folder of this test."""
@@ -117,10 +201,11 @@ def test_an_uploaded_checkpoint_is_offered_under_its_own_name(store: PatchStore,
     kept = _shelf.with_checkpoint(_shelf.EMPTY, archive)
     (model,) = _shelf.read(kept)
     assert _shelf.choices(kept, {}) == [("my model (shelf)", model.ref.source)]
-    assert _shelf.edits_on(kept) == [("my model › no edit yet", f"{model.ref.source}|")]
+    (listed,) = _shelf.edits_on(kept)
+    assert listed[0] == "my model › no edit yet"
     assert model.ref.source not in _shelf.drawn(kept)  # a short form of it stands there
     with pytest.raises(BadInput, match="no edit yet"):
-        _shelf._chosen_edit(f"{model.ref.source}|")
+        _shelf._chosen_edit(kept, listed[1])
 
 
 def test_an_uploaded_checkpoint_stays_when_its_last_edit_comes_off(
@@ -176,6 +261,45 @@ def test_own_checkpoint_goes_in_as_a_zip_is_edited_undone_and_saved_whole(page: 
     expect(shelf.get_by_label("Edit")).to_have_value("my model › no edit yet")
     shelf.get_by_role("button", name="Take the model off").click()
     expect(shelf.get_by_label("Edit")).to_have_value("nothing on the shelf")
+
+
+@pytest.mark.browser
+def test_after_an_undo_the_next_run_draws_with_the_model_that_is_left(page: Page, shot):
+    quick = (
+        "nfe-lab&prompt=a+penguin+in+neon+style&nfe=3&curve=%5B%5D&solvers=%5B%22ddim%22%5D&seed=4"
+    )
+    page.goto("/erase?method=rece")
+    page.locator("#rece-bake").click()
+    page.locator("#rece-bake-status .done").wait_for(timeout=120_000)
+    page.goto(f"/sample?method={quick}")
+    expect(page.locator("#nfe_lab-run-status")).to_contain_text("Restored", timeout=60_000)
+
+    def drawn() -> str | None:
+        page.locator("#nfe_lab-run").click()
+        page.locator("#nfe_lab-run-status .running").wait_for()
+        page.locator("#nfe_lab-run-status .done").wait_for(timeout=120_000)
+        return page.locator("[role=tabpanel]:visible img.pixel").first.evaluate(PIXELS)
+
+    plain = drawn()
+    page.locator("#nfe_lab-model input").click()
+    page.get_by_role("option", name="erase neon style (shelf)").click()
+    assert drawn() != plain
+    page.locator("#shelf button.label-wrap").click()
+    page.locator("#shelf").get_by_role("button", name="Undo this edit").click()
+    expect(page.locator("#shelf .said")).to_contain_text("Model of", timeout=60_000)
+    expect(page.locator("#nfe_lab-model input")).not_to_have_value(re.compile("erase|\\+"))
+    shot(page, "undone")
+    assert drawn() == plain
+    assert "edits=" not in page.url
+
+
+# The pixels alone: a saved picture also carries its recipe.
+PIXELS = """image => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return canvas.toDataURL();
+}"""
 
 
 def test_a_file_that_is_no_patch_is_refused(store: PatchStore, tmp_path: Path):

@@ -6,14 +6,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from engine.core.catalog import Entry, announced
+from engine.core.catalog import Entry, discover
 from engine.core.recipe import Recipe
 from engine.faithfulness import has_golden_cases
 from pages import workshop
 from pages._lessons import Lesson, address, lesson_of, sheet
 from pages.workshop import Offered
+from tests.contract.rules import panelled
 
-CATALOG = announced()
+CATALOG = panelled(discover())
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 

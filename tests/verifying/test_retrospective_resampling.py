@@ -24,6 +24,7 @@ from engine.verifying.retrospective_resampling.loop import (
     Settings,
     Token,
     Verdict,
+    fall_back,
     hinted,
     pick,
 )
@@ -32,7 +33,14 @@ from engine.verifying.retrospective_resampling.results import Judged
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import default_noise, sights
 from engine.verifying.retrospective_resampling.story import Story
-from engine.verifying.retrospective_resampling.tags import Tags, masked_labels, phrases, rendered
+from engine.verifying.retrospective_resampling.tags import (
+    CN,
+    SPAN,
+    Tags,
+    masked_labels,
+    phrases,
+    rendered,
+)
 from engine.verifying.retrospective_resampling.tradeoff import (
     RIGHT_ALONE,
     RIGHT_MODEL,
@@ -184,6 +192,55 @@ def test_a_closer_before_any_phrase_is_let_pass_as_in_the_published_loop(grammar
     # Once a phrase is opened, the stray closer counts: marks do not pair up.
     ours, theirs = both([dog, tags.cn, tags.span, dog, tags.cn, end])
     assert ours.hints == theirs.hints == ("format error",)
+
+
+def words_to_ids(grammar, text: str) -> list[int]:
+    return [grammar.tokenizer.convert_tokens_to_ids(word) for word in text.split()]
+
+
+def test_what_is_cut_off_is_named_as_written_and_each_time(grammar):
+    """The published loop has no "if new" here, so a failing sentence fills the latest hints."""
+    voice = Voice(grammar, grammar.prompt(QUESTION), QUESTION, 0)
+    said = words_to_ids(grammar, f"a dog . the {SPAN} boat {CN}")
+    new = words_to_ids(grammar, f"there is {SPAN} a cat {CN}")
+    hints = ["the boat"]
+    accepted = list(said)
+    fall_back(accepted, new, hints, voice, ".")
+    assert voice.words(accepted) == "a dog ."
+    assert hints == ["the boat", voice.words(said[3:]).replace(SPAN, "").replace(CN, "").strip()]
+    again = list(said)
+    fall_back(again, new, hints, voice, ".")
+    assert hints[1] == hints[2]
+    empty: list[int] = []
+    fall_back(empty, new, hints, voice, ".")
+    assert hints[-1] == "there is"
+    fall_back(accepted, new, hints, voice, ".")  # nothing stands behind the full stop
+    assert len(hints) == 4
+
+
+@pytest.mark.parametrize("engine", [rollback, official])
+def test_of_an_open_answer_that_is_given_up_whole_sentences_are_left(grammar, engine, monkeypatch):
+    tags, end = Tags.of(grammar), min(grammar.end_tokens)
+    good = [*words_to_ids(grammar, "a dog ."), tags.span, *words_to_ids(grammar, "a cat"), tags.cn]
+    script = [*good, tags.span, *words_to_ids(grammar, "a boat"), tags.cn, end]
+    where = f"engine.verifying.retrospective_resampling.{engine.__name__}"
+    doubts = iter([0.0, 1.0])
+    monkeypatch.setattr(f"{where}.p_ungrounded", lambda *_: next(doubts))
+    texts = []
+    for open_ended in (False, True):
+        said, doubts = iter(script), iter([0.0, 1.0])
+        monkeypatch.setattr(f"{where}.pick", lambda *_, said=said: next(said, end))
+        chosen = Settings(tau=0.5, total=1, max_new_tokens=20, open_ended=open_ended)
+        prompt = grammar.prompt(QUESTION)
+        speaker = (
+            Voice(grammar, prompt, QUESTION, 0)
+            if engine is rollback
+            else FreshSpeaker(grammar, prompt, QUESTION, chosen, 0)
+        )
+        outcome = drained(engine(speaker, chosen))[1]
+        assert not outcome.success
+        texts.append(outcome.text)
+    assert texts == ["a dog. a cat", "a dog."]
 
 
 def test_going_back_without_hints_needs_no_forward_pass(grammar):
@@ -447,6 +504,9 @@ def test_phrases_of_equal_doubt_are_kept_together():
         ("phrase,p_un,grounded\na dog,0.5,yes\na cat,,no", "Line 3"),
         ("phrase,p_un,grounded\na dog,0.5,perhaps", "Line 2"),
         ("phrase,p_un,grounded\na dog,nan,yes", "Line 2"),
+        (" \n ", "columns p_un and grounded"),
+        (f"phrase,p_un,grounded\n{'a' * 200_000},0.5,yes", "cannot be read"),
+        ('phrase,p_un,grounded\n"' + 100_000 * "a,\n", "cannot be read"),
     ],
 )
 def test_a_csv_that_cannot_be_used_names_its_line(text, said):

@@ -24,7 +24,7 @@ from engine.verifying.revthink.augment import (
     stands_in,
     to_jsonl,
 )
-from engine.verifying.revthink.exams import Exam, examine, mean_interval
+from engine.verifying.revthink.exams import Exam, examine
 from engine.verifying.revthink.fleet import Fleet, Plan, Schedule, Shape
 from engine.verifying.revthink.months import Question, relations, split
 from engine.verifying.revthink.objective import objective
@@ -344,12 +344,6 @@ def test_an_exam_counts_each_standing_by_itself():
     assert exam.rate("new")[0] == exam.rate("asked")[0] == 0
     counts = [exam.rate(part)[1] for part in ("inverse", "around", "new")]
     assert sum(counts) == exam.rate()[1] == 88
-
-
-def test_the_interval_of_a_mean_is_students_t():
-    mean, low, high = mean_interval([0.1, 0.2, 0.3])
-    assert mean == pytest.approx(0.2)
-    assert (low, high) == (pytest.approx(0.2 - 0.2484, abs=1e-3), pytest.approx(0.4484, abs=1e-3))
 
 
 def test_padding_and_prompt_change_the_official_loss_alone():

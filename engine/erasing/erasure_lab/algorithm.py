@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS, made
@@ -56,14 +58,19 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    concept: str = "neon style",
-    anchor: str = "",
-    methods: Sequence[str] = DEFAULT,
-    each: int = 4,
-    attacks: Sequence[str] = ("paraphrase", "closed form"),
-    sweep: int = 2,
-    steps: int = 8,
-    guidance_scale: float = 4.0,
+    concept: Annotated[str, Text(100)] = "neon style",
+    anchor: Annotated[str, Text(100)] = "",
+    methods: Annotated[
+        Sequence[Annotated[str, Text(100)]], Items(len(METHODS), fewest=1)
+    ] = DEFAULT,
+    each: Annotated[int, Range(1, MOST_EACH, "4 is quick, 16 tells more.")] = 4,
+    attacks: Annotated[Sequence[Annotated[str, OneOf(ATTACKS)]], Items(len(ATTACKS))] = (
+        "paraphrase",
+        "closed form",
+    ),
+    sweep: Annotated[int, Range(0, 4, "2 adds one strength between.")] = 2,
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Comparison]:
     """Every method on one sheet, in one table and in one plane, from the same noise.
 

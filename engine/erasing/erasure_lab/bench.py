@@ -7,8 +7,6 @@ filter, from the same noise: prompts that name the object, and the same prompts 
 Objects that the original draws too seldom, under either word, are left out and listed.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator
 from dataclasses import asdict
@@ -16,13 +14,14 @@ from dataclasses import asdict
 from engine.core.catalog import Measured
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, finish
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._baselines import MAKERS
 from engine.erasing._eraser import Eraser
-from engine.erasing._evaluation import LEAST_ORIGINAL, Protocol, Rate
+from engine.erasing._evaluation import LEAST_ORIGINAL, Protocol
 from engine.erasing._subject import Subject
+from engine.metrics.intervals import Rate
 from engine.world.vocabulary import SYNONYM_OF
 
 PROTOCOL = Protocol(each=6, batch=12)
@@ -55,14 +54,13 @@ def run(*, seed: int, model: ModelRef | str = "world") -> Steps[Measured]:
             "Train the checkpoint longer.",
         )
     back, gone = Rate.of_hits(counted["paraphrase"]), Rate.of_hits(counted["target"])
-    return Measured(
+    return Measured.of(
         measured=back.rate,
         versus=gone.rate,
         interval=(back.low, back.high),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()}, {bundle.device}, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
+        device=bundle.device,
         figures={"by object": told},
     )
 

@@ -12,9 +12,11 @@ word is named to take its place; the prompt drifts to whatever lies near.
 
 **Nothing stops it.** $-E$ has no lower bound, so the number of steps is the only brake. With Adam
 every weight moves by about one learning rate a step, whatever the size of the loss: turn the rate
-or the steps, never the loss. There is a window in which the concept is gone and most of the rest is
-there; after it everything goes. The curve of collateral damage shows the window, and the slider
-under the pictures goes back through the epochs. Epoch 0 is the original, bit for bit.
+or the steps, never the loss. (The released code offers AdamW, Adadelta and Adagrad as well; their
+steps have other sizes, so each wants its own rate.) There is a window in which the concept is gone
+and most of the rest is there; after it everything goes. The curve of collateral damage shows the
+window, and the slider under the pictures goes back through the epochs. Epoch 0 is the original, bit
+for bit.
 
 **Which weights?** The paper trains the feed-forward parts (mlp) of all layers and the attention of
 the last one, since its study on a twelve-layer encoder finds the concept mostly in the
@@ -57,6 +59,7 @@ COMPARED = (
     "ESD-x",
     "random edit",
 )
+OPTIMIZERS = ("Adam", "AdamW", "Adadelta", "Adagrad")
 SOURCES = ("drawn", "generated", "uploaded", "unrelated")
 
 _QUICK: dict[str, Plain] = {"concept": "cat", "count": 2, "epochs": 2}

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import RoundTrip, compare
+from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
@@ -22,7 +23,7 @@ from engine.erasing._baselines import MAKERS, made
 from engine.erasing._eraser import Erased, Eraser, contenders
 from engine.erasing._evaluation import Drawn, Protocol
 from engine.erasing._subject import Subject
-from engine.erasing._views import View
+from engine.erasing._views import Prompts, View
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.ascent import part_of
 from engine.erasing.few_shot_erasing.exports import FORMS, exported
@@ -52,10 +53,10 @@ def run(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = ("a cat", "a picture of a cat", "a dog", "a car"),
-    looks: int = 3,
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompts: Prompts = ("a cat", "a picture of a cat", "a dog", "a car"),
+    looks: Annotated[int, Range(1, MOST_LOOKS, "Three show the way.")] = 3,
+    steps: Annotated[int, Range(1, 100)] = 10,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Unlearning]:
     """Forget, then draw the prompts after no, some and all epochs, and once more after the undo.
 
@@ -88,10 +89,10 @@ def curve(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    compared: Sequence[str] = (),
-    pictures_each: int = 8,
-    points: int = 5,
-    steps: int = 8,
+    compared: Annotated[Sequence[Annotated[str, OneOf(COMPARED)]], Items(12)] = (),
+    pictures_each: Annotated[int, Range(1, MOST_EACH, "8 give a first impression.")] = 8,
+    points: Annotated[int, Range(1, MOST_LOOKS, "5 show the way.")] = 5,
+    steps: Annotated[int, Range(1, 100)] = 8,
 ) -> Steps[Curve]:
     """The share of prompts with the word, and of other prompts, that show what they name.
 
@@ -116,7 +117,11 @@ def curve(
 
 @with_settings
 def bake(
-    *, seed: int, settings: Settings, model: ModelRef | str = "world", epoch: int = -1
+    *,
+    seed: int,
+    settings: Settings,
+    model: ModelRef | str = "world",
+    epoch: Annotated[int, Range(-1, MOST_EPOCHS, "-1 is the last one.")] = -1,
 ) -> Steps[Baked]:
     """The text encoder after an epoch as a patch, applied and undone once to see every bit return.
 
@@ -141,9 +146,9 @@ def export(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    form: str = "encoder",
-    rank: int = 8,
-    epoch: int = -1,
+    form: Annotated[str, OneOf(FORMS)] = "encoder",
+    rank: Annotated[int, Range(1, 768, "8 keep most of a small encoder's change.")] = 8,
+    epoch: Annotated[int, Range(-1, MOST_EPOCHS, "-1 is the last one.")] = -1,
 ) -> Steps[Exported]:
     """The text encoder as a file for other tools, read back and compared.
 

@@ -2,13 +2,47 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
 
 from engine.core.errors import ModelMismatch
 from engine.core.shapes import Float, Tensor
 from engine.erasing._learning import Adam
 from engine.erasing.few_shot_erasing import PARAMETERS
 
-BETAS, EPS, WEIGHT_DECAY = (0.9, 0.98), 1e-6, 1e-8
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Who takes the steps, by the names of torch.optim, with the defaults of the published code.
+
+    Adadelta and Adagrad have no betas.
+    """
+
+    name: str = "Adam"
+    learning_rate: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 1e-8
+
+    def of(self, parameters: Sequence[Float[Tensor, "..."]]) -> Callable[[Tensor], None]:
+        """A function that takes one step down a loss."""
+        told = {"eps": self.eps, "weight_decay": self.weight_decay}
+        if self.name in ("Adam", "AdamW"):
+            is_apart = self.name == "AdamW"
+            adam = Adam(
+                parameters, self.learning_rate, betas=self.betas, decoupled=is_apart, **told
+            )
+            return adam.descend
+        theirs = getattr(torch.optim, self.name)(parameters, lr=self.learning_rate, **told)
+
+        def descend(loss: Tensor) -> None:
+            gradients = torch.autograd.grad(loss, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            theirs.step()
+
+        return descend
 
 
 def trainable(names: Sequence[str], parameters: str, layers: int) -> list[str]:
@@ -57,18 +91,18 @@ def climb(
     parameters: Sequence[Float[Tensor, "..."]],
     errors: Iterator[Callable[[], Float[Tensor, ""]]],
     *,
-    learning_rate: float,
+    optimizer: Optimizer,
     uphill: bool = True,
 ) -> Iterator[float]:
-    """Take a step of Adam for each denoising error; yields the error before the step.
+    """Take a step for each denoising error; yields the error before the step.
 
         loss = -error        theta <- Adam(theta, d loss / d theta)
 
     Nothing bounds the loss from below, so the number of steps is the regulariser. Weight decay is
     added to the gradient (Adam, not AdamW). `uphill` False is the control: ordinary fine-tuning.
     """
-    adam = Adam(parameters, learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY)
+    descend = optimizer.of(parameters)
     for error_of in errors:
         error = error_of()
-        adam.descend(-error if uphill else error)
+        descend(-error if uphill else error)
         yield float(error.detach())

@@ -20,23 +20,20 @@ from dataclasses import asdict
 from itertools import product
 
 import numpy as np
-import torch
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps
-from engine.core.patch import Patch
-from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
-from engine.core.reversible import compare
+from engine.core.job import Progress, Steps, relay_as
+from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _sampling as sampling
 from engine.erasing._evaluation import Protocol
-from engine.erasing._measuring import machine, pooled, told
+from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing._subject import Subject
 from engine.erasing.few_shot_erasing import COMPARED
 from engine.erasing.few_shot_erasing.algorithm import courses
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import Course, Curve, Point
 from engine.erasing.few_shot_erasing.settings import Settings
-from engine.metrics.means import bootstrap
+from engine.metrics.intervals import Rate, bootstrap
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
@@ -57,7 +54,7 @@ def run(
         settings = Settings(concept=concept)
         protocol = Protocol(each=each, steps=STEPS, batch=8)
         steps = _curve(bundle, settings, protocol, (), 1, seed + again)
-        measured = yield from told(steps, done, total, concept)
+        measured = yield from relay_as(steps, done, total, concept)
         found.setdefault(concept, []).append(measured.courses[0])
     studied: dict[str, Plain] = {}
     if study:
@@ -65,10 +62,10 @@ def run(
         protocol = Protocol(each=STUDY_EACH, steps=STEPS, batch=8)
         others = tuple(name for name in COMPARED if name != settings.parameters)
         curve = _curve(bundle, settings, protocol, others, STUDY_POINTS, seed)
-        whole = yield from told(curve, total - 2, total, "study")
+        whole = yield from relay_as(curve, total - 2, total, "study")
         studied = {course.name: _plain(course) for course in whole.courses}
     yield Progress(total - 1, total, "Baking and undoing")
-    forgotten = yield from told(
+    forgotten = yield from relay_as(
         remembered(bundle, Settings(concept=concepts[0]), seed), total - 1, total, "undo"
     )
     before, after = (
@@ -76,20 +73,19 @@ def run(
         for place in (0, -1)
     )
     gone = np.array([point.target.rate for point in after])
-    return Measured(
+    return Measured.of(
         measured=float(gone.mean()),
-        versus=pooled([point.target for point in before]).rate,
+        versus=Rate.pooled([point.target for point in before]).rate,
         interval=bootstrap(gone),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=machine(bundle.device),
+        begun=begun,
+        device=bundle.device,
         figures={
             "settings": {k: v for k, v in Settings().plain().items() if k != "concept"},
-            "kept before": asdict(pooled([p.kept for p in before])),
-            "kept after": asdict(pooled([p.kept for p in after])),
-            "near kept before": asdict(pooled([p.near for p in before])),
-            "near kept after": asdict(pooled([p.near for p in after])),
+            "kept before": asdict(Rate.pooled([p.kept for p in before])),
+            "kept after": asdict(Rate.pooled([p.kept for p in after])),
+            "near kept before": asdict(Rate.pooled([p.near for p in before])),
+            "near kept after": asdict(Rate.pooled([p.near for p in after])),
             "by concept": {
                 name: [_plain(one) for one in courses] for name, courses in found.items()
             },
@@ -101,15 +97,13 @@ def run(
 
 def undone(bundle: DiffusionBundle, forgotten: Forgotten) -> dict[str, float]:
     """Share of equal bits after applying and undoing the patch, by number format."""
-    state, found = bundle.model.state_dict(), {}
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
-        old = {name: state[name].to(kind) for name in forgotten.names}
-        new = {name: tensor.to(kind) for name, tensor in forgotten.epochs[-1].items()}
-        patch = Patch.between(old, new, Recipe("few_shot_erasing"))
-        found[str(kind).removeprefix("torch.")] = compare(
-            old, patch.undo(patch.apply(old))
-        ).equal_bits
-    return found
+    state, learnt = bundle.model.state_dict(), forgotten.epochs[-1]
+    old = {name: state[name] for name in forgotten.names}
+    return equal_bits_after_undo(
+        old,
+        lambda now: {name: learnt[name].to(now[name].dtype) for name in now},
+        "few_shot_erasing",
+    )
 
 
 def _curve(

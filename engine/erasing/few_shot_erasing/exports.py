@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Float, Tensor
 from engine.erasing.few_shot_erasing.learning import PART
 from engine.erasing.few_shot_erasing.results import Exported
@@ -27,13 +28,17 @@ _HOW = {
 
 
 def exported(bundle: DiffusionBundle, new: Mapping[str, Tensor], form: str, rank: int) -> Exported:
-    """The file of one form, with the error of the weights that it leads to.
+    """The file of one form, with the part of the whole edit that its weights miss.
 
     A LoRA holds matrices only, so the change of biases is part of its error; and Adam's step is
     much like a sign, whose matrix has high rank.
     """
+    # A file is read back on the CPU, and there it is compared.
+    new = {name: tensor.detach().cpu() for name, tensor in new.items()}
     state = {
-        name: tensor for name, tensor in bundle.model.state_dict().items() if name.startswith(PART)
+        name: tensor.detach().cpu()
+        for name, tensor in bundle.model.state_dict().items()
+        if name.startswith(PART)
     }
     if form == "lora":
         tensors = _lora(state, new, rank)
@@ -43,10 +48,9 @@ def exported(bundle: DiffusionBundle, new: Mapping[str, Tensor], form: str, rank
         tensors = {_outside(name): tensor for name, tensor in {**state, **new}.items()}
     file = TensorFile.of(_NAMES[form], tensors, {"format": "pt"})
     found = read_back(file.read(), state, form)
-    largest = max(float(tensor.abs().max()) for tensor in new.values())
-    gap = max(float((found[name] - new[name]).abs().max()) for name in new)
+    error = missed_of_weights(found, new, state)
     stem = file.name.rpartition(".")[0]
-    return Exported(form, {stem: file}, rank if form == "lora" else 0, gap / largest, _HOW[form])
+    return Exported(form, {stem: file}, rank if form == "lora" else 0, error, _HOW[form])
 
 
 def read_back(

@@ -16,7 +16,7 @@ from engine.core.job import Steps
 from engine.core.shapes import Tensor
 from engine.erasing._learning import fitted, pixels
 from engine.erasing.few_shot_erasing import PARAMETERS
-from engine.erasing.few_shot_erasing.ascent import BETAS, EPS, WEIGHT_DECAY, climb, trainable
+from engine.erasing.few_shot_erasing.ascent import Optimizer, climb, trainable
 
 PREFIX = "text_model."
 
@@ -51,9 +51,14 @@ def _centred(arrays: Arrays) -> float:
 
 
 def _settings(arrays: Arrays) -> float:
-    ours = torch.tensor([*BETAS, EPS, WEIGHT_DECAY], dtype=torch.float64)
-    theirs = [*arrays["betas"], float(arrays["eps"]), float(arrays["weight_decay"])]
-    return largest(ours.numpy(), torch.tensor(theirs).numpy())
+    ours = Optimizer(learning_rate=float(arrays["lr"]))
+    return float(ours != _told(arrays))
+
+
+def _told(arrays: Arrays) -> Optimizer:
+    rate, eps, decay = (float(arrays[name]) for name in ("lr", "eps", "weight_decay"))
+    first, second = arrays["betas"].tolist()
+    return Optimizer("Adam", rate, (first, second), eps, decay)
 
 
 def _ascent(arrays: Arrays) -> float:
@@ -64,7 +69,7 @@ def _ascent(arrays: Arrays) -> float:
         for step in range(len(h)):
             yield lambda step=step: (theta @ h[step] - y[step]).square().mean()  # type: ignore[misc]
 
-    found = list(climb([theta], errors(), learning_rate=float(arrays["lr"])))
+    found = list(climb([theta], errors(), optimizer=_told(arrays)))
     # The golden losses carry the sign of the loss that is minimised.
     of_losses = largest(-torch.tensor(found, dtype=torch.float64).numpy(), arrays["losses"])
     return max(largest(theta.detach().numpy(), arrays["theta"]), of_losses)

@@ -86,7 +86,7 @@ def learn(
     steps = climb(
         list(weights.values()),
         errors(),
-        learning_rate=settings.learning_rate,
+        optimizer=settings.steps_by,
         uphill=settings.direction == "ascent",
     )
     for number, error in enumerate(steps, start=1):

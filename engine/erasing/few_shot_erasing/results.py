@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.reversible import RoundTrip
-from engine.erasing._evaluation import Rate
+from engine.metrics.intervals import Rate
 from engine.models.tensor_file import TensorFile
 
 Pictures = NDArray[np.uint8]
@@ -101,8 +101,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file for other tools. `error` is the largest difference, relative to the largest weight,
-    of the weights that the file leads to when it is read back, and the trained ones."""
+    """A file for other tools. `error` is the part of the whole edit that the weights miss to which
+    the file leads when it is read back: 0 for none of it."""
 
     form: str
     files: Mapping[str, TensorFile] = field(default_factory=dict)

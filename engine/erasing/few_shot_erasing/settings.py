@@ -1,26 +1,27 @@
 """The settings of an erasure, checked at the door, and the pictures and captions they lead to."""
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress
+from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.erasing import _sampling as sampling
 from engine.erasing._learning import FITS, checked_pictures, fitted
 from engine.erasing._settings import taking
-from engine.erasing.few_shot_erasing import PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
+from engine.erasing.few_shot_erasing.ascent import Optimizer
 from engine.models.diffusion import DiffusionBundle, empty_prompt, encode_prompt, latent_shape
+from engine.pictures import PictureSetting
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, draw
 from engine.world.sprites import load_sprites
 
 MOST_PICTURES, MOST_EPOCHS, LARGEST_RATE = 16, 60, 0.1
 KINDS, DIRECTIONS, CAPTIONS = ("object", "style"), ("ascent", "descent"), ("auto", "published")
-Pictures = tuple[np.ndarray, ...]
 
 # The small lists of textual inversion, which the published code takes over.
 OBJECT_CAPTIONS = (
@@ -60,39 +61,58 @@ class Settings:
 
     `source` is "drawn" (by the renderer of the embedded world), "generated" (by the model itself),
     "uploaded", or "unrelated" (the control: pictures of other things). `captions` "auto" takes the
-    published ones, except on the embedded model.
+    published ones, except on the embedded model. `optimizer` and what follows it is named as in
+    torch.optim; Adadelta and Adagrad make no use of the betas.
     """
 
-    concept: str = "cat"
-    kind: str = "object"
-    source: str = "drawn"
-    pictures: Pictures = ()
-    count: int = 4
-    epochs: int = 5
-    batch: int = 2
-    learning_rate: float = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
-    parameters: str = "mlp-final-attn"
-    direction: str = "ascent"
-    captions: str = "auto"
-    fit: str = "stretch"
+    concept: Annotated[str, Text(100, advice="A word or two will do.")] = "cat"
+    kind: Annotated[str, OneOf(KINDS)] = "object"
+    source: Annotated[str, OneOf(SOURCES)] = "drawn"
+    pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
+    count: Annotated[int, Range(1, MOST_PICTURES, "Try 4.")] = 4
+    epochs: Annotated[int, Range(1, MOST_EPOCHS, "Try 4.")] = 5
+    batch: Annotated[int, Range(1, MOST_PICTURES, "Try 4.")] = 2
+    learning_rate: Annotated[
+        float,
+        Range(
+            1e-8,
+            LARGEST_RATE,
+            "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3.",
+        ),
+    ] = 1.259e-3  # 10^-2.9: 1e-3 left the thing in place with every third seed
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "Adam"
+    beta1: Annotated[float, Range(0, 0.9999, "The published code takes 0.9.")] = 0.9
+    beta2: Annotated[float, Range(0, 0.99999, "The published code takes 0.98.")] = 0.98
+    eps: Annotated[float, Range(1e-12, 1, "The published code takes 1e-6.")] = 1e-6
+    weight_decay: Annotated[float, Range(0, 1, "The published code takes 1e-8.")] = 1e-8
+    parameters: Annotated[str, OneOf(PARAMETERS)] = "mlp-final-attn"
+    direction: Annotated[str, OneOf(DIRECTIONS)] = "ascent"
+    captions: Annotated[str, OneOf(CAPTIONS)] = "auto"
+    fit: Annotated[str, OneOf(FITS)] = "stretch"
     flip: bool = True
 
     @classmethod
-    def of(cls, **given: Any) -> "Settings":
+    def of(cls, **given: object) -> "Settings":
         """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
-        given = {f.name: f.default for f in fields(cls)} | given
-        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "pictures")
-        if given["pictures"]:
-            given["source"] = "uploaded"
-        _check(given)
-        concept = " ".join(given["concept"].split())
-        rate = float(given["learning_rate"])
-        return cls(**given | {"concept": concept, "learning_rate": rate})
+        chosen = cls(**checked(cls, given))  # type: ignore[arg-type]
+        pictures = checked_pictures(chosen.pictures, MOST_PICTURES, "pictures")
+        concept = " ".join(chosen.concept.split())
+        if not concept:
+            raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+        if chosen.source == "uploaded" and not pictures:
+            raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
+        source = "uploaded" if pictures else chosen.source
+        return replace(chosen, concept=concept, source=source, pictures=pictures)
 
     @property
     def name(self) -> str:
         """The name of the edit on the shelf."""
         return f"forget {self.concept[:60]}"
+
+    @property
+    def steps_by(self) -> Optimizer:
+        betas = (self.beta1, self.beta2)
+        return Optimizer(self.optimizer, self.learning_rate, betas, self.eps, self.weight_decay)
 
     @property
     def updates(self) -> int:
@@ -119,33 +139,6 @@ class Settings:
 
 
 with_settings = taking(Settings)
-
-_COUNTS = {"count": MOST_PICTURES, "epochs": MOST_EPOCHS, "batch": MOST_PICTURES}
-_CHOICES = {
-    "kind": KINDS,
-    "source": SOURCES,
-    "parameters": PARAMETERS,
-    "direction": DIRECTIONS,
-    "captions": CAPTIONS,
-    "fit": FITS,
-}
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    concept = given["concept"]
-    if not isinstance(concept, str) or not concept.strip():
-        raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-    if len(concept) > 100:
-        raise BadInput("The concept has more than 100 characters.", "A word or two will do.")
-    for name, choices in _CHOICES.items():
-        checks.choice(name, given[name], choices)
-    checks.switch("flip", given["flip"])
-    for name, most in _COUNTS.items():
-        checks.count(name, given[name], 1, most, "Try 4.")
-    advice = "The paper takes 1e-5 for Stable Diffusion; the small model needs about 1e-3."
-    checks.number("learning_rate", given["learning_rate"], 1e-8, LARGEST_RATE, advice)
-    if given["source"] == "uploaded" and not given["pictures"]:
-        raise BadInput("No images found.", "Upload one to eight pictures, or choose drawn.")
 
 
 # ---------------------------------------------------------------------- captions

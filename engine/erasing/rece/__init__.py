@@ -35,7 +35,9 @@ Choose the weakest edit that does what you need.
 
 *The guides.* Rows of a text: "classic" takes the last word's token and all that follow, "last" that
 token only, "all" every token. Technique "tensor" subtracts from the guide what it shares with the
-erased word, layer by layer, and then there is no single M.
+erased word, layer by layer, and then there is no single M. UCE's `layers_to_edit` leaves some
+projections as they are: the map is then theirs and not the prompt's, so it has to be baked, and
+what is left alone goes on saying the erased word.
 """
 
 from engine.core.catalog import (

@@ -5,6 +5,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
@@ -16,8 +17,10 @@ from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
+from engine.core.settings import OneOf, Range
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.erasing import _sampling as sampling
+from engine.erasing._views import Prompts
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece import per_layer
 from engine.erasing.rece.edit import Edit, Settings, erase, projections, with_settings
@@ -49,10 +52,10 @@ def run(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = ("a cat", "a dog"),
-    strength: float = 1.0,
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompts: Prompts = ("a cat", "a dog"),
+    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
 ) -> Steps[Erasure]:
     """The same noise through the original model, the edited one, and the original again.
 
@@ -92,9 +95,9 @@ def comeback(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = ("a cat",),
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompts: Prompts = ("a cat",),
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
 ) -> Steps[Comeback]:
     """The first prompt on the model after UCE and after each epoch, plain and under attack.
 
@@ -105,7 +108,7 @@ def comeback(
     if not settings.is_side_car:
         raise BadInput(
             "The attack is shown for edits that are one map on the embedding.",
-            "Set technique to replace and part to both.",
+            "Set technique to replace and part to both, and leave layers_to_edit out.",
         )
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.open_bundle(model)
@@ -119,7 +122,7 @@ def bake(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    strength: float = 1.0,
+    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
 ) -> Steps[Baked]:
     """New weights W M as a patch, applied and undone once to see every bit come back."""
     strength = _checked_strength(strength)
@@ -143,9 +146,9 @@ def export(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    form: str = "lora",
-    rank: int = 0,
-    strength: float = 1.0,
+    form: Annotated[str, OneOf(FORMS)] = "lora",
+    rank: Annotated[int, Range(0, 4096, "0 keeps everything.")] = 0,
+    strength: Annotated[float, Range(0, MOST_STRENGTH, "1 is the edit of the papers.")] = 1.0,
 ) -> Steps[Exported]:
     """The erasure as a file for other tools, read back and compared with the baked weights.
 
@@ -307,7 +310,7 @@ def attack(edit: Edit, stage: int, cond: Conditioning) -> Conditioning:
     start = cf.Layers(edit.gram, edit.gram)
     layers = start.mapped(edit.stages[stage].map)
     tokens = cond.tokens
-    derived = cf.derive(tokens.double().cpu(), layers, edit.settings.reg)
+    derived = cf.derive(tokens.cpu().double(), layers, edit.settings.reg)
     return Conditioning(derived.to(tokens), cond.pooled)
 
 
@@ -436,8 +439,8 @@ def pictures_of(
     noise: Float[Tensor, "b c lh lw"],
     *,
     stage: int | None,
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is a good value.")] = 4.0,
 ) -> UInt8[Array, "b h w 3"]:
     """Pictures of embeddings on one stage of the edited model; None is the original."""
     uncond = empty_prompt(bundle)

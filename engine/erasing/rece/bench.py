@@ -11,26 +11,22 @@
 4. Seconds and errors beside the published formula on the shapes of Stable Diffusion 1.4: `speed`.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 
 from engine.core.catalog import Measured
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps
-from engine.core.patch import Patch
-from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
-from engine.core.reversible import RoundTrip, compare
+from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _sampling as sampling
+from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.rece import speed
 from engine.erasing.rece.algorithm import attack, pictures_of
 from engine.erasing.rece.edit import Edit, Settings, erase
-from engine.metrics.rates import wilson
+from engine.metrics.intervals import Rate
 from engine.models.diffusion import DiffusionBundle, encode_prompt
 from engine.models.vision import Judge, load_judge
 from engine.world.vocabulary import CATEGORY_OF, OBJECTS, article
@@ -38,7 +34,7 @@ from engine.world.vocabulary import CATEGORY_OF, OBJECTS, article
 EPOCHS, BATCH, STEPS = 2, 8, 12
 # Below this rate of the original nothing can be said about an erasure (the protocol's gate).
 LEAST_ORIGINAL = 0.85
-Rate = dict[str, float]
+Counted = dict[str, float]
 Found = Generator[Progress, None, dict[str, Plain]]
 
 
@@ -112,7 +108,7 @@ def run(*, seed: int, model: ModelRef | str = "world", speed_too: bool = True) -
     bundle, judge = sampling.open_bundle(model), load_judge()
     styles = yield from _subject(bundle, judge, style(), seed, 1)
     things = yield from _subject(bundle, judge, thing(), seed, 4)
-    rates: dict[str, dict[str, Rate]] = styles["rates"]  # type: ignore[assignment]
+    rates: dict[str, dict[str, Counted]] = styles["rates"]  # type: ignore[assignment]
     before, after = rates["original"]["target"], rates.get("UCE", {}).get("target")
     if after is None:
         raise ModelMismatch(
@@ -121,20 +117,21 @@ def run(*, seed: int, model: ModelRef | str = "world", speed_too: bool = True) -
             "Train the checkpoint longer.",
         )
     yield Progress(6, 8, "Baking and undoing")
-    undone = _undo(bundle, erase(bundle, style().settings))
+    edit = erase(bundle, style().settings)
+    state = bundle.model.state_dict()
+    undone = equal_bits_after_undo({name: state[name] for name in edit.names}, edit.bake, "rece")
     speeds: list[dict[str, Plain]] = []
     if speed_too:
         for found in speed.measure(seed):
             speeds.append({**asdict(found), "factor": found.factor})
             yield Progress(7, 8, found.task)
-    return Measured(
+    return Measured.of(
         measured=after["rate"],
         versus=before["rate"],
         interval=(after["low"], after["high"]),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
+        device=bundle.device,
         figures={
             "style": styles,
             "object": things,
@@ -150,7 +147,7 @@ def _subject(
     """Rates and attacks of one subject; only the original's where that fails the gate."""
     edit = erase(bundle, subject.settings)
     groups = list(dict.fromkeys(ask.group for ask in subject.asks))
-    rates: dict[str, dict[str, Rate]] = {}
+    rates: dict[str, dict[str, Counted]] = {}
     for stage in [None, *range(len(edit.stages))]:
         name = "original" if stage is None else edit.stages[stage].name
         hits: list[bool] = []
@@ -163,7 +160,7 @@ def _subject(
             hits += _shows(judge, subject.head, drawn, [ask.shows for ask in part])
         pairs = list(zip(subject.asks, hits, strict=True))
         rates[name] = {
-            group: _rate([hit for ask, hit in pairs if ask.group == group]) for group in groups
+            group: _counted([hit for ask, hit in pairs if ask.group == group]) for group in groups
         }
         if rates["original"]["target"]["rate"] < LEAST_ORIGINAL:
             verdict = "not judged: the original's rate is below 85 %"
@@ -183,10 +180,10 @@ def _subject(
 
 def _attacks(
     bundle: DiffusionBundle, judge: Judge, subject: Subject, edit: Edit, seed: int, done: int
-) -> Generator[Progress, None, dict[str, dict[str, Rate]]]:
+) -> Generator[Progress, None, dict[str, dict[str, Counted]]]:
     """Share of target prompts that come back under each attack, on each stage."""
     asks = subject.targets[: 2 * BATCH]
-    cond, found = encode_prompt(bundle, [a.prompt for a in asks]), dict[str, dict[str, Rate]]()
+    cond, found = encode_prompt(bundle, [a.prompt for a in asks]), dict[str, dict[str, Counted]]()
     noise = sampling.start_noise(bundle, seed * 1000, len(asks))
     for number, stage in enumerate(edit.stages):
         found[stage.name] = {}
@@ -199,7 +196,7 @@ def _attacks(
                     bundle, edit, asked.rows(rows), noise[rows], stage=number, steps=STEPS
                 )
                 hits += _shows(judge, subject.head, drawn, [a.shows for a in asks[rows]])
-            found[stage.name][name] = _rate(hits)
+            found[stage.name][name] = _counted(hits)
     return found
 
 
@@ -208,17 +205,5 @@ def _shows(judge: Judge, head: str, pictures: np.ndarray, names: Sequence[str]) 
     return [found.best(head, index)[0] == name for index, name in enumerate(names)]
 
 
-def _rate(hits: Sequence[bool]) -> Rate:
-    low, high = wilson(sum(hits), len(hits))
-    return {"rate": sum(hits) / max(len(hits), 1), "low": low, "high": high, "of": len(hits)}
-
-
-def _undo(bundle: DiffusionBundle, edit: Edit) -> dict[str, float]:
-    """Share of equal bits after applying and undoing the baked patch, by number format."""
-    found = dict[str, RoundTrip]()
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
-        state = bundle.model.state_dict()
-        old = {name: state[name].to(kind) for name in edit.names}
-        patch = Patch.between(old, edit.bake(old), Recipe("rece"))
-        found[str(kind).removeprefix("torch.")] = compare(old, patch.undo(patch.apply(old)))
-    return {name: trip.equal_bits for name, trip in found.items()}
+def _counted(hits: Sequence[bool]) -> Counted:
+    return asdict(Rate.of_hits(hits))

@@ -126,14 +126,16 @@ class Layers:
     """All that RECE needs to know of the projections W (now) and W0 (original).
 
     `now` is sum W^T W, `cross` is sum W^T W0. After a map M on the right, W = W0 M, they are
-    M^T G M and M^T G with G the Gram matrix of the originals: no projection is touched.
+    M^T G M and M^T G with G the Gram matrix of the originals: no projection is touched. `rest` is
+    the Gram matrix of projections that the edit leaves alone, and that go on saying what they said.
     """
 
     now: Float[Tensor, "d d"]
     cross: Float[Tensor, "d d"]
+    rest: Float[Tensor, "d d"] | float = 0.0
 
     def mapped(self, m: Float[Tensor, "d d"]) -> "Layers":
-        return Layers(m.T @ self.now @ m, m.T @ self.cross)
+        return Layers(m.T @ self.now @ m, m.T @ self.cross, self.rest)
 
 
 def derive(
@@ -152,7 +154,7 @@ def derive(
     towards `target` instead of zero, the surrogates also weigh the change of the projections.
     """
     identity = torch.eye(len(layers.now), dtype=torch.float64)
-    now, cross = layers.now, layers.cross
+    now, cross = layers.now + layers.rest, layers.cross + layers.rest
     offset: Float[Tensor, "*n d"] | float = 0.0
     match regulariser:
         case "zero":

@@ -6,18 +6,19 @@ the embedding of the prompt, the model is not touched) or gives new weights (bak
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.recent import Recent
+from engine.core.settings import Items, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.erasing._settings import taking
 from engine.erasing.rece import closed_form as cf
-from engine.erasing.rece.token_rows import RULES, Encoded, Rule, encode, kept_rows, pair
+from engine.erasing.rece.token_rows import Encoded, Rule, encode, kept_rows, pair
 from engine.models.diffusion import Conditioning, DiffusionBundle
 
 Technique = Literal["replace", "tensor"]
@@ -40,8 +41,18 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "sexual", "nudity", "bodily fluids", "blood",
     ),
 }  # fmt: skip
-MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS = 50, 2000, 5
+MOST_CONCEPTS, MOST_RETAINED, MOST_EPOCHS, MOST_LAYERS = 50, 2000, 5, 1000
 LARGEST_SCALE = 1e6
+
+Erased = Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_CONCEPTS, fewest=1)]
+Retained = Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_RETAINED)]
+Layers = Annotated[
+    tuple[Annotated[int, Range(0, MOST_LAYERS)], ...],
+    Items(MOST_LAYERS, fewest=1, advice="Write for example [0, 1, 2], or leave it out."),
+]
+Scale = Annotated[float, Range(0, LARGEST_SCALE, "The papers use 0.1 to 1.")]
+# A ridge of 0 leaves the equations without a single solution.
+Ridge = Annotated[float, Range(1e-6, LARGEST_SCALE, "The papers use 0.1 to 1.")]
 
 
 @dataclass(frozen=True)
@@ -51,46 +62,53 @@ class Settings:
     `guides` is one text for all concepts or one for each. `epoch_retain` None keeps in the epochs
     what is kept in the UCE edit. `templates` adds five sentences for each concept; with
     `template_guides` the guide stands in the same sentence (UCE of 2025), else bare (2023).
+    `layers_to_edit` numbers the projections as UCE does: the values of the down, up and middle
+    blocks from 0 on, then the keys in the same order; None is all of them. An epoch edits the same,
+    and looks for what comes back through all.
     """
 
-    concepts: tuple[str, ...] = ("cat",)
-    guides: tuple[str, ...] = ("animal",)
-    retain: tuple[str, ...] = ()
+    concepts: Erased = ("cat",)
+    guides: Erased = ("animal",)
+    retain: Retained = ()
     rule: Rule = "classic"
     technique: Technique = "replace"
     part: Part = "both"
+    layers_to_edit: Layers | None = None
     templates: Templates = "none"
     template_guides: bool = True
-    erase_scale: float = 1.0
-    preserve_scale: float | None = None
-    ridge: float = 0.5
-    epochs: int = 0
-    reg: float = 0.1
+    erase_scale: Scale = 1.0
+    preserve_scale: Scale | None = None
+    ridge: Ridge = 0.5
+    epochs: Annotated[int, Range(0, MOST_EPOCHS)] = 0
+    reg: Ridge = 0.1
     regulariser: cf.Regulariser = "zero"
-    epoch_retain: tuple[str, ...] | None = None
-    epoch_preserve_scale: float = 0.1
-    epoch_ridge: float = 0.1
+    epoch_retain: Retained | None = None
+    epoch_preserve_scale: Scale = 0.1
+    epoch_ridge: Ridge = 0.1
 
     @classmethod
     def of(cls, **values: object) -> "Settings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
-        given = {field.name: field.default for field in fields(cls)} | values
-        for name in ("concepts", "guides", "retain", "epoch_retain"):
-            if name != "epoch_retain" or given[name] is not None:
-                given[name] = _texts(given[name], name)
-        concepts: tuple[str, ...] = tuple(word.strip() for word in given["concepts"])  # type: ignore[union-attr]
+        chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
+        concepts = tuple(word.strip() for word in chosen.concepts)
         if len(concepts) == 1:
             concepts = GROUPS.get(concepts[0], concepts)
-        given["concepts"] = concepts
-        _check(given)
-        for name in _LEAST:
-            given[name] = None if given[name] is None else float(given[name])  # type: ignore[arg-type]
-        return cls(**given)  # type: ignore[arg-type]
+        if not all(concepts):
+            raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
+        if len(chosen.guides) not in (1, len(concepts)):
+            raise BadInput(
+                f"There are {len(chosen.guides)} guides for {len(concepts)} concepts.",
+                "Give one guide for all, or one for each.",
+            )
+        layers = chosen.layers_to_edit
+        layers = None if layers is None else tuple(sorted(set(layers)))
+        return replace(chosen, concepts=concepts, layers_to_edit=layers)
 
     @property
     def is_side_car(self) -> bool:
         """Whether one map on the embedding is the whole edit."""
-        return self.technique == "replace" and self.part == "both"
+        is_shared = self.technique == "replace" and self.part == "both"
+        return is_shared and self.layers_to_edit is None
 
     @property
     def name(self) -> str:
@@ -142,73 +160,6 @@ class Settings:
 
 
 with_settings = taking(Settings)
-
-
-# ---------------------------------------------------------------------- checks
-
-
-# Smallest values; ridge and reg of 0 leave the equations without a single solution.
-_LEAST = {
-    "erase_scale": 0.0,
-    "preserve_scale": 0.0,
-    "epoch_preserve_scale": 0.0,
-    "ridge": 1e-6,
-    "epoch_ridge": 1e-6,
-    "reg": 1e-6,
-}
-_CHOICES: Mapping[str, tuple[object, ...]] = {
-    "rule": RULES,
-    "technique": get_args(Technique),
-    "part": get_args(Part),
-    "templates": get_args(Templates),
-    "template_guides": (True, False),
-    "regulariser": cf.REGULARISERS,
-}
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    concepts, guides = given["concepts"], given["guides"]
-    if not concepts or not all(concepts):
-        raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-    _check_count("concepts", len(concepts), 1, MOST_CONCEPTS)
-    _check_count("retain", len(given["retain"]), 0, MOST_RETAINED)
-    _check_count("epochs", given["epochs"], 0, MOST_EPOCHS)
-    if len(guides) not in (1, len(concepts)):
-        raise BadInput(
-            f"There are {len(guides)} guides for {len(concepts)} concepts.",
-            "Give one guide for all, or one for each.",
-        )
-    for name, least in _LEAST.items():
-        value = given[name]
-        if value is None and name == "preserve_scale":
-            continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not least <= value <= LARGEST_SCALE:
-            raise BadInput(
-                f"{name} must be from {least:g} to {LARGEST_SCALE:g}, got {value!s:.40}.",
-                "The papers use 0.1 to 1.",
-            )
-    for name, choices in _CHOICES.items():
-        if given[name] not in choices:
-            raise BadInput(
-                f'{name} cannot be "{str(given[name])[:40]}".',
-                f"Choose {', '.join(map(str, choices))}.",
-            )
-
-
-def _texts(value: object, name: str) -> tuple[str, ...]:
-    """A list of texts; one text is split at its commas, as RECE reads a list of concepts."""
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
-        raise BadInput(f"{name} must be a list of texts.", 'Write for example ["cat", "dog"].')
-    if any(len(text) > 300 for text in listed):
-        raise BadInput(f"A text in {name} has more than 300 characters.", "Use a word or two.")
-    return tuple(listed)
-
-
-def _check_count(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise BadInput(f"{name}: from {least} to {most} are taken, got {value!s:.40}.", "Try 1.")
 
 
 # ---------------------------------------------------------------------- the edit of a model
@@ -273,7 +224,7 @@ class Edit:
         m = cf.at_strength(self.stages[stage].map, strength)
         tokens = conditioning.tokens
         # float64 on the CPU and one rounding at the end, so that every device has the same rows
-        mapped = (tokens.double().cpu() @ m.T).to(tokens)
+        mapped = (tokens.cpu().double() @ m.T).to(tokens)
         return Conditioning(mapped, conditioning.pooled)
 
     def bake(self, state: Mapping[str, Tensor], strength: float = 1.0) -> dict[str, Tensor]:
@@ -313,8 +264,23 @@ def projections(bundle: DiffusionBundle, part: Part = "both") -> dict[str, Tenso
     return found
 
 
+def edited(bundle: DiffusionBundle, settings: Settings) -> dict[str, Tensor]:
+    """The projections that an edit changes. Raises `BadInput` for a number that there is not."""
+    every = projections(bundle, settings.part)
+    if settings.layers_to_edit is None:
+        return every
+    names = list(every)
+    if settings.layers_to_edit[-1] >= len(names):
+        raise BadInput(
+            f"layers_to_edit names projection {settings.layers_to_edit[-1]}; this model has "
+            f"{len(names)}.",
+            f"Take numbers from 0 to {len(names) - 1}: {names[0]} to {names[-1]}.",
+        )
+    return {names[number]: every[names[number]] for number in settings.layers_to_edit}
+
+
 def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
-    weights = projections(bundle, settings.part)
+    weights = edited(bundle, settings)
     texts = encode(
         bundle,
         [
@@ -324,11 +290,14 @@ def _solve(bundle: DiffusionBundle, settings: Settings) -> Edit:
         ],
     )
     start = time.perf_counter()
-    gram = _weight_gram(bundle, settings.part, weights)
+    gram = _weight_gram(bundle, settings, weights)
     counted = time.perf_counter()
     pairs = [pair(texts[old], texts[new], settings.rule) for old, new in settings.pairs()]
     keep = _keep(texts, settings.kept(), settings.rule, len(gram))
     first, own, layers = _uce(settings, pairs, keep, weights, gram)
+    if settings.layers_to_edit is not None:
+        every = projections(bundle, settings.part).values()
+        layers = replace(layers, rest=cf.weight_gram([w.detach().cpu() for w in every]) - gram)
     identity = torch.eye(len(gram), dtype=torch.float64)
     stages = [Stage("UCE", identity if first is None else first.map)]
     solved = time.perf_counter()
@@ -377,7 +346,7 @@ def _uce(
     if settings.technique == "replace":
         factor = cf.redirect(pairs, keep, scales)
         return factor, {}, cf.Layers(gram, gram).mapped(factor.map)
-    wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
+    wide = {name: weight.detach().cpu().double() for name, weight in weights.items()}
     own = {name: cf.redirect_orthogonal(w, pairs, keep, scales) for name, w in wide.items()}
     now = [w @ own[name] for name, w in wide.items()]
     cross = [edited.T @ w for edited, w in zip(now, wide.values(), strict=True)]
@@ -394,10 +363,11 @@ def _keep(
 
 
 def _weight_gram(
-    bundle: DiffusionBundle, part: Part, weights: Mapping[str, Tensor]
+    bundle: DiffusionBundle, settings: Settings, weights: Mapping[str, Tensor]
 ) -> Float[Tensor, "d d"]:
-    """sum W^T W of a checkpoint, kept for the next edit of it."""
-    key = (bundle.ref, str(bundle.folder), bundle.dtype, part)
+    """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
+    chosen = settings.part, settings.layers_to_edit
+    key = (bundle.ref, str(bundle.folder), bundle.dtype, chosen)
     return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
 
 

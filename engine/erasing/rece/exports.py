@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from engine.core.errors import OutOfBudget
+from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Float, Tensor
 from engine.erasing.rece.edit import Edit
 from engine.erasing.rece.results import Exported
@@ -26,7 +27,7 @@ Tensors = dict[str, Tensor]
 def exported(
     bundle: DiffusionBundle, edit: Edit, form: str, *, strength: float = 1.0, rank: int = 0
 ) -> Exported:
-    """The file of one form, with the error of the weights that it leads to.
+    """The file of one form, with the part of the whole edit that its weights miss.
 
     Raises `OutOfBudget` for a file too large to hand out from memory.
     """
@@ -38,7 +39,7 @@ def exported(
     file = TensorFile.of(_NAMES[form], tensors, {"format": "pt", "edit": edit.settings.name})
     truth = edit.bake(state, strength)
     found = read(file.read(), state)
-    error = max(_relative(found[name], truth[name]) for name in edit.names)
+    error = missed_of_weights(found, {name: truth[name] for name in edit.names}, state)
     stem = file.name.rpartition(".")[0]
     return Exported(form, {stem: file}, kept, error, _HOW[form])
 
@@ -100,7 +101,7 @@ def _kohya_stem(name: str) -> str:
 def _down_up(
     weight: Tensor, left: Float[Tensor, "d r"], right: Float[Tensor, "r d"]
 ) -> tuple[Float[Tensor, "r d"], Float[Tensor, "o r"]]:
-    up = weight.detach().double().cpu() @ left
+    up = weight.detach().cpu().double() @ left
     kind = weight.dtype if weight.dtype != torch.float64 else torch.float32
     return right.to(kind), up.to(kind)
 
@@ -126,7 +127,7 @@ def _map(
     edit: Edit, state: Mapping[str, Tensor], strength: float, rank: int
 ) -> tuple[Tensors, int]:
     """U and V of M = I + U V in float64: the side-car itself."""
-    if edit.own or edit.settings.part != "both":
+    if not edit.settings.is_side_car:
         tensors: Tensors = {}
         for name in edit.names:
             left, right = low_rank(edit.layer_map(name, strength), rank)
@@ -167,7 +168,7 @@ def from_kohya(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Te
 
 
 def _merged(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    return weight.detach().double().cpu() + up.double() @ down.double()
+    return weight.detach().cpu().double() + up.double() @ down.double()
 
 
 def from_unet(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tensors:
@@ -185,13 +186,8 @@ def from_map(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Tens
     else:
         names = [key.removesuffix(".left") for key in tensors if key.endswith(".left")]
         pairs = {name: (tensors[f"{name}.left"], tensors[f"{name}.right"]) for name in names}
-    wide = {name: state[name].detach().double().cpu() for name in pairs}
+    wide = {name: state[name].detach().cpu().double() for name in pairs}
     return {name: wide[name] + (wide[name] @ u) @ v for name, (u, v) in pairs.items()}
-
-
-def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.double().cpu()
-    return float((found.double().cpu() - wide).abs().max() / wide.abs().max())
 
 
 def _check_size(size: int) -> None:

@@ -109,8 +109,8 @@ class Comeback:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files for other tools. `error` is the largest difference, relative to the largest weight,
-    of the weights that the file leads to when it is read back, and the baked ones."""
+    """Files for other tools. `error` is the part of the whole edit that the weights miss to which
+    the file leads when it is read back: 0 for none of it."""
 
     form: str
     files: Mapping[str, TensorFile]

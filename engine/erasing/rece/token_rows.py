@@ -35,7 +35,7 @@ def encode(bundle: DiffusionBundle, texts: Sequence[str]) -> dict[str, Encoded]:
     """
     distinct = list(dict.fromkeys(texts))
     lengths = [_length(bundle, text) for text in distinct]
-    states = encode_prompt(bundle, distinct).tokens.double().cpu()
+    states = encode_prompt(bundle, distinct).tokens.cpu().double()
     # From the attention mask, not from the end token's number: SD 2.x pads with another token.
     return {
         text: Encoded(text, rows, length - 2)

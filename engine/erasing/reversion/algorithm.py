@@ -4,6 +4,7 @@ import base64
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 
@@ -13,10 +14,10 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
+from engine.core.settings import Range, Text
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
-from engine.erasing._evaluation import Rate
-from engine.erasing._views import View
+from engine.erasing._views import Prompts, View
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import Course, Learnt, at_step, remembered
 from engine.erasing.reversion.results import (
@@ -44,6 +45,7 @@ from engine.erasing.reversion.words import (
     words_of,
     write_file,
 )
+from engine.metrics.intervals import Rate
 from engine.models.diffusion import DiffusionBundle
 from engine.models.library import resolve
 from engine.models.vision import Verdicts
@@ -60,10 +62,10 @@ def run(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = PROMPTS,
-    looks: int = 3,
-    sampler_steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompts: Prompts = PROMPTS,
+    looks: Annotated[int, Range(1, 12, "Three show the way.")] = 3,
+    sampler_steps: Annotated[int, Range(1, 100, "10 are enough for the judge.")] = 10,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Relation]:
     """Learn the word, then draw new objects with it as it was at the start, on the way and at last.
 
@@ -105,12 +107,12 @@ def use(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    word: str = "on top of",
-    prompts: Sequence[str] = PROMPTS,
-    initialiser: str = "and",
-    relation: str = "on top of",
-    sampler_steps: int = 12,
-    guidance_scale: float = 4.0,
+    word: Annotated[str, Text(MOST_WORD)] = "on top of",
+    prompts: Prompts = PROMPTS,
+    initialiser: Annotated[str, Text(40)] = "and",
+    relation: Annotated[str, Text(60)] = "on top of",
+    sampler_steps: Annotated[int, Range(1, 100, "10 are enough for the judge.")] = 12,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Used]:
     """New objects in the relation: with the word, with the initialiser, and told in words.
 
@@ -148,11 +150,11 @@ def measure(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    word: str = "on top of",
-    relation: str = "on top of",
-    initialiser: str = "and",
-    count: int = 12,
-    sampler_steps: int = 10,
+    word: Annotated[str, Text(MOST_WORD)] = "on top of",
+    relation: Annotated[str, Text(60)] = "on top of",
+    initialiser: Annotated[str, Text(40)] = "and",
+    count: Annotated[int, Range(1, MOST_PAIRS, "12 give a first impression.")] = 12,
+    sampler_steps: Annotated[int, Range(1, 100, "10 are enough for the judge.")] = 10,
 ) -> Steps[Measured]:
     """How often the relation and both objects are drawn, on pairs that no exemplar has.
 
@@ -182,7 +184,12 @@ def measure(
     return found
 
 
-def bake(*, seed: int, model: ModelRef | str = "world", word: str = "on top of") -> Steps[Baked]:
+def bake(
+    *,
+    seed: int,
+    model: ModelRef | str = "world",
+    word: Annotated[str, Text(MOST_WORD)] = "on top of",
+) -> Steps[Baked]:
     """The word as a patch that appends one row, applied and undone once; no old row may change."""
     words = _words(word)
     if len(words) > 1:
@@ -212,7 +219,10 @@ def bake(*, seed: int, model: ModelRef | str = "world", word: str = "on top of")
 
 
 def export(
-    *, seed: int, model: ModelRef | str = "world", word: str = "on top of"
+    *,
+    seed: int,
+    model: ModelRef | str = "world",
+    word: Annotated[str, Text(MOST_WORD)] = "on top of",
 ) -> Steps[Exported]:
     """The word as a textual inversion file, which is read back at once."""
     words = _words(word)
@@ -227,7 +237,12 @@ def export(
     return Exported({file.name.rpartition(".")[0]: file}, tokens, trip.equal_bits, note)
 
 
-def read(*, seed: int, model: ModelRef | str = "world", file: str = "") -> Steps[Opened]:
+def read(
+    *,
+    seed: int,
+    model: ModelRef | str = "world",
+    file: Annotated[str, Text(2 * LARGEST_FILE)] = "",
+) -> Steps[Opened]:
     """The words of a textual inversion file of safetensors.
 
     `file` is its content as base64, or the name of a shipped word.

@@ -15,16 +15,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps, relay
-from engine.core.patch import Patch
-from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
-from engine.core.reversible import compare
+from engine.core.job import Progress, Steps, relay, relay_as
+from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _sampling as sampling
-from engine.erasing._evaluation import Rate
-from engine.erasing._measuring import machine, pooled, told
+from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.reversion.algorithm import CHANCE, examine
 from engine.erasing.reversion.exemplars import RELATIONS, pairs
 from engine.erasing.reversion.learning import remembered
@@ -37,6 +33,7 @@ from engine.erasing.reversion.words import (
     table_name,
     with_words,
 )
+from engine.metrics.intervals import Rate
 from engine.models.diffusion import DiffusionBundle
 
 COUNT, SAMPLER_STEPS, BATCH = 16, 10, 8
@@ -65,7 +62,7 @@ def run(
             word = shipped_word(relation)
         else:
             steps = remembered(bundle, replace(settings, relation=relation), seed)
-            word = (yield from told(steps, done, total, relation)).word
+            word = (yield from relay_as(steps, done, total, relation)).word
         ways = {"word": word.token, "initialiser": SHIPPED_SETTINGS.initialiser}
         ways["in words"] = relation
         by_relation[relation] = {}
@@ -78,17 +75,16 @@ def run(
     parts: dict[str, Plain] = {}
     if ablation:
         parts = yield from _ablation(bundle, settings or SHIPPED_SETTINGS, count, total - 2, total)
-    found_rate, versus = pooled(rates["word"]), pooled(rates["initialiser"])
-    return Measured(
+    found_rate, versus = Rate.pooled(rates["word"]), Rate.pooled(rates["initialiser"])
+    return Measured.of(
         measured=found_rate.rate,
         versus=versus.rate,
         interval=(found_rate.low, found_rate.high),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=machine(bundle.device),
+        begun=begun,
+        device=bundle.device,
         figures={
-            "relation in words": asdict(pooled(rates["in words"])),
+            "relation in words": asdict(Rate.pooled(rates["in words"])),
             "chance": CHANCE,
             "by relation": by_relation,
             f"parts taken away, {ABLATED}, {ABLATION_STEPS} steps": parts,
@@ -107,13 +103,13 @@ def _ablation(
         several = []
         for seed in range(SEEDS):
             steps = remembered(bundle, variant, seed)
-            learnt = yield from told(steps, done, total, f"{name}, seed {seed}")
+            learnt = yield from relay_as(steps, done, total, f"{name}, seed {seed}")
             scores = yield from _scores(
                 bundle, learnt.word, ABLATED, variant.placeholder, count, seed, done, total
             )
             several.append(scores)
         columns = list(zip(*several, strict=True))
-        found[name] = _plain([pooled(column) for column in columns])
+        found[name] = _plain([Rate.pooled(column) for column in columns])
     return found
 
 
@@ -140,13 +136,10 @@ def _scores(
 
 def undone(bundle: DiffusionBundle, word: Word) -> dict[str, float]:
     """Share of equal bits after adding the row and taking it off, by number format."""
-    name, grown, found = table_name(bundle), grown_table(bundle, [word]), {}
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
-        old = {name: grown[:-1].to(kind)}
-        patch = Patch.between(old, {name: grown.to(kind)}, Recipe("reversion"))
-        trip = compare(old, patch.undo(patch.apply(old)))
-        found[str(kind).removeprefix("torch.")] = trip.equal_bits
-    return found
+    name, grown = table_name(bundle), grown_table(bundle, [word])
+    return equal_bits_after_undo(
+        {name: grown[:-1]}, lambda now: {name: grown.to(now[name].dtype)}, "reversion"
+    )
 
 
 def _plain(rates: Sequence[Rate]) -> dict[str, Plain]:

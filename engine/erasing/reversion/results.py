@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
-from engine.erasing._evaluation import Rate
+from engine.metrics.intervals import Rate
 from engine.models.tensor_file import TensorFile
 
 Pictures = NDArray[np.uint8]

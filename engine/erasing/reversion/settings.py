@@ -1,18 +1,18 @@
 """The settings of a learning, checked at the door, and the exemplars they lead to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.errors import BadInput
+from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.erasing._learning import FITS, checked_pictures
 from engine.erasing._settings import taking
 from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
 from engine.erasing.reversion.words import PLACEHOLDER
 from engine.models.diffusion import DiffusionBundle
+from engine.pictures import PictureSetting
 
 MOST_PICTURES, MOST_STEPS = 16, 3000
 
@@ -26,32 +26,37 @@ class Settings:
     (its code multiplies 2.5e-4 by the batch); here short runs at a larger rate.
     """
 
-    relation: str = "on top of"
-    pictures: tuple[np.ndarray, ...] = ()
-    descriptions: tuple[str, ...] = ()
-    count: int = 8
-    steps: int = 50
-    batch: int = 4
-    accumulation: int = 1
-    learning_rate: float = 1e-2
-    weight_decay: float = 1e-2
-    steer_weight: float = 0.01
-    positives: int = 4
-    tau: float = 0.07
-    alpha: float = 0.5
-    initialiser: str = "and"
-    placeholder: str = "<R>"
-    fit: str = "stretch"
+    relation: Annotated[str, OneOf(tuple(RELATIONS))] = "on top of"
+    pictures: Annotated[tuple[PictureSetting, ...], Items(MOST_PICTURES)] = ()
+    descriptions: Annotated[
+        tuple[Annotated[str, Text(300)], ...], Items(MOST_PICTURES, separator="\n", blanks=False)
+    ] = ()
+    count: Annotated[int, Range(2, MOST_PICTURES, "The paper takes 4 to 10.")] = 8
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 120.")] = 50
+    batch: Annotated[int, Range(1, 16, "Try 4.")] = 4
+    accumulation: Annotated[int, Range(1, 16, "1 is enough for small pictures.")] = 1
+    learning_rate: Annotated[float, Range(1e-6, 1, "Try 0.01.")] = 1e-2
+    weight_decay: Annotated[float, Range(0, 1, "The paper takes 0.01.")] = 1e-2
+    steer_weight: Annotated[float, Range(0, 10, "The paper takes 0.01.")] = 0.01
+    positives: Annotated[int, Range(1, 56, "The paper takes 4.")] = 4
+    tau: Annotated[float, Range(0.001, 10, "The paper takes 0.07.")] = 0.07
+    alpha: Annotated[float, Range(0, 1, "The paper takes 0.5; 0 is uniform.")] = 0.5
+    initialiser: Annotated[str, Text(40)] = "and"
+    placeholder: Annotated[str, Text(40)] = "<R>"
+    fit: Annotated[str, OneOf(FITS)] = "stretch"
 
     @classmethod
-    def of(cls, **given: Any) -> "Settings":
+    def of(cls, **given: object) -> "Settings":
         """Settings as a job gets them. Raises `BadInput` for any that cannot be used."""
-        given = {f.name: f.default for f in fields(cls)} | given
-        given["pictures"] = checked_pictures(given["pictures"], MOST_PICTURES, "exemplars")
-        given["descriptions"] = _lines(given["descriptions"])
-        _check(given)
-        rates = ("learning_rate", "weight_decay", "steer_weight", "tau", "alpha")
-        return cls(**given | {name: float(given[name]) for name in rates})
+        chosen = cls(**checked(cls, given))  # type: ignore[arg-type]
+        if not PLACEHOLDER.fullmatch(chosen.placeholder):
+            raise BadInput("The placeholder must be one short word.", "Take <R>.")
+        if not chosen.initialiser.strip():
+            raise BadInput("The initialiser must be a word.", 'The paper takes "and".')
+        if chosen.pictures:
+            checked_pictures(chosen.pictures, MOST_PICTURES, "exemplars")
+            uploaded(chosen.pictures, chosen.descriptions)
+        return chosen
 
     @property
     def name(self) -> str:
@@ -85,45 +90,3 @@ def exemplars_of(
 
 
 with_settings = taking(Settings)
-
-
-def _lines(told: object) -> tuple[str, ...]:
-    """Descriptions as a list, or as one text with a line for each picture."""
-    if isinstance(told, str):
-        told = [line for line in told.splitlines() if line.strip()]
-    if not isinstance(told, list | tuple) or not all(isinstance(line, str) for line in told):
-        raise BadInput("The descriptions must be texts.", 'Write one line a picture: "cat {} box".')
-    return tuple(told)
-
-
-# Smallest and largest values, and what to try.
-_COUNTS = {
-    "count": (2, MOST_PICTURES, "The paper takes 4 to 10."),
-    "steps": (1, MOST_STEPS, "Try 120."),
-    "batch": (1, 16, "Try 4."),
-    "accumulation": (1, 16, "1 is enough for small pictures."),
-    "positives": (1, 56, "The paper takes 4."),
-}
-_NUMBERS = {
-    "learning_rate": (1e-6, 1.0, "Try 0.01."),
-    "weight_decay": (0.0, 1.0, "The paper takes 0.01."),
-    "steer_weight": (0.0, 10.0, "The paper takes 0.01."),
-    "tau": (0.001, 10.0, "The paper takes 0.07."),
-    "alpha": (0.0, 1.0, "The paper takes 0.5; 0 is uniform."),
-}
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    checks.choice("relation", given["relation"], tuple(RELATIONS))
-    checks.choice("fit", given["fit"], FITS)
-    for name, (fewest, most, advice) in _COUNTS.items():
-        checks.count(name, given[name], fewest, most, advice)
-    for name, (least, largest, advice) in _NUMBERS.items():
-        checks.number(name, given[name], least, largest, advice)
-    placeholder, initialiser = given["placeholder"], given["initialiser"]
-    if not isinstance(placeholder, str) or not PLACEHOLDER.fullmatch(placeholder):
-        raise BadInput("The placeholder must be one short word.", "Take <R>.")
-    if not isinstance(initialiser, str) or not initialiser.strip():
-        raise BadInput("The initialiser must be a word.", 'The paper takes "and".')
-    if given["pictures"]:
-        uploaded(given["pictures"], given["descriptions"])

@@ -5,12 +5,12 @@ The adapter is in `membrane`, its training in `training`, its files in `files`.
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
 import numpy as np
 import torch
 
-from engine.core import checks
+from engine.core import budgets, checks
 from engine.core.baked import Baked
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
@@ -18,12 +18,14 @@ from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
+from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
 from engine.erasing._settings import taking
-from engine.erasing.spm.files import FORMS, baked, exported, read_text
+from engine.erasing._views import Prompts
+from engine.erasing.spm.files import FORMS, HEAD, MOST_BYTES, baked, exported, read_text
 from engine.erasing.spm.membrane import (
     METRICS,
     Membrane,
@@ -67,45 +69,28 @@ class Settings:
     `fresh` one is asked for.
     """
 
-    concepts: tuple[str, ...] = ("cat",)
-    anchor: str = ""
-    eta: float = Plan.eta
-    la_strength: float = Plan.la_strength
-    anchors: int = Plan.anchors
-    iterations: int = Plan.iterations
-    learning_rate: float = Plan.learning_rate
-    rank: int = 1
+    concepts: Annotated[tuple[Annotated[str, Text(300)], ...], Items(MOST_CONCEPTS)] = ("cat",)
+    anchor: Annotated[str, Text(300)] = ""
+    eta: Annotated[float, Range(0, 10, "1 is the published value.")] = Plan.eta
+    la_strength: Annotated[float, Range(0, 1e6, "Try 100 to 1000.")] = Plan.la_strength
+    anchors: Annotated[int, Range(0, 16, "4 is the published number.")] = Plan.anchors
+    iterations: Annotated[int, Range(1, 3000, "100 take some seconds.")] = Plan.iterations
+    learning_rate: Annotated[float, Range(1e-6, 0.1, "Try 0.003.")] = Plan.learning_rate
+    rank: Annotated[int, Range(1, 16, "The paper's rank is 1.")] = 1
     official_anchor_order: bool = False
     fresh: bool = False
-    files: tuple[str, ...] = ()
+    files: Annotated[tuple[Annotated[str, Text(MOST_BYTES * 4 // 3)], ...], Items(MOST_FILES)] = ()
 
     @classmethod
     def of(cls, **values: object) -> "Settings":
         """Settings from plain values, checked. Raises `BadInput` that names what cannot be used."""
-        given = {field.name: field.default for field in fields(cls)} | values
-        files = given["files"] or ()
-        if not isinstance(files, list | tuple) or len(files) > MOST_FILES:
-            raise BadInput(f"files must be a list of at most {MOST_FILES}.", "Upload fewer.")
-        concepts = checks.texts(given["concepts"], "concepts", MOST_CONCEPTS)
-        concepts = tuple(dict.fromkeys(text for text in concepts if text))
-        if not concepts and not files:
+        chosen = cls(**checked(cls, values))  # type: ignore[arg-type]
+        concepts = tuple(dict.fromkeys(text for word in chosen.concepts if (text := word.strip())))
+        if not concepts and not chosen.files:
             raise BadInput("There is no concept to erase.", 'Name one, such as "cat".')
-        anchor = given["anchor"]
-        if not isinstance(anchor, str) or len(anchor) > 300:
-            raise BadInput("anchor must be a short text.", 'Leave it empty, or try "animal".')
-        return cls(
-            concepts,
-            anchor.strip(),
-            checks.number("eta", given["eta"], 0, 10, "1 is the published value."),
-            checks.number("la_strength", given["la_strength"], 0, 1e6, "Try 100 to 1000."),
-            checks.count("anchors", given["anchors"], 0, 16, "4 is the published number."),
-            checks.count("iterations", given["iterations"], 1, 3000, "100 take some seconds."),
-            checks.number("learning_rate", given["learning_rate"], 1e-6, 0.1, "Try 0.003."),
-            checks.count("rank", given["rank"], 1, 16, "The paper's rank is 1."),
-            checks.switch("official_anchor_order", given["official_anchor_order"]),
-            checks.switch("fresh", given["fresh"]),
-            tuple(files),
-        )
+        if not all(text.startswith(HEAD) for text in chosen.files):
+            raise BadInput("An adapter must be a safetensors file.", "Upload it again.")
+        return replace(chosen, concepts=concepts, anchor=chosen.anchor.strip())
 
     @property
     def plan(self) -> Plan:
@@ -131,10 +116,14 @@ def run(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = ("a cat", "a dog"),
-    ways: Sequence[str] = ("clipcos_tokenuni", "tokenuni", "open"),
-    steps: int = 8,
-    guidance_scale: float = 4.0,
+    prompts: Prompts = ("a cat", "a dog"),
+    ways: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS), fewest=1)] = (
+        "clipcos_tokenuni",
+        "tokenuni",
+        "open",
+    ),
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Transported]:
     """Trains a membrane for each concept, then draws the prompts in each way of opening them.
 
@@ -183,8 +172,8 @@ def gate(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    prompts: Sequence[str] = ("a cat", "a dog"),
-    metric: str = "clipcos_tokenuni",
+    prompts: Prompts = ("a cat", "a dog"),
+    metric: Annotated[str, OneOf(METRICS)] = "clipcos_tokenuni",
 ) -> Steps[Gates]:
     """How far each prompt would open each concept's membrane. Needs no training and no picture."""
     view, metric = _View.of(prompts, 1, 1.0), checks.choice("metric", metric, METRICS)
@@ -202,11 +191,11 @@ def transfer(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    to: ModelRef | str = "world-sister",
-    prompts: Sequence[str] = ("a cat", "a dog"),
-    way: str = "tokenuni",
-    steps: int = 8,
-    guidance_scale: float = 4.0,
+    to: ModelRef | Annotated[str, Text(budgets.SOURCE_CHARACTERS)] = "world-sister",
+    prompts: Prompts = ("a cat", "a dog"),
+    way: Annotated[str, OneOf(WAYS)] = "tokenuni",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 8.")] = 8,
+    guidance_scale: Annotated[float, Range(0, 30, "4 is a good value.")] = 4.0,
 ) -> Steps[Transferred]:
     """The membranes of one checkpoint on another of the same architecture, without training.
 
@@ -257,7 +246,7 @@ def bake(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    strength: float = 1.0,
+    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
 ) -> Steps[Baked]:
     """The open membranes added to the weights, as a patch, applied and undone once."""
     strength = checks.number("strength", strength, 0, 2, "1 is an open membrane.")
@@ -282,8 +271,8 @@ def export(
     seed: int,
     settings: Settings,
     model: ModelRef | str = "world",
-    form: str = "spm",
-    strength: float = 1.0,
+    form: Annotated[str, OneOf(FORMS)] = "spm",
+    strength: Annotated[float, Range(0, 2, "1 is an open membrane.")] = 1.0,
 ) -> Steps[Exported]:
     """The membranes as files for other tools, read back and compared with the baked weights.
 

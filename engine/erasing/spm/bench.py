@@ -8,31 +8,27 @@ gate and under shared words too. The claim compares the same-seed change of the 
 the judge sees in the target prompts stands beside it, for anchoring slows the erasure as well.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay
-from engine.core.patch import Patch
-from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
-from engine.core.reversible import compare
+from engine.core.recipe import ModelRef, Plain
 from engine.erasing import _evaluation as evaluation
 from engine.erasing import _sampling as sampling
 from engine.erasing._eraser import Cost, Eraser
-from engine.erasing._evaluation import Drawn, Protocol, Rate
+from engine.erasing._evaluation import Drawn, Protocol
+from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing._subject import Subject
 from engine.erasing.spm.contender import erased_by
 from engine.erasing.spm.files import baked
 from engine.erasing.spm.membrane import Membrane, permeability
 from engine.erasing.spm.training import Plan, train
-from engine.metrics.means import bootstrap
+from engine.metrics.intervals import Rate, bootstrap
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("neon style",)
@@ -55,7 +51,7 @@ def run(
     yield Progress(0, 1, "Loading the model")
     bundle = sampling.in_float32(sampling.open_bundle(model))
     told: dict[str, dict[str, Plain]] = {}
-    undone: dict[str, Plain] = {}
+    undone: dict[str, float] = {}
     held, dragged = np.zeros(0), np.zeros(0)
     for concept in concepts:
         subject = Subject.of(concept)
@@ -74,15 +70,14 @@ def run(
             if membrane is loose:
                 dragged = np.append(dragged, _changes(drawn, reference))
         told[concept]["gate"] = _gate(bundle, anchored, subject)
-        undone = _undo(bundle, anchored)
-    return Measured(
+        undone = _undone(bundle, anchored)
+    return Measured.of(
         measured=float(held.mean()),
         versus=float(dragged.mean()),
         interval=bootstrap(held),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()}, {bundle.device}, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
+        device=bundle.device,
         figures={
             "training": asdict(ANCHORED),
             "without anchoring, 95 % interval": list(bootstrap(dragged)),
@@ -134,15 +129,7 @@ def _gate(bundle: DiffusionBundle, membrane: Membrane, subject: Subject) -> dict
     return found
 
 
-def _undo(bundle: DiffusionBundle, membrane: Membrane) -> dict[str, Plain]:
+def _undone(bundle: DiffusionBundle, membrane: Membrane) -> dict[str, float]:
     """Share of equal bits after applying and undoing the baked patch, by number format."""
-    found: dict[str, Plain] = {}
-    state = bundle.model.state_dict()
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
-        old = {name: tensor.to(kind) for name, tensor in state.items()}
-        new = baked(old, [membrane], [1.0])
-        touched = {name: old[name] for name in new}
-        patch = Patch.between(touched, new, Recipe("spm"))
-        back = compare(touched, patch.undo(patch.apply(touched)))
-        found[str(kind).removeprefix("torch.")] = back.equal_bits
-    return found
+    weights = bundle.model.state_dict()
+    return equal_bits_after_undo(weights, lambda now: baked(now, [membrane], [1.0]), "spm")

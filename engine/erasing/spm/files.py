@@ -15,7 +15,10 @@ import torch
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
+from engine.core.precision import wide
+from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Tensor
+from engine.core.tensor_header import Unsound
 from engine.erasing.spm.membrane import Membrane, check_fit, sites
 from engine.models.diffusion import DiffusionBundle
 from engine.models.tensor_file import TensorFile
@@ -102,16 +105,13 @@ def read_text(text: str, unet: nn.Module) -> Membrane:
 
 
 def _opened(data: bytes) -> tuple[Tensors, Mapping[str, str]]:
-    from engine.models.tensor_file import TensorFile as File
-
+    file = TensorFile("upload", data)
     try:
-        tensors = File("upload", data).read()
-        length = int.from_bytes(data[:8], "little")
-        notes = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except Exception as error:
-        # The library's own error class is private to it, so anything it says is a bad file.
+        notes = file.notes
+        tensors = file.read()
+    except Unsound as unsound:
         raise BadInput(
-            f"This is no readable safetensors file ({type(error).__name__}).",
+            f"This is no readable safetensors file: it {unsound.fault}.",
             "Give the .safetensors file of an SPM.",
         ) from None
     for name, tensor in tensors.items():
@@ -147,8 +147,9 @@ def baked(
             if path in membrane.down
         )
         assert isinstance(change, Tensor)
-        new = weight.double() + change.to(weight.device).reshape(weight.shape)
-        found[name] = new.to(weight.dtype)
+        old = wide(weight)
+        new = old + change.to(old.device).reshape(weight.shape)
+        found[name] = new.to(weight)
     return found
 
 
@@ -175,18 +176,15 @@ def stacked(membranes: Sequence[Membrane], gamma: Sequence[float]) -> Membrane:
 def exported(
     bundle: DiffusionBundle, membranes: Sequence[Membrane], form: str, gamma: float
 ) -> tuple[dict[str, TensorFile], float, str]:
-    """Files of one form, the largest relative error of the weights they lead to, and how to use.
+    """Files of one form, the part of the whole edit that they miss, and how to use them.
 
-    Read back from the bytes and compared with the weights that the membranes are baked into.
+    Read back from the bytes and compared with the weights that all of the membranes are baked into.
     """
     state = dict(bundle.model.state_dict())
     make, back, how = _FORMS[form]
     files = make(membranes, gamma)
     opened = [1.0 if form == "spm" else gamma] * len(membranes)
-    kept = [_without_ends(m) if form == "web" else m for m in membranes]
-    truth = baked(state, kept, opened)
-    found = back(files, bundle, state)
-    error = max(_relative(found[name], truth[name]) for name in truth)
+    error = missed_of_weights(back(files, bundle, state), baked(state, membranes, opened), state)
     return {file.name.rpartition(".")[0]: file for file in files}, error, how
 
 
@@ -239,13 +237,8 @@ def _from_diffusers(
         up = tensors[f"{name}.lora_B.weight"]
         weight = state[f"{name}.weight"]
         change = (up.double().flatten(1) @ down.double().flatten(1)).reshape(weight.shape)
-        found[f"{name}.weight"] = (weight.double().cpu() + change).to(weight.dtype)
+        found[f"{name}.weight"] = (weight.cpu().double() + change).to(weight.dtype)
     return found
-
-
-def _relative(found: Tensor, truth: Tensor) -> float:
-    wide = truth.double().cpu()
-    return float((found.double().cpu() - wide).abs().max() / wide.abs().max())
 
 
 Make = Callable[[Sequence[Membrane], float], list[TensorFile]]
@@ -270,6 +263,6 @@ _FORMS: Mapping[str, tuple[Make, Back, str]] = {
         _web,
         _from_published,
         "Without proj_in and proj_out, for interfaces that do not know their keys: "
-        "a little weaker, always open.",
+        "what those two carry is missing. Always open.",
     ),
 }

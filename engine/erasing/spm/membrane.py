@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.precision import wide
 from engine.core.shapes import Bool, Float, Int, Tensor
 from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
 from engine.models.diffusion import token_ids as ids_of
@@ -57,7 +58,7 @@ class Membrane:
 
     def update(self, path: str) -> Float[Tensor, "o i"]:
         """s up down of one layer as one matrix (a convolution's kernel flattened), in float64."""
-        down, up = self.down[path].double().flatten(1), self.up[path].double().flatten(1)
+        down, up = wide(self.down[path]).flatten(1), wide(self.up[path]).flatten(1)
         return self.scale(path) * (up @ down)
 
 
@@ -292,15 +293,15 @@ def permeability(
     """
     listed = [text for membrane in membranes for text in membrane.prompts]
     counts = [len(membrane.prompts) for membrane in membranes]
-    told = (encode_prompt(bundle, list(texts)) if cond is None else cond).tokens.double().cpu()
+    told = (encode_prompt(bundle, list(texts)) if cond is None else cond).tokens.cpu().double()
     width = told.shape[1:]
     erased = (
-        encode_prompt(bundle, listed).tokens.double().cpu()
+        encode_prompt(bundle, listed).tokens.cpu().double()
         if listed
         else told.new_zeros((0, *width))
     )
     if metric == "centred":
-        shared = empty_prompt(bundle).tokens.double().cpu()
+        shared = empty_prompt(bundle).tokens.cpu().double()
         told, erased = told - shared, erased - shared
     ids = ids_of(bundle, [*texts, *listed]).cpu()
     return opening(
@@ -334,7 +335,7 @@ def token_shares(bundle: DiffusionBundle, text: str, erased: str) -> tuple[Token
     The sum over all of them is the cosine. It shows how much of it start and padding make up.
     """
     ids = ids_of(bundle, [text, erased]).cpu()
-    rows = encode_prompt(bundle, [text, erased]).tokens.double().cpu()
+    rows = encode_prompt(bundle, [text, erased]).tokens.cpu().double()
     shares = (rows[0] * rows[1]).sum(-1) / (rows[0].norm() * rows[1].norm())
     tokenizer, special = bundle.tokenizers[0], special_ids(bundle)
     words = set(ids[1].tolist()) - set(special)

@@ -116,8 +116,8 @@ class Transferred:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files for other tools. `error` is the largest difference of the weights that the files lead
-    to when they are read back, and the baked ones, relative to the largest weight."""
+    """Files for other tools. `error` is the part of the whole edit that the weights miss to which
+    the files lead when they are read back: 0 for none of it."""
 
     form: str
     files: Mapping[str, TensorFile] = field(default_factory=dict)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from engine.core import checks
 from engine.core.baked import Baked
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Progress, Steps
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recent import Recent
 from engine.core.recipe import ModelRef, Recipe
-from engine.core.reversible import RoundTrip, compare
+from engine.core.reversible import Missed, RoundTrip, compare, missed
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.merging.reversible_merging import applied, exports, tasks
 from engine.merging.reversible_merging import basis as rmm
@@ -47,8 +50,10 @@ from engine.merging.reversible_merging.survey import (
     survey,
 )
 from engine.merging.reversible_merging.ways import MERGES, REBUILDING, Mix, merge_named
+from engine.models.adapters import canonical, open_lora, part_of
 from engine.models.diffusion import DiffusionBundle, decode_latents
 from engine.models.library import ASSETS, MODELS, adapter_sets, resolve
+from engine.models.tensor_file import TensorFile
 
 STYLES = "world-styles"
 MOST_STEPS, LARGEST_GUIDANCE, MOST_PROMPTS, MOST_P = 100, 30.0, 8, 64
@@ -61,15 +66,15 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
-    merge: str = "average",
-    weight: float = 0.5,
-    density: float = 0.4,
-    prompt: str = "a cat",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    merge: Annotated[str, Text(40)] = "average",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    prompt: Annotated[str, Text(1000)] = "a cat",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Unmerged]:
     """Every adapter's own picture, the picture after a merge, and the one pulled out of the basis.
 
@@ -84,6 +89,7 @@ def run(
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
+    merge_named(merge).check(collection)
     bundle = applied.open_bundle(model)
     names = applied.names_in(bundle.model.state_dict(), collection)
     n = collection.n
@@ -114,11 +120,11 @@ def sweep(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
     align: bool = False,
-    prompt: str = "a cat",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    prompt: Annotated[str, Text(1000)] = "a cat",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Film]:
     """Every adapter at every p, from the average to the exact originals, as a film to drag."""
     view, way = _View.of(prompt, steps, guidance_scale), _way(align)
@@ -147,10 +153,9 @@ def sweep(
 def weigh(
     *,
     seed: int,
-    model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    storage: float = 0.0,
-    error: float = 0.0,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    storage: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
+    error: Annotated[float, Range(0, 10, "0 leaves the choice to you.")] = 0.0,
 ) -> Steps[Weighed]:
     """The curves, from the factors alone; no base model is read and the seed is not used.
 
@@ -158,8 +163,6 @@ def weigh(
     `error` above 0 the smallest p that loses no more of the factors' energy.
     """
     chosen = _chosen(adapters, STYLES)
-    for name, value in (("storage", storage), ("error", error)):
-        checks.number(name, value, 0.0, 10.0, "0 leaves the choice to you.")
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     found = yield from _survey(collection)
@@ -175,15 +178,24 @@ def count(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
     after_training: bool = False,
-    rivals: Sequence[str] = ("layer", "joint", "ranks"),
-    merges: Sequence[str] = ("average", "sum", "ties", "dare"),
-    weight: float = 0.3,
-    density: float = 0.4,
-    pictures: int = 40,
+    rivals: Annotated[Sequence[Annotated[str, OneOf(REBUILDING)]], Items(16)] = (
+        "layer",
+        "joint",
+        "ranks",
+    ),
+    merges: Annotated[Sequence[Annotated[str, Text(40)]], Items(16)] = (
+        "average",
+        "sum",
+        "ties",
+        "dare",
+    ),
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    pictures: Annotated[int, Range(1, 200, "Try 40.")] = 40,
 ) -> Steps[Counted]:
     """Accuracy per task: the base, each adapter alone, rebuilt at every p, rivals and merges.
 
@@ -194,6 +206,8 @@ def count(
     settings = _Count.of(adapters, p, align, rivals, merges, weight, density, pictures, seed)
     yield Progress(0, 1, "Opening the tasks")
     collection, known = collect(settings.adapters), tasks.load_tasks()
+    for merge in settings.merges:
+        merge_named(merge).check(collection)
     places = [known.index(name) for name in collection.names]
     if after_training:
         yield Progress(0, 1, "Compressing the deltas")
@@ -205,16 +219,16 @@ def revert(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    adapter: str = "",
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    adapter: Annotated[str, Text(500)] = "",
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
-    merge: str = "average",
-    weight: float = 0.5,
-    density: float = 0.4,
-    prompts: str = "a cat; a house; a car; a rose",
-    steps: int = 10,
-    guidance_scale: float = 4.0,
+    merge: Annotated[str, Text(40)] = "average",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.5,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
+    prompts: Annotated[str, Text(8000)] = "a cat; a house; a car; a rose",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 10.")] = 10,
+    guidance_scale: Annotated[float, Range(0, LARGEST_GUIDANCE, "4 is good.")] = 4.0,
 ) -> Steps[Reverted]:
     """One adapter out of the basis, loaded and run: on prompts, or on pictures of its task."""
     texts = [text.strip() for text in str(prompts).split(";") if text.strip()]
@@ -229,6 +243,7 @@ def revert(
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
     rmm.check_p(p, collection.n, _rank(collection))
+    merge_named(merge).check(collection)
     index = _index(collection, chosen, first)
     basis, errors = yield from rebuilt(collection, way, p, 0, 1)
     deltas = {
@@ -255,10 +270,10 @@ def bake(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    merge: str = "sum",
-    weight: float = 0.3,
-    density: float = 0.4,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    merge: Annotated[str, Text(40)] = "sum",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
 ) -> Steps[BakedMerge]:
     """A merge written into the weights as a patch, undone bit for bit; and the usual way beside it.
 
@@ -269,6 +284,7 @@ def bake(
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 3, "Opening the adapters")
     collection = collect(chosen)
+    merge_named(merge).check(collection)
     bundle = applied.open_bundle(model)
     old = dict(bundle.model.state_dict())
     names = applied.names_in(old, collection)
@@ -294,21 +310,22 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "world",
-    adapters: Sequence[str] = (),
-    form: str = "bundle",
-    adapter: str = "",
-    p: int = 2,
+    adapters: Annotated[Sequence[Annotated[str, Text(500)]], Items(64)] = (),
+    form: Annotated[str, OneOf(FORMS)] = "bundle",
+    adapter: Annotated[str, Text(500)] = "",
+    p: Annotated[int, Range(0, MOST_P, "Try 2.")] = 2,
     align: bool = False,
     half: bool = False,
-    merge: str = "sum",
-    weight: float = 0.3,
-    density: float = 0.4,
+    merge: Annotated[str, Text(40)] = "sum",
+    weight: Annotated[float, Range(-4, 4, "0.3 is a good start for eight adapters.")] = 0.3,
+    density: Annotated[float, Range(0.01, 1, "0.4 keeps the larger part.")] = 0.4,
 ) -> Steps[Exported]:
     """Files for other tools, each read back and compared.
 
     `form` is "bundle" (the basis with a short reader), "peft" or "kohya" (the adapter named in
-    `adapter`, rebuilt), "merged" (one merged adapter as a PEFT folder) or "report". `half` writes
-    the bundle in fp16.
+    `adapter`, rebuilt), "merged" (one merged adapter as a PEFT folder, for which `p` does not
+    count) or "report". `half` writes the bundle in fp16. `model` says what the modules of Kohya
+    files are called.
     """
     if form not in FORMS:
         raise BadInput(f'There is no form "{str(form)[:40]}".', f"Choose {', '.join(FORMS)}.")
@@ -318,15 +335,19 @@ def export(
     chosen = _chosen(adapters, STYLES)
     yield Progress(0, 1, "Opening the adapters")
     collection = collect(chosen)
+    if form == "merged":
+        merge_named(merge).check(collection)
+        return _merged_export(_as_called(collection, model), merge, mix)
     rmm.check_p(p, collection.n, _rank(collection))
     if form == "report":
         found = yield from _survey(collection)
         text = exports.report(found, p, storage_at(collection, p), collection.notes())
-        return Exported(form, {}, {"report.md": text}, note="How much each adapter lost.")
+        file = TextFile.of("report.md", text)
+        return Exported(form, {"report": file}, note="How much each adapter lost.")
+    if form != "kohya":
+        collection = _as_called(collection, model)
     if form == "bundle":
         return (yield from _bundle(collection, p, align, half))
-    if form == "merged":
-        return _merged_export(collection, merge, mix)
     basis, _ = yield from rebuilt(collection, way, p, 0, 1)
     index = _index(collection, chosen, str(adapter or ""))
     return _one_export(collection, basis, index, form)
@@ -473,8 +494,7 @@ def products(
 
 def merged(collection: Collection, merge: str, mix: Mix) -> dict[str, Float[Tensor, "m d"]]:
     """One set of deltas for all adapters."""
-    how = MERGES[merge].merge
-    return {module: how(a, b, mix, place) for place, (module, a, b) in enumerate(collection.each())}
+    return MERGES[merge].of(collection, mix)
 
 
 Pairs = dict[str, tuple[Float[Tensor, "n m r"], Float[Tensor, "n r d"]]]
@@ -789,7 +809,7 @@ def _bundle(
         else:
             file = made
     told, tensors = bundles.header(file), file.read()
-    error = 0.0
+    error, seen = 0.0, Missed()
     for place, (module, found) in enumerate(bundles.read(tensors, told).items(), start=1):
         a, b = collection.factors(module)
         pair = aligned(a, b) if align else (a, b)
@@ -797,9 +817,12 @@ def _bundle(
         back = rmm.revert_all(replace(found, mu=found.mu.double(), U=found.U.double(),
                                       C=found.C.double()))  # fmt: skip
         error = max(error, _relative(back[0], truth[0]), _relative(back[1], truth[1]))
+        for index, (up, down) in enumerate(zip(*back, strict=True)):
+            seen.add(up @ down, _delta(collection, module, index))
         yield Progress(layers + place, 2 * layers, "Reading it back")
     said = f"{len(file.data) / 1e6:.2f} MB for {collection.n} adapters; python read_bundle.py"
-    return Exported("bundle", {"bundle": file}, {"read_bundle.py": bundles.READER}, error, said)
+    reader = TextFile.of("read_bundle.py", bundles.READER)
+    return Exported("bundle", {"bundle": file, "read_bundle": reader}, error, said, seen.share)
 
 
 def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> Exported:
@@ -808,43 +831,58 @@ def _one_export(collection: Collection, basis: Pairs, index: int, form: str) -> 
         for module, (a, b) in basis.items()
         if module in collection.loras[index].layers
     }
-    return _written(collection, pairs, form, f"{collection.names[index]}, rebuilt")
+    made = _written(collection, pairs, form, f"{collection.names[index]}, rebuilt")
+    gap = missed((a @ b, _delta(collection, m, index)) for m, (a, b) in pairs.items())
+    return replace(made, error=gap)
+
+
+def _delta(collection: Collection, module: str, index: int) -> Float[Tensor, "m d"]:
+    """What one adapter of the collection adds to a module."""
+    a, b = collection.factors(module)
+    return a[index].double() @ b[index].double()
 
 
 def _merged_export(collection: Collection, merge: str, mix: Mix) -> Exported:
     rank = min(collection.n * _rank(collection), 256)
-    pairs = {
-        module: exports.pair_of(delta, rank)
-        for module, delta in merged(collection, merge, mix).items()
-    }
-    return _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
+    whole = merged(collection, merge, mix)
+    pairs = {module: exports.pair_of(delta, rank) for module, delta in whole.items()}
+    made = _written(collection, pairs, "merged", f"{MERGES[merge].title} of {collection.n}")
+    gap = missed((a.double() @ b.double(), whole[module]) for module, (a, b) in pairs.items())
+    return replace(made, error=gap)
+
+
+def _as_called(collection: Collection, model: ModelRef | str) -> Collection:
+    """Kohya's keys have lost their dots: the model says where they were."""
+    if not collection.has_lost_dots:
+        return collection
+    state = applied.open_bundle(model).model.state_dict()
+    return collection.called(applied.names_in(state, collection))
 
 
 def _written(
     collection: Collection, pairs: Mapping[str, tuple[Tensor, Tensor]], form: str, what: str
 ) -> Exported:
     """The files, opened again by our own reader and compared."""
-    from tempfile import TemporaryDirectory
-
-    from engine.models.adapters import CONFIG, open_lora
-
-    texts = {}
-    if form == "kohya":
-        file = exports.kohya(collection, pairs)
-    else:
-        file, texts[CONFIG] = exports.peft(collection, pairs)
+    is_kohya = form == "kohya"
+    files = [exports.kohya(collection, pairs)] if is_kohya else exports.peft(collection, pairs)
+    known = {module: collection.layer(module).name for module in pairs}
+    error = 0.0
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / file.name).write_bytes(file.data)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        lora = open_lora(folder if texts else folder / file.name, what)
-        error = 0.0
-        for module, (a, b) in pairs.items():
-            back = lora.factors(module)
-            error = max(error, _relative(back[0] @ back[1], a.float() @ b.float()))
-    stem = file.name.rpartition(".")[0]
-    return Exported(form, {stem: file}, texts, error, what)
+        for file in files:
+            path = Path(scratch, file.name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(file.data)
+        for file in files:
+            if not isinstance(file, TensorFile):
+                continue
+            path, part = Path(scratch, file.name), file.name.rpartition("/")[0]
+            lora = open_lora(path if is_kohya else path.parent, what)
+            for module, (a, b) in pairs.items():
+                inside = module if is_kohya else canonical(part_of(known[module])[1])
+                if is_kohya or part in ("", part_of(known[module])[0]):
+                    back = lora.factors(inside)
+                    error = max(error, _relative(back[0] @ back[1], a.float() @ b.float()))
+    return Exported(form, {file.name: file for file in files}, error, what)
 
 
 def _relative(found: Tensor, truth: Tensor) -> float:

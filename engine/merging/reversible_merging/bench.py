@@ -11,8 +11,6 @@
 5. Seconds and memory for eight adapters of the size of Stable Diffusion 1.5's: `speed`.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,12 +19,12 @@ import numpy as np
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.merging.reversible_merging import algorithm, applied, speed, tasks
 from engine.merging.reversible_merging.collection import Collection, collect, of
 from engine.merging.reversible_merging.pt_svd import recompressed
 from engine.merging.reversible_merging.ways import MERGES, Mix
-from engine.metrics.rates import wilson
+from engine.metrics.intervals import Rate
 from engine.models.diffusion import DiffusionBundle, decode_latents
 from engine.models.library import ASSETS, MODELS, adapter_sets
 
@@ -35,7 +33,7 @@ DARE_SEEDS = (0, 1, 2)
 # A merge's weight is chosen on the first pictures of the very ones that are counted.
 PICTURES, TRIED, STEPS = 200, 50, 10
 PROMPTS = ("a cat", "a house", "a car")
-Rate = dict[str, float]
+Counted = dict[str, float]
 Found = Generator[Progress, None, dict[str, Plain]]
 
 
@@ -55,19 +53,17 @@ def run(*, seed: int, model: ModelRef | str = "world", speed_too: bool = True) -
         for cost in speed.measure(seed):
             costs.append(asdict(cost))
             yield Progress(5, 6, f"Adapters of real size: {cost.route}")
-    rates: Mapping[str, Rate] = counted["RMM"]  # type: ignore[assignment]
-    merges: Mapping[str, Rate] = counted["merges"]  # type: ignore[assignment]
+    rates: Mapping[str, Counted] = counted["RMM"]  # type: ignore[assignment]
+    merges: Mapping[str, Counted] = counted["merges"]  # type: ignore[assignment]
     separate = [name for name in merges if MERGES[name].separate]
     best = max(merges[name]["rate"] for name in separate)
     first = rates["p = 1"]
-    return Measured(
+    return Measured.of(
         measured=first["rate"],
         versus=best,
         interval=(first["low"], first["high"]),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        begun=begun,
         figures={
             "tasks": counted,
             "init seed": starts,
@@ -188,7 +184,7 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
     names = applied.names_in(bundle.model.state_dict(), collection)
     judge = load_style_judge(ASSETS / key / "judge")
 
-    def share(deltas: Sequence[applied.Deltas]) -> Rate:
+    def share(deltas: Sequence[applied.Deltas]) -> Counted:
         """Of one set of deltas for each adapter, or of a single one for all."""
         drawn = [_pictures(bundle, collection, names, change, seed) for change in deltas]
         drawn = drawn if len(drawn) > 1 else drawn * collection.n
@@ -227,7 +223,6 @@ def _pictures(
     return decode_latents(bundle, last.z.float())
 
 
-def rate(hits: np.ndarray) -> Rate:
+def rate(hits: np.ndarray) -> Counted:
     """Share of right answers with its Wilson interval."""
-    low, high = wilson(int(hits.sum()), hits.size)
-    return {"rate": float(hits.mean()), "low": low, "high": high, "of": hits.size}
+    return asdict(Rate.of_hits(hits))

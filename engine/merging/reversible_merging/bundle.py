@@ -118,9 +118,7 @@ def read(tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str,
 
 def header(file: TensorFile) -> dict[str, object]:
     """What a bundle says about itself."""
-    end = 8 + int.from_bytes(file.data[:8], "little")
-    notes = json.loads(file.data[8:end]).get("__metadata__", {})
-    told = json.loads(notes.get("rmm", "{}"))
+    told = json.loads(file.notes.get("rmm", "{}"))
     if told.get("format") != FORMAT:
         raise BadInput("This file is no bundle of a reversible merge.", "Export one here.")
     return told

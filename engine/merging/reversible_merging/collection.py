@@ -5,7 +5,7 @@ adapter lacks a module its factors there are zeros. Storage is counted by what t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -74,6 +74,29 @@ class Collection:
         """How the first adapter that has the module describes it."""
         return next(lora.layers[module] for lora in self.loras if module in lora.layers)
 
+    @property
+    def has_lost_dots(self) -> bool:
+        """Whether a module goes by the key of a Kohya file, which is no module's name."""
+        return any(lora.layout == "kohya" for lora in self.loras)
+
+    def called(self, names: Mapping[str, str]) -> "Collection":
+        """The same adapters with the names that a model's weights give the modules of Kohya files.
+
+        As everywhere, the UNet's modules have no head.
+        """
+        loras = []
+        for lora in self.loras:
+            if lora.layout == "kohya":
+                layers = {
+                    module: replace(
+                        layer, name=names[module].removesuffix(".weight").removeprefix("unet.")
+                    )
+                    for module, layer in lora.layers.items()
+                }
+                lora = replace(lora, layers=layers)
+            loras.append(lora)
+        return replace(self, loras=tuple(loras))
+
     def factors(self, module: str) -> tuple[Float[Tensor, "n m r"], Float[Tensor, "n r d"]]:
         """The factors of one module, float32, stacked over the adapters."""
         if module in self._kept:
@@ -88,6 +111,33 @@ class Collection:
         if self.is_small:
             self._kept[module] = a, b
         return a, b
+
+    def as_saved(
+        self, module: str
+    ) -> tuple[Float[Tensor, "k m r"], Float[Tensor, "k r d"], tuple[float, ...]]:
+        """The factors of one module as the files of those adapters hold them that have it, and the
+        scale of each; the ranks are those of the largest adapter, as PEFT takes them."""
+        held = [lora.as_saved(module) for lora in self.loras if module in lora.layers]
+        shape, rank = self.shapes[module], max(a.shape[1] for a, _, _ in held)
+        a = torch.zeros(len(held), shape.m, rank)
+        b = torch.zeros(len(held), rank, shape.d)
+        for i, (up, down, _) in enumerate(held):
+            a[i, :, : up.shape[1]], b[i, : len(down)] = up, down
+        return a, b, tuple(scale for _, _, scale in held)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The largest rank of each adapter."""
+        return tuple(max(layer.rank for layer in lora.layers.values()) for lora in self.loras)
+
+    @property
+    def has_one_rank(self) -> bool:
+        """Whether the adapters have the same rank, and that at every module."""
+        at = {module: set[int]() for module in self.modules}
+        for lora in self.loras:
+            for module, layer in lora.layers.items():
+                at[module].add(layer.rank)
+        return len(set(self.ranks)) == 1 and all(len(found) == 1 for found in at.values())
 
     @property
     def is_small(self) -> bool:

@@ -37,11 +37,11 @@ class FineTune(Lora):
         rank = max(layer.rank for layer in self.layers.values())
         return f"{super().sha256}:{base}:{rank}"
 
-    def factors(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
+    def as_saved(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"], float]:
         key = self.layers[module].down
         after, before = self._tensor(key).double(), read_tensor(self.before, key).double()
         a, b = merges.truncated((after - before).flatten(1), self.layers[module].rank)
-        return a.float(), b.float()
+        return a.float(), b.float(), 1.0
 
 
 def from_source(source: str, find: Callable[[str], Path], name: str) -> FineTune | None:

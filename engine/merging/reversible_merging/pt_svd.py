@@ -10,7 +10,7 @@ from functools import cached_property
 from engine.core.shapes import Float, Tensor
 from engine.merging import _baselines as merges
 from engine.merging.reversible_merging.collection import Collection
-from engine.models.adapters import Lora
+from engine.models.adapters import Lora, folded
 
 
 class Recompressed(Lora):
@@ -20,10 +20,10 @@ class Recompressed(Lora):
     def sha256(self) -> str:
         return f"{super().sha256}:svd"
 
-    def factors(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
-        a, b = super().factors(module)
+    def as_saved(self, module: str) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"], float]:
+        a, b = folded(*super().as_saved(module))
         left, right = merges.fewer_ranks(a[None].double(), b[None].double(), a.shape[1])
-        return left[0].float(), right[0].float()
+        return left[0].float(), right[0].float(), 1.0
 
 
 def recompressed(collection: Collection) -> Collection:

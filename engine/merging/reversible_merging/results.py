@@ -1,15 +1,15 @@
 """What the panel shows: frozen values with numpy arrays. A preview is a result not yet full."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.baked import Baked
+from engine.core.named_file import NamedFile
 from engine.core.reversible import RoundTrip
 from engine.merging.reversible_merging.survey import Survey
-from engine.models.tensor_file import TensorFile
 
 Pictures = NDArray[np.uint8]
 """n h w 3"""
@@ -130,11 +130,12 @@ class BakedMerge(Baked):
 
 @dataclass(frozen=True)
 class Exported:
-    """Files for other tools. `error` is the largest difference of what the file leads to when it
-    is read back, relative to the largest value. `texts` are further files."""
+    """Files for other tools. `error` is the part that they miss of the adapters, or of the merge,
+    that they stand for: 0 for none of it. `read_back` is the largest difference of what was read
+    back and what was written, relative to the largest value."""
 
     form: str
-    files: Mapping[str, TensorFile]
-    texts: Mapping[str, str] = field(default_factory=dict)
-    error: float = 0.0
+    files: Mapping[str, NamedFile]
+    read_back: float = 0.0
     note: str = ""
+    error: float = 0.0

@@ -6,7 +6,7 @@ what it may keep (p, a rank, a subspace). A merge turns them into one pair of fa
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,9 +15,9 @@ from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 from engine.merging import _baselines as merges
 from engine.merging.reversible_merging import basis as rmm
-from engine.merging.reversible_merging.collection import Shape
+from engine.merging.reversible_merging.collection import Collection, Shape
 from engine.merging.reversible_merging.gauge import aligned
-from engine.merging.reversible_merging.peft_modes import MODES, merged_by_peft
+from engine.merging.reversible_merging.peft_modes import MODES, OF_ONE_RANK, merged_by_peft
 
 Factors = tuple[Float[Tensor, "n m k"], Float[Tensor, "n k d"]]
 
@@ -109,24 +109,53 @@ REBUILDING: Mapping[str, Rebuilding] = {
 
 @dataclass(frozen=True)
 class Mix:
-    """Settings of a merge: the weight of every adapter, and what TIES and DARE keep."""
+    """Settings of a merge: the weight of every adapter, and what TIES and DARE keep.
+
+    `scales` and `rank` are those of the adapters where a merge gets their factors as saved.
+    """
 
     weight: float = 0.5
     density: float = 0.4
     seed: int = 0
+    scales: tuple[float, ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True)
 class Merge:
     """`merge` gives the delta of one layer, given its factors and its place among the layers.
 
-    `separate` merges work on the factors one by one, the others on products.
+    `separate` merges work on the factors one by one, the others on products. A merge `as_saved`
+    gets the factors of the files, with `Mix.scales`; the others get them with the scales inside.
     """
 
     title: str
     merge: Callable[[Tensor, Tensor, Mix, int], Float[Tensor, "m d"]]
     separate: bool = False
     has_weight: bool = True
+    as_saved: bool = False
+    of_one_rank: bool = False
+
+    def of(self, collection: Collection, mix: Mix) -> dict[str, Float[Tensor, "m d"]]:
+        """The deltas of all layers."""
+        found = {}
+        for place, module in enumerate(collection.modules):
+            if self.as_saved:
+                a, b, scales = collection.as_saved(module)
+                mix = replace(mix, scales=scales, rank=max(collection.ranks))
+            else:
+                a, b = collection.factors(module)
+            found[module] = self.merge(a, b, mix, place)
+        return found
+
+    def check(self, collection: Collection) -> None:
+        """Raises `BadInput` for adapters that PEFT does not merge in this mode."""
+        if self.of_one_rank and not collection.has_one_rank:
+            raise BadInput(
+                f"{self.title} takes adapters of one rank; these have "
+                f"{', '.join(map(str, collection.ranks))}.",
+                "Take PEFT cat or one of PEFT's svd modes, or a merge of products.",
+            )
 
 
 def _weights(a: Tensor, mix: Mix) -> Float[Tensor, " n"]:
@@ -181,10 +210,11 @@ def _by_peft(mode: str) -> Merge:
     inner = merged_by_peft(mode)
 
     def merge(a: Tensor, b: Tensor, mix: Mix, place: int) -> Tensor:
-        return inner(a, b, mix.weight, mix.density, mix.seed * 1000 + place)
+        seed = mix.seed * 1000 + place
+        return inner(a, b, mix.weight, mix.density, seed, mix.scales, mix.rank)
 
-    separate = mode != "cat" and not mode.endswith("svd")
-    return Merge(f"PEFT {mode}", merge, separate)
+    is_separate = mode in OF_ONE_RANK
+    return Merge(f"PEFT {mode}", merge, is_separate, as_saved=True, of_one_rank=is_separate)
 
 
 MERGES: Mapping[str, Merge] = {

@@ -7,6 +7,7 @@ for pictures of one size and one largest level.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from engine.core import checks
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
+from engine.core.settings import OneOf, Range
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, noise_levels
 from engine.diffusion.noise import Stream
@@ -32,13 +34,13 @@ def pictures(
     *,
     seed: int,
     model: ModelRef | str = "score-ve",
-    integrator: str = "kar1",
-    nfe: int = 20,
-    share: float = 0.5,
-    eta: float = 0.5,
-    count: int = 4,
-    burn_in: int = 10,
-    pick: str = "argmax",
+    integrator: Annotated[str, OneOf(INTEGRATORS)] = "kar1",
+    nfe: Annotated[int, Range(4, 400)] = 20,
+    share: Annotated[float, Range(0, 0.9)] = 0.5,
+    eta: Annotated[float, Range(1e-3, 20)] = 0.5,
+    count: Annotated[int, Range(1, 16)] = 4,
+    burn_in: Annotated[int, Range(1, 200)] = 10,
+    pick: Annotated[str, OneOf(PICKS)] = "argmax",
 ) -> Steps[Album]:
     """Samples of `count` chains, the states they began at, and as many from pure noise at equal
     total NFE."""

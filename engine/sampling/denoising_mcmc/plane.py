@@ -7,12 +7,14 @@ a network. Errors have intervals over chains: the samples of one chain are no in
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from engine.core import checks
 from engine.core.job import Progress, Steps, finish
+from engine.core.settings import OneOf, Range
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, Visit, exact_levels, noise_levels
 from engine.diffusion.mixture import Mixture
@@ -68,20 +70,19 @@ def seven_modes() -> World:
 def run(
     *,
     seed: int,
-    model: object = None,
-    integrator: str = "kar1",
-    nfe: int = 10,
-    share: float = 0.2,
-    eta: float = 0.03,
-    chains: int = 100,
-    rounds: int = 4,
-    burn_in: int = 20,
-    pick: str = "draw",
+    integrator: Annotated[str, OneOf(INTEGRATORS)] = "kar1",
+    nfe: Annotated[int, Range(4, 400)] = 10,
+    share: Annotated[float, Range(0, 0.9)] = 0.2,
+    eta: Annotated[float, Range(1e-4, 20)] = 0.03,
+    chains: Annotated[int, Range(1, 2000)] = 100,
+    rounds: Annotated[int, Range(1, 50)] = 4,
+    burn_in: Annotated[int, Range(1, 500)] = 20,
+    pick: Annotated[str, OneOf(PICKS)] = "draw",
     compare: bool = True,
 ) -> Steps[Chained]:
     """The chain live, then its samples and those from pure noise at equal total NFE; with
-    `compare` all six integrators. `share` of the NFE goes to the chain. `model` has no part here,
-    where the score is exact."""
+    `compare` all six integrators. `share` of the NFE goes to the chain. The score is exact,
+    so it takes no model."""
     checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
     world = seven_modes()
     others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
@@ -119,17 +120,16 @@ def run(
 def eta(
     *,
     seed: int,
-    model: object = None,
-    integrator: str = "kar1",
-    nfe: int = 10,
-    share: float = 0.2,
-    chains: int = 20,
-    rounds: int = 20,
-    burn_in: int = 20,
-    pick: str = "draw",
+    integrator: Annotated[str, OneOf(INTEGRATORS)] = "kar1",
+    nfe: Annotated[int, Range(4, 400)] = 10,
+    share: Annotated[float, Range(0, 0.9)] = 0.2,
+    chains: Annotated[int, Range(1, 2000)] = 20,
+    rounds: Annotated[int, Range(1, 50)] = 20,
+    burn_in: Annotated[int, Range(1, 500)] = 20,
+    pick: Annotated[str, OneOf(PICKS)] = "draw",
 ) -> Steps[Trades]:
-    """Error and mode coverage as eta grows, beside the integrator from pure noise; `model` has no
-    part in it."""
+    """Error and mode coverage as eta grows, beside the integrator from pure noise; the score is
+    exact, so it takes no model."""
     checked(integrator, nfe, share, 0.3, chains, rounds, burn_in, pick)
     world = seven_modes()
     plan = Plan.split(integrator, int(nfe), float(share))

@@ -8,20 +8,30 @@ sampler interface in `engine.diffusion`; there is no sampling loop here.
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from typing import Annotated
 
 from engine.core import rng
 from engine.core.errors import BadInput, ModelMismatch, SamplerError
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import Step
 from engine.models.library import load
 from engine.models.restoration import RestorationBundle
+from engine.pictures import PictureSetting
 from engine.sampling._plane import plane as plane_of
-from engine.sampling.mr_sampler import AUTO, EXAMPLES, METHODS, SIDE, SPACINGS, TASKS, UNKNOWN
+from engine.sampling.mr_sampler import (
+    AUTO,
+    EXAMPLES,
+    METHODS,
+    SIDE,
+    SPACINGS,
+    TABLES,
+    TASKS,
+    UNKNOWN,
+)
 from engine.sampling.mr_sampler.degradations import degrade
 from engine.sampling.mr_sampler.pictures import (
     Picture,
@@ -48,15 +58,20 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "mr-restore",
-    picture: UInt8[Array, "_ _ _"] | None = None,
-    example: str = "flower",
-    task: str = "low_light",
-    strength: float = 0.5,
-    methods: Sequence[str] = ("mrs_ode_d_2", "posterior_strided", "posterior_released"),
-    nfe: int = 5,
-    spacing: str = "auto",
-    fit_target: str = AUTO,
-    curve: Sequence[int] = CURVE,
+    picture: PictureSetting | None = None,
+    example: Annotated[str, OneOf(EXAMPLES)] = "flower",
+    task: Annotated[str, OneOf((*TASKS, UNKNOWN))] = "low_light",
+    strength: Annotated[float, Range(0, 1, "Try 0.5.")] = 0.5,
+    methods: Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(MOST_METHODS, fewest=1)] = (
+        "mrs_ode_d_2",
+        "posterior_strided",
+        "posterior_released",
+    ),
+    nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
+    fit_target: Annotated[str, Text(40)] = AUTO,
+    tables: Annotated[str, OneOf(TABLES)] = "ln alpha",
+    curve: Annotated[Sequence[Annotated[int, Range(1, MOST_NFE)]], Items(16)] = CURVE,
     plane: bool = False,
 ) -> Steps[Comparison]:
     """Up to four methods from one noise on a picture that is damaged here.
@@ -66,9 +81,8 @@ def run(
     as it has come.
     """
     _check_methods(methods)
-    _check_settings(task, strength, spacing, nfe, *curve)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     truth = _middle(_chosen(picture, example), SIDE)
     mu = _damaged(truth, task, strength, seed)
     known = None if task == UNKNOWN else truth
@@ -206,17 +220,18 @@ def restore(
     *,
     seed: int,
     model: ModelRef | str = "mr-restore",
-    picture: UInt8[Array, "_ _ _"] | None = None,
-    example: str = "rocket",
-    task: str = UNKNOWN,
+    picture: PictureSetting | None = None,
+    example: Annotated[str, OneOf(EXAMPLES)] = "rocket",
+    task: Annotated[str, OneOf((*TASKS, UNKNOWN))] = UNKNOWN,
     damage: bool = False,
-    strength: float = 0.5,
-    solver: str = "mrs_ode_d_2",
-    nfe: int = 5,
-    spacing: str = "auto",
-    fit_target: str = AUTO,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
+    strength: Annotated[float, Range(0, 1, "Try 0.5.")] = 0.5,
+    solver: Annotated[str, OneOf(METHODS)] = "mrs_ode_d_2",
+    nfe: Annotated[int, Range(1, MOST_NFE, "Try 5.")] = 5,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "auto",
+    fit_target: Annotated[str, Text(40)] = AUTO,
+    tables: Annotated[str, OneOf(TABLES)] = "ln alpha",
+    tile: Annotated[int, Range(32, 1024, "Try 128.")] = TILE,
+    overlap: Annotated[int, Range(0, 512, "A quarter of the tile does well.")] = OVERLAP,
 ) -> Steps[Restored]:
     """A picture of any size, tile by tile.
 
@@ -225,10 +240,9 @@ def restore(
     upload, the whole example photograph is damaged by `task` ("rain" where that is unknown).
     """
     _check_methods([solver])
-    _check_settings(task, strength, spacing, nfe)
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
-    restorer = _open(model, fit_target)
+    restorer = _open(model, fit_target, tables)
     whole = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
     given = to_tensor(whole[None])
@@ -266,7 +280,7 @@ def restore(
 # ---------------------------------------------------------------------- pictures and checks
 
 
-def _open(model: ModelRef | str, fit_target: str) -> Restorer:
+def _open(model: ModelRef | str, fit_target: str, tables: str) -> Restorer:
     bundle = load(ModelRef(model) if isinstance(model, str) else model)
     if not isinstance(bundle, RestorationBundle):
         raise ModelMismatch(
@@ -277,17 +291,13 @@ def _open(model: ModelRef | str, fit_target: str) -> Restorer:
             f'This model was not trained to predict "{fit_target!s:.40}".',
             f"Choose {', '.join((AUTO, *bundle.fit_targets))}.",
         )
-    return Restorer(bundle, fit_target)
+    return Restorer(bundle, fit_target, tables)
 
 
 def _chosen(picture: UInt8[Array, "_ _ _"] | None, name: str, *, whole: bool = False) -> Picture:
     """The uploaded picture if there is one, else the example, or its whole photograph."""
-    if name not in EXAMPLES:
-        raise BadInput(f'There is no picture "{name!s:.40}".', f"Choose {', '.join(EXAMPLES)}.")
     if picture is None:
         return photograph(name) if whole and EXAMPLES[name].place else example(name)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise BadInput("This is no picture in eight bits and three colours.", "Upload it as PNG.")
     if min(picture.shape[:2]) < SMALLEST:
         raise BadInput(
             f"The picture is {picture.shape[1]} x {picture.shape[0]} pixels.",
@@ -310,35 +320,14 @@ def _damaged(x0: Pictures, task: str, strength: float, seed: int) -> Pictures:
 
 
 def _check_methods(methods: Sequence[str]) -> None:
-    if not 1 <= len(methods) <= MOST_METHODS or len(set(methods)) != len(methods):
+    if len(set(methods)) != len(methods):
         raise BadInput(
-            f"Choose one to {MOST_METHODS} different methods, not {len(methods)}.",
+            "A method is named twice.",
             "MRS-ODE-d-2 beside the two posterior samplers shows the most.",
         )
-    for name in methods:
-        if name not in METHODS:
-            raise BadInput(f'There is no method "{name!s:.40}".', f"Choose {', '.join(METHODS)}.")
-
-
-def _check_settings(task: str, strength: float, spacing: str, *counts: int) -> None:
-    if task not in (*TASKS, UNKNOWN):
-        raise BadInput(
-            f'There is no damage "{task!s:.40}".', f"Choose {', '.join(TASKS)} or {UNKNOWN}."
-        )
-    if not 0 <= strength <= 1:
-        raise BadInput(f"The strength must lie between 0 and 1, got {strength:g}.", "Try 0.5.")
-    if spacing not in SPACINGS:
-        raise BadInput(f'There is no spacing "{spacing!s:.40}".', f"Choose {', '.join(SPACINGS)}.")
-    for count in counts:
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_NFE:
-            raise BadInput(
-                f"NFE must be a whole number from 1 to {MOST_NFE}, got {count!s:.20}.", "Try 5."
-            )
 
 
 def _check_tiles(tile: int, overlap: int) -> None:
-    if not (isinstance(tile, int) and isinstance(overlap, int) and 32 <= tile <= 1024):
-        raise BadInput(f"A tile must have 32 to 1024 pixels a side, got {tile!s:.20}.", "Try 128.")
     if not 0 <= overlap <= tile // 2:
         raise BadInput(
             f"Tiles of {tile} pixels overlap by 0 to {tile // 2} pixels, got {overlap!s:.20}.",

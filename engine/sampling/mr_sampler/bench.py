@@ -8,8 +8,6 @@ same noise. Beside them stand the damaged picture and the network's first estima
 evaluation. Intervals are bootstraps over pictures: the three draws of one picture stay together.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -21,8 +19,9 @@ from engine.core import rng
 from engine.core.catalog import Measured
 from engine.core.errors import SamplerError
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.core.shapes import Array, Float, Int, Tensor
+from engine.metrics.intervals import Mean, bootstrap
 from engine.models.library import load
 from engine.models.restoration import RestorationBundle
 from engine.sampling.mr_sampler import METHODS, TASKS
@@ -43,7 +42,6 @@ of 100 steps the two posterior samplers are one."""
 HEADS = (("mrs_ode_d_2", 10),)
 OURS, RIVAL = ("mrs_ode_d_2", 10), ("posterior_released", 10)
 PATIENT = ("posterior_released", 100)
-RESAMPLES = 10_000
 FIGURES = ("psnr", "ssim", "distance")
 
 Values = Float[Array, " n"]
@@ -109,14 +107,13 @@ def run(
             table, trials, seed
         )
     ours, rival, patient = (found[name][nfe]["psnr"] for name, nfe in (OURS, RIVAL, PATIENT))
-    return Measured(
+    return Measured.of(
         measured=float(ours.mean()),
         versus=float(rival.mean()),
-        interval=interval(ours, trials.picture, seed),
+        interval=bootstrap(ours, groups=trials.picture.tolist(), seed=seed),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=_machine(bundle),
+        begun=begun,
+        device=bundle.device,
         figures={
             "pictures": int(trials.picture.max()) + 1,
             "trials": len(trials.x0),
@@ -168,16 +165,8 @@ def _summary(table: Table, trials: Trials, seed: int) -> dict[str, Plain]:
 
 
 def _with_interval(values: Values, trials: Trials, seed: int) -> dict[str, Plain]:
-    low, high = interval(values, trials.picture, seed)
-    return {"mean": round(float(values.mean()), 4), "low": round(low, 4), "high": round(high, 4)}
-
-
-def interval(values: Values, groups: Int[Array, " n"], seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, whole groups drawn together."""
-    means = np.array([values[groups == group].mean() for group in np.unique(groups)])
-    draws = np.random.default_rng(seed).integers(0, len(means), (RESAMPLES, len(means)))
-    low, high = np.percentile(means[draws].mean(axis=1), [2.5, 97.5])
-    return float(min(low, values.mean())), float(max(high, values.mean()))
+    mean = Mean.of_values(values, groups=trials.picture.tolist(), seed=seed)
+    return {"mean": round(mean.value, 4), "low": round(mean.low, 4), "high": round(mean.high, 4)}
 
 
 def _by_task(
@@ -204,9 +193,3 @@ def _reaches(row: Mapping[int, Table], wanted: float) -> str:
     """The fewest evaluations measured at which a method has this PSNR."""
     enough = [nfe for nfe, table in row.items() if table["psnr"].mean() >= wanted]
     return str(min(enough)) if enough else f"more than {max(row)}"
-
-
-def _machine(bundle: RestorationBundle) -> str:
-    if bundle.device.startswith("cuda"):
-        return torch.cuda.get_device_name(bundle.device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -23,10 +23,11 @@ Whole = Float[Tensor, "b 3 _ _"]
 
 @dataclass(frozen=True)
 class Restorer:
-    """The network of one bundle, read as one fit target."""
+    """The network of one bundle, read as one fit target, on tables read in one way."""
 
     bundle: RestorationBundle
     fit_target: str = AUTO
+    tables: str = "ln alpha"
 
     @property
     def reading(self) -> str:
@@ -37,7 +38,8 @@ class Restorer:
 
     @property
     def path(self) -> Path:
-        return self.bundle.schedule.path
+        schedule = self.bundle.schedule
+        return schedule.released_path if self.tables == "released" else schedule.path
 
     def model(self, mu: Pictures, task: str, whole: Whole | None = None) -> Model:
         """The network with the degraded pictures as anchor and its counter at zero.
@@ -89,8 +91,8 @@ class Restorer:
         if method not in METHODS:
             raise BadInput(f'There is no method "{method!s:.40}".', f"Choose {', '.join(METHODS)}.")
         name = METHODS[method].solver
-        second_order = name.startswith("mrs_") and solvers.find(name).order == 2
-        options = {"taper": True} if second_order else {}
+        extends = name.startswith("mrs_") and solvers.find(name).order > 1
+        options = {"taper": True} if extends else {}
         grid = self.grid(method, nfe, spacing)
         return solvers.solve(name, model, z, grid, noise, hook=None, **options)
 

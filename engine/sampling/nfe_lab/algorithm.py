@@ -9,13 +9,16 @@ from collections import OrderedDict
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Annotated
 
 import numpy as np
 import torch
 
+from engine.core import budgets
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters
 from engine.diffusion.solvers import find
@@ -31,11 +34,10 @@ from engine.sampling.nfe_lab.results import (
 from engine.sampling.nfe_lab.rewinding import rewind
 from engine.sampling.nfe_lab.scene import (
     GRIDS,
+    LONGEST_TEXT,
+    MOST_GUIDANCE,
     Clock,
     Scene,
-    check_count,
-    check_guidance,
-    check_texts,
     distance,
     small,
     verdicts,
@@ -53,30 +55,38 @@ FEWEST_FRAMES, LATENTS_DECODED_FAST = 5, 32 * 32
 def run(
     *,
     seed: int,
-    prompt: str = "a cat",
+    prompt: Annotated[str, Text(LONGEST_TEXT)] = "a cat",
     model: ModelRef | str = "world",
-    solvers: Sequence[str] = ("ddim", "dpmpp_2m"),
-    nfe: int = 10,
-    guidance_scale: float = 4.0,
-    negative: str = "",
-    grid: str = "trailing",
-    eta: float = 0.0,
-    height: int | None = None,
-    width: int | None = None,
-    curve: Sequence[int] = CURVE,
-    reference_nfe: int = 200,
+    solvers: Annotated[
+        Sequence[Annotated[str, Text(100)]],
+        Items(MOST_SOLVERS, fewest=1, advice="Two compare well."),
+    ] = (
+        "ddim",
+        "dpmpp_2m",
+    ),
+    nfe: Annotated[int, Range(1, MOST_NFE, "10 gives a good picture.")] = 10,
+    guidance_scale: Annotated[
+        float,
+        Range(
+            -MOST_GUIDANCE,
+            MOST_GUIDANCE,
+            "1 is none, 4 usual for the embedded world, 7.5 for Stable Diffusion.",
+        ),
+    ] = 4.0,
+    negative: Annotated[str, Text(LONGEST_TEXT)] = "",
+    grid: Annotated[str, OneOf(GRIDS)] = "trailing",
+    eta: Annotated[float, Range(0, 1, "0 is DDIM, 1 ancestral.")] = 0.0,
+    height: Annotated[int | None, Range(8, budgets.DRAWN_SIDE)] = None,
+    width: Annotated[int | None, Range(8, budgets.DRAWN_SIDE)] = None,
+    curve: Annotated[Sequence[Annotated[int, Range(1, MOST_NFE)]], Items(16)] = CURVE,
+    reference_nfe: Annotated[int, Range(1, MOST_REFERENCE_NFE, "200 is fine enough.")] = 200,
 ) -> Steps[Lab]:
     """Up to four solvers from the same noise, and how far each is from the end of the way.
 
     `solvers` are names of ours or "diffusers:<Class>". `curve` are the NFE at which errors are
     measured; if empty, no reference is walked. Every event carries the `Lab` as far as it has come.
     """
-    check_texts(prompt, negative)
-    check_guidance(guidance_scale)
-    _check_solvers(solvers, grid, eta)
-    for count in (nfe, *curve):
-        check_count("nfe", count, MOST_NFE, "10 gives a good picture.")
-    check_count("reference_nfe", reference_nfe, MOST_REFERENCE_NFE, "200 is fine enough.")
+    _check_solvers(solvers)
     yield Progress(0, 1, "Loading the model")
     scene = Scene.open(model, prompt, negative, guidance_scale, height=height, width=width)
     key = (resolve(ModelRef(model) if isinstance(model, str) else model), prompt, negative)
@@ -269,19 +279,12 @@ def _is_stochastic(name: str, eta: float) -> bool:
     return entry.stochastic or (entry.name == "ddim" and eta > 0)
 
 
-def _check_solvers(names: Sequence[str], grid: str, eta: float) -> None:
-    if not 1 <= len(names) <= MOST_SOLVERS or len(set(names)) != len(names):
-        raise BadInput(
-            f"Choose one to {MOST_SOLVERS} different solvers, got {len(names)}.",
-            "Two compare well.",
-        )
+def _check_solvers(names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        raise BadInput("A solver is named twice.", "Choose different ones; two compare well.")
     for name in names:
         theirs = name.removeprefix("diffusers:")
         if theirs == name:
             find(name)
         else:
             adapters.check_name(theirs)
-    if grid not in GRIDS:
-        raise BadInput(f'There is no spacing "{grid[:40]}".', f"Choose {', '.join(GRIDS)}.")
-    if not 0 <= eta <= 1:
-        raise BadInput(f"eta must lie between 0 and 1, got {eta:g}.", "0 is DDIM, 1 ancestral.")

@@ -9,8 +9,6 @@
    of SD 1.5 too where there is a GPU.
 """
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -22,12 +20,13 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef, versions_here
-from engine.core.shapes import Array, Float, Tensor
+from engine.core.recipe import ModelRef
+from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters, grids, schedules
 from engine.diffusion.mixture import three_modes
 from engine.diffusion.solvers import SOLVERS
 from engine.diffusion.solvers import run as run_solver
+from engine.metrics.intervals import bootstrap
 from engine.models.diffusion import Conditioning, predict
 from engine.sampling.nfe_lab.algorithm import REFERENCE_GRID, REFERENCE_SOLVER
 from engine.sampling.nfe_lab.scene import Scene
@@ -48,7 +47,7 @@ SPACINGS = ("trailing", "karras")
 COMPARED = ("ddim", "dpmpp_2m", "dpmpp_2m_exact", "dpm_2m_eps", "heun", "unipc2")
 CANDIDATES = (("dpmpp_2m", "trailing"), ("heun", "trailing"), ("unipc2", "trailing"),
               ("dpmpp_2m", "karras"), ("unipc2", "karras"), ("dpmpp_2m", "lambda"))  # fmt: skip
-ROUNDS, RESAMPLES = 9, 10_000
+ROUNDS = 9
 
 
 Errors: TypeAlias = dict[str, dict[str, list[float]]]
@@ -75,15 +74,13 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
         found = yield from overhead(large, seed, batches + 2, total)
         shares["overhead at the shape of SD 1.5"] = found
     headline = errors[GRID]
-    low, high = _interval(np.asarray(headline["dpmpp_2m"]), seed)
-    return Measured(
+    return Measured.of(
         measured=statistics.fmean(headline["dpmpp_2m"]),
         versus=statistics.fmean(headline["ddim"]),
-        interval=(low, high),
+        interval=bootstrap(headline["dpmpp_2m"], seed=seed),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=_machine(scene),
+        begun=begun,
+        device=scene.bundle.device,
         figures={
             "nfe": NFE,
             "spacing": GRID,
@@ -281,18 +278,5 @@ def _distances(z: Float[Tensor, "b c h w"], truth: Float[Tensor, "b c h w"]) -> 
 def _factor(worse: Sequence[float], better: Sequence[float], seed: int) -> dict[str, float]:
     """Geometric mean of how many times nearer, sample by sample, with its interval."""
     logs = np.log(np.asarray(worse) / np.asarray(better))
-    low, high = np.exp(_interval(logs, seed))
+    low, high = np.exp(bootstrap(logs, seed=seed))
     return {"factor": float(np.exp(logs.mean())), "low": float(low), "high": float(high)}
-
-
-def _interval(values: Float[Array, " n"], seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _machine(scene: Scene) -> str:
-    if scene.bundle.device.startswith("cuda"):
-        return torch.cuda.get_device_name(scene.bundle.device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -6,28 +6,29 @@ returns to round-off. With another prompt on the way back, the picture is edited
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
-import torch
 from PIL import Image
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.precision import wide
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
+from engine.core.settings import Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid, timesteps
 from engine.diffusion.inversion import Pair, ddim_backwards, reversible_heun
 from engine.diffusion.solvers import solve
 from engine.models import diffusion as checkpoints
+from engine.pictures import PictureSetting
 from engine.sampling.nfe_lab.results import Rewound, Way
 from engine.sampling.nfe_lab.scene import (
+    LONGEST_TEXT,
+    MOST_GUIDANCE,
     Scene,
-    check_count,
-    check_guidance,
-    check_texts,
     distance,
     small,
     verdicts,
@@ -45,15 +46,17 @@ Walk: TypeAlias = Callable[..., Iterator[tuple[Latents | Pair, Latents]]]
 def rewind(
     *,
     seed: int,
-    prompt: str = "a cat",
-    edit: str = "",
+    prompt: Annotated[str, Text(LONGEST_TEXT)] = "a cat",
+    edit: Annotated[str, Text(LONGEST_TEXT)] = "",
     model: ModelRef | str = "world",
-    picture: UInt8[Array, "height width 3"] | None = None,
-    steps: int = 25,
-    depth: float = 1.0,
-    guidance_scale: float = 4.0,
-    rewind_guidance: float = 1.0,
-    negative: str = "",
+    picture: PictureSetting | None = None,
+    steps: Annotated[int, Range(1, MOST_STEPS, "25 is a good start.")] = 25,
+    depth: Annotated[float, Range(1e-6, 1, "1 is pure noise.")] = 1.0,
+    guidance_scale: Annotated[
+        float, Range(-MOST_GUIDANCE, MOST_GUIDANCE, "4 is usual for the embedded world.")
+    ] = 4.0,
+    rewind_guidance: Annotated[float, Range(-MOST_GUIDANCE, MOST_GUIDANCE, "1 is none.")] = 1.0,
+    negative: Annotated[str, Text(LONGEST_TEXT)] = "",
 ) -> Steps[Rewound]:
     """Run a picture to noise and back, by DDIM inversion and by a reversible solver.
 
@@ -63,11 +66,6 @@ def rewind(
     instead. `guidance_scale` is that of drawing and editing. `depth` is the share of the noise to
     go to: less keeps more of the picture in an edit.
     """
-    check_texts(prompt, edit, negative)
-    check_guidance(guidance_scale, rewind_guidance)
-    check_count("steps", steps, MOST_STEPS, "25 is a good start.")
-    if not 0 < depth <= 1:
-        raise BadInput(f"depth must be above 0 and at most 1, got {depth:g}.", "1 is pure noise.")
     _check_picture(picture)
     yield Progress(0, 1, "Loading the model")
     drawing = Scene.open(model, prompt, negative, guidance_scale)
@@ -218,7 +216,7 @@ def _encode(scene: Scene, picture: UInt8[Array, "height width 3"]) -> tuple[Rewo
         verdict=verdicts(scene.bundle, picture[None])[0],
         psnr_of_encoding=10 * float(np.log10(255**2 / max(mean_square, 1e-12))),
     )
-    return shown, z.to(torch.float64)
+    return shown, wide(z)
 
 
 def _fitted(

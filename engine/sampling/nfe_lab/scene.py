@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.core.errors import AssetMissing, BadInput, SamplerError
+from engine.core import budgets
+from engine.core.errors import AssetMissing, BadInput, OutOfBudget, SamplerError
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion import adapters, grids, solvers
@@ -72,6 +73,7 @@ class Scene:
         if not isinstance(bundle, DiffusionBundle):
             raise BadInput(f"{bundle.card.title} is no text-to-image model.", "Choose another one.")
         path = from_alphas_cumprod(checkpoints.alphas_cumprod(bundle).double().numpy())
+        _check_area(bundle, height, width)
         shape = checkpoints.latent_shape(bundle, height, width)
         return cls(bundle, path, {}, None, 1.0, shape).told(prompt, negative, guidance)
 
@@ -153,6 +155,17 @@ class Scene:
         return adapters.scheduler_like({**config, **known}, name)
 
 
+def _check_area(bundle: DiffusionBundle, height: int | None, width: int | None) -> None:
+    """Raises `OutOfBudget` for a picture far larger than the network's own."""
+    tall, wide, _ = checkpoints.own_size(bundle)
+    if (height or tall) * (width or wide) > budgets.DRAWN_AREA * tall * wide:
+        raise OutOfBudget(
+            f"{height or tall} x {width or wide} pixels are more than {budgets.DRAWN_AREA} times "
+            f"the area of this model's own pictures, {tall} x {wide}.",
+            "Take a smaller height or width.",
+        )
+
+
 def grid_of(path: Path, name: str, steps: int) -> Grid:
     """A grid that ends without noise, by its name in `GRIDS`."""
     match name:
@@ -189,30 +202,8 @@ def small(picture: Picture, side: int = 128) -> Picture:
 
 def distance(z: Tensor, truth: Tensor) -> float:
     """Root mean square difference relative to that of `truth`."""
-    z, truth = z.double().cpu(), truth.double().cpu()
+    z, truth = z.cpu().double(), truth.cpu().double()
     return float((z - truth).square().mean().sqrt() / truth.square().mean().sqrt())
-
-
-def check_texts(*texts: str) -> None:
-    for text in texts:
-        if len(text) > LONGEST_TEXT:
-            raise BadInput(
-                f"The text has {len(text)} characters.", f"Keep it under {LONGEST_TEXT}."
-            )
-
-
-def check_guidance(*scales: float) -> None:
-    for scale in scales:
-        if not -MOST_GUIDANCE <= scale <= MOST_GUIDANCE:
-            raise BadInput(
-                f"Guidance must lie between -{MOST_GUIDANCE} and {MOST_GUIDANCE}, got {scale:g}.",
-                "1 is none, 4 is usual for the embedded world, 7.5 for Stable Diffusion.",
-            )
-
-
-def check_count(name: str, count: int, most: int, advice: str) -> None:
-    if not 1 <= count <= most:
-        raise BadInput(f"{name} must be from 1 to {most}, got {count}.", advice)
 
 
 class Clock:

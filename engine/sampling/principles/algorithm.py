@@ -7,15 +7,16 @@ state in five readings. `guide` and `distil` are in files of their own.
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
 from scipy.integrate import DOP853
 
-from engine.core import checks, rng
-from engine.core.errors import BadInput, SamplerError
+from engine.core import rng
+from engine.core.errors import SamplerError
 from engine.core.job import Progress, Steps, relay
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Kind, Model, Pred, combine
@@ -34,7 +35,14 @@ from engine.sampling.principles import (
 )
 from engine.sampling.principles.flow_map import distil
 from engine.sampling.principles.guidance import guide
-from engine.sampling.principles.world import VP, density, process_of, window, world_of
+from engine.sampling.principles.world import (
+    LONGEST_WORLD,
+    VP,
+    density,
+    process_of,
+    window,
+    world_of,
+)
 
 __all__ = ["distil", "guide", "run", "views"]
 
@@ -185,23 +193,19 @@ def reference(
 def run(
     *,
     seed: int,
-    world: str = THREE_MODES,
-    solvers: Sequence[str] = tuple(SOLVERS),
-    nfe: int = 8,
-    spacing: str = "uniform_lam",
-    particles: int = 64,
-    most: int = 256,
+    world: Annotated[str, Text(LONGEST_WORLD)] = THREE_MODES,
+    solvers: Annotated[
+        Sequence[Annotated[str, OneOf(SOLVERS)]], Items(len(SOLVERS), fewest=1)
+    ] = tuple(SOLVERS),
+    nfe: Annotated[int, Range(FEWEST, 128)] = 8,
+    spacing: Annotated[str, OneOf(SPACINGS)] = "uniform_lam",
+    particles: Annotated[int, Range(1, 512)] = 64,
+    most: Annotated[int, Range(8, 1024)] = 256,
 ) -> Steps[Orders]:
     """Curves of the solvers at `nfe`, then their errors at 4, 8, 16 ... `most` evaluations."""
-    names = _solvers(solvers)
-    density0, grid_of = world_of(world), GRIDS[checks.choice("spacing", spacing, SPACINGS)]
-    nfe, most = (
-        checks.count("NFE", nfe, FEWEST, 128),
-        checks.count("The largest NFE", most, 8, 1024),
-    )
-    start = rng.batch_noise(
-        checks.count("particles", particles, 1, 512), (2,), seed, "start", dtype=torch.float64
-    )
+    names = tuple(name for name in SOLVERS if name in solvers)
+    density0, grid_of = world_of(world), GRIDS[spacing]
+    start = rng.batch_noise(particles, (2,), seed, "start", dtype=torch.float64)
     budgets = [FEWEST << k for k in range(int(math.log2(most / FEWEST)) + 1)]
     total, done = 2 * len(names) + 10 + len(names) * len(budgets), 0
 
@@ -330,26 +334,18 @@ def _distance(x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> float:
     return float((x - y).norm(dim=1).mean())
 
 
-def _solvers(names: object) -> tuple[str, ...]:
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list | tuple) or not names:
-        raise BadInput("No solver is chosen.", f"Choose from {', '.join(SOLVERS)}.")
-    chosen = {checks.choice("solver", name, SOLVERS) for name in names}
-    return tuple(name for name in SOLVERS if name in chosen)
-
-
 # ---------------------------------------------------------------------- five readings of one state
 
 
 def views(
     *,
     seed: int,
-    world: str = THREE_MODES,
-    process: str = "vp",
-    reading: str = "score",
-    t: float = 0.35,
-    x: float = -0.4,
-    y: float = 0.6,
+    world: Annotated[str, Text(LONGEST_WORLD)] = THREE_MODES,
+    process: Annotated[str, OneOf(PROCESSES)] = "vp",
+    reading: Annotated[str, OneOf(READINGS)] = "score",
+    t: Annotated[float, Range(0.01, 1)] = 0.35,
+    x: Annotated[float, Range(-2.5, 2.5)] = -0.4,
+    y: Annotated[float, Range(-2.5, 2.5)] = 0.6,
 ) -> Steps[Views]:
     """The field of one reading at noise level `t`, and all five at the state (x, y).
 
@@ -357,12 +353,8 @@ def views(
     ratio. The state is z / sqrt(a^2 + s^2), so that it stays in the window for every process.
     """
     density0 = world_of(world)
-    path = process_of(checks.choice("process", process, PROCESSES))
-    reading = checks.choice("reading", reading, READINGS)
-    level = checks.number("t", t, 0.01, 1.0)
-    here = torch.tensor(
-        [[checks.number("x", x, -2.5, 2.5), checks.number("y", y, -2.5, 2.5)]]
-    ).double()
+    path, level = process_of(process), t
+    here = torch.tensor([[x, y]]).double()
     time = level if process == "vp" else float(path.t_of_lam(VP.lam(level)))
     a, s = float(path.a(time)), float(path.s(time))
     scale = math.hypot(a, s)

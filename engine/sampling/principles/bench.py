@@ -7,14 +7,13 @@ the next, and all four stand in the figures. Beside them: the slopes on the ring
 distilled flow map against DDIM.
 """
 
-import platform
 import time
 
 import numpy as np
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps, relay
-from engine.core.recipe import versions_here
+from engine.core.job import Steps, relay_as
+from engine.metrics.intervals import student
 from engine.sampling.principles import SOLVERS, THREE_MODES, WORLDS
 from engine.sampling.principles.algorithm import Orders, distil, slopes
 from engine.sampling.principles.algorithm import run as orders
@@ -24,13 +23,13 @@ DRAWS, ALLOWED = 5, 0.15
 
 def run(*, seed: int = 0) -> Steps[Measured]:
     """Five draws, the ring, and a flow map."""
-    started = time.monotonic()
+    begun = time.perf_counter()
     total = DRAWS + 2
     found = []
     for draw in range(DRAWS):
         found.append((yield from _slopes(seed + draw, THREE_MODES, draw, total)))
     ring = yield from _slopes(seed, WORLDS["ring of 8"], DRAWS, total)
-    flow_map = yield from _quiet(distil(seed=seed), DRAWS + 1, total, "distillation")
+    flow_map = yield from relay_as(distil(seed=seed), DRAWS + 1, total, "distillation")
     by_protocol = {
         f"{statistic}, {most // 2} to {most}": [_slopes_of(end, statistic, most) for end in found]
         for statistic in ("median", "mean")
@@ -38,17 +37,14 @@ def run(*, seed: int = 0) -> Steps[Measured]:
     }
     chosen = by_protocol["median, 128 to 256"]
     gaps = np.array([_gap(slopes) for slopes in chosen])
-    half = 2.776 * gaps.std(ddof=1) / np.sqrt(DRAWS)  # Student's t, four degrees of freedom
-    mean = float(gaps.mean())
-    return Measured(
+    mean, low, high = student(gaps)
+    return Measured.of(
         mean,
         ALLOWED,
-        (mean - float(half), mean + float(half)),
-        seed,
-        time.monotonic() - started,
-        versions_here(),
-        f"{platform.machine()}, CPU",
-        {
+        (low, high),
+        seed=seed,
+        begun=begun,
+        figures={
             "slopes": {n: round(float(np.mean([one[n] for one in chosen])), 3) for n in SOLVERS},
             "worst draw": round(float(gaps.max()), 4),
             "largest gap of each draw, by protocol": {
@@ -60,7 +56,7 @@ def run(*, seed: int = 0) -> Steps[Measured]:
             "ring of 8": {
                 name: round(slope, 3) for name, slope in _slopes_of(ring, "median", 256).items()
             },
-            "flow map, one call": round(flow_map.one_call, 4),
+            "flow map, one call": flow_map.one_call and round(flow_map.one_call, 4),
             "ddim by nfe": {str(one.nfe): round(one.error, 4) for one in flow_map.rivals},
         },
     )
@@ -68,7 +64,7 @@ def run(*, seed: int = 0) -> Steps[Measured]:
 
 def _slopes(seed: int, world: str, done: int, total: int) -> Steps[Orders]:
     return (
-        yield from _quiet(
+        yield from relay_as(
             orders(seed=seed, world=world, most=512), done, total, f"orders, seed {seed}"
         )
     )
@@ -78,11 +74,6 @@ def _slopes_of(end: Orders, statistic: str, most: int) -> dict[str, float]:
     """The slope of each solver over the doubling that ends at `most` evaluations."""
     found = slopes([point for point in end.points if point.nfe <= most])
     return {one.solver: one.slope if statistic == "median" else one.mean_slope for one in found}
-
-
-def _quiet(steps: Steps, done: int, total: int, note: str) -> Steps:
-    """The result of a method, its progress told as one step of ours."""
-    return (yield from relay(steps, lambda _: Progress(done, total, note)))
 
 
 def _gap(slopes: dict[str, float]) -> float:

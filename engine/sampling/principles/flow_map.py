@@ -21,20 +21,22 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.job import Progress, Steps
+from engine.core.settings import OneOf, Range, Text
 from engine.core.shapes import Float, Int, Tensor
 from engine.diffusion import grids, schedules
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import run as run_solver
 from engine.diffusion.solvers import solve
 from engine.sampling.principles import TARGETS, WORLDS
-from engine.sampling.principles.world import world_of
+from engine.sampling.principles.world import LONGEST_WORLD, world_of
 
 EDM = schedules.edm(t_min=0.02, t_max=10.0)
 LEVELS = 64
@@ -77,15 +79,13 @@ class FlowMap:
 def distil(
     *,
     seed: int,
-    world: str = WORLDS["ring of 8"],
-    target: str = "distillation",
-    steps: int = 1500,
-    batch: int = 512,
+    world: Annotated[str, Text(LONGEST_WORLD)] = WORLDS["ring of 8"],
+    target: Annotated[str, OneOf(TARGETS)] = "distillation",
+    steps: Annotated[int, Range(1, 20_000)] = 1500,
+    batch: Annotated[int, Range(8, 4096)] = 512,
 ) -> Steps[FlowMap]:
     """Train a flow map of the world, and compare one call of it with DDIM."""
     density = world_of(world)
-    target = checks.choice("target", target, TARGETS)
-    steps, batch = checks.count("steps", steps, 1, 20_000), checks.count("batch", batch, 8, 4096)
     bank_size = min(BANK, 8 * batch)
     starts = noised(density, bank_size, seed, "bank")
     teacher = yield from _kept(curves(density, starts), steps, "the teacher's curves")

@@ -9,20 +9,22 @@ Here both ends are known, and so is how far apart they are.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.settings import Range, Text
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Model
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.solvers import solve
 from engine.sampling.principles import WORLDS
-from engine.sampling.principles.world import VP, mixture, modes_of, window
+from engine.sampling.principles.world import LONGEST_WORLD, VP, mixture, modes_of, window
 
 SIDE, EDGE = 201, 4.0
 """The grid on which the tilted density is normalised, and half its side."""
@@ -63,11 +65,11 @@ class Guided:
 def guide(
     *,
     seed: int,
-    world: str = WORLDS["two classes"],
-    of_class: str = "A",
-    guidance_scale: float = 3.0,
-    particles: int = 800,
-    steps: int = 64,
+    world: Annotated[str, Text(LONGEST_WORLD)] = WORLDS["two classes"],
+    of_class: Annotated[str, Text(100)] = "A",
+    guidance_scale: Annotated[float, Range(0, 10)] = 3.0,
+    particles: Annotated[int, Range(8, 5000)] = 800,
+    steps: Annotated[int, Range(4, 256)] = 64,
 ) -> Steps[Guided]:
     """Sample one class of the world with guidance, and compare with the tilted density."""
     modes = modes_of(world)
@@ -77,13 +79,10 @@ def guide(
             f'No mode of the world is of class "{str(of_class)[:20]}".',
             f"Its classes are {', '.join(labels)}; write one behind each mode.",
         )
-    w = checks.number("Guidance", guidance_scale, 0.0, 10.0)
-    steps = checks.count("steps", steps, 4, 256)
+    w = guidance_scale
     uncond = mixture(modes)
     cond = mixture(tuple(mode for mode in modes if mode.label == of_class))
-    start = rng.batch_noise(
-        checks.count("particles", particles, 8, 5000), (2,), seed, "start", dtype=torch.float64
-    )
+    start = rng.batch_noise(particles, (2,), seed, "start", dtype=torch.float64)
     log_tilted, grid_values = tilted(uncond, cond, w)
     shown = Guided(of_class, w, 1.0, start.numpy(), grid_values)
     flow = Flow(uncond, cond, w, start)

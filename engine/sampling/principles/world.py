@@ -21,6 +21,7 @@ from engine.diffusion.mixture import Mixture
 from engine.diffusion.schedules import Level, Path
 
 MOST_MODES = 32
+LONGEST_WORLD = 100 * MOST_MODES
 REACH = 2.5
 """Modes lie within this distance of 0 in x and in y."""
 VIEW = 3.0

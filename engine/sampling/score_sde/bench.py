@@ -11,7 +11,6 @@ and of noise. These need the shipped networks and take minutes on a CPU, seconds
 follow the device and are written beside the figures.
 """
 
-import platform
 import time
 from collections.abc import Iterator
 
@@ -21,7 +20,7 @@ import torch
 from engine.core import rng
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
-from engine.core.recipe import Plain, versions_here
+from engine.core.recipe import Plain
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood
 from engine.diffusion.denoiser import Model
@@ -30,7 +29,8 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
-from engine.metrics.distances import kernel_distance, profile
+from engine.metrics.distances import kernel_distance, kernel_interval, profile
+from engine.metrics.intervals import student
 from engine.models.library import MODELS
 from engine.models.score import CLASSES, ScoreBundle, load_score
 from engine.models.vision import load_judge
@@ -49,7 +49,7 @@ PREDICTOR = {"ve": "reverse_diffusion", "vp": "euler_maruyama", "subvp": "euler_
 
 def run(*, seed: int = 0) -> Steps[Measured]:
     """The claim, the exact ring, the networks."""
-    begun = time.monotonic()
+    begun = time.perf_counter()
     on_gpu = torch.cuda.is_available()
     gaps: dict[str, list[float]] = {name: [] for name in PREDICTOR}
     done, total = 0, len(PREDICTOR) * (DRAWS + 1) + 6
@@ -59,8 +59,7 @@ def run(*, seed: int = 0) -> Steps[Measured]:
             done += 1
             yield Progress(done, total, f"closed form, {name}")
     largest = np.max(np.array(list(gaps.values())), axis=0)
-    half = 2.365 * largest.std(ddof=1) / np.sqrt(DRAWS)  # Student's t, seven degrees of freedom
-    mean = float(largest.mean())
+    mean, low, high = student(largest)
     exact: dict[str, Plain] = {}
     for name in PREDICTOR:
         exact[name] = ring_table(name, seed)
@@ -79,16 +78,14 @@ def run(*, seed: int = 0) -> Steps[Measured]:
         bits[name] = bits_table(bundle, seed, 32 if on_gpu else 4)
         done += 1
         yield Progress(done, total, f"bits, {name}")
-    device = torch.cuda.get_device_name() if on_gpu else "CPU"
-    return Measured(
+    return Measured.of(
         mean,
         ALLOWED,
-        (mean - float(half), mean + float(half)),
-        seed,
-        time.monotonic() - begun,
-        versions_here(),
-        f"{platform.machine()}, {device}",
-        {
+        (low, high),
+        seed=seed,
+        begun=begun,
+        device="cuda" if on_gpu else "cpu",
+        figures={
             "largest gap of each draw, by process": {
                 name: [round(gap, 6) for gap in found] for name, found in gaps.items()
             },
@@ -156,7 +153,7 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
     truth = judge.judge(np.concatenate(list(new_drawings(4 * count, 10_000)))).features
     again = judge.judge(np.concatenate(list(new_drawings(count, 50_000)))).features
     table: dict[str, Plain] = {"samples": count, "NFE": nfe}
-    table["floor: other new drawings"] = _rounded(kernel_distance(again, truth))
+    table["floor: other new drawings"] = _kernel(again, truth)
     z = Noise(seed).start(torch.zeros(count, *bundle.shape), bundle.path.prior_std)
     z = z.to(bundle.device)
     for title, corrector in (("predictor", "none"), ("with corrector", "langevin")):
@@ -164,7 +161,7 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
         grid = released_grid(steps_of(settings, nfe), LAST[bundle.process])
         drawn = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
         features = judge.judge(bundle.pictures(drawn)).features
-        table[title] = _rounded(kernel_distance(features, truth))
+        table[title] = _kernel(features, truth)
     return table
 
 
@@ -220,5 +217,7 @@ def _sized(pictures: Iterator[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
     return np.stack(rows)
 
 
-def _rounded(found: tuple[float, tuple[float, float]]) -> list[float]:
-    return [round(1000 * value, 2) for value in (found[0], *found[1])]
+def _kernel(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Kernel distance and its interval, in thousandths."""
+    found = kernel_distance(x, y), *kernel_interval(x, y)
+    return [round(1000 * value, 2) for value in found]

@@ -5,7 +5,7 @@ numbers of evaluations, against solvers of the probability flow.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from torch import Tensor
 from engine.core import checks, rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.settings import OneOf, Range
 from engine.core.shapes import Array, Float
 from engine.diffusion import grids
 from engine.diffusion.mixture import Mixture, ring
 from engine.diffusion.noise import Stream
-from engine.diffusion.predictors import released_grid
+from engine.diffusion.predictors import fewest_levels, released_grid
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import SOLVERS, Step, solve
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.distances import profile, sliced_w2
-from engine.sampling.score_sde import CORRECTORS, PREDICTORS, PROCESSES, RIVALS
+from engine.sampling.score_sde import CORRECTORS, LEVELS, PREDICTORS, PROCESSES, RIVALS
 from engine.sampling.score_sde.processes import LAST, process_of
 from engine.sampling.score_sde.results import Lab, Point, Sweep
 
@@ -40,22 +41,22 @@ BUDGETS = (10, 20, 40, 80, 160)
 def sample(
     *,
     seed: int,
-    model: object = None,
-    process: str = "ve",
-    predictor: str = "reverse_diffusion",
-    corrector: str = "langevin",
-    nfe: int = 40,
-    snr: float = 0.16,
-    corrections: int = 1,
+    process: Annotated[str, OneOf(PROCESSES)] = "ve",
+    predictor: Annotated[str, OneOf(PREDICTORS)] = "reverse_diffusion",
+    corrector: Annotated[str, OneOf(CORRECTORS)] = "langevin",
+    nfe: Annotated[int, Range(4, 400)] = 40,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    corrections: Annotated[int, Range(1, 10)] = 1,
+    levels: Annotated[str, OneOf(LEVELS)] = "grid",
     denoise: bool = True,
-    particles: int = 1000,
-    most: int = 80,
+    particles: Annotated[int, Range(16, 4000)] = 1000,
+    most: Annotated[int, Range(10, 400)] = 80,
 ) -> Steps[Lab]:
     """One run to look at; then the error against the NFE with and without the corrector, beside
     solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
-    `model` has no part here, where the score is exact."""
+    The score is exact, so it takes no model."""
     checks.choice("process", process, PROCESSES)
-    settings = setting_of(predictor, corrector, snr, corrections)
+    settings = setting_of(predictor, corrector, snr, corrections, levels)
     nfe, most = checks.count("NFE", nfe, 4, 400), checks.count("The largest NFE", most, 10, 400)
     particles = checks.count("particles", particles, 16, 4000)
     steps_of(settings, nfe)
@@ -98,7 +99,11 @@ def sample(
 
 
 def setting_of(
-    predictor: object, corrector: object, snr: object, corrections: object
+    predictor: object,
+    corrector: object,
+    snr: object,
+    corrections: object,
+    levels: object = "grid",
 ) -> dict[str, Any]:
     """The options of `pc`, checked."""
     settings: dict[str, Any] = {
@@ -106,6 +111,7 @@ def setting_of(
         "corrector": checks.choice("corrector", corrector, CORRECTORS),
         "snr": checks.number("snr", snr, 0.001, 5.0),
         "corrections": checks.count("corrections", corrections, 1, 10),
+        "levels": checks.choice("levels", levels, LEVELS),
     }
     if predictor == "none" and corrector == "none":
         raise BadInput("Nothing moves without predictor and corrector.", "Choose one of them.")
@@ -114,13 +120,28 @@ def setting_of(
 
 def steps_of(settings: dict[str, Any], nfe: int) -> int:
     """Steps within so many evaluations; a corrector pays for each of its moves."""
-    corrected = settings["corrector"] != "none"
-    cost = int(settings["corrections"]) * corrected + (settings["predictor"] != "none")
+    cost = _cost(settings)
     if nfe < 2 * cost:
         raise BadInput(
             f"{nfe} evaluations are less than two steps of {cost} each.", "Raise the NFE."
         )
     return nfe // cost
+
+
+def _cost(settings: dict[str, Any]) -> int:
+    """Evaluations of a step."""
+    moves = int(settings["corrections"]) if settings["corrector"] != "none" else 0
+    return moves + (settings["predictor"] != "none")
+
+
+def _fits(process: str, settings: dict[str, Any], nfe: int) -> bool:
+    """Whether so many evaluations are two steps, and enough levels for the published chain."""
+    fewest = 2
+    if settings["levels"] == "released":
+        corrected = settings["corrector"] != "none"
+        path = process_of(process)
+        fewest = max(2, fewest_levels(path, settings["predictor"], corrected=corrected))
+    return nfe >= fewest * _cost(settings)
 
 
 def end_error(
@@ -161,7 +182,7 @@ def measure(
     for k in range(repeats):
         if method in RIVALS:
             errors.append(_rival_error(world, truth, process, method, nfe, particles, seed + k))
-        elif nfe < 2 * (1 + int(settings["corrections"]) * (method == "corrected")):
+        elif not _fits(process, settings, nfe):
             return None
         else:
             errors.append(end_error(world, truth, process, settings, nfe, particles, seed + k))

@@ -7,16 +7,17 @@ control by a hook or by a guided model.
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
+from engine.core.settings import OneOf, Range, Text
 from engine.core.shapes import Array, Float, UInt8
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, travel
 from engine.diffusion.grids import Grid
@@ -24,7 +25,8 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.solvers import solve
 from engine.models.score import CLASSES, ScoreBundle, class_index, load_readers, load_score
-from engine.sampling.score_sde import TASKS
+from engine.pictures import PictureSetting
+from engine.sampling.score_sde import CORRECTORS, LEVELS, PREDICTORS, TASKS
 from engine.sampling.score_sde.control import COLOURS, Guide, Known, guided
 from engine.sampling.score_sde.particles import setting_of, steps_of
 from engine.sampling.score_sde.processes import LAST
@@ -46,12 +48,12 @@ def trip(
     *,
     seed: int,
     model: ModelRef | str = "score-subvp",
-    subject: str = "cat",
-    picture: Picture | None = None,
-    others: int = 3,
-    probes: int = 2,
-    tolerance: float = 1e-3,
-    nfe: int = 60,
+    subject: Annotated[str, Text(100)] = "cat",
+    picture: PictureSetting | None = None,
+    others: Annotated[int, Range(0, 8)] = 3,
+    probes: Annotated[int, Range(1, 10)] = 2,
+    tolerance: Annotated[float, Range(1e-6, 0.1)] = 1e-3,
+    nfe: Annotated[int, Range(2, 1000)] = 60,
 ) -> Steps[Trip]:
     """A picture to its latent and back by the flow; other pictures from the same latent by the
     noisy equation; and the bits that the picture is worth, by `probes` probes at once.
@@ -60,10 +62,6 @@ def trip(
     which the sampler asks last.
     """
     class_index(subject)
-    others, probes = checks.count("others", others, 0, 8), checks.count("probes", probes, 1, 10)
-    tolerance = checks.number("tolerance", tolerance, 1e-6, 0.1)
-    nfe = checks.count("NFE", nfe, 2, 1000)
-    _check(picture)
     yield Progress(0, 40, "Loading the network")
     bundle = load_score(model)
     given = picture_of(bundle, subject, picture, seed)
@@ -143,18 +141,18 @@ def draw(
     *,
     seed: int,
     model: ModelRef | str = "score-ve",
-    predictor: str = "reverse_diffusion",
-    corrector: str = "langevin",
-    nfe: int = 60,
-    snr: float = 0.16,
-    corrections: int = 1,
+    predictor: Annotated[str, OneOf(PREDICTORS)] = "reverse_diffusion",
+    corrector: Annotated[str, OneOf(CORRECTORS)] = "langevin",
+    nfe: Annotated[int, Range(4, 2000)] = 60,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    corrections: Annotated[int, Range(1, 10)] = 1,
+    levels: Annotated[str, OneOf(LEVELS)] = "grid",
     denoise: bool = True,
-    count: int = 4,
+    count: Annotated[int, Range(1, 16)] = 4,
     with_flow: bool = True,
 ) -> Steps[Drawn]:
     """Pictures from one noise: predictor with corrector, predictor alone at equal NFE, the flow."""
-    settings = setting_of(predictor, corrector, snr, corrections)
-    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
+    settings = setting_of(predictor, corrector, snr, corrections, levels)
     steps_of(settings, nfe)
     yield Progress(0, 1, "Loading the network")
     bundle = load_score(model)
@@ -202,27 +200,23 @@ def control(
     *,
     seed: int,
     model: ModelRef | str = "score-ve",
-    task: str = "inpaint",
-    subject: str = "cat",
-    picture: Picture | None = None,
-    mask: str = "",
-    wanted: str = "penguin",
-    weight: float = 1.0,
-    nfe: int = 100,
-    snr: float = 0.16,
-    count: int = 3,
+    task: Annotated[str, OneOf(TASKS)] = "inpaint",
+    subject: Annotated[str, Text(100)] = "cat",
+    picture: PictureSetting | None = None,
+    mask: Annotated[str, Text(256)] = "",
+    wanted: Annotated[str, Text(100)] = "penguin",
+    weight: Annotated[float, Range(0, 50)] = 1.0,
+    nfe: Annotated[int, Range(4, 2000)] = 100,
+    snr: Annotated[float, Range(0.001, 5)] = 0.16,
+    count: Annotated[int, Range(1, 16)] = 3,
 ) -> Steps[Controlled]:
     """Paint a masked part anew, colour a gray picture, or draw an object by a noisy classifier.
 
     `mask` marks what is to be painted anew, see `mask_of`; empty is the right half. VE networks
     sample with the Langevin corrector, the others without, as the paper does.
     """
-    checks.choice("task", task, TASKS)
     class_index(subject)
-    index, weight = class_index(wanted), checks.number("weight", weight, 0.0, 50.0)
-    nfe, count = checks.count("NFE", nfe, 4, 2000), checks.count("pictures", count, 1, 16)
-    snr = checks.number("snr", snr, 0.001, 5.0)
-    _check(picture)
+    index = class_index(wanted)
     hidden = mask_of(mask)
     yield Progress(0, nfe, "Loading the network")
     bundle = load_score(model)
@@ -367,10 +361,3 @@ MASK_HELP = "Use the brush, or write left, right, top, bottom or centre."
 def _fitted(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     rows, columns = (np.arange(n) * 32 // n for n in size)
     return mask[rows][:, columns]
-
-
-def _check(picture: object) -> None:
-    if picture is None:
-        return
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[-1] != 3:
-        raise BadInput("The picture must be one of three colours.", "Upload a PNG or a JPEG.")

@@ -7,17 +7,20 @@ with fewer and more evaluations, and draws one line a sampler.
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 
-from engine.core.errors import BadInput
+from engine.core import budgets
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float
 from engine.diffusion.noise import Noise
 from engine.sampling.sgmse import baselines, enhancing, scene
+from engine.sampling.sgmse.enhancing import CORRECTORS, SAMPLERS
 from engine.sampling.sgmse.results import Comparison, Enhanced, Marks, Moment, Point, Track
-from engine.sampling.sgmse.scene import Scene
+from engine.sampling.sgmse.scene import KINDS, Scene
 
 MOST_MOMENTS, SOUNDING = 24, 6
 BUDGETS = (1, 2, 4, 8, 16, 30)
@@ -32,17 +35,17 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "sgmse-8k",
-    clip: str = "it-tt-weasels",
-    noise: str = "gusts",
-    noise_snr: float = 5.0,
-    reverb: float = 0.0,
-    recording: str = "",
-    sampler: str = "pc",
-    steps: int = 15,
-    corrector: str = "ald",
-    snr: float = 0.3,
-    renew_above: float = 0.2,
-    noise_share: float = 0.0,
+    clip: Annotated[str, Text(100)] = "it-tt-weasels",
+    noise: Annotated[str, OneOf(KINDS)] = "gusts",
+    noise_snr: Annotated[float, Range(-20, 60, "Try 5.")] = 5.0,
+    reverb: Annotated[float, Range(0, 2, "Try 0.4.")] = 0.0,
+    recording: Annotated[str, Text(budgets.SOUND_CHARACTERS)] = "",
+    sampler: Annotated[str, OneOf(SAMPLERS)] = "pc",
+    steps: Annotated[int, Range(1, 100, "The paper takes 30.")] = 15,
+    corrector: Annotated[str, OneOf(CORRECTORS)] = "ald",
+    snr: Annotated[float, Range(0.001, 2, "0.5 is the paper's.")] = 0.3,
+    renew_above: Annotated[float, Range(0, 1)] = 0.2,
+    noise_share: Annotated[float, Range(0, 1, "0 is the paper's.")] = 0.0,
 ) -> Steps[Enhanced]:
     """Enhances a clip under noise, or a recording: a WAV file as text, taken as it is.
 
@@ -57,7 +60,7 @@ def run(
         renew_above=renew_above,
         noise_share=noise_share,
     )
-    scene.check(clip, noise, noise_snr, reverb)
+    scene.check(clip, reverb)
     total = enhancing.evaluations(sampler, settings["steps"], corrector)
     yield Progress(0, total + 2, "Loading the model")
     here = Scene.open(
@@ -128,23 +131,23 @@ def compare(
     *,
     seed: int,
     model: ModelRef | str = "sgmse-8k",
-    clip: str = "it-tt-weasels",
-    noise: str = "gusts",
-    noise_snr: float = 5.0,
-    reverb: float = 0.0,
-    snr: float = 0.3,
-    renew_above: float = 0.2,
-    noise_share: float = 0.0,
-    budgets: Sequence[int] = BUDGETS,
+    clip: Annotated[str, Text(100)] = "it-tt-weasels",
+    noise: Annotated[str, OneOf(KINDS)] = "gusts",
+    noise_snr: Annotated[float, Range(-20, 60, "Try 5.")] = 5.0,
+    reverb: Annotated[float, Range(0, 2, "Try 0.4.")] = 0.0,
+    snr: Annotated[float, Range(0.001, 2, "0.5 is the paper's.")] = 0.3,
+    renew_above: Annotated[float, Range(0, 1)] = 0.2,
+    noise_share: Annotated[float, Range(0, 1, "0 is the paper's.")] = 0.0,
+    budgets: Annotated[
+        Sequence[Annotated[int, Range(1, 200)]], Items(12, fewest=1, advice="1, 2, 4, 8, 16, 30.")
+    ] = BUDGETS,
 ) -> Steps[Comparison]:
     """Quality of a clip against network evaluations, for every way of sampling.
 
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
-    scene.check(clip, noise, noise_snr, reverb)
+    scene.check(clip, reverb)
     shared = enhancing.checked(snr=snr, renew_above=renew_above, noise_share=noise_share)
-    if not budgets or any(type(b) is not int or not 1 <= b <= 200 for b in budgets):
-        raise BadInput("budgets are numbers of evaluations, 1 to 200.", "1, 2, 4, 8, 16, 30.")
     plan = [
         (name, nfe)
         for nfe in sorted(set(budgets))

@@ -14,8 +14,6 @@ the package `pesq` (0.0.4, built by a C compiler), RNNoise the package `pyrnnois
 them their figures are left out.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +24,10 @@ import torch
 from engine.core.catalog import Measured
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, finish
-from engine.core.recipe import ModelRef, versions_here
+from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Complex, Float, Tensor
 from engine.diffusion.noise import Noise
+from engine.metrics.intervals import bootstrap
 from engine.models.library import load
 from engine.models.speech import Sampling, SpeechBundle, padded
 from engine.sampling.sgmse import baselines, clips, enhancing
@@ -40,7 +39,6 @@ LEVELS = (0.0, 5.0, 10.0)
 REVERB = 0.5  # seconds
 AT_ONCE = {"cpu": 2, "cuda": 20}
 CURVE = BUDGETS[:-1]
-RESAMPLES = 10_000
 MEASURES = ("si_sdr", "pesq", "estoi")
 
 
@@ -84,15 +82,14 @@ def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
     curve = yield from _curve(bundle, noisy[::11], seed, sampling)
     gains = [gain for _, gain in _gains(noisy, marks, "enhanced", "si_sdr")]
     reached = zip(noisy, marks["enhanced"], strict=True)
-    low, high = _interval([(m.clip, mark.si_sdr or 0.0) for m, mark in reached], seed)
-    return Measured(
+    reached_by = [(m.clip, mark.si_sdr or 0.0) for m, mark in reached]
+    return Measured.of(
         measured=_mean(marks["enhanced"], "si_sdr"),
         versus=_mean(marks["noisy"], "si_sdr"),
-        interval=(low, high),
+        interval=_over_sentences(reached_by, seed),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=_machine(bundle.device),
+        begun=begun,
+        device=bundle.device,
         figures={
             "sentences": len(clips.clips()),
             "speakers": "2, neither heard in training: an Italian man, a Russian woman",
@@ -294,7 +291,7 @@ def _ahead(
 def _with_interval(pairs: Pairs, seed: int) -> dict[str, float] | None:
     if not pairs:
         return None
-    low, high = _interval(pairs, seed)
+    low, high = _over_sentences(pairs, seed)
     return {"mean": float(np.mean([value for _, value in pairs])), "low": low, "high": high}
 
 
@@ -313,18 +310,6 @@ def _by(noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], what: str) -
     return found
 
 
-def _interval(pairs: Pairs, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, over sentences: each is heard at several levels."""
-    spoken: dict[str, list[float]] = {}
-    for clip, value in pairs:
-        spoken.setdefault(clip, []).append(value)
-    values = np.array([np.mean(row) for row in spoken.values()])
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _machine(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+def _over_sentences(pairs: Pairs, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean over sentences: each is heard at several levels."""
+    return bootstrap([gain for _, gain in pairs], groups=[clip for clip, _ in pairs], seed=seed)

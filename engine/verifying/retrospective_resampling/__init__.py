@@ -20,7 +20,8 @@ $$P(UN) = \\mathrm{softmax}(z_t)_{\\langle /UN\\rangle}$$
 is read from the raw logits, whatever it then says. If P(UN) > tau, the phrase is taken back: the
 text returns to just behind the last phrase that held, the temperature rises by 0.05, and the model
 speaks again. Doubted phrases are named in the question as a hint. After K = 10 failures in a row
-the text returns to its last full stop; after N = 50 attempts what stands is given as it is.
+the text returns to its last full stop, and what is cut off joins the hint, each time anew. After
+N = 50 attempts what stands is given as it is; of an open question, its whole sentences only.
 
 **Taking back costs nothing.** The published code reads picture, question and text again for every
 attempt. A transformer keeps what it has read in a cache, and a cache can be cut: the state after

@@ -2,17 +2,19 @@
 
 import time
 from dataclasses import replace
+from typing import Annotated
 
 from engine.core.catalog import RoundTrip
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
-from engine.core.shapes import Array, UInt8
+from engine.core.settings import OneOf, Range, Text
 from engine.metrics.hallucination import Rates, Told, chair
 from engine.models.language import Cursor, LanguageBundle, Prompt
+from engine.pictures import PictureSetting
 from engine.verifying.retrospective_resampling.calibration import calibrate
-from engine.verifying.retrospective_resampling.loop import Outcome, Settings, Token
+from engine.verifying.retrospective_resampling.loop import LONGEST_ANSWER, Outcome, Settings, Token
 from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
 from engine.verifying.retrospective_resampling.results import Cost, Plain, Telling
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
@@ -39,24 +41,25 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "emoji-llava",
-    tray: str = EXAMPLE,
-    noise: float | None = None,
-    picture: UInt8[Array, "h w 3"] | None = None,
-    question: str = DESCRIBE,
-    tau: float = 0.1,
-    temperature: float = 1.0,
-    step: float = 0.05,
-    local: int = 10,
-    total: int = 50,
+    tray: Annotated[str, Text(2000)] = EXAMPLE,
+    noise: Annotated[float | None, Range(0, 1, "Try 0.4.")] = None,
+    picture: PictureSetting | None = None,
+    question: Annotated[str, Text(LONGEST_QUESTION)] = DESCRIBE,
+    tau: Annotated[float, Range(0, 1, "0.01 is a good start.")] = 0.1,
+    temperature: Annotated[float, Range(0, 2)] = 1.0,
+    step: Annotated[float, Range(0, 1)] = 0.05,
+    local: Annotated[int, Range(1, 100)] = 10,
+    total: Annotated[int, Range(1, 500)] = 50,
     hints: bool = True,
-    engine: str = "fast",
-    max_new_tokens: int = 64,
+    engine: Annotated[str, OneOf(ENGINES)] = "fast",
+    max_new_tokens: Annotated[int, Range(1, LONGEST_ANSWER)] = 64,
     open_ended: bool = False,
 ) -> Steps[Telling]:
     """Answers a question about a picture, taking back what it doubts; first without taking back.
 
-    The picture is a tray, photographed with noise, unless one is given. With `open_ended`, an empty
-    answer is asked for once more with a plea to name false premises, and then owned up to.
+    The picture is a tray, photographed with noise, unless one is given. With `open_ended`, only
+    whole sentences are left of an answer that is given up; an empty one is asked for once more with
+    a plea to name false premises, and then owned up to.
     """
     begun = time.perf_counter()
     settings = Settings(
@@ -67,6 +70,7 @@ def run(
         total=total,
         hints=hints,
         max_new_tokens=max_new_tokens,
+        open_ended=open_ended,
     ).checked()
     question = _checked_question(question)
     if engine not in ENGINES:

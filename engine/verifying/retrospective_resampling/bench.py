@@ -12,19 +12,17 @@
    whether they say the same.
 """
 
-import os
-import platform
 import statistics
 import time
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef, Plain, versions_here
-from engine.metrics.hallucination import bootstrap, chair
+from engine.core.recipe import ModelRef, Plain
+from engine.metrics.hallucination import chair, intervals
+from engine.metrics.intervals import ratio_interval
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS
 from engine.verifying.retrospective_resampling.loop import Course, Outcome, Settings
@@ -102,15 +100,13 @@ def run(
     saved = yield from _saved(bundle, seed, noise, base, done + trays + FEW, total)
     at = {tally.tau: tally for tally in tallies}
     rates = {tau: chair(tally.told).chair_i for tau, tally in at.items()}
-    low, high = bootstrap(at[CLAIM_TAU].told)[0]
-    return Measured(
+    return Measured.of(
         measured=rates[CLAIM_TAU],
         versus=rates[1.0],
-        interval=(min(low, rates[CLAIM_TAU]), max(high, rates[CLAIM_TAU])),
+        interval=intervals(at[CLAIM_TAU].told)[0],
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=_machine(bundle),
+        begun=begun,
+        device=bundle.device,
         figures={
             "noise": noise,
             "trays": SEEDS * trays,
@@ -207,7 +203,7 @@ def _saved(
         yield Progress(done + number, total, "both loops")
     ours, theirs = (np.array(rows[name]) for name in ("ours", "published"))
     ratios = theirs.sum(0) / ours.sum(0)
-    low, high = _interval_of_ratio(theirs[:, 0], ours[:, 0], seed)
+    low, high = ratio_interval(theirs[:, 0], ours[:, 0], seed=seed)
     return {
         "attempts in all (N)": settings.total,
         "trays": FEW,
@@ -247,20 +243,8 @@ def _one(
     raise AssertionError("a course ends")
 
 
-def _interval_of_ratio(above: np.ndarray, below: np.ndarray, seed: int) -> tuple[float, float]:
-    draws = np.random.default_rng(seed).integers(0, len(above), (2000, len(above)))
-    low, high = np.percentile(above[draws].sum(1) / below[draws].sum(1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def _rounded(values: dict[str, Plain]) -> dict[str, Plain]:
     return {
         name: round(value, 5) if isinstance(value, float) else value
         for name, value in values.items()
     }
-
-
-def _machine(bundle: LanguageBundle) -> str:
-    if bundle.device.startswith("cuda"):
-        return torch.cuda.get_device_name(bundle.device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

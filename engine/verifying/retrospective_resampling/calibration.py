@@ -5,17 +5,20 @@ P(UN) of two models cannot be compared, so no tau carries over from one to the o
 
 import csv
 import io
+from typing import Annotated
 
 import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Range, Text
 from engine.core.shapes import Array, Shaped
-from engine.metrics.hallucination import auroc
+from engine.metrics.intervals import auroc
 from engine.verifying.retrospective_resampling.loop import Settings
 from engine.verifying.retrospective_resampling.results import Calibration, Judged, Threshold
 from engine.verifying.retrospective_resampling.seeing import (
+    MOST_TRAYS,
     check_noise,
     check_trays,
     default_noise,
@@ -31,10 +34,10 @@ def calibrate(
     *,
     seed: int,
     model: ModelRef | str = "emoji-llava",
-    labels: str = "",
-    precision: float = 0.95,
-    trays: int = 40,
-    noise: float | None = None,
+    labels: Annotated[str, Text(LARGEST_CSV)] = "",
+    precision: Annotated[float, Range(1e-6, 1 - 1e-6, "0.95 is a usual aim.")] = 0.95,
+    trays: Annotated[int, Range(1, MOST_TRAYS, "Try 24.")] = 40,
+    noise: Annotated[float | None, Range(0, 1, "Try 0.4.")] = None,
 ) -> Steps[Calibration]:
     """The largest tau at which this share of the kept phrases is grounded.
 
@@ -115,9 +118,14 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
     """P(UN) and whether it is grounded, of each row of a CSV. Raises `BadInput` with the row."""
     if len(text) > LARGEST_CSV:
         raise BadInput("The CSV has more than two million characters.", "Take fewer phrases.")
-    lines = text.strip().splitlines()
+    lines = text.strip().splitlines() or [""]
     separator = ";" if ";" in lines[0] and "," not in lines[0] else ","
     rows = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator)
+    try:
+        table = list(rows)
+    except csv.Error as error:
+        advice = "Write lines such as: a dog,0.37,no"
+        raise BadInput(f"The CSV cannot be read: {error}.", advice) from error
     names = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if not {"p_un", "grounded"} <= set(names):
         raise BadInput(
@@ -125,7 +133,7 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
             "The first line names them: phrase,p_un,grounded",
         )
     p_un, is_right = [], []
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(table, start=2):
         said = str(row[names["grounded"]]).strip().lower()
         try:
             told = str(row[names["p_un"]])

@@ -27,6 +27,7 @@ from engine.verifying.retrospective_resampling.tags import (
     rendered,
     sentence_end,
     tagged_loss,
+    whole_sentences,
     without_tags,
 )
 
@@ -107,6 +108,7 @@ def played(arrays: Arrays) -> tuple[Script, list[Tried], Outcome]:
         temperature=float(arrays["T0"]),
         total=int(arrays["N"]),
         local=int(arrays["K"]),
+        open_ended=bool(arrays["open_ended"]),
     )
     tries: list[Tried] = []
     course = official(script, settings)
@@ -174,6 +176,7 @@ def render_error() -> float:
         place = sentence_end(pieces)
         wrong += rendered(text) != readable
         wrong += rendered(" ".join(pieces[:place])) != readable_cut
+        wrong += whole_sentences(readable) != readable_cut
         wrong += place != kept
         wrong += without_tags(" ".join(pieces[place:])) != cut
     return float(wrong)

@@ -15,7 +15,12 @@ import torch
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
-from engine.verifying.retrospective_resampling.tags import Tags, sentence_end, without_tags
+from engine.verifying.retrospective_resampling.tags import (
+    Tags,
+    sentence_end,
+    whole_sentences,
+    without_tags,
+)
 
 HINTS_SHOWN = 5
 LONGEST_ANSWER = 2048
@@ -27,7 +32,8 @@ class Settings:
 
     `tau` is what P(UN) may be at most; `temperature` is T0, raised by `step` after every violation
     up to T0 + `most`. After `local` violations in a row the text goes back to its last full stop;
-    after `total` attempts it is given up. `hints` name the doubted phrases in the question.
+    after `total` attempts it is given up, and of an `open_ended` answer only whole sentences are
+    left. `hints` name the doubted phrases in the question.
     """
 
     tau: float = 0.003
@@ -38,6 +44,7 @@ class Settings:
     total: int = 50
     max_new_tokens: int = 1024
     hints: bool = True
+    open_ended: bool = False
     enders: str = "."
 
     def checked(self) -> "Settings":
@@ -67,6 +74,10 @@ class Settings:
     def hotter(self, temperature: float) -> float:
         """The temperature after one more violation."""
         return min(temperature + self.step, self.temperature + self.most)
+
+    def given_up(self, text: str) -> str:
+        """What is told of an answer that the attempts did not suffice for, as published."""
+        return whole_sentences(text, self.enders) if self.open_ended else text
 
     def without_checks(self) -> "Settings":
         """The same model without going back: no P(UN) is above 1."""
@@ -148,12 +159,20 @@ class Words(Protocol):
 def fall_back(
     accepted: list[int], new: Sequence[int], hints: list[str], speaker: Words, enders: str
 ) -> None:
-    """Cut the accepted text behind its last full stop; what is cut joins the doubted phrases."""
+    """Cut the accepted text behind its last full stop; what is cut joins the doubted phrases.
+
+    As in the published code it is named as it was written, and again where it was named before: of
+    a sentence that keeps failing the latest hints are full. Where nothing was accepted, the words
+    before the first phrase are named, in lower case.
+    """
     kept = sentence_end([speaker.words([token]) for token in accepted], enders)
     if accepted:
-        remember(hints, without_tags(speaker.words(accepted[kept:])))
-    elif speaker.tags.span in new:
-        remember(hints, speaker.words(new[: list(new).index(speaker.tags.span)]))
+        cut = without_tags(speaker.words(accepted[kept:]))
+    else:
+        before = new[: list(new).index(speaker.tags.span)] if speaker.tags.span in new else new
+        cut = speaker.words(before).strip().lower()
+    if cut:
+        hints.append(cut)
     del accepted[kept:]
 
 
@@ -176,7 +195,7 @@ def pick(
         logits[never] = -torch.inf
     if temperature <= 0:
         return int(logits.argmax())
-    mass = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    mass = (logits.cpu().double() / temperature).softmax(-1).cumsum(-1)
     place = torch.searchsorted(mass, torch.tensor(chance * float(mass[-1]), dtype=mass.dtype))
     return min(int(place), len(logits) - 1)
 

@@ -110,7 +110,7 @@ def official(speaker: Speaker, settings: Settings) -> Course:
             yield Back(len(accepted), "phrase")
             yield Tried(tuple(standing), phrase, tried_at)
     yield Tried(tuple(accepted), phrase, temperature)
-    text = rendered(speaker.words(accepted))
+    text = settings.given_up(rendered(speaker.words(accepted)))
     return Outcome(tuple(accepted), text, False, settings.total, backtracks, tuple(hints))
 
 

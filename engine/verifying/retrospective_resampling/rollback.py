@@ -120,7 +120,7 @@ def rollback(voice: Voice, settings: Settings) -> Course:
             yield Back(len(accepted), "phrase")
             yield Tried(standing, phrase, tried_at)
     yield Tried(tuple(accepted), phrase, temperature)
-    text = rendered(voice.words(accepted))
+    text = settings.given_up(rendered(voice.words(accepted)))
     return Outcome(tuple(accepted), text, False, settings.total, backtracks, tuple(hints))
 
 

@@ -76,7 +76,7 @@ def phrases(ids: Sequence[int], tags: Tags) -> list[Phrase] | None:
 
 def p_ungrounded(logits: Float[Tensor, " vocab"], tags: Tags) -> float:
     """P(UN) at a closing place: the softmax of the raw logits, before any temperature."""
-    return float(logits.double().softmax(-1)[tags.un])
+    return float(logits.cpu().double().softmax(-1)[tags.un])
 
 
 def first_closer(ids: Sequence[int], tags: Tags) -> int | None:
@@ -106,6 +106,11 @@ def sentence_end(pieces: Sequence[str], enders: str = ".") -> int:
         place for place, piece in enumerate(pieces) if piece.strip() and piece.strip() in enders
     ]
     return ends[-1] + 1 if ends else 0
+
+
+def whole_sentences(text: str, enders: str = ".") -> str:
+    """The text up to its last full stop; empty where there is none."""
+    return text[: max(map(text.rfind, enders)) + 1]
 
 
 # ---------------------------------------------------------------------- training

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
-from engine.metrics.hallucination import Told, auroc, bootstrap, chair
+from engine.core.settings import Items, OneOf, Range
+from engine.metrics.hallucination import Told, chair, intervals
+from engine.metrics.intervals import auroc
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS
 from engine.verifying.retrospective_resampling.baselines import contrasted, refused, truncated
@@ -19,6 +21,7 @@ from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import (
     ARTISTS,
     DESCRIBE,
+    MOST_TRAYS,
     Sight,
     check_noise,
     check_trays,
@@ -62,7 +65,7 @@ class Tally:
     def point(self) -> Point:
         """Rates and costs, an answer on average."""
         rates, count = chair(self.told), max(len(self.told), 1)
-        of_i, _, of_cover = bootstrap(self.told)
+        of_i, _, of_cover = intervals(self.told)
         return Point(
             self.name,
             self.tau,
@@ -84,15 +87,15 @@ def curve(
     *,
     seed: int,
     model: ModelRef | str = EMBEDDED,
-    trays: int = 24,
-    noise: float | None = None,
-    taus: Sequence[float] = TAUS,
-    temperature: float = 1.0,
-    step: float = 0.05,
-    local: int = 10,
-    total: int = 50,
+    trays: Annotated[int, Range(1, MOST_TRAYS, "Try 24.")] = 24,
+    noise: Annotated[float | None, Range(0, 1, "Try 0.4.")] = None,
+    taus: Annotated[Sequence[Annotated[float, Range(0, 1)]], Items(20, fewest=1)] = TAUS,
+    temperature: Annotated[float, Range(0, 2)] = 1.0,
+    step: Annotated[float, Range(0, 1)] = 0.05,
+    local: Annotated[int, Range(1, 100)] = 10,
+    total: Annotated[int, Range(1, 500)] = 50,
     hints: bool = True,
-    artists: str = "known",
+    artists: Annotated[str, OneOf(ARTISTS)] = "known",
     baselines: bool = True,
 ) -> Steps[Curve]:
     """CHAIR and coverage over tau, on random trays; the loop never sees what lies on them."""

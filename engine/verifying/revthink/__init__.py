@@ -98,6 +98,7 @@ CARD = MethodCard(
             "train",
             quick={"world": "week", "fraction": 0.5, "steps": 6},
             bad={"arms": ["alchemy"]},
+            on_model=False,
         ),
         Action("tune", quick={"steps": 3, "batch": 2}, bad={"rank": 0}),
     ),

@@ -3,18 +3,22 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Annotated
 
 import numpy as np
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
+from engine.core.named_file import TextFile
 from engine.core.recipe import ModelRef, Plain
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.models.language import LanguageBundle
 from engine.models.library import load
 from engine.verifying.revthink import exams, months, students, teachers, tuning
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.arms import ARMS, MAIN
 from engine.verifying.revthink.augment import (
+    LONGEST_FILE,
     Item,
     Program,
     Record,
@@ -37,7 +41,6 @@ from engine.verifying.revthink.results import (
     Probe,
     Reply,
     Student,
-    TextFile,
     Trained,
     Tuned,
 )
@@ -55,10 +58,10 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = students.KEY,
-    start: str = "nov",
-    shift: int = -4,
-    fraction: float = 0.5,
-    students_of: str = "nothing",
+    start: Annotated[str, Text(20)] = "nov",
+    shift: Annotated[int, Range(-11, 11, "4 is four months later, -4 four earlier.")] = -4,
+    fraction: Annotated[float, Range(0, 1)] = 0.5,
+    students_of: Annotated[str, OneOf(("nothing", "lora"))] = "nothing",
 ) -> Steps[Asked]:
     """One question to every student, then all 264 relations, forward and backward.
 
@@ -92,14 +95,14 @@ def augment(
     *,
     seed: int,
     model: ModelRef | str = students.KEY,
-    teacher: str = "program",
-    questions: str = "",
-    count: int = 12,
-    corrupt: float = 0.2,
-    steps: int = 1,
-    temperature: float = 0.8,
-    most_tokens: int = 120,
-    done: str = "",
+    teacher: Annotated[str, OneOf(("program", "model"))] = "program",
+    questions: Annotated[str, Text(LONGEST_FILE)] = "",
+    count: Annotated[int, Range(1, 264, "Try 12.")] = 12,
+    corrupt: Annotated[float, Range(0, 1)] = 0.2,
+    steps: Annotated[int, Range(1, MOST_STEPS)] = 1,
+    temperature: Annotated[float, Range(0, 2, "0.8 is what the paper takes.")] = 0.8,
+    most_tokens: Annotated[int, Range(8, 1000, "Try 120.")] = 120,
+    done: Annotated[str, Text(LONGEST_FILE)] = "",
 ) -> Steps[Augmented]:
     """Forward reasoning, backward question, backward reasoning and verdict of every question.
 
@@ -129,14 +132,16 @@ def augment(
 def train(
     *,
     seed: int,
-    model: ModelRef | str = students.KEY,
-    arms: Sequence[str] = ("sft", "revthink"),
-    world: str = "week",
-    fraction: float = 1.0,
-    steps: int = 600,
-    budget: str = "sequences",
-    start: str = "nothing",
-    corrupt: float = 0.0,
+    arms: Annotated[Sequence[Annotated[str, OneOf(ARMS)]], Items(4, fewest=1)] = (
+        "sft",
+        "revthink",
+    ),
+    world: Annotated[str, OneOf(WORLDS)] = "week",
+    fraction: Annotated[float, Range(0, 1)] = 1.0,
+    steps: Annotated[int, Range(1, MOST_STEPS)] = 600,
+    budget: Annotated[str, OneOf(("sequences", "passes"))] = "sequences",
+    start: Annotated[str, Text(20)] = "nothing",
+    corrupt: Annotated[float, Range(0, 1)] = 0.0,
     filtered: bool = True,
 ) -> Steps[Trained]:
     """Train students side by side on the same questions and probe them on the way.
@@ -177,16 +182,16 @@ def tune(
     *,
     seed: int,
     model: ModelRef | str = students.KEY,
-    records: str = "",
+    records: Annotated[str, Text(LONGEST_FILE)] = "",
     filtered: bool = True,
-    objective: str = "revthink",
-    rank: int = 16,
-    alpha: int = 32,
-    targets: str = "all",
-    steps: int = 60,
-    batch: int = 4,
-    learning_rate: float = 1e-3,
-    mean: str = "sequences",
+    objective: Annotated[str, OneOf(("revthink", "sft"))] = "revthink",
+    rank: Annotated[int, Range(1, 128)] = 16,
+    alpha: Annotated[int, Range(1, 512)] = 32,
+    targets: Annotated[str, OneOf(tuning.TARGETS)] = "all",
+    steps: Annotated[int, Range(1, MOST_STEPS)] = 60,
+    batch: Annotated[int, Range(1, 32)] = 4,
+    learning_rate: Annotated[float, Range(1e-7, 0.1)] = 1e-3,
+    mean: Annotated[str, OneOf(("sequences", "tokens", "official"))] = "sequences",
 ) -> Steps[Tuned]:
     """A LoRA student of any causal language model, on an augmented set in JSON lines.
 
@@ -442,13 +447,13 @@ def _augmented(
     for record, is_whole in turned_round(left, who):
         if is_whole:
             records = (*shown.records, record)
-            file = TextFile("augmented.jsonl", to_jsonl(records))
+            file = TextFile.of("augmented.jsonl", to_jsonl(records))
             shown = replace(shown, records=records, draft=None, file=file)
         else:
             shown = replace(shown, draft=record)
         told = f"Question {min(len(shown.records) + 1, len(items))}"
         yield Progress(len(shown.records), len(items), told, shown)
-    return replace(shown, file=TextFile("augmented.jsonl", to_jsonl(shown.records)))
+    return replace(shown, file=TextFile.of("augmented.jsonl", to_jsonl(shown.records)))
 
 
 # ---------------------------------------------------------------------- training

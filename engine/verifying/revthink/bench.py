@@ -10,8 +10,6 @@ The sample-efficiency curve, `python -m engine.zoo build revthink-curve`, is tak
 shipped figures.
 """
 
-import os
-import platform
 import time
 from collections.abc import Generator, Sequence
 
@@ -20,11 +18,12 @@ import torch
 from engine.core.catalog import Measured
 from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps
-from engine.core.recipe import Plain, versions_here
+from engine.core.recipe import Plain
+from engine.metrics.intervals import student
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink import students
 from engine.verifying.revthink.arms import ARMS, MAIN
-from engine.verifying.revthink.exams import STANDINGS, Exam, examine, mean_interval
+from engine.verifying.revthink.exams import STANDINGS, Exam, examine
 from engine.verifying.revthink.fleet import Fleet, Plan, Schedule, Shape
 
 FRACTION, STEPS, SEEDS_HERE, SEEDS_ON_GPU = 0.5, 1000, 3, 5
@@ -34,23 +33,23 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
     """The claim, afresh; `seed` is the first of the seeds, `seeds` 0 takes as many as fit."""
     begun = time.perf_counter()
     has_gpu = torch.cuda.is_available()
+    device = "cuda" if has_gpu else "cpu"
     count = seeds or (SEEDS_ON_GPU if has_gpu else SEEDS_HERE)
     found: list[Exam] = []
     plans = [[Plan(arm, FRACTION, seed + i) for i in range(count)] for arm in MAIN]
     for done, group in enumerate(plans):
-        found += yield from _trained(group, steps, "cuda" if has_gpu else "cpu", done, len(plans))
+        found += yield from _trained(group, steps, device, done, len(plans))
     test = {arm: [exam.rate()[0] for exam in found if exam.plan.arm == arm] for arm in MAIN}
-    mean, low, high = mean_interval(test["revthink"])
-    device = torch.cuda.get_device_name() if has_gpu else f"{platform.machine()} CPU"
-    return Measured(
+    mean, low, high = student(test["revthink"])
+    return Measured.of(
         measured=mean,
-        versus=mean_interval(test["sft"])[0],
+        versus=student(test["sft"])[0],
         interval=(low, high),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{device}, {os.cpu_count()} cores, {count} seeds",
+        begun=begun,
+        device=device,
         figures={
+            "seeds": count,
             "share of the questions": FRACTION,
             "steps": steps,
             "sequences each student saw": steps * fl.SEQUENCES_A_STEP,
@@ -81,9 +80,9 @@ def _figures(exams: Sequence[Exam], arm: str) -> dict[str, Plain]:
     own, found = [exam for exam in exams if exam.plan.arm == arm], dict[str, Plain]()
     for part in ("asked", "test", *STANDINGS):
         pairs = [exam.rate(part) for exam in own]
-        mean, low, high = mean_interval([share for share, count in pairs if count])
+        mean, low, high = student([share for share, count in pairs if count])
         found[part] = {"rate": mean, "low": low, "high": high, "of": sum(n for _, n in pairs)}
-    backward = mean_interval([exam.rate("test", backward=True)[0] for exam in own])
+    backward = student([exam.rate("test", backward=True)[0] for exam in own])
     found["backward, test"] = dict(zip(("rate", "low", "high"), backward, strict=True))
     return found
 

@@ -102,15 +102,3 @@ def _right(
         np.array([word(fleet.decode(row)) == g for row, g in zip(rows, gold, strict=True)])
         for rows in said
     ]
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds with the 95 % interval of Student's t."""
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return mean, mean, mean
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
-    return mean, mean - half, mean + half

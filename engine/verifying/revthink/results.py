@@ -1,10 +1,10 @@
 """What the panel shows: frozen values. A preview is a result not yet full."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.core.shapes import Array, Bool
@@ -131,22 +131,6 @@ class Trained:
     exams: tuple[Student, ...] = ()
     start: str = "nothing"
     budget: str = "sequences"
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A text that a person takes along."""
-
-    name: str
-    text: str
-
-    @property
-    def suffix(self) -> str:
-        return "." + self.name.rpartition(".")[2]
-
-    def pieces(self) -> Iterator[bytes]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        yield self.text.encode("utf-8")
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import torch
 
 from engine.core.errors import AssetMissing, ModelMismatch
 from engine.core.shapes import Tensor
+from engine.metrics.intervals import student
 from engine.models.language import LanguageBundle
 from engine.models.library import ASSETS
 from engine.models.tensor_file import TensorFile
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.arms import ARMS
-from engine.verifying.revthink.exams import STANDINGS, mean_interval
+from engine.verifying.revthink.exams import STANDINGS
 from engine.verifying.revthink.fleet import Plan, Shape
 from engine.verifying.revthink.results import Efficiency, Point
 
@@ -69,7 +70,7 @@ def points_of(figures: Sequence[Mapping[str, object]], parts: Sequence[str]) -> 
             values = [float(str(row[part])) for row in rows if part in row]
             if values:
                 title = ARMS[arm].title + (" (LoRA)" if lora else "")
-                interval = mean_interval(values)
+                interval = student(values)
                 found.append(Point(arm, title, fraction, part, *interval, len(values), lora))
     return tuple(found)
 

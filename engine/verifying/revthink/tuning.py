@@ -15,20 +15,22 @@ import torch
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress
+from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import Plain, Recipe
 from engine.core.reversible import compare
 from engine.core.rng import generator
 from engine.core.shapes import Float, Tensor
+from engine.models._sources import HUB_ID
 from engine.models.language import LanguageBundle
-from engine.models.library import HUB_ID, fork, resolve
+from engine.models.library import fork, resolve
 from engine.models.tensor_file import TensorFile
 from engine.verifying.revthink import extract, teachers
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.augment import Record
 from engine.verifying.revthink.extract import NONE
 from engine.verifying.revthink.objective import Mean, joint, objective
-from engine.verifying.revthink.results import Answered, TextFile, Tuned
+from engine.verifying.revthink.results import Answered, Tuned
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -305,7 +307,7 @@ def _files(
         gap = (model(input_ids=ids).logits - again(input_ids=ids).logits).abs().max()
     return (
         TensorFile("adapter_model.safetensors", data),
-        TextFile("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
+        TextFile.of("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
         float(gap),
     )
 

@@ -29,7 +29,10 @@ def ripple(seed: int, t: float) -> np.ndarray:
 
 
 def run(*, seed: int, model: ModelRef, word: str, steps: int) -> Steps:
-    """The wave over some steps. `word` "bug" fails like a bug, "late" fails after two steps."""
+    """The wave over some steps.
+
+    `word` "bug" fails like a bug, "late" fails after two steps, "slow" takes ten times as long.
+    """
     if not isinstance(steps, int) or not 1 <= steps <= 200:
         raise BadInput(f"Steps must be from 1 to 200, got {steps}.", "Try 8.")
     if not isinstance(word, str) or not word.strip():
@@ -40,7 +43,7 @@ def run(*, seed: int, model: ModelRef, word: str, steps: int) -> Steps:
             raise RuntimeError("secret path /home/me")
         if word == "late" and step == 2:
             raise BadInput('The word "late" is <b>never</b> in time.', "Try pond.")
-        time.sleep(SECONDS_A_STEP)
+        time.sleep(SECONDS_A_STEP * (10 if word == "slow" else 1))
         frames.append(ripple(seed, 0.4 * step))
         yield Progress(step + 1, steps, "spreading", Ripples(np.stack(frames)))
     return Ripples(np.stack(frames))

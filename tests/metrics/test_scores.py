@@ -1,23 +1,10 @@
-"""Intervals of means, and the distances and orders that scores are made of."""
+"""The distances and orders that scores are made of."""
 
 import numpy as np
 import pytest
 
-from engine.metrics.means import bootstrap, harmonic, kernel_distance, not_dominated
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_more_values():
-    draw = np.random.default_rng(0)
-    few, many = draw.normal(3, 1, 10), draw.normal(3, 1, 1000)
-    for values in (few, many):
-        low, high = bootstrap(values)
-        assert low < values.mean() < high
-    assert np.diff(bootstrap(many)) < np.diff(bootstrap(few)) / 3
-    assert bootstrap(few) == bootstrap(few)
-
-
-def test_an_interval_of_nothing_is_everything():
-    assert bootstrap(np.zeros(0)) == (-np.inf, np.inf)
+from engine.metrics.distances import kernel_distance, kernel_interval
+from engine.metrics.scores import harmonic, not_dominated
 
 
 def test_the_harmonic_mean_is_zero_when_a_part_is():
@@ -30,6 +17,8 @@ def test_the_kernel_distance_is_near_zero_within_one_world_only():
     draw = np.random.default_rng(1)
     x, y, z = draw.normal(size=(200, 8)), draw.normal(size=(200, 8)), draw.normal(1, 1, (200, 8))
     assert abs(kernel_distance(x, y)) < 0.1 < kernel_distance(x, z)
+    low, high = kernel_interval(x, z)
+    assert 0.1 < low < kernel_distance(x, z) < high
 
 
 def test_points_that_others_beat_are_not_best():

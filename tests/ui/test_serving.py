@@ -1,0 +1,125 @@
+"""What the server does for each visitor: little when a page opens, and little for a session."""
+
+import asyncio
+import json
+import time
+import tracemalloc
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import gradio as gr
+import pytest
+from gradio.state_holder import StateHolder
+
+import app
+from benchmarks.harness import opened, post
+from engine.core import budgets
+from engine.core.catalog import announced
+from engine.core.recipe import ModelRef, Recipe
+from engine.runners import local
+
+
+def config(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return json.load(reply)
+
+
+def drain(url: str) -> None:
+    """Waits until no run waits any more."""
+    for _ in range(120):
+        with urllib.request.urlopen(f"{url}gradio_api/queue/status", timeout=60) as reply:
+            if json.load(reply)["queue_size"] == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail("The queue did not drain.")
+
+
+def asked_on_opening(described: dict) -> list[dict]:
+    """The events that ask the server for something as a page opens."""
+    return [
+        event
+        for event in described["dependencies"]
+        if event["backend_fn"] and any(kind == "load" for _, kind in event["targets"])
+    ]
+
+
+def test_a_page_without_a_recipe_asks_for_nothing_as_it_opens(toy: str):
+    assert asked_on_opening(config(f"{toy}config")) == []
+    assert asked_on_opening(config(f"{toy}config?method=other&word=pond")) == []
+
+
+@pytest.mark.parametrize("query", ["method=ripple", "method=ripple&word=pond&seed=3"])
+def test_a_link_is_restored_without_a_place_in_the_queue(toy: str, query: str):
+    (event,) = asked_on_opening(config(f"{toy}config?{query}"))
+    assert not event["queue"]
+
+
+def test_pages_open_while_the_queue_is_full(toy: str):
+    recipe = Recipe("ripple", params={"word": "pond", "steps": 6}, model=ModelRef("world"))
+    events = config(f"{toy}config")["dependencies"]
+    (run,) = [event["id"] for event in events if event["api_name"] == "ripple_run"]
+    refused = 0
+    for number in range(40):
+        body = {"data": [recipe.json()], "fn_index": run, "session_hash": f"runner{number}"}
+        try:
+            post(f"{toy}gradio_api/queue/join", body)
+        except urllib.error.HTTPError as full:
+            refused += full.code == 503
+    assert refused
+    link = f"/sample?{recipe.query()}"
+    with ThreadPoolExecutor(10) as pool:
+        asked = list(pool.map(lambda visitor: opened(toy, link, f"visitor{visitor}"), range(50)))
+    assert asked == [1] * 50
+    drain(toy)
+
+
+# ---------------------------------------------------------------------- sessions
+
+
+@pytest.fixture(scope="module")
+def demo() -> gr.Blocks:
+    """The whole app, not served; in a thread, as a browser may have left a loop running here."""
+
+    async def built() -> gr.Blocks:
+        return app.build(announced(), local)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(built())).result()
+
+
+def test_a_fresh_session_takes_little_memory_and_time(demo: gr.Blocks):
+    sessions, holder = 20, StateHolder()
+    demo.state_session_capacity = budgets.KEPT_SESSIONS
+    holder.set_blocks(demo)
+    tracemalloc.start()
+    begun = time.process_time()
+    for number in range(sessions):
+        holder[f"visitor{number}"]
+    seconds = (time.process_time() - begun) / sessions
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / sessions < 1e6
+    assert seconds < 0.1
+
+
+def test_no_more_sessions_are_kept_than_the_budget_says(demo: gr.Blocks):
+    holder = StateHolder()
+    demo.state_session_capacity = app.LAUNCH["state_session_capacity"]
+    holder.set_blocks(demo)
+    for number in range(budgets.KEPT_SESSIONS + 5):
+        holder[f"visitor{number}"]
+    assert len(holder.session_data) == budgets.KEPT_SESSIONS
+
+
+def test_a_session_keeps_no_value_that_was_sent_or_shown(demo: gr.Blocks):
+    holder = StateHolder()
+    demo.state_session_capacity = 1
+    holder.set_blocks(demo)
+    session = holder["visitor"]
+    box = next(key for key, block in demo.blocks.items() if isinstance(block, gr.Textbox))
+    session[box] = gr.Textbox("x" * 100, render=False)
+    session._update_value_in_config(box, "y" * 1_000_000)
+    assert "yyyy" not in json.dumps(session.config_values, default=str)
+    assert session[box].value == "x" * 100
+    assert list(session.components) == []
