@@ -32,12 +32,11 @@ from engine.unlearning._clusters import clusters
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import Look, Samples, garments
+from engine.unlearning._settings import CLUSTERS, MOST_PICKED, WAYS
 from engine.unlearning._world import forgotten_at_random, manipulated
 from engine.world import fashion
 
 Way = Literal["class", "cluster", "random", "picked", "uploaded"]
-WAYS: tuple[Way, ...] = ("class", "cluster", "random", "picked", "uploaded")
-MOST_PICKED, CLUSTERS = 2000, 4
 EVALUATED, BATCH, LEAST_OF_EACH = 2000, 250, 4
 T = TypeVar("T")
 

@@ -122,7 +122,6 @@ def test_what_is_flagged_is_neither_retained_nor_held_out():
         ({"way": "prayer"}, "way cannot be"),
         ({"unit": "sorted"}, "unit cannot be"),
         ({"indices": [20_000]}, "not part of the training data"),
-        ({"trigger": "snow"}, "picture of a perturbation"),
         ({"model": "fashion"}, "was not manipulated"),
     ],
 )

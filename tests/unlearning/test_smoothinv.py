@@ -152,7 +152,7 @@ def test_a_scan_calls_the_attackers_class_and_none_of_a_clean_model():
 
 
 def test_neural_cleanse_stands_beside_it():
-    found = run(steps=4, cleanse=True, sigma=0.25).found
+    found = run(steps=4, cleanse=True, sigmas=[0.25]).found
     assert found[-1].name == "Neural Cleanse"
     assert found[-1].success.rate > 0.5
 
@@ -193,7 +193,7 @@ def test_a_denoiser_goes_in_front(tmp_path):
         ({"target": "sandal"}, BadInput, "is a sandal already"),
         ({"target": "unicorn"}, BadInput, "no class"),
         ({"eps": 0.0}, BadInput, "eps must be"),
-        ({"sigma": float("nan")}, BadInput, "sigma must be"),
+        ({"sigmas": [float("nan")]}, BadInput, "sigma must be"),
         ({"start": 4000}, BadInput, "start must be"),
         ({"denoiser": "score-ve"}, ModelMismatch, "denoiser takes pictures of"),
         ({"denoiser": "fashion"}, ModelMismatch, "network"),

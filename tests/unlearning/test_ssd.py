@@ -112,7 +112,7 @@ def test_label_free_importances_need_no_labels():
     [
         ({"forget": "random", "count": 100}, 100),
         ({"forget": "picked", "indices": [5, 3, 5]}, 2),
-        ({"forget": "picked", "indices": "index\n4\n9\n11\n"}, 3),
+        ({"forget": "picked", "index_table": "index\n4\n9\n11\n"}, 3),
         ({"model": "fashion-groups", "what": "shirt"}, 2000),
     ],
 )

@@ -6,6 +6,7 @@ What is flagged and how a repair is judged is in `repair`, the automatic choice 
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare
-from engine.core.shapes import Array, UInt8
+from engine.core.settings import Items, OneOf, Range
 from engine.models.library import resolve, with_tensors
+from engine.pictures import PictureSetting
 from engine.unlearning._baselines import (
     Sets,
     Trained,
@@ -34,8 +36,24 @@ from engine.unlearning._dampening import Changed, Dampening, ratios
 from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Importance, Measure, stream
 from engine.unlearning._samples import Samples
+from engine.unlearning._settings import (
+    Alpha,
+    Chunk,
+    ClassName,
+    IndexTable,
+    Indices,
+    Lambda,
+    PictureSet,
+)
 from engine.unlearning.corrective import rule
-from engine.unlearning.corrective.repair import Flags, Repair, judged, opened
+from engine.unlearning.corrective.repair import (
+    MOST_FALSE,
+    MOST_STAMPED,
+    Flags,
+    Repair,
+    judged,
+    opened,
+)
 from engine.unlearning.corrective.results import AtGamma, Corrected, Curves, Stamped
 
 METHODS = ("SSD", "RewoD", "CF", "SCRUB", "BadT")
@@ -94,21 +112,22 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    gamma: float = 0.1,
-    false_flags: int = 0,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    trigger: str | UInt8[Array, "h w 3"] = "",
-    target: str = "",
-    stamped: int = 100,
-    way: str = "SSD",
-    unit: str = "sample",
-    alpha: float = 0.0,
-    lam: float = 1.0,
-    retained: int = 4000,
-    chunk: int = 0,
+    gamma: Annotated[float, Range(0, 1, "0.1 is a tenth of what was manipulated.")] = 0.1,
+    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    trigger: PictureSetting | None = None,
+    target: ClassName = "",
+    stamped: Annotated[int, Range(1, MOST_STAMPED, "100 are enough.")] = 100,
+    way: Annotated[str, OneOf(METHODS)] = "SSD",
+    unit: Annotated[str, OneOf(UNITS)] = "sample",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
+    chunk: Chunk = 0,
 ) -> Steps[Corrected]:
     """Repair with what was flagged, judge beside the original, and undo.
 
@@ -116,7 +135,7 @@ def run(
     samples with a recovered `trigger` on them. `retained` samples that were not flagged are looked
     at. `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights.
     """
-    flags = Flags.of(gamma, false_flags, indices, pictures, trigger, target, stamped)
+    flags = Flags.of(gamma, false_flags, indices or index_table, pictures, trigger, target, stamped)
     settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
     repair = opened(model, flags, seed, retain=retain, test=test)
     shown = Corrected(repair.told, settings.method, notes=_notes(repair, settings))
@@ -318,13 +337,20 @@ def curves(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    gammas: Sequence[float] = (0.05, 0.1, 0.5, 1.0),
-    methods: Sequence[str] = ("SSD", "CF", "SCRUB", "BadT"),
-    false_flags: int = 0,
-    unit: str = "sample",
-    alpha: float = 0.0,
-    lam: float = 1.0,
-    retained: int = 4000,
+    gammas: Annotated[
+        Sequence[Annotated[float, Range(1e-3, 1, "0.1 is a tenth.")]], Items(MOST_GAMMAS, fewest=1)
+    ] = (0.05, 0.1, 0.5, 1.0),
+    methods: Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(len(METHODS))] = (
+        "SSD",
+        "CF",
+        "SCRUB",
+        "BadT",
+    ),
+    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
+    unit: Annotated[str, OneOf(UNITS)] = "sample",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
 ) -> Steps[Curves]:
     """Every method at every share, one point after the other; the original's comes first."""
     if not isinstance(gammas, list | tuple) or not 1 <= len(gammas) <= MOST_GAMMAS:
@@ -380,26 +406,27 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    gamma: float = 0.1,
-    false_flags: int = 0,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    trigger: str | UInt8[Array, "h w 3"] = "",
-    target: str = "",
-    stamped: int = 100,
-    way: str = "SSD",
-    unit: str = "sample",
-    alpha: float = 0.0,
-    lam: float = 1.0,
-    retained: int = 4000,
-    chunk: int = 0,
-    form: str = "patch",
+    gamma: Annotated[float, Range(0, 1, "0.1 is a tenth of what was manipulated.")] = 0.1,
+    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    trigger: PictureSetting | None = None,
+    target: ClassName = "",
+    stamped: Annotated[int, Range(1, MOST_STAMPED, "100 are enough.")] = 100,
+    way: Annotated[str, OneOf(METHODS)] = "SSD",
+    unit: Annotated[str, OneOf(UNITS)] = "sample",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
+    chunk: Chunk = 0,
+    form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The repair as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
     form = checks.choice("form", form, FORMS)
-    flags = Flags.of(gamma, false_flags, indices, pictures, trigger, target, stamped)
+    flags = Flags.of(gamma, false_flags, indices or index_table, pictures, trigger, target, stamped)
     settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
     repair = opened(model, flags, seed, retain=retain, test=test)
     yield Progress(0, 4, settings.method)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from torch import nn
@@ -14,6 +15,7 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, State, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
+from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Float, Tensor
 from engine.models.library import load, resolve, with_tensors
 from engine.unlearning import _stored as stored
@@ -31,6 +33,17 @@ from engine.unlearning._compare import (
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
 from engine.unlearning._importance import UNITS, Measure
 from engine.unlearning._samples import Samples
+from engine.unlearning._settings import (
+    Alpha,
+    ClassName,
+    Cluster,
+    Count,
+    ForgetWay,
+    IndexTable,
+    Indices,
+    PictureSet,
+    Unit,
+)
 from engine.unlearning._world import TRIGGERS
 from engine.unlearning.forgetting_lab import METHODS, ORIGINAL, RETRAINED
 from engine.unlearning.forgetting_lab.results import (
@@ -47,6 +60,7 @@ from engine.unlearning.forgetting_lab.results import (
 COMPARED, MOST_RELEARN, MOST_SHOWN = 400, 200, 24
 RELEARN_RATE, REGAINED = 0.02, 0.8
 DAMPENING = ("SSD", "label-free SSD")
+EVERY = (ORIGINAL, RETRAINED, *METHODS)
 
 
 @dataclass(frozen=True)
@@ -80,26 +94,31 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    forget: str = "class",
-    what: str = "bag",
-    cluster: int = 0,
-    count: int = 100,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    methods: Sequence[str] = ("SSD", "fine-tuning", "bad teacher"),
-    unit: str = "sorted",
-    alpha: float = 0.0,
-    relearn_samples: int = 32,
-    relearn_steps: int = 40,
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    methods: Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(len(METHODS))] = (
+        "SSD",
+        "fine-tuning",
+        "bad teacher",
+    ),
+    unit: Unit = "sorted",
+    alpha: Alpha = 0.0,
+    relearn_samples: Annotated[int, Range(1, 1000, "32 are few.")] = 32,
+    relearn_steps: Annotated[int, Range(0, MOST_RELEARN, "40 are enough.")] = 40,
 ) -> Steps[Laboratory]:
     """Every way on one case: cards, distances to the retrained network, relearning, cost, plane.
 
     The original comes first and the retrained network second, where there is one.
     """
     settings = _checked(
-        Forget.of(forget, what, cluster, count, indices, pictures),
+        Forget.of(forget, what, cluster, count, indices or index_table, pictures),
         methods,
         unit,
         alpha,
@@ -375,19 +394,20 @@ def pair(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    forget: str = "class",
-    what: str = "bag",
-    cluster: int = 0,
-    count: int = 100,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    first: str = "SSD",
-    second: str = "retrained",
-    unit: str = "sorted",
-    alpha: float = 0.0,
-    pictures_shown: int = 12,
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    first: Annotated[str, OneOf(EVERY)] = "SSD",
+    second: Annotated[str, OneOf(EVERY)] = "retrained",
+    unit: Unit = "sorted",
+    alpha: Alpha = 0.0,
+    pictures_shown: Annotated[int, Range(0, MOST_SHOWN)] = 12,
     stack: bool = False,
 ) -> Steps[Pair]:
     """Two ways by class, by picture and by layer, and their edits in every order.
@@ -395,13 +415,13 @@ def pair(
     `stack` makes the second edit once more, on the network with the first one, and takes both off.
     """
     checks.switch("stack", stack)
-    names = (ORIGINAL, RETRAINED, *METHODS)
+    names = EVERY
     for role, name in (("first", first), ("second", second)):
         checks.choice(role, name, names)
     checks.choice("unit", unit, UNITS)
     strength = checks.number("alpha", alpha, 0, 1e7, "0 chooses automatically.")
     shown_count = checks.count("pictures_shown", pictures_shown, 0, MOST_SHOWN)
-    chosen = Forget.of(forget, what, cluster, count, indices, pictures)
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
     case = opened(model, chosen, seed, retain=retain, test=test)
     shown = Pair(first, second)
     yield Progress(0, 4, "Loading the model", shown)

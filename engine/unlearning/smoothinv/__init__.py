@@ -72,7 +72,7 @@ CARD = MethodCard(
             quick={**_QUICK, "classes": ["T-shirt", "trouser", "bag"]},
             bad={"classes": ["unicorn"]},
         ),
-        Action("export", quick=_QUICK, bad={"sigma": -1.0}),
+        Action("export", quick=_QUICK, bad={"sigmas": [-1.0]}),
     ),
     golden=("smoothinv_pgd_f64", "smoothinv_pgd_f32", "smoothinv_denoise_f64"),
 )

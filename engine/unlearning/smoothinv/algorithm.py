@@ -6,6 +6,7 @@ Smoothing is in `_smoothing`, the descent and the rule that calls a class out in
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from engine.core import checks
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, Range
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.models.classifier import ClassifierBundle
 from engine.models.score import load_score
+from engine.pictures import PictureSetting
 from engine.unlearning import _inversion as inversion
 from engine.unlearning._card import Rate
 from engine.unlearning._case import data_of, look_of, open_classifier, uploaded
@@ -24,6 +27,7 @@ from engine.unlearning._inversion import Synthesis
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Trigger
 from engine.unlearning._samples import Samples, garments
+from engine.unlearning._settings import ClassName, PictureSet, Place
 from engine.unlearning._smoothing import Logits, OneShot, Smoothed
 from engine.unlearning._trigger import as_picture, class_of
 from engine.unlearning._world import TRIGGERS
@@ -33,6 +37,11 @@ MOST_STEPS, MOST_SAMPLES, MOST_SIGMAS, MOST_CLASSES = 1000, 128, 6, 100
 TESTED, CLEANSED = 1000, 256
 PREVIEW_EVERY, FRAMES = 4, 12
 PLAIN = 0.0
+Start: TypeAlias = Annotated[int, Range(0, 3999, "The embedded world has 4000 unseen pictures.")]
+Sigma: TypeAlias = Annotated[float, Range(0, 2, "0.25 is the value of the paper.")]
+Radius: TypeAlias = Annotated[float, Range(1e-3, 1e3, "3 suits 28 x 28, 10 suits 224 x 224.")]
+DescentSteps: TypeAlias = Annotated[int, Range(1, MOST_STEPS, "80 are enough for 28 x 28.")]
+Copies: TypeAlias = Annotated[int, Range(1, MOST_SAMPLES, "16 are enough for 28 x 28.")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +110,16 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    target: str = "T-shirt",
-    start: int = 8,
-    picture: str | UInt8[Array, "h w 3"] = "",
-    test: str = "",
-    sigma: float | Sequence[float] = (0.25,),
-    eps: float = 3.0,
-    steps: int = 80,
-    samples: int = 16,
+    target: ClassName = "T-shirt",
+    start: Start = 8,
+    picture: PictureSetting | None = None,
+    test: PictureSet = "",
+    sigmas: Annotated[Sequence[Sigma], Items(MOST_SIGMAS, fewest=1)] = (0.25,),
+    eps: Radius = 3.0,
+    steps: DescentSteps = 80,
+    samples: Copies = 16,
     common_noise: bool = False,
-    denoiser: str = "",
+    denoiser: Place = "",
     cleanse: bool = False,
 ) -> Steps[Inversion]:
     """Recover the trigger of `target` from one picture, beside plain descent and the true one.
@@ -118,7 +127,7 @@ def run(
     `start` is an unseen picture of the embedded world, `picture` one of the visitor. Every `sigma`
     is shown. `denoiser` names a DDPM; `cleanse` adds Neural Cleanse, which needs many pictures.
     """
-    settings = _Settings.of(sigma, eps, steps, samples, common_noise)
+    settings = _Settings.of(sigmas, eps, steps, samples, common_noise)
     checks.switch("cleanse", cleanse)
     subject = _opened(model, start, picture, test, denoiser)
     goal = _checked_target(subject, target)
@@ -321,16 +330,16 @@ def scan(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    start: int = 8,
-    picture: str | UInt8[Array, "h w 3"] = "",
-    test: str = "",
-    classes: Sequence[str] = (),
-    sigma: float = 0.25,
-    eps: float = 3.0,
-    steps: int = 60,
-    samples: int = 8,
+    start: Start = 8,
+    picture: PictureSetting | None = None,
+    test: PictureSet = "",
+    classes: Annotated[Sequence[ClassName], Items(MOST_CLASSES)] = (),
+    sigma: Sigma = 0.25,
+    eps: Radius = 3.0,
+    steps: DescentSteps = 60,
+    samples: Copies = 8,
     common_noise: bool = False,
-    denoiser: str = "",
+    denoiser: Place = "",
 ) -> Steps[Scan]:
     """Every class from one picture, told as they come, and which of them stands out.
 
@@ -419,19 +428,19 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "fashion-poisoned",
-    target: str = "T-shirt",
-    start: int = 8,
-    picture: str | UInt8[Array, "h w 3"] = "",
-    test: str = "",
-    sigma: float | Sequence[float] = (0.25,),
-    eps: float = 3.0,
-    steps: int = 80,
-    samples: int = 16,
+    target: ClassName = "T-shirt",
+    start: Start = 8,
+    picture: PictureSetting | None = None,
+    test: PictureSet = "",
+    sigmas: Annotated[Sequence[Sigma], Items(MOST_SIGMAS, fewest=1)] = (0.25,),
+    eps: Radius = 3.0,
+    steps: DescentSteps = 80,
+    samples: Copies = 16,
     common_noise: bool = False,
-    denoiser: str = "",
+    denoiser: Place = "",
 ) -> Steps[Exported]:
     """The recovered perturbation as a picture and as numbers, with a report."""
-    settings = _Settings.of(sigma, eps, steps, samples, common_noise)
+    settings = _Settings.of(sigmas, eps, steps, samples, common_noise)
     subject = _opened(model, start, picture, test, denoiser)
     goal = _checked_target(subject, target)
     shown = _begun(subject, settings, goal)

@@ -66,7 +66,7 @@ def starts(target: int, count: int) -> list[int]:
 
 def _synthesis(key: str, target: str, start: int, seed: int, rows: dict[str, list[float]]) -> None:
     found = finish(
-        smoothinv.run(seed=seed, model=key, target=target, start=start, sigma=list(SIGMAS))
+        smoothinv.run(seed=seed, model=key, target=target, start=start, sigmas=list(SIGMAS))
     )
     for one in found.found:
         assert one.on_trigger is not None

@@ -6,6 +6,7 @@ The edit is in `_dampening`, the gradients are in `_importance` and `_per_sample
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare as compare_states
+from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
 from engine.models.library import load, resolve, with_tensors
 from engine.unlearning import _importance as importance
@@ -44,9 +46,25 @@ from engine.unlearning._dampening import (
 from engine.unlearning._export import FORMS, Exported, Importances, exported, written
 from engine.unlearning._importance import Importance, Measure
 from engine.unlearning._samples import Samples
+from engine.unlearning._settings import (
+    LARGEST_ALPHA,
+    Alpha,
+    Chunk,
+    ClassName,
+    Cluster,
+    Count,
+    ForgetWay,
+    IndexTable,
+    Indices,
+    Lambda,
+    Layers,
+    PictureSet,
+    Place,
+    Unit,
+)
 from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
 
-LARGEST_ALPHA, MOST_POINTS, MOST_PROTECTED = 1e7, 64, 32
+MOST_POINTS, MOST_PROTECTED = 64, 32
 IN_MEMORY = 64_000_000
 CURVE_PICTURES, THUMBNAILS = 1000, 12
 PREVIEW_SECONDS = 0.3
@@ -115,30 +133,31 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    forget: str = "class",
-    what: str = "bag",
-    cluster: int = 0,
-    count: int = 100,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    importances: str = "",
-    alpha: float = 0.0,
-    lam: float = 1.0,
-    unit: str = "sorted",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    unit: Unit = "sorted",
     label_free: bool = False,
-    protect: Sequence[str] = (),
-    chunk: int = 0,
-    compare: Sequence[str] = (),
-    curve: int = 9,
+    protect: Layers = (),
+    chunk: Chunk = 0,
+    compare: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS))] = (),
+    curve: Annotated[int, Range(0, MOST_POINTS, "9 are enough for a curve.")] = 9,
 ) -> Steps[Forgotten]:
     """Forget, judge beside the original and the retrained network, and undo.
 
     `alpha` 0 chooses automatically. `curve` alphas are tried besides, for the slider. `compare`
     names baselines that are trained now.
     """
-    chosen = Forget.of(forget, what, cluster, count, indices, pictures)
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
     settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
     others = _checked_ways(compare)
     tried = checks.count("curve", curve, 0, MOST_POINTS, "9 are enough for a curve.")
@@ -454,27 +473,30 @@ def sweep(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    forget: str = "class",
-    what: str = "bag",
-    cluster: int = 0,
-    count: int = 100,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    importances: str = "",
-    alphas: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
-    lams: Sequence[float] = (1.0,),
-    unit: str = "sorted",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alphas: Annotated[
+        Sequence[Annotated[float, Range(1e-9, LARGEST_ALPHA)]], Items(MOST_POINTS, fewest=1)
+    ] = (1.0, 2.0, 4.0, 8.0),
+    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (1.0,),
+    unit: Unit = "sorted",
     label_free: bool = False,
-    protect: Sequence[str] = (),
-    chunk: int = 0,
+    protect: Layers = (),
+    chunk: Chunk = 0,
 ) -> Steps[Sweep]:
     """Every pair of alpha and lambda, and the points that no other one beats.
 
     The points are judged on unseen pictures: whoever chooses by them has tuned on the test.
     """
-    chosen = Forget.of(forget, what, cluster, count, indices, pictures)
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
     settings = _Settings.of(seed, chosen, 0.0, 1.0, unit, label_free, protect, chunk, importances)
     grid = [
         Dampening(alpha, lam)
@@ -530,12 +552,12 @@ def importances(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    retain: str = "",
-    unit: str = "sample",
+    retain: PictureSet = "",
+    unit: Unit = "sample",
     label_free: bool = False,
-    most: int = 20_000,
-    chunk: int = 0,
-    folder: str = "",
+    most: Annotated[int, Range(1, 1_000_000, "All data is best.")] = 20_000,
+    chunk: Chunk = 0,
+    folder: Place = "",
 ) -> Steps[Importances]:
     """The importances of all data as a file, after which the data is no longer needed.
 
@@ -565,26 +587,27 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "fashion",
-    forget: str = "class",
-    what: str = "bag",
-    cluster: int = 0,
-    count: int = 100,
-    indices: Sequence[int] | str = (),
-    pictures: str = "",
-    retain: str = "",
-    test: str = "",
-    importances: str = "",
-    alpha: float = 0.0,
-    lam: float = 1.0,
-    unit: str = "sorted",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    unit: Unit = "sorted",
     label_free: bool = False,
-    protect: Sequence[str] = (),
-    chunk: int = 0,
-    form: str = "patch",
+    protect: Layers = (),
+    chunk: Chunk = 0,
+    form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
     form = checks.choice("form", form, FORMS)
-    chosen = Forget.of(forget, what, cluster, count, indices, pictures)
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
     settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
     case = opened(model, chosen, seed, retain=retain, test=test)
     shown = _begun(case, settings)
