@@ -10,28 +10,17 @@ from torch import nn
 
 from engine.core.job import Progress, relay
 from engine.core.recipe import Plain
-from engine.unlearning._card import Card, Rate
+from engine.metrics.intervals import Rate, student
+from engine.unlearning._card import Card
 from engine.unlearning._case import Case
 from engine.unlearning._nets import World, trained
 
 SEEDS = (0, 1, 2)
-# Student's t at 97.5 % for the mean of 2, 3, ... values.
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of the seeds, and its 95 % interval by Student's t."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, mean, mean
-    spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    reach = _T.get(len(values), 1.96) * spread / len(values) ** 0.5
-    return mean, mean - reach, mean + reach
 
 
 def told(values: Sequence[float]) -> dict[str, Plain]:
     """The same as a figure, with the values of the seeds."""
-    mean, low, high = interval(values)
+    mean, low, high = student(values)
     return {"mean": mean, "from": low, "to": high, "of seeds": list(values)}
 
 
@@ -49,7 +38,7 @@ def rates(card: Card) -> dict[str, Plain]:
     ):
         rate = getattr(card, name)
         if isinstance(rate, Rate):
-            found[name] = {"rate": rate.rate, "from": rate.low, "to": rate.high, "of": rate.count}
+            found[name] = {"rate": rate.rate, "from": rate.low, "to": rate.high, "of": rate.of}
     for name in ("mia", "changed_share"):
         if (value := getattr(card, name)) is not None:
             found[name] = float(value)

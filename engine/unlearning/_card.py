@@ -1,6 +1,6 @@
 """What came of an edit, in the same fields for every method, so that methods compare.
 
-A rate carries its count and its 95 % interval. What cannot be told is None, with the reason in
+A rate carries its counts and its 95 % interval. What cannot be told is None, with the reason in
 `missing`; it is never 0. Two cards compare only if they are of one task.
 """
 
@@ -11,26 +11,13 @@ from dataclasses import asdict, dataclass, field
 from engine.core.errors import BadInput
 from engine.core.recipe import Plain, versions_here
 from engine.core.shapes import Bool, Tensor
-from engine.metrics.rates import wilson
+from engine.metrics.intervals import Rate
 from engine.unlearning._membership import WorstCase
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A share of `count` samples, and its Wilson interval."""
-
-    rate: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, hits: Bool[Tensor, " n"]) -> "Rate | None":
-        """The share that is true; None of nothing."""
-        if not len(hits):
-            return None
-        low, high = wilson(int(hits.sum()), len(hits))
-        return cls(float(hits.double().mean()), low, high, len(hits))
+def rate_of(hits: Bool[Tensor, " n"]) -> Rate | None:
+    """The share that is true; None of nothing."""
+    return Rate.of_hits(hits.cpu().numpy()) if len(hits) else None
 
 
 @dataclass(frozen=True)

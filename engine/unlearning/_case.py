@@ -27,7 +27,7 @@ from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
 from engine.models.library import MODELS, load
 from engine.unlearning import _membership as membership
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card, rate_of
 from engine.unlearning._clusters import clusters
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Manipulated
@@ -444,7 +444,7 @@ def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generato
 
 def _with_rate(card: Card, name: str, said: Tensor, labels: Tensor) -> Card:
     known = labels >= 0
-    rate = Rate.of((said == labels)[known])
+    rate = rate_of((said == labels)[known])
     if rate is None:
         return replace(card, missing={**card.missing, name: "these pictures have no labels"})
     return replace(card, **{name: rate})  # type: ignore[arg-type]

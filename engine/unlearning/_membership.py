@@ -16,6 +16,7 @@ import torch
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.shapes import Bool, Float, Int, Tensor
+from engine.metrics.intervals import auroc
 
 MOST_SAMPLES = 4000
 
@@ -129,7 +130,7 @@ def worst_case(
         threshold, direction, fitted = _best_threshold(mine[0], theirs[0])
         chosen[name] = fitted
         accuracies[name] = _balanced(mine[1], theirs[1], threshold, direction)
-        area = _area(mine[1], theirs[1])
+        area = auroc(mine[1].numpy(), theirs[1].numpy())
         areas[name] = max(area, 1 - area)
     strongest = max(chosen, key=lambda name: chosen[name])
     count = len(next(iter(members.values())))
@@ -156,12 +157,3 @@ def _best_threshold(inside: Tensor, outside: Tensor) -> tuple[float, int, float]
 def _balanced(inside: Tensor, outside: Tensor, threshold: float, direction: int) -> float:
     gap = float((inside <= threshold).double().mean() - (outside <= threshold).double().mean())
     return 0.5 + direction * gap / 2
-
-
-def _area(inside: Tensor, outside: Tensor) -> float:
-    """P(a member's value is smaller), ties counted half."""
-    outside = outside.double().sort().values
-    inside = inside.double()
-    greater = len(outside) - torch.searchsorted(outside, inside, right=True)
-    equal = torch.searchsorted(outside, inside, right=True) - torch.searchsorted(outside, inside)
-    return float((greater + 0.5 * equal).double().mean() / len(outside))

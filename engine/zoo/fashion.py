@@ -27,7 +27,7 @@ from torch import nn
 
 from engine.core.errors import AssetMissing
 from engine.core.job import finish, relay
-from engine.metrics.rates import wilson
+from engine.metrics.intervals import Rate
 from engine.unlearning import _importance as importance
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Manipulated
@@ -148,11 +148,11 @@ def _measured(model: nn.Module, world: World) -> dict[str, object]:
     """Accuracy on the test pictures with its 95 % interval, and of each class."""
     test = garments("test", by_group=world.by_group)
     right = predictions(model, test) == test.labels
-    low, high = wilson(int(right.sum()), len(right))
+    rate = Rate.of_hits(right.numpy())
     found: dict[str, object] = {
-        "test accuracy": round(float(right.float().mean()), 4),
-        "95 % from": round(low, 4),
-        "95 % to": round(high, 4),
+        "test accuracy": round(rate.rate, 4),
+        "95 % from": round(rate.low, 4),
+        "95 % to": round(rate.high, 4),
     }
     for label, name in enumerate(world.classes):
         found[f"accuracy of {name}"] = round(float(right[test.labels == label].float().mean()), 4)

@@ -1,25 +1,17 @@
 """What the measurements are made of: means over seeds, engines by size, and their parts."""
 
-import pytest
 import torch
 from torch import nn
 
+from engine.metrics.intervals import Rate
 from engine.unlearning import _bench as bench
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card
 from engine.unlearning.smoothinv import bench as inversion
 from engine.unlearning.ssd import speed
 
 
-def test_an_interval_over_seeds_is_students():
-    mean, low, high = bench.interval([1.0, 2.0, 3.0])
-    # The standard error is 1 / sqrt(3), and t at two degrees of freedom is 4.303.
-    assert (mean, high - mean) == (2.0, pytest.approx(4.303 / 3**0.5))
-    assert mean - low == pytest.approx(high - mean)
-    assert bench.interval([0.5]) == (0.5, 0.5, 0.5)
-
-
 def test_the_numbers_of_a_card_leave_out_what_is_missing():
-    card = Card("SSD", "task", forget_test=Rate(0.1, 0.0, 0.2, 40), seconds={"edit": 3.0})
+    card = Card("SSD", "task", forget_test=Rate(4, 40, 0.1, 0.0, 0.2), seconds={"edit": 3.0})
     found = bench.rates(card)
     assert found == {"forget_test": {"rate": 0.1, "from": 0.0, "to": 0.2, "of": 40}}
 

@@ -7,9 +7,10 @@ from engine.core.errors import BadInput
 from engine.core.job import finish
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
+from engine.metrics.intervals import Rate
 from engine.models.library import load
 from engine.unlearning import _compare as comparing
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card
 from engine.unlearning._compare import Agreement, similarity
 from engine.unlearning.forgetting_lab import algorithm as lab
 from engine.unlearning.forgetting_lab.results import Row
@@ -44,7 +45,7 @@ def test_layers_are_thinned_evenly_and_keep_both_ends():
 
 
 def rate(value: float) -> Rate:
-    return Rate(value, value, value, 100)
+    return Rate(0, 100, value, value, value)
 
 
 def row(name: str, forget: float, retain: float) -> Row:

@@ -11,9 +11,10 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Failed, Job, events, finish
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef
+from engine.metrics.intervals import Rate
 from engine.models.library import load, with_tensors
 from engine.unlearning import _membership as membership
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card
 from engine.unlearning._case import Forget, judged, open_classifier, opened, uploaded
 from engine.unlearning._dampening import Changed
 from engine.unlearning._losses import classification
@@ -141,7 +142,7 @@ def test_a_baseline_is_trained_beside_it_and_the_model_stays():
 
 
 def test_a_sweep_marks_what_no_other_point_beats():
-    rate = lambda value: Rate(value, value, value, 10)  # noqa: E731 (four short points)
+    rate = lambda value: Rate(0, 10, value, value, value)  # noqa: E731 (four short points)
     points = [
         Point(1.0, 1.0, 0.1, rate(0.0), rate(0.7)),
         Point(2.0, 1.0, 0.1, rate(0.1), rate(0.9)),

@@ -19,8 +19,9 @@ from torch import nn
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
+from engine.metrics.intervals import student
 from engine.models.library import with_tensors
-from engine.unlearning._bench import SEEDS, columns, interval, machine, network, rates
+from engine.unlearning._bench import SEEDS, columns, machine, network, rates
 from engine.unlearning._dampening import Dampening, ratios
 from engine.unlearning._importance import Measure
 from engine.unlearning._nets import WORLDS, rewound
@@ -58,7 +59,7 @@ def run(*, seed: int, folder: str = "", gammas: tuple[float, ...] = GAMMAS) -> S
                 tenth: dict[str, Plain] = told[f"{TENTH:g}"]  # type: ignore[assignment]
                 ours.append(_rate(tenth["SSD, sample"], "attack_success"))
                 theirs.append(_rate(tenth["RewoD"], "attack_success"))
-    measured, low, high = interval(ours)
+    measured, low, high = student(ours)
     figures["over seeds"] = columns({"SSD": ours, "RewoD": theirs})
     return Measured(
         measured=measured,

@@ -21,7 +21,7 @@ from engine.core.recipe import ModelRef, Plain
 from engine.core.shapes import Float, Tensor
 from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card, rate_of
 from engine.unlearning._case import (
     always,
     data_of,
@@ -375,6 +375,6 @@ def judged(repair: Repair, model: nn.Module, method: str) -> Generator[Card, Non
             continue
         told = yield from relay(outputs(model, samples), always(card))
         labels = repair.target if name == "attack_success" else samples.labels
-        card = replace(card, **{name: Rate.of(told.argmax(1) == labels)})  # type: ignore[arg-type]
+        card = replace(card, **{name: rate_of(told.argmax(1) == labels)})  # type: ignore[arg-type]
         yield card
     return card

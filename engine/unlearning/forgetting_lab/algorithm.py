@@ -17,10 +17,11 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Float, Tensor
+from engine.metrics.intervals import Rate
 from engine.models.library import load, resolve, with_tensors
 from engine.unlearning import _stored as stored
 from engine.unlearning._baselines import WAYS, Sets
-from engine.unlearning._card import Rate
+from engine.unlearning._card import rate_of
 from engine.unlearning._case import Case, Forget, always, judged, opened, outputs
 from engine.unlearning._compare import (
     Agreement,
@@ -358,7 +359,7 @@ def _with_attack(case: Case, made: Made, row: Row) -> Generator[object, None, Ro
         return row
     tests = case.test_retain.take(case.test_retain.labels != trigger.target)
     told = yield from outputs(made.network, trigger.planted(tests.some(COMPARED, 0, "attacked")))
-    return replace(row, attack_success=Rate.of(told.argmax(1) == trigger.target))
+    return replace(row, attack_success=rate_of(told.argmax(1) == trigger.target))
 
 
 def plane(rows: Sequence[Row]) -> tuple[Point, ...]:
@@ -480,7 +481,7 @@ def _by_class(case: Case, samples: Samples, a: Tensor, b: Tensor) -> tuple[OfCla
     forgotten = set(case.forget_set.labels.tolist())
 
     def rate(told: Tensor, label: int) -> Rate | None:
-        return Rate.of((told.argmax(1) == label)[samples.labels == label])
+        return rate_of((told.argmax(1) == label)[samples.labels == label])
 
     return tuple(
         OfClass(name, rate(a, label), rate(b, label), label in forgotten)

@@ -14,9 +14,10 @@ from torch import nn
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
+from engine.metrics.intervals import student
 from engine.models.library import with_tensors
 from engine.unlearning import _stored as stored
-from engine.unlearning._bench import SEEDS, columns, interval, machine, network, with_network
+from engine.unlearning._bench import SEEDS, columns, machine, network, with_network
 from engine.unlearning._case import Case, Forget, opened
 from engine.unlearning._compare import Relearning, relearned
 from engine.unlearning._dampening import Dampening, automatic_alpha, ratios
@@ -49,7 +50,7 @@ def run(*, seed: int, folder: str = "") -> Steps[Measured]:
                 "steps": list(found.steps),
                 "accuracy": list(found.accuracy),
             }
-    measured, low, high = interval(steps["retrained"])
+    measured, low, high = student(steps["retrained"])
     return Measured(
         measured=measured,
         versus=sum(steps["SSD"]) / len(steps["SSD"]),

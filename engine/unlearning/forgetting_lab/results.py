@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.core.patch import Patch
-from engine.unlearning._card import Card, Rate
+from engine.metrics.intervals import Rate
+from engine.unlearning._card import Card
 from engine.unlearning._compare import Agreement, Relearning
 
 

@@ -21,7 +21,7 @@ from engine.models.classifier import ClassifierBundle
 from engine.models.score import load_score
 from engine.pictures import PictureSetting
 from engine.unlearning import _inversion as inversion
-from engine.unlearning._card import Rate
+from engine.unlearning._card import rate_of
 from engine.unlearning._case import data_of, look_of, open_classifier, uploaded
 from engine.unlearning._inversion import Synthesis
 from engine.unlearning._losses import logits_of
@@ -269,7 +269,7 @@ def _recovered(
 
 def _judged(subject: _Subject, name: str, sigma: float, delta: Tensor, goal: int) -> Found:
     others = subject.away_from(goal)
-    success = Rate.of(inversion.hits(subject.logits, others, delta, goal)) if len(others) else None
+    success = rate_of(inversion.hits(subject.logits, others, delta, goal)) if len(others) else None
     share, chance = None, 0.0
     if subject.trigger is not None:
         mask = subject.trigger.mask(*delta.shape[-2:])
@@ -297,7 +297,7 @@ def _true(subject: _Subject, goal: int) -> Found:
     found = _judged(subject, "the true trigger", 0.0, delta, goal)
     with torch.no_grad():
         said = subject.logits(trigger.stamped(subject.away_from(goal), 1.0)).argmax(1)
-    return replace(found, success=Rate.of(said == goal))
+    return replace(found, success=rate_of(said == goal))
 
 
 def _cleansed(
@@ -320,7 +320,7 @@ def _cleansed(
     with torch.no_grad():
         said = subject.logits(step.stamped(others[half:])).argmax(1)
     seconds = time.perf_counter() - begun
-    return replace(found, success=Rate.of(said == goal), seconds=seconds)
+    return replace(found, success=rate_of(said == goal), seconds=seconds)
 
 
 # ---------------------------------------------------------------------- all classes

@@ -10,12 +10,13 @@
 
 import time
 from collections.abc import Generator
+from dataclasses import asdict
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
-from engine.metrics.rates import wilson
-from engine.unlearning._bench import columns, interval, machine
+from engine.metrics.intervals import Rate, student
+from engine.unlearning._bench import columns, machine
 from engine.unlearning._samples import garments
 from engine.unlearning._world import TRIGGERS
 from engine.unlearning.smoothinv import algorithm as smoothinv
@@ -44,7 +45,7 @@ def run(*, seed: int) -> Steps[Measured]:
         smooth += rows[f"on the trigger, smoothed, sigma {SIGMAS[0]:g}"]
         plain += rows["on the trigger, plain descent"]
     figures["scan"] = yield from _scans(seed, done, total)
-    measured, low, high = interval(smooth)
+    measured, low, high = student(smooth)
     return Measured(
         measured=measured,
         versus=sum(plain) / len(plain),
@@ -93,7 +94,4 @@ def _scans(seed: int, done: int, total: int) -> Generator[Progress, None, dict[s
         "another class called too": (wrong, len(TRIGGERS) * SCANNED),
         "false alarms on the clean network": (alarms, SCANNED),
     }
-    return {
-        name: {"of": count, "times": times, "interval": list(wilson(times, count))}
-        for name, (times, count) in counts.items()
-    }
+    return {name: asdict(Rate.counted(times, count)) for name, (times, count) in counts.items()}

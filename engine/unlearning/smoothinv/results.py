@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.unlearning._card import Rate
+from engine.metrics.intervals import Rate
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare as compare_states
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
+from engine.metrics.intervals import Rate
 from engine.models.library import load, resolve, with_tensors
 from engine.unlearning import _importance as importance
 from engine.unlearning import _stored as stored
 from engine.unlearning._baselines import WAYS, Sets
-from engine.unlearning._card import Card, Rate
+from engine.unlearning._card import Card, rate_of
 from engine.unlearning._case import (
     Case,
     Forget,
@@ -465,7 +466,7 @@ def _point(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Poi
             found.append(None)
             continue
         told = yield from outputs(network, part)
-        found.append(Rate.of(told.argmax(1) == part.labels))
+        found.append(rate_of(told.argmax(1) == part.labels))
     return Point(how.alpha, how.lam, share, *found)
 
 

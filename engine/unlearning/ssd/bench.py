@@ -20,9 +20,10 @@ from torch import nn
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
+from engine.metrics.intervals import student
 from engine.models.library import with_tensors
 from engine.unlearning import _stored as stored
-from engine.unlearning._bench import SEEDS, columns, interval, machine, network, rates, with_network
+from engine.unlearning._bench import SEEDS, columns, machine, network, rates, with_network
 from engine.unlearning._card import Card
 from engine.unlearning._case import Case, Forget, judged, opened
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
@@ -54,7 +55,7 @@ def run(*, seed: int, folder: str = "", speed_too: bool = True) -> Steps[Measure
     if speed_too:
         yield Progress(total - 1, total, "Speed")
         figures["speed"] = yield from speed.measured(seed)
-    measured, low, high = interval(after)
+    measured, low, high = student(after)
     figures["over seeds"] = columns({"after": after, "before": before})
     return Measured(
         measured=measured,

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
-from engine.unlearning._card import Card, Rate
+from engine.metrics.intervals import Rate
+from engine.unlearning._card import Card
 from engine.unlearning._dampening import Changed, Ratios
 
 
