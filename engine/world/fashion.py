@@ -1,10 +1,11 @@
 """Real pictures for unlearning: 20,000 garments to train on and 4,000 to test on.
 
 They are the first of Fashion-MNIST (Zalando SE, MIT), 28 x 28 grey, in the order of the data set,
-and lie as two sheets in `assets/data/fashion`. Place in the sheet is a picture's id.
+and lie as sheets in `assets/data/fashion`. Place in the sheet is a picture's id.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ GROUPS = ("top", "trouser", "dress", "shoe", "bag")
 # The group of each class. Shirts have their nearest neighbours within their own group.
 GROUP_OF = (0, 1, 0, 2, 0, 3, 0, 3, 4, 3)
 Part = Literal["train", "test"]
+SHEETS: Mapping[Part, tuple[str, ...]] = {"train": ("train-1", "train-2"), "test": ("test",)}
+"""Of at most 10,000 pictures: a larger sheet would have more pixels than a picture may."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class Garments:
 def garments(part: Part) -> Garments:
     """The pictures of a part; read-only. Raises `AssetMissing` where they are not there."""
     try:
-        with Image.open(FOLDER / f"{part}.png") as sheet:
-            pixels = from_sheet(np.asarray(sheet))
+        pixels = np.concatenate([_opened(name) for name in SHEETS[part]])
         digits = json.loads((FOLDER / "labels.json").read_text())[part]
     except OSError as error:
         raise AssetMissing(
@@ -55,6 +57,11 @@ def garments(part: Part) -> Garments:
         ) from error
     pixels.flags.writeable = False
     return Garments(pixels, np.frombuffer(digits.encode(), np.uint8) - ord("0"))
+
+
+def _opened(name: str) -> UInt8[Array, "n 28 28"]:
+    with Image.open(FOLDER / f"{name}.png") as sheet:
+        return from_sheet(np.asarray(sheet))
 
 
 def to_sheet(pixels: UInt8[Array, "n 28 28"]) -> UInt8[Array, "height width"]:

@@ -55,16 +55,17 @@ SEED = 0
 
 
 def build_data(folder: Path, options: Options) -> None:
-    """The two sheets and the labels, from the files of the Debian package below `folder`."""
+    """The sheets and the labels, from the files of the Debian package below `folder`."""
     fashion.FOLDER.mkdir(parents=True, exist_ok=True)
     labels = {}
     for part, (pictures, classes) in FILES.items():
         count = SHIPPED[part]
         pixels = _idx(folder, pictures)[16:].reshape(-1, fashion.SIDE, fashion.SIDE)[:count]
         labels[part] = "".join(map(str, _idx(folder, classes)[8:][:count].tolist()))
-        Image.fromarray(fashion.to_sheet(pixels)).save(
-            fashion.FOLDER / f"{part}.png", optimize=True
-        )
+        names = fashion.SHEETS[part]
+        for name, some in zip(names, np.split(pixels, len(names)), strict=True):
+            sheet = Image.fromarray(fashion.to_sheet(some))
+            sheet.save(fashion.FOLDER / f"{name}.png", optimize=True)
     (fashion.FOLDER / "labels.json").write_text(json.dumps(labels, indent=0) + "\n")
     files = sorted(path for path in fashion.FOLDER.iterdir() if path.name != "card.json")
     card = {
