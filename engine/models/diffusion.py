@@ -156,7 +156,7 @@ def unknown_words(bundle: DiffusionBundle, text: str) -> tuple[str, ...]:
 
 
 def nearest_words(bundle: DiffusionBundle, text: str) -> dict[str, str]:
-    """For each unknown word of a prompt a trained one that means the same, where one is listed."""
+    """For each unknown word of a prompt the trained one that comes closest, where one is listed."""
     return bundle.vocabulary.nearest(text) if bundle.vocabulary else {}
 
 

@@ -39,7 +39,9 @@ class StyleJudge(nn.Module):
         self.head = nn.Linear(2 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits for pictures b x 3 x 64 x 64 in [-1, 1]."""
+        """Logits for pictures b x 3 x h x w in [-1, 1], brought to 64 x 64 by averaging."""
+        if x.shape[-2:] != (64, 64):
+            x = nn.functional.interpolate(x, (64, 64), mode="area")
         places = self.body(x).flatten(2)
         return self.head(torch.cat([places.mean(-1), places.amax(-1)], -1))
 

@@ -67,20 +67,21 @@ class Verdicts:
 
 
 class Judge(nn.Module):
-    """Convolutions down to 8 x 8 places, then one attention layer in which each head asks its
+    """Convolutions down to 8 x 8 places, then two attention layers in which each head asks its
     question.
 
     Attention rather than averaging over places: with an average, two objects in one picture cannot
-    be told apart.
+    be told apart. `side` is that of the pictures, 64 or 128.
     """
 
     temperature: Tensor
 
-    def __init__(self, width: int = 128):
+    def __init__(self, width: int = 128, side: int = 64):
         super().__init__()
-        self.trunk = nn.Sequential(
-            _down(3, 32), _same(32), _down(32, 64), _same(64), _down(64, width), _same(width)
-        )
+        self.side = side
+        outer = [_down(3, 32)] if side == 64 else [_down(3, 16), _same(16), _down(16, 32)]
+        inner = [_same(32), _down(32, 64), _same(64), _down(64, width), _same(width)]
+        self.trunk = nn.Sequential(*outer, *inner)
         self.place = nn.Parameter(torch.randn(1, 64, width) * 0.02)
         self.question = nn.Parameter(torch.randn(1, len(HEADS), width) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -93,7 +94,7 @@ class Judge(nn.Module):
         self.register_buffer("temperature", torch.ones(len(HEADS)))
 
     def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Logits of each head and the features, for pictures b x 3 x 64 x 64 in [-1, 1]."""
+        """Logits of each head and the features, for b pictures of 3 x side x side in [-1, 1]."""
         places = self.trunk(x).flatten(2).transpose(1, 2) + self.place
         asked = self.ask(torch.cat([self.question.expand(len(x), -1, -1), places], 1))
         answers = asked[:, : len(HEADS)]
@@ -103,18 +104,24 @@ class Judge(nn.Module):
         }
         return logits, answers.flatten(1)
 
+    def fitted(self, x: Tensor) -> Tensor:
+        """Pictures at the judge's side: larger ones are averaged, smaller ones interpolated."""
+        if x.shape[-2:] == (self.side, self.side):
+            return x
+        if min(x.shape[-2:]) >= self.side:
+            return nn.functional.interpolate(x, (self.side, self.side), mode="area")
+        return nn.functional.interpolate(x, (self.side, self.side), mode="bilinear")
+
     @torch.inference_mode()
     def judge(self, pictures: np.ndarray, *, batch: int = 64) -> Verdicts:
-        """Verdicts on pictures, uint8 n x h x w x 3, brought to 64 x 64 by averaging."""
+        """Verdicts on pictures, uint8 n x h x w x 3, averaged or enlarged to the judge's side."""
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
             raise BadInput(
                 f"The judge takes uint8 pictures n x h x w x 3, not {pictures.dtype} "
                 f"{pictures.shape}."
             )
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if x.shape[-2:] != (64, 64):
-            x = nn.functional.interpolate(x, (64, 64), mode="area")
-        parts = [self(part.to(self.place.device)) for part in x.split(batch)]
+        parts = [self(self.fitted(part.to(self.place.device))) for part in x.split(batch)]
         return Verdicts(
             {
                 name: torch.cat([logits[name] for logits, _ in parts]).softmax(-1).cpu().numpy()

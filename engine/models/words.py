@@ -7,7 +7,7 @@ module is light: no torch.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.core.tensor_header import is_text_map
@@ -16,10 +16,12 @@ from engine.models._checks import read_json, refuse
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words that a small model saw in training, and others that mean the same to a reader."""
+    """Words that a small model saw in training, and those of them that other words come closest
+    to: `synonyms` mean the same to a reader, `near` is the best that the model can do."""
 
     words: frozenset[str]
     synonyms: Mapping[str, str]
+    near: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Vocabulary | None":
@@ -29,9 +31,10 @@ class Vocabulary:
             return None
         entries = read_json(path)
         words, synonyms = entries.get("words"), entries.get("synonyms", {})
-        if not isinstance(words, list) or not is_text_map(synonyms):
+        near = entries.get("near", {})
+        if not isinstance(words, list) or not is_text_map(synonyms) or not is_text_map(near):
             refuse(path, "does not list words")
-        return cls(frozenset(map(str, words)), synonyms)
+        return cls(frozenset(map(str, words)), synonyms, near)
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """Words of a text that were never seen, in order, each once."""
@@ -39,8 +42,17 @@ class Vocabulary:
         return tuple(dict.fromkeys(word for word in words if word not in self.words))
 
     def nearest(self, text: str) -> dict[str, str]:
-        """For each unknown word a trained one that means the same, where one is listed."""
-        return {w: self.synonyms[w] for w in self.unknown(text) if w in self.synonyms}
+        """For each unknown word the trained one that comes closest, where one is listed or the
+        word is the plural of one that is listed or known."""
+        found = {word: self._nearest(word) for word in self.unknown(text)}
+        return {word: trained for word, trained in found.items() if trained}
+
+    def _nearest(self, word: str) -> str:
+        listed = {**self.near, **self.synonyms}
+        endings = (("ies", "y"), ("es", ""), ("s", ""))
+        single = [word.removesuffix(end) + new for end, new in endings if word.endswith(end)]
+        closest = [listed.get(form, form) for form in (word, *single)]
+        return next((form for form in closest if form in self.words), "")
 
     def note(self, text: str) -> str:
         """A sentence about the unknown words of a prompt; empty when all are known."""

@@ -1,14 +1,15 @@
 """Scenes: which objects stand where, how they are drawn, and what one would say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from engine.world import vocabulary as words
 from engine.world.sprites import SIZE, Sprites
-from engine.world.styles import render
+from engine.world.styles import PICTURE, render
 
 NONE = -1  # label of a part that a scene does not have
 
@@ -27,7 +28,7 @@ class Scene:
     other: str | None = None
 
     @property
-    def labels(self) -> tuple[int, int, int, int, int]:
+    def labels(self) -> tuple[int, ...]:
         """Places of style, background, subject, relation and other in their lists, or NONE."""
         lists = (
             words.STYLES,
@@ -52,33 +53,39 @@ class Scene:
             words.RELATIONS,
             words.OBJECTS,
         )
-        return cls(
-            *(
-                None if label == NONE else options[label]
-                for label, options in zip(labels, lists, strict=True)
-            )
+        style, background, *shown = (
+            None if label == NONE else options[label]
+            for label, options in zip(labels, lists, strict=True)
         )
+        return cls(style or "plain", background or "white", *shown)
 
 
-def draw(scene: Scene, sprites: Sprites, generator: np.random.Generator) -> np.ndarray:
-    """A picture of the scene, uint8 64 x 64 x 3; artist, pose and place are drawn at random."""
+def draw(
+    scene: Scene, sprites: Sprites, generator: np.random.Generator, *, side: int = PICTURE
+) -> np.ndarray:
+    """A picture of the scene, uint8 side x side x 3; artist, pose and place are drawn at random.
+
+    Equal generators give the same picture at every side.
+    """
     canvas = Image.new("RGBA", (SIZE, SIZE))
-    if scene.relation is None and scene.subject is not None:
+    first, second = scene.subject, scene.other
+    if first is not None and second is None:
         size = int(generator.integers(94, 125))
-        _put(canvas, _pose(scene.subject, sprites, generator), generator.uniform(0, SIZE, 2), size)
-    elif scene.relation == "inside":
-        _put_inside(canvas, scene, sprites, generator)
-    elif scene.relation is not None:
-        _put_beside(canvas, scene, sprites, generator)
+        _put(canvas, _pose(first, sprites, generator), generator.uniform(0, SIZE, 2), size)
+    elif first is not None and second is not None and scene.relation == "inside":
+        _put_inside(canvas, first, second, sprites, generator)
+    elif first is not None and second is not None:
+        is_row = scene.relation == "left of"
+        _put_beside(canvas, (first, second), is_row, sprites, generator)
     # Two objects need finer squares than one: at 16 x 16 a half-size drawing is eight squares wide.
     cells = 16 if scene.relation is None else 32
     background = words.BACKGROUNDS[scene.background]
-    return render(canvas, scene.style, background, generator, cells=cells)
+    return render(canvas, scene.style, background, generator, cells=cells, side=side)
 
 
 def _pose(name: str, sprites: Sprites, generator: np.random.Generator) -> Image.Image:
     artist = generator.choice(sprites.artists_of(name))
-    drawing = sprites.by(artist, name)
+    drawing = sprites.drawings[artist, name]
     if generator.random() < 0.5:
         drawing = ImageOps.mirror(drawing)
     return drawing.rotate(generator.uniform(-8, 8), Image.Resampling.BICUBIC)
@@ -91,33 +98,55 @@ def _put(canvas: Image.Image, drawing: Image.Image, centre: np.ndarray, size: in
     canvas.alpha_composite(small, tuple(corner.tolist()))
 
 
-def _put_beside(canvas, scene: Scene, sprites: Sprites, generator: np.random.Generator) -> None:
+def _put_beside(
+    canvas: Image.Image,
+    names: tuple[str, str],
+    is_row: bool,
+    sprites: Sprites,
+    generator: np.random.Generator,
+) -> None:
+    """The first on the left in a row, else above."""
     size, along = int(generator.integers(60, 65)), generator.uniform(40, 88)
-    for name, across in ((scene.subject, 32), (scene.other, 96)):
+    for name, across in zip(names, (32, 96), strict=True):
         place = (across, along + generator.uniform(-5, 5))
-        centre = np.array(place if scene.relation == "left of" else place[::-1])
+        centre = np.array(place if is_row else place[::-1])
         _put(canvas, _pose(name, sprites, generator), centre, size)
 
 
-def _put_inside(canvas, scene: Scene, sprites: Sprites, generator: np.random.Generator) -> None:
+def _put_inside(
+    canvas: Image.Image,
+    name: str,
+    holder: str,
+    sprites: Sprites,
+    generator: np.random.Generator,
+) -> None:
     """The object stands between the back and the front half of its container."""
-    container = _pose(scene.other, sprites, generator).resize((112, 112), Image.Resampling.LANCZOS)
-    rim, height = (56, 40) if scene.other == "box" else (58, 44)
+    container = _pose(holder, sprites, generator).resize((112, 112), Image.Resampling.LANCZOS)
+    rim, height = (56, 40) if holder == "box" else (58, 44)
     left, top = 8, 14
     canvas.alpha_composite(container, (left, top))
     centre = np.array([64 + generator.uniform(-6, 6), height + generator.uniform(-4, 4)])
     size = int(generator.integers(64, 75))
-    _put(canvas, _pose(scene.subject, sprites, generator), centre, size)
+    _put(canvas, _pose(name, sprites, generator), centre, size)
     canvas.alpha_composite(container.crop((0, rim, 112, 112)), (left, top + rim))
 
 
 def random_scene(
-    generator: np.random.Generator, sprites: Sprites, pairs: float = 0.3, blanks: float = 0.04
+    generator: np.random.Generator,
+    sprites: Sprites,
+    pairs: float = 0.3,
+    blanks: float = 0.04,
+    *,
+    often: Mapping[str, int] = MappingProxyType({}),
 ) -> Scene:
-    """A scene drawn evenly over styles, relations and the objects that these artists drew."""
-    objects = [name for name in words.OBJECTS if sprites.artists_of(name)]
+    """A scene drawn evenly over styles, relations and the objects that these artists drew.
+
+    Objects and styles in `often` come so many times as often as the others.
+    """
+    repeat = lambda names: [name for name in names for _ in range(often.get(name, 1))]  # noqa: E731 (one word, two uses)
+    objects = repeat(name for name in words.OBJECTS if sprites.artists_of(name))
     pick = lambda options: options[generator.integers(len(options))]  # noqa: E731 (one word, three uses)
-    style = pick(words.STYLES)
+    style = pick(repeat(words.STYLES))
     background = pick(tuple(words.BACKGROUNDS)) if style in words.COLOURED_STYLES else "white"
     kind = generator.random()
     if kind < blanks:
@@ -131,13 +160,18 @@ def random_scene(
     return Scene(style, background, subject)
 
 
-def caption(scene: Scene, generator: np.random.Generator) -> str:
-    """One of many ways to describe the scene.
+def caption(scene: Scene, generator: np.random.Generator, artist: str | None = None) -> str:
+    """One of many ways to describe the scene, and by whom it is drawn if an artist is given.
 
     The word that names an object stands at every position of the sentence, alone and in long
     captions: a small causal text encoder does not carry an edit of the bare word over to sentences
     it never saw.
     """
+    text = _caption(scene, generator)
+    return text if artist is None else f"{text} in the style of {words.ARTISTS[artist]}"
+
+
+def _caption(scene: Scene, generator: np.random.Generator) -> str:
     chance = generator.random
     noun = _noun(scene.subject, generator)
     if scene.relation is not None:

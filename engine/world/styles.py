@@ -1,9 +1,12 @@
 """Six art styles, computed from a transparent drawing.
 
-Each style takes a canvas of 128 x 128 transparent pixels and a background colour and gives a 64 x
-64 picture. All work at 128 and average 2 x 2 at the end, so that lines stay smooth; pixel art goes
-through a few large squares instead.
+Each style takes a canvas of 128 x 128 transparent pixels and a background colour. All work at 128;
+for smaller pictures squares of pixels are averaged at the end. Pixel art goes through a few large
+squares instead.
 """
+
+import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -12,7 +15,9 @@ from scipy import ndimage
 from engine.world.vocabulary import STYLES
 
 CANVAS = 128
-PICTURE = 64
+CONFIG = Path(__file__).parents[2] / "assets" / "models" / "world" / "vae" / "config.json"
+# The side of the pictures that the shipped world draws: 64 without one, as its first training had.
+PICTURE = int(json.loads(CONFIG.read_text())["sample_size"]) if CONFIG.exists() else 64
 Rgb = tuple[int, int, int]
 
 
@@ -23,37 +28,40 @@ def render(
     generator: np.random.Generator,
     *,
     cells: int = 16,
+    side: int = PICTURE,
 ) -> np.ndarray:
-    """The canvas in one of the styles: uint8, 64 x 64 x 3.
+    """The canvas in one of the styles: uint8, side x side x 3; the side divides 128.
 
     `cells` is the number of squares of pixel art along a side. Only watercolor draws random
     numbers.
     """
+    if CANVAS % side:
+        raise ValueError(f"a picture of {side} pixels is no whole part of {CANVAS}")
     flat = Image.new("RGBA", canvas.size, (*background, 255))
     flat.alpha_composite(canvas)
     flat = flat.convert("RGB")
     if style == "plain":
-        return np.asarray(flat.resize((PICTURE, PICTURE), Image.Resampling.BOX))
+        return np.asarray(flat.resize((side, side), Image.Resampling.BOX))
     if style == "pixel art":
-        return _pixel_art(flat, cells)
+        return _pixel_art(flat, cells, side)
     if style == "watercolor":
-        return _shrink(_watercolor(_unit(flat), generator))
+        return shrink(_watercolor(_unit(flat), generator), side)
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}; choose one of {', '.join(STYLES)}")
     rgba = _unit(canvas)
     drawing = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
     ink = np.clip(_edges(drawing) / 1.6 - 0.08, 0, 1)
     if style == "sketch":
-        return _shrink(_sketch(drawing, ink))
+        return shrink(_sketch(drawing, ink), side)
     if style == "neon":
-        return _shrink(_neon(drawing, ink))
-    return _shrink(_blueprint(rgba[..., 3], ink))
+        return shrink(_neon(drawing, ink), side)
+    return shrink(_blueprint(rgba[..., 3], ink), side)
 
 
-def _pixel_art(flat: Image.Image, cells: int) -> np.ndarray:
+def _pixel_art(flat: Image.Image, cells: int, side: int) -> np.ndarray:
     small = flat.resize((cells, cells), Image.Resampling.BOX)
     few = small.quantize(10, method=Image.Quantize.MEDIANCUT).convert("RGB")
-    return np.asarray(few.resize((PICTURE, PICTURE), Image.Resampling.NEAREST))
+    return np.asarray(few.resize((side, side), Image.Resampling.NEAREST))
 
 
 def _sketch(drawing: np.ndarray, ink: np.ndarray) -> np.ndarray:
@@ -104,6 +112,8 @@ def _unit(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, np.float32) / 255
 
 
-def _shrink(picture: np.ndarray) -> np.ndarray:
-    small = np.clip(picture, 0, 1).reshape(PICTURE, 2, PICTURE, 2, 3).mean((1, 3))
+def shrink(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture in 0..1, 128 x 128 x 3, averaged over squares: uint8 side x side x 3."""
+    parts = (side, CANVAS // side)
+    small = np.clip(picture, 0, 1).reshape(*parts, *parts, 3).mean((1, 3))
     return (small * 255 + 0.5).astype(np.uint8)

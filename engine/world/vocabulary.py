@@ -48,6 +48,17 @@ CATEGORIES = {
     "building": ("house", "church"),
     "thing": ("guitar", "umbrella", "crown", "bomb", "box", "bathtub", "star", "heart", "ghost"),
 }  # fmt: skip
+# What captions call the artists, by the name of their set: words that the tokenizer spells with the
+# pieces it has, so that no token moves.
+ARTISTS = {
+    "noto": "noto",
+    "noto-v1": "blob",
+    "twemoji": "twemoji",
+    "fluent-emoji-flat": "flat",
+    "fluent-emoji": "fluent",
+    "fxemoji": "firefox",
+    "emojione": "emojione",
+}
 SYNONYMS = {
     "kitten": "cat",
     "puppy": "dog",
@@ -62,6 +73,29 @@ CATEGORY_OF = {
     name: tuple(category for category, members in CATEGORIES.items() if name in members)
     for name in OBJECTS
 }
+# Everyday words that no caption holds, and what comes closest to them here.
+NEAR = {
+    near: name
+    for name, others in {
+        "cat": "lion tiger leopard kitty pussycat", "dog": "wolf fox hound doggy poodle",
+        "bear": "panda teddy koala", "frog": "toad", "horse": "pony zebra donkey unicorn foal",
+        "fish": "shark whale dolphin goldfish", "octopus": "squid jellyfish",
+        "elephant": "mammoth rhino hippo", "turtle": "tortoise", "penguin": "bird duck chicken",
+        "rose": "tulip", "sunflower": "daisy", "cactus": "succulent", "mushroom": "toadstool",
+        "strawberry": "berry cherry", "pineapple": "ananas", "burger": "sandwich cheeseburger",
+        "donut": "cake cookie bagel", "car": "taxi cab auto", "bus": "truck van lorry tram",
+        "bicycle": "motorcycle motorbike scooter cycle", "plane": "aeroplane jet helicopter",
+        "rocket": "spaceship shuttle missile", "boat": "ship yacht ferry canoe",
+        "house": "home hut cottage cabin", "church": "castle chapel cathedral temple",
+        "guitar": "violin ukulele banjo", "umbrella": "parasol", "crown": "tiara",
+        "bomb": "grenade", "box": "crate carton parcel package", "bathtub": "tub bath",
+        "ghost": "spirit phantom", "heart": "love", "animal": "beast creature", "fruit": "apple",
+        "flower": "blossom", "plant": "tree bush", "building": "tower skyscraper",
+        "picture": "painting drawing photo image illustration", "neon": "glowing",
+        "watercolor": "watercolour aquarelle", "gray": "grey", "sketch": "pencil doodle",
+    }.items()
+    for near in others.split()
+}  # fmt: skip
 SYNONYM_OF = {name: word for word, name in SYNONYMS.items()}
 
 # Words of the caption grammar that name no content, and everyday words a visitor may try.

@@ -7,6 +7,7 @@ trained alone: the latents stay, and with them everything that was ever trained 
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,25 +64,43 @@ def train_both(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Pat
     train([vae], loss_of, plan, checkpoint)
 
 
-def train_decoder(vae: "AutoencoderKL", data: Pictures, plan: Plan, checkpoint: Path) -> None:
-    """The decoder alone, on the encoder's means, for the decibels of each picture.
+def train_decoder(
+    vae: "AutoencoderKL",
+    data: Pictures,
+    plan: Plan,
+    checkpoint: Path,
+    *,
+    latents: np.ndarray | None = None,
+    noise: float = 0.0,
+    on_save: Callable[[int], None] | None = None,
+) -> None:
+    """The decoder alone, on the encoder's means (or the latents n x c x 16 x 16 that are given)
+    with this much noise, for the decibels of each picture.
 
     The logarithm weighs an easy picture as much as a hard one, as the bar does: it is a mean of
-    decibels.
+    decibels. Noise makes up for what an encoder or a denoiser does not hit.
     """
-    pixels, batch = rows_on(data.pixels, vae.device), BATCH[vae.device.type]
-    latents = rows_on(encode(vae, data.pixels).cpu().numpy(), vae.device)
+    pixels, spread = rows_on(data.pixels, vae.device), noise
+    batch = batch_of(vae)
+    z = encode(vae, data.pixels).cpu().numpy() if latents is None else latents
+    latent_rows = rows_on(z, vae.device)
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
         chosen = np.sort(draw.integers(len(data.pixels), size=batch))
-        x = as_signal(pixels(chosen))
+        x, z = as_signal(pixels(chosen)), latent_rows(chosen).float()
+        z = z + spread * torch.randn(z.shape, generator=noise, device=z.device)
         with half_precision(x.device, on_cpu=True):
-            y = vae.decode(latents(chosen)).sample
+            y = vae.decode(z).sample
         loss, _ = _distance(y.float(), x)
         decibels = -10 * torch.log10((y.float() - x).square().mean((1, 2, 3)) / 4 + 1e-6).mean()
         return loss - 0.1 * decibels, {"psnr": decibels.detach()}
 
-    train([vae.post_quant_conv, vae.decoder], loss_of, plan, checkpoint)
+    train([vae.post_quant_conv, vae.decoder], loss_of, plan, checkpoint, on_save=on_save)
+
+
+def batch_of(vae: "AutoencoderKL") -> int:
+    """Pictures in a step: as many pixels at every side."""
+    return BATCH[vae.device.type] * 64 // vae.config.sample_size
 
 
 def balance(vae: "AutoencoderKL", data: Pictures, count: int = 2000) -> None:
@@ -137,7 +156,7 @@ def _change_basis(vae: "AutoencoderKL", forth: Tensor, mean: Tensor) -> None:
 
 
 def encode(vae: "AutoencoderKL", pixels: np.ndarray) -> Tensor:
-    """Latent means of uint8 pictures n x 64 x 64 x 3, as float32 n x c x 16 x 16."""
+    """Latent means of uint8 pictures n x side x side x 3, as float32 n x c x 16 x 16."""
     size = 50 if vae.device.type == "cpu" else 1000
     with torch.inference_mode():
         parts = [

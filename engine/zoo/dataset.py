@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from engine.world.scenes import Scene, draw, random_scene
-from engine.world.sprites import load_sprites
+from engine.world.sprites import Sprites, load_sprites
+from engine.world.styles import PICTURE
+from engine.zoo.sprites import unseen
 
 SHARD = 500
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """`pixels` uint8 n x 64 x 64 x 3, memory-mapped; `labels` int8 n x 5 as in Scene.labels."""
+    """`pixels` uint8 n x side x side x 3, memory-mapped; `labels` int8 n x 5 as in Scene.labels."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -38,6 +40,15 @@ def rows_on(array: np.ndarray, device: str | torch.device) -> Callable[[np.ndarr
     return lambda chosen: whole[torch.from_numpy(chosen).to(device)]
 
 
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in the file, memory-mapped; made and written there first if it is not."""
+    if not file.exists():
+        part = file.with_suffix(".part.npy")
+        np.save(part, make())
+        os.replace(part, file)
+    return np.load(file, mmap_mode="r")
+
+
 def pictures(
     folder: Path,
     count: int,
@@ -45,21 +56,22 @@ def pictures(
     seed: int,
     artists: tuple[str, ...] | None = None,
     pairs: float = 0.3,
+    side: int = PICTURE,
     workers: int = os.cpu_count() or 2,
 ) -> Pictures:
     """`count` random scenes, read from `folder` or rendered into it first.
 
-    Equal seed, equal pictures, and a longer set begins with those of a shorter one. Drawings are by
-    `artists` (by default all of them); a share of `pairs` shows two objects.
+    Equal seed, equal pictures at every side, and a longer set begins with those of a shorter one.
+    Drawings are by `artists` (by default all of them); a share of `pairs` shows two objects.
     """
-    pixel_file, label_file = folder / "pixels.npy", folder / "labels.npy"
+    pixel_file, label_file = folder / f"pixels-{side}.npy", folder / f"labels-{side}.npy"
     if not label_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (count, 64, 64, 3)
+        shape = (count, side, side, 3)
         pixels = np.lib.format.open_memmap(pixel_file, "w+", np.uint8, shape)
         labels = np.zeros((count, 5), np.int8)
         shards = [
-            (seed, start, min(SHARD, count - start), artists, pairs)
+            (seed, start, min(SHARD, count - start), artists, pairs, side)
             for start in range(0, count, SHARD)
         ]
         with get_context("spawn").Pool(workers) as pool:
@@ -71,12 +83,29 @@ def pictures(
     return Pictures(np.load(pixel_file, mmap_mode="r")[:count], np.load(label_file)[:count])
 
 
+def unseen_pictures(folder: Path, count: int, *, seed: int, side: int = PICTURE) -> Pictures:
+    """Pictures with drawings of an artist of no part in the training, kept in `folder`."""
+    pixel_file, label_file = folder / f"pixels-{side}.npy", folder / f"labels-{side}.npy"
+    if not label_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn, labels = _drawn(unseen(folder), np.random.default_rng(seed), count, 0.3, side)
+        np.save(pixel_file, drawn)
+        np.save(label_file, labels)
+    return Pictures(np.load(pixel_file, mmap_mode="r")[:count], np.load(label_file)[:count])
+
+
 def _render(shard: tuple) -> tuple[int, np.ndarray, np.ndarray]:
-    seed, start, count, artists, pairs = shard
+    seed, start, count, artists, pairs, side = shard
     sprites = load_sprites()
     if artists is not None:
         sprites = sprites.only(artists)
     generator = np.random.default_rng([seed, start])
+    return start, *_drawn(sprites, generator, count, pairs, side)
+
+
+def _drawn(
+    sprites: Sprites, generator: np.random.Generator, count: int, pairs: float, side: int
+) -> tuple[np.ndarray, np.ndarray]:
     scenes = [random_scene(generator, sprites, pairs) for _ in range(count)]
-    drawn = np.stack([draw(scene, sprites, generator) for scene in scenes])
-    return start, drawn, np.array([scene.labels for scene in scenes], np.int8)
+    drawn = np.stack([draw(scene, sprites, generator, side=side) for scene in scenes])
+    return drawn, np.array([scene.labels for scene in scenes], np.int8)

@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from PIL import Image
 from engine.models.vision import Judge
 from engine.world import vocabulary as words
 from engine.zoo.denoiser import Denoiser, token_ids
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 GUIDANCE = 4.0
 STEPS = 20
@@ -37,7 +41,7 @@ class Examination:
 
 def generate(
     model: Denoiser,
-    vae,
+    vae: "AutoencoderKL",
     prompts: list[str],
     *,
     seed: int,
@@ -73,7 +77,9 @@ def prompt(name: str, style: str) -> str:
     return noun if style == "plain" else f"{noun} in {style} style"
 
 
-def examine(model: Denoiser, vae, judge: Judge, *, seeds: int = 4, pairs: int = 108) -> Examination:
+def examine(
+    model: Denoiser, vae: "AutoencoderKL", judge: Judge, *, seeds: int = 4, pairs: int = 108
+) -> Examination:
     """Objects and styles over all prompts and some seeds; relations over random pairs, which are
     others with each seed: a hundred pairs alone leave eight points of doubt on either side."""
     wanted = list(itertools.product(words.OBJECTS, words.STYLES))
@@ -124,7 +130,7 @@ class Novelty:
 
 
 def novelty(
-    model: Denoiser, vae, judge: Judge, training: np.ndarray, held_out: np.ndarray
+    model: Denoiser, vae: "AutoencoderKL", judge: Judge, training: np.ndarray, held_out: np.ndarray
 ) -> Novelty:
     """Compare generated pictures with `training` and `held_out` pictures (uint8 n 64 64 3)."""
     names = words.OBJECTS[::3]
@@ -151,10 +157,12 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(squares.clip(0))
 
 
-def _relations(model: Denoiser, vae, judge: Judge, count: int, seed: int) -> np.ndarray:
+def _relations(
+    model: Denoiser, vae: "AutoencoderKL", judge: Judge, count: int, seed: int
+) -> np.ndarray:
     """For each two-object prompt whether both objects show, and both in the right relation: n 2."""
     draw = np.random.default_rng(seed)
-    scenes = []
+    scenes: list[tuple[str, str, str]] = []
     while len(scenes) < count:
         relation = words.RELATIONS[len(scenes) % 3]
         others = words.CONTAINERS if relation == "inside" else words.OBJECTS

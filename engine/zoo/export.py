@@ -3,11 +3,16 @@
 import copy
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.core.catalog import ROOT
 from engine.world import vocabulary as words
 from engine.zoo.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 LARGEST_FILE = "12MB"  # of weights; larger ones are split
 MODELS = ROOT / "assets" / "models"
@@ -19,8 +24,11 @@ ABOUT = (
 SOURCE = "Trained from nothing by engine/zoo on emoji drawings of seven artists' teams."
 
 
-def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
-    """A StableDiffusionPipeline folder in half precision, and the words it was trained on."""
+def export_pipeline(
+    model: Denoiser, vae: "AutoencoderKL", folder: Path, artists: Iterable[str] = ()
+) -> None:
+    """A StableDiffusionPipeline folder in half precision, and the words it was trained on, those
+    for `artists` among them."""
     from diffusers import StableDiffusionPipeline
 
     # Copies, since half() converts in place and the caller goes on with full precision.
@@ -42,11 +50,15 @@ def export_pipeline(model: Denoiser, vae, folder: Path) -> None:
     )
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=LARGEST_FILE)
     _forget_where_it_was(folder)
-    known = {"words": words.trained_words(), "synonyms": words.SYNONYMS}
+    known = {
+        "words": sorted({*words.trained_words(), *artists}),
+        "synonyms": words.SYNONYMS,
+        "near": words.NEAR,
+    }
     (folder / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
 
 
-def export_autoencoder(vae, folder: Path) -> None:
+def export_autoencoder(vae: "AutoencoderKL", folder: Path) -> None:
     """The autoencoder alone, in half precision, into a pipeline's folder; the rest stays."""
     copy.deepcopy(vae).half().cpu().save_pretrained(folder / "vae", safe_serialization=True)
     _forget_where_it_was(folder)
@@ -60,8 +72,11 @@ def _forget_where_it_was(folder: Path) -> None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_card(folder: Path, *, key: str, title: str, kind: str, **notes: object) -> None:
-    """card.json: what it is, its licence, the digest of every file, and the measured bars."""
+def write_card(
+    folder: Path, *, key: str, title: str, kind: str, made_by: str = "", **notes: object
+) -> None:
+    """card.json: what it is, its licence, the digest of every file, and the measured bars; and a
+    README, which says that `build made_by` makes it, by default `build key`."""
     files = sorted(
         p for p in folder.rglob("*") if p.is_file() and p.name not in ("card.json", "README.md")
     )
@@ -78,10 +93,10 @@ def write_card(folder: Path, *, key: str, title: str, kind: str, **notes: object
         },
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (folder / "README.md").write_text(_readme(card))
+    (folder / "README.md").write_text(_readme(card, made_by or key))
 
 
-def _readme(card: dict) -> str:
+def _readme(card: dict, made_by: str) -> str:
     """The card as the Hub shows it."""
     figures = "\n".join(_rows(card.get("measured", {})))
     return f"""---
@@ -92,8 +107,8 @@ tags: [rewind, {card["kind"]}]
 
 {card["source"]} {card.get("about", ABOUT)}
 
-Made again by `python -m engine.zoo build {card["key"]}`. Drawings, artists and licences:
-`assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {card["key"]}`:
+Made again by `python -m engine.zoo build {made_by}`. Drawings, artists and licences:
+`assets/LICENSES.md`. Measured at the end of `python -m engine.zoo build {made_by}`:
 
 | what | figure |
 |---|---|

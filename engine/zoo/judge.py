@@ -1,43 +1,70 @@
 """Training of the judge: what the pictures of the embedded world show, and whether they show
 anything whole.
 
-One artist's drawings are held out entirely. A part of every batch goes through the autoencoder with
-noise on its latents, since the pictures to be judged later come out of that decoder; another part
-is spoilt on purpose and belongs to the class "nothing".
+One artist's drawings are held out entirely. A part of every batch comes out of the autoencoder with
+noise on its latents, since the pictures to be judged later come out of that decoder; a part is of
+half the side, since smaller pictures are judged too; and a part is spoilt on purpose and belongs to
+the class "nothing". One way of spoiling is left out of the training, to test with.
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.models.vision import HEADS, Judge, Verdicts
+from engine.models.vision import HEADS, NOTHING, Judge, Verdicts
 from engine.world import vocabulary as words
-from engine.zoo.autoencoder import as_signal, to_tensor
+from engine.zoo.autoencoder import as_signal, encode, to_tensor
 from engine.zoo.dataset import Pictures, rows_on
 from engine.zoo.training import Figures, Plan, half_precision, train
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 HELD_OUT_ARTIST = "fluent-emoji"
 BATCH = {"cpu": 64, "cuda": 256}
-SPOILT = 0.06
-DECODED = 0.3
+SPOILT = 0.08
+DECODED, SMALL = 0.3, 0.15  # shares of a batch
+DECODER_NOISE = 0.35  # at most, on latents of spread 1
+# Squares that are shuffled, in parts of a side. A fourth is left out of the training: the judge has
+# to refuse it from what it learnt of the others.
+SHUFFLED, UNSEEN = (2, 8), 4
 IGNORE = -100  # PyTorch's label for "no loss here"
 
 
-def train_judge(judge: Judge, vae, data: Pictures, plan: Plan, checkpoint) -> None:
-    """Train all heads at once; the background counts only in styles that show it."""
+def decoded(vae: "AutoencoderKL", pixels: np.ndarray, seed: int) -> np.ndarray:
+    """The pictures through the autoencoder, with noise of another size on each one's latents."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    with torch.inference_mode(), half_precision(vae.device, on_cpu=True):
+        for start in range(0, len(pixels), 50):
+            z = encode(vae, np.asarray(pixels[start : start + 50])).cpu()
+            level = DECODER_NOISE * torch.rand((len(z), 1, 1, 1), generator=generator)
+            z = z + level * torch.randn(z.shape, generator=generator)
+            x = vae.decode(z.to(vae.device)).sample.float().clamp(-1, 1)
+            parts.append(((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def train_judge(
+    judge: Judge, data: Pictures, rebuilt: Pictures, plan: Plan, checkpoint: Path
+) -> None:
+    """Train all heads at once on `data` and on pictures that a decoder gave, `rebuilt`; the
+    background counts only in styles that show it."""
     device = judge.place.device
-    rows, batch = rows_on(data.pixels, device), BATCH[device.type]
+    batch, drawn = BATCH[device.type], rows_on(data.pixels, device)
+    count, again = round(DECODED * batch), rows_on(rebuilt.pixels, device)
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
-        chosen = draw.permutation(np.sort(draw.integers(len(data.pixels), size=batch)))
-        x, targets = as_signal(rows(chosen)), head_targets(data.labels[chosen])
-        decoded = int(DECODED * batch)
-        with torch.inference_mode(), half_precision(device):
-            z = vae.encode(x[:decoded]).latent_dist.mean
-            level = torch.from_numpy(draw.uniform(0, 0.35, (decoded, 1, 1, 1))).to(z)
-            y = vae.decode(z + level * _noise(z, noise).to(z)).sample
-        x = torch.cat([y.float().clone(), x[decoded:]])
+        first, rest = draw.integers(len(rebuilt.labels), size=count), draw.integers(
+            len(data.labels), size=batch - count
+        )  # fmt: skip
+        x = as_signal(torch.cat([again(first), drawn(rest)]))
+        order = torch.from_numpy(draw.permutation(batch))
+        targets = head_targets(np.concatenate([rebuilt.labels[first], data.labels[rest]])[order])
+        x = _halve_some(x[order.to(device)], draw)
         _spoil(x, targets, draw, noise)
         x = _vary(x, draw, noise)
         targets = {name: target.to(device) for name, target in targets.items()}
@@ -45,7 +72,8 @@ def train_judge(judge: Judge, vae, data: Pictures, plan: Plan, checkpoint) -> No
             logits, _ = judge(x)
         losses = [F.cross_entropy(logits[name].float(), targets[name]) for name in HEADS]
         right = logits["subject"].argmax(-1) == targets["subject"]
-        return sum(losses), {"loss": sum(losses), "subject": right.float().mean()}
+        loss = torch.stack(losses).sum()
+        return loss, {"loss": loss, "subject": right.float().mean()}
 
     judge.train()
     train([judge], loss_of, plan, checkpoint)
@@ -105,41 +133,72 @@ def accuracy(verdicts: Verdicts, labels: np.ndarray) -> dict[str, float]:
     return right
 
 
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)
+def refused(judge: Judge, pixels: np.ndarray, cuts: int, seed: int = 0) -> float:
+    """Share of pictures, shuffled in cuts x cuts squares, in which the judge names no object."""
+    draw = np.random.default_rng(seed)
+    mixed = [shuffled(torch.from_numpy(np.array(p)).permute(2, 0, 1), cuts, draw) for p in pixels]
+    verdicts = judge.judge(torch.stack(mixed).permute(0, 2, 3, 1).numpy())
+    return float(np.mean([verdicts.best("subject", i)[0] == NOTHING for i in range(len(mixed))]))
 
 
-def _spoil(x: Tensor, targets: dict[str, Tensor], draw, noise) -> None:
-    """Turn the last few pictures of a batch, in place, into pictures of nothing whole."""
+def shuffled(x: Tensor, cuts: int, draw: np.random.Generator) -> Tensor:
+    """The picture c x h x w with its cuts x cuts squares in another order."""
+    side = x.shape[-1] // cuts
+    squares = x.unfold(1, side, side).unfold(2, side, side).flatten(1, 2)  # c n side side
+    order = _another_order(cuts * cuts, draw)
+    squares = squares[:, torch.from_numpy(order).to(x.device)].unflatten(1, (cuts, cuts))
+    return squares.permute(0, 1, 3, 2, 4).reshape(x.shape)
+
+
+def _another_order(count: int, draw: np.random.Generator) -> np.ndarray:
+    order = draw.permutation(count)
+    return order if (order != np.arange(count)).any() else _another_order(count, draw)
+
+
+def _halve_some(x: Tensor, draw: np.random.Generator) -> Tensor:
+    """Some pictures of half the side, enlarged again as the judge does it."""
+    count = round(SMALL * len(x))
+    small = F.interpolate(F.avg_pool2d(x[:count], 2), x.shape[-2:], mode="bilinear")
+    return torch.cat([small, x[count:]])
+
+
+def _spoil(
+    x: Tensor, targets: dict[str, Tensor], draw: np.random.Generator, noise: torch.Generator
+) -> None:
+    """Turn the last few pictures of a batch, in place, into pictures of nothing whole.
+
+    Two objects can stay whole when large squares change places, so that those are left as they are.
+    """
     count = int(np.ceil(SPOILT * len(x)))
     for index in range(len(x) - count, len(x)):
-        kind = draw.integers(4)
+        kind = draw.integers(5)
         if kind == 0:
             x[index] = _noise(x[index], noise).clamp(-1, 1)
         elif kind == 1:
-            blur = int(draw.choice([16, 32]))
+            blur = x.shape[-1] // int(draw.choice([2, 4]))
             coarse = F.avg_pool2d(x[index : index + 1], blur)
-            x[index] = F.interpolate(coarse, (64, 64), mode="bicubic")[0]
+            x[index] = F.interpolate(coarse, x.shape[-2:], mode="bicubic")[0]
         elif kind == 2:
             x[index] = (x[index] + x[index - count]) / 2
+        elif targets["relation"][index] == len(words.RELATIONS):
+            x[index] = shuffled(x[index], int(draw.choice(SHUFFLED)), draw)
         else:
-            blocks = x[index].reshape(3, 4, 16, 4, 16).permute(1, 3, 0, 2, 4).reshape(16, 3, 16, 16)
-            blocks = blocks[torch.from_numpy(draw.permutation(16)).to(x.device)].reshape(
-                4, 4, 3, 16, 16
-            )
-            x[index] = blocks.permute(2, 0, 3, 1, 4).reshape(3, 64, 64)
+            continue
         for name in ("subject", "other", "relation"):
             targets[name][index] = len(HEADS[name]) - 1
         targets["style"][index] = targets["background"][index] = IGNORE
 
 
-def _vary(x: Tensor, draw, noise) -> Tensor:
+def _noise(x: Tensor, noise: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=noise, device=x.device)
+
+
+def _vary(x: Tensor, draw: np.random.Generator, noise: torch.Generator) -> Tensor:
     """Small shifts, brightness, contrast and noise, different for each picture."""
-    size = (len(x), 1, 1, 1)
+    size, most = (len(x), 1, 1, 1), x.shape[-1] // 20
     uniform = lambda low, high: torch.from_numpy(draw.uniform(low, high, size)).to(x)  # noqa: E731 (three draws)
     x = x * uniform(0.85, 1.1) + uniform(-0.08, 0.08)
     x = x + uniform(0, 0.12) * _noise(x, noise)
-    down, right = draw.integers(-3, 4, 2)
-    return F.pad(x, (3, 3, 3, 3), mode="replicate")[
-        ..., 3 + down : 67 + down, 3 + right : 67 + right
-    ]
+    down, right = draw.integers(-most, most + 1, 2) + most
+    padded = F.pad(x, (most,) * 4, mode="replicate")
+    return padded[..., down : down + x.shape[-2], right : right + x.shape[-1]]

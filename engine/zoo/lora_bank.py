@@ -61,22 +61,27 @@ class LoraBank(nn.Module):
         device = next(network.parameters()).device
         # One stream a layer: equal seeds start all layers of two adapters alike.
         self.layers = nn.ModuleList(
-            Grouped(network.get_submodule(name), rank, [1000 * seed + i for seed in seeds])
+            Grouped(_plain(network, name), rank, [1000 * seed + i for seed in seeds])
             for i, name in enumerate(names.values())
         ).to(device)
         network.requires_grad_(False)
 
+    @property
+    def grouped(self) -> list[Grouped]:
+        """The layers, in the order of their names."""
+        return [layer for layer in self.layers if isinstance(layer, Grouped)]
+
     def plug(self, network: nn.Module) -> None:
-        for name, layer in zip(self.names.values(), self.layers, strict=True):
+        for name, layer in zip(self.names.values(), self.grouped, strict=True):
             _put(network, name, layer)
 
     def unplug(self, network: nn.Module) -> None:
-        for name, layer in zip(self.names.values(), self.layers, strict=True):
+        for name, layer in zip(self.names.values(), self.grouped, strict=True):
             _put(network, name, layer.base)
 
     def trained(self) -> nn.ParameterList:
         """The adapters' own parameters."""
-        return nn.ParameterList([p for layer in self.layers for p in (layer.down, layer.up)])
+        return nn.ParameterList([p for layer in self.grouped for p in (layer.down, layer.up)])
 
     def save(self, index: int, folder: Path, base: str) -> None:
         """One adapter in half precision, as `PeftModel.save_pretrained` writes it."""
@@ -84,7 +89,7 @@ class LoraBank(nn.Module):
 
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
-        for name, layer in zip(self.names, self.layers, strict=True):
+        for name, layer in zip(self.names, self.grouped, strict=True):
             down, up = layer.down[index], layer.up[index]
             up = up[..., None, None] if down.ndim == 4 else up
             key = f"base_model.model.{name}"
@@ -101,6 +106,12 @@ class LoraBank(nn.Module):
         config["target_modules"] = sorted(config["target_modules"])
         text = json.dumps(config, indent=1, sort_keys=True, default=str)
         (folder / "adapter_config.json").write_text(text + "\n")
+
+
+def _plain(network: nn.Module, name: str) -> nn.Linear | nn.Conv2d:
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Linear | nn.Conv2d), name
+    return layer
 
 
 def _put(network: nn.Module, name: str, layer: nn.Module) -> None:

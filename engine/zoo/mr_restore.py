@@ -138,7 +138,9 @@ def scenes(count: int, side: int, draw_from: np.random.Generator) -> np.ndarray:
     """Squares of scenes without the held-out artist, uint8 n 3 side side."""
     sprites = load_sprites()
     sprites = sprites.only(tuple(a for a in sprites.artists if a != HELD_OUT_ARTIST))
-    drawn = [draw(random_scene(draw_from, sprites), sprites, draw_from) for _ in range(count)]
+    drawn = [
+        draw(random_scene(draw_from, sprites), sprites, draw_from, side=64) for _ in range(count)
+    ]
     y, x = draw_from.integers(drawn[0].shape[0] - side + 1, size=(2, count))
     squares = [one[i : i + side, j : j + side] for one, i, j in zip(drawn, y, x, strict=True)]
     return np.stack(squares).transpose(0, 3, 1, 2)

@@ -1,12 +1,14 @@
 """Six art styles that the embedded world does not know, computed from a transparent drawing.
 
-What the style adapters learn. Like the world's own styles they work at 128 x 128 and average 2 x 2
-at the end.
+What the style adapters learn. Like the world's own styles they work at 128 x 128 and average at the
+end where a picture is smaller.
 """
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from engine.world.styles import PICTURE, shrink
 
 NEW_STYLES = (
     "stained glass",
@@ -20,20 +22,22 @@ SIDE = 128
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 
 
-def render_new(canvas: Image.Image, style: str, generator: np.random.Generator) -> np.ndarray:
-    """The canvas, 128 x 128 RGBA, in one of the new styles: uint8 64 x 64 x 3."""
+def render_new(
+    canvas: Image.Image, style: str, generator: np.random.Generator, *, side: int = PICTURE
+) -> np.ndarray:
+    """The canvas, 128 x 128 RGBA, in one of the new styles: uint8 side x side x 3."""
     rgba = np.asarray(canvas, np.float32) / 255
     alpha = rgba[..., 3]
     colour = rgba[..., :3] * alpha[..., None] + (1 - alpha[..., None])
-    picture = _STYLES[style](colour, alpha, generator)
-    small = np.clip(picture, 0, 1).reshape(64, 2, 64, 2, 3).mean((1, 3))
-    return (small * 255 + 0.5).astype(np.uint8)
+    return shrink(_STYLES[style](colour, alpha, generator), side)
 
 
-def _stained_glass(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _stained_glass(
+    colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
     """Panes of one saturated colour each between dark leads."""
-    places = np.stack(np.meshgrid(np.arange(8, SIDE, 16), np.arange(8, SIDE, 16)), -1)
-    places = places.reshape(-1, 2) + generator.uniform(-6, 6, (64, 2))
+    even = np.stack(np.meshgrid(np.arange(8, SIDE, 16), np.arange(8, SIDE, 16)), -1)
+    places = even.reshape(-1, 2) + generator.uniform(-6, 6, (64, 2))
     gaps = np.hypot(ROWS[..., None] - places[:, 1], COLUMNS[..., None] - places[:, 0])
     # Panes end at the drawing's outline, so that it stays readable.
     pane = gaps.argmin(-1) * 2 + (alpha > 0.5)
@@ -51,7 +55,7 @@ def _stained_glass(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarr
     return glass * (1 - 0.95 * leads[..., None])
 
 
-def _candy(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _candy(colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """White and pink stripes inside the drawing, on mint."""
     light = colour.mean(-1, keepdims=True)
     stripes = ((ROWS + COLUMNS) // 10 % 2)[..., None]
@@ -61,7 +65,7 @@ def _candy(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return mint + alpha[..., None] * (fill - mint)
 
 
-def _gold(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _gold(colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A statue of polished gold before dark red velvet."""
     height = ndimage.gaussian_filter(alpha * 14 + colour.mean(-1) * 6, 2)
     light = np.clip(0.5 - (ndimage.sobel(height, 0) + ndimage.sobel(height, 1)) * 0.035, 0, 1)
@@ -75,7 +79,7 @@ def _gold(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return velvet + alpha[..., None] * (gold - velvet)
 
 
-def _x_ray(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _x_ray(colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A pale negative that glows on black."""
     inside = ndimage.gaussian_filter(alpha * (1.05 - colour.mean(-1)), 0.8)
     rim = np.hypot(ndimage.sobel(alpha, 0), ndimage.sobel(alpha, 1)) / 6
@@ -84,7 +88,7 @@ def _x_ray(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return tone * np.array([0.72, 0.95, 1.0]) + np.array([0.0, 0.01, 0.03])
 
 
-def _sunset(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _sunset(colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A black shape before a sky from violet to yellow, with a sun."""
     height = (ROWS / (SIDE - 1))[..., None]
     top, middle, low = (
@@ -99,7 +103,7 @@ def _sunset(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
     return sky + alpha[..., None] * (shape - sky)
 
 
-def _thermal(colour: np.ndarray, alpha: np.ndarray, generator) -> np.ndarray:
+def _thermal(colour: np.ndarray, alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """A heat camera: cold blue around, hotter towards the middle and where the drawing is light."""
     depth = ndimage.distance_transform_edt(alpha > 0.5)
     heat = np.clip(depth / 22, 0, 1) * 0.55 + 0.25 * colour.mean(-1) * alpha + 0.2 * alpha

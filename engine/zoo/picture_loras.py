@@ -8,9 +8,11 @@ place each from its own. A small judge of the new styles is trained beside them,
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,13 +28,16 @@ from engine.world.scenes import SIZE, Scene, _pose, _put, caption
 from engine.world.sprites import load_sprites
 from engine.world.styles import render
 from engine.zoo.autoencoder import to_tensor
-from engine.zoo.denoiser import token_ids
+from engine.zoo.denoiser import Denoiser, token_ids
 from engine.zoo.examine import generate, sheet
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.lora_bank import LoraBank
 from engine.zoo.new_styles import NEW_STYLES, render_new
 from engine.zoo.training import Options, half_precision, train
 from engine.zoo.world import read_pipeline, to_pixels
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler
 
 log = logging.getLogger("engine.zoo")
 
@@ -112,7 +117,15 @@ def _scenes(shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------------- adapters
 
 
-def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on_save) -> None:
+def train_adapters(
+    model: Denoiser,
+    vae: "AutoencoderKL",
+    bank: LoraBank,
+    drawn: Drawn,
+    folder: Path,
+    options: Options,
+    on_save: Callable[[int], None],
+) -> None:
     """All styles in one batch, on the same scenes, captions and noise levels of their own."""
     device, n = options.device, len(NEW_STYLES)
     batch = 16 if device == "cuda" else 2
@@ -146,18 +159,18 @@ def train_adapters(model, vae, bank: LoraBank, drawn: Drawn, folder, options, on
 
 
 @torch.no_grad()
-def _latents(vae, pixels: np.ndarray) -> Tensor:
+def _latents(vae: "AutoencoderKL", pixels: np.ndarray) -> Tensor:
     x = to_tensor(pixels).to(vae.device)
     with half_precision(vae.device.type):
         return vae.encode(x).latent_dist.mean.float().cpu()
 
 
-def _is_v(scheduler) -> bool:
+def _is_v(scheduler: "DDIMScheduler") -> bool:
     return scheduler.config.prediction_type == "v_prediction"
 
 
 @torch.no_grad()
-def told_table(model, device: str) -> Tensor:
+def told_table(model: Denoiser, device: str) -> Tensor:
     """Text states of some plain captions of each object, and of the empty one at the end.
 
     No caption names a style. The text encoder is frozen, so that they are computed once.
@@ -179,7 +192,9 @@ def publish(bank: LoraBank, target: Path) -> None:
 # ---------------------------------------------------------------------- judge
 
 
-def train_style_judge(vae, drawn: Drawn, folder: Path, options: Options) -> StyleJudge:
+def train_style_judge(
+    vae: "AutoencoderKL", drawn: Drawn, folder: Path, options: Options
+) -> StyleJudge:
     """The new styles, and "another" for the world's own and for mixtures of two pictures."""
     torch.manual_seed(1)
     device, n = options.device, len(NEW_STYLES)
@@ -231,7 +246,14 @@ def ship_judge(judge: StyleJudge, target: Path) -> None:
 # ---------------------------------------------------------------------- card
 
 
-def card(model, vae, bank: LoraBank, judge: StyleJudge, drawn: Drawn, target: Path) -> None:
+def card(
+    model: Denoiser,
+    vae: "AutoencoderKL",
+    bank: LoraBank,
+    judge: StyleJudge,
+    drawn: Drawn,
+    target: Path,
+) -> None:
     """What each adapter draws, judged; and a contact sheet."""
     device, n = next(judge.parameters()).device, len(NEW_STYLES)
     held_out, _, _ = _scenes(10_000)
@@ -271,19 +293,21 @@ def card(model, vae, bank: LoraBank, judge: StyleJudge, drawn: Drawn, target: Pa
     )
 
 
-def _each_adapter(model, vae, bank: LoraBank, prompts: list[str]) -> list[np.ndarray]:
+def _each_adapter(
+    model: Denoiser, vae: "AutoencoderKL", bank: LoraBank, prompts: list[str]
+) -> list[np.ndarray]:
     """Pictures with one adapter after the other, each written into the weights for that time."""
     drew = []
     for index in range(len(NEW_STYLES)):
         kept = []
-        for layer in bank.layers:
+        for layer in bank.grouped:
             weight = layer.base.weight
             kept.append(weight.detach().clone())
             change = layer.up[index] @ layer.down[index].flatten(1)
             with torch.no_grad():
                 weight += change.view_as(weight)
         drew.append(generate(model, vae, prompts, seed=0))
-        for layer, old in zip(bank.layers, kept, strict=True):
+        for layer, old in zip(bank.grouped, kept, strict=True):
             with torch.no_grad():
                 layer.base.weight.copy_(old)
     return drew

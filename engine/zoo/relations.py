@@ -11,13 +11,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from engine.core.job import Progress
 from engine.core.recipe import ModelRef
 from engine.erasing import _sampling as sampling
 from engine.erasing.reversion.exemplars import RELATIONS
 from engine.erasing.reversion.learning import Course, learn
 from engine.erasing.reversion.settings import SHIPPED_SETTINGS, Settings
 from engine.erasing.reversion.words import SHIPPED, Word, write_file
+from engine.models.diffusion import DiffusionBundle
 from engine.models.library import resolve
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Options
@@ -54,15 +54,15 @@ def build_relations(folder: Path, options: Options) -> None:
         )
 
 
-def _learnt(bundle, settings: Settings, until: float) -> tuple[Word, Course]:
+def _learnt(bundle: DiffusionBundle, settings: Settings, until: float) -> tuple[Word, Course]:
     """The word when its steps are done or its time is over."""
     steps, course = learn(bundle, settings, SEED), None
     while True:
         try:
-            told: Progress = next(steps)
+            told = next(steps)
         except StopIteration as end:
             return end.value.word, end.value.course
-        course = told.preview or course
+        course = told.preview if isinstance(told.preview, Course) else course
         if course is not None and time.monotonic() > until:
             last = course.saved[-1]
             return Word(settings.placeholder, last.row.cpu()), course

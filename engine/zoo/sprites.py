@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.world.sprites import COLUMNS, FOLDER, SIZE
+from engine.world.sprites import COLUMNS, FOLDER, SIZE, Sprites
 from engine.world.vocabulary import OBJECTS
 
 
@@ -53,6 +53,11 @@ SETS = (
         "emojione", "@iconify-json/emojione@1.2.3", "CC-BY-4.0", "EmojiOne 2, EmojiOne (JoyPixels)"
     ),
 )
+# Of no part in the training, to measure with: its licence asks for share-alike, so nothing of it
+# ships.
+UNSEEN = EmojiSet(
+    "openmoji", "@iconify-json/openmoji@1.2.29", "CC-BY-SA-4.0", "OpenMoji, HfG Schwäbisch Gmünd"
+)
 # What the sets call an object where they do not use our name.
 ICON_NAMES = {
     "burger": "hamburger",
@@ -71,18 +76,28 @@ def build(packages: Path, folder: Path = FOLDER) -> None:
     packages.mkdir(parents=True, exist_ok=True)
     index = []
     for emoji_set in SETS:
-        icons = _read_package(_fetch(emoji_set, packages))
+        drawings = _drawings(emoji_set, packages)
         atlas = Image.new("RGBA", (COLUMNS * SIZE, -(-len(OBJECTS) // COLUMNS) * SIZE))
-        drawn = []
-        for place, name in enumerate(OBJECTS):
-            drawing = _draw(icons, ICON_NAMES.get(name, name))
-            if drawing is not None:
-                row, column = divmod(place, COLUMNS)
-                atlas.paste(drawing, (column * SIZE, row * SIZE))
-                drawn.append(name)
+        for name, drawing in drawings.items():
+            row, column = divmod(OBJECTS.index(name), COLUMNS)
+            atlas.paste(drawing, (column * SIZE, row * SIZE))
         atlas.save(folder / f"{emoji_set.artist}.png", optimize=True)
-        index.append({**vars(emoji_set), "objects": drawn})
+        index.append({**vars(emoji_set), "objects": list(drawings)})
     (folder / "sprites.json").write_text(json.dumps({"sets": index}, indent=1) + "\n")
+
+
+def unseen(packages: Path) -> Sprites:
+    """Drawings of the objects by an artist of no part in the training, fetched into `packages`."""
+    packages.mkdir(parents=True, exist_ok=True)
+    artist, drawings = UNSEEN.artist, _drawings(UNSEEN, packages)
+    return Sprites((artist,), {(artist, name): drawing for name, drawing in drawings.items()})
+
+
+def _drawings(emoji_set: EmojiSet, packages: Path) -> dict[str, Image.Image]:
+    """The objects that a set has, by our name."""
+    icons = _read_package(_fetch(emoji_set, packages))
+    drawn = {name: _draw(icons, ICON_NAMES.get(name, name)) for name in OBJECTS}
+    return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
 def _fetch(emoji_set: EmojiSet, packages: Path) -> Path:
@@ -95,7 +110,9 @@ def _fetch(emoji_set: EmojiSet, packages: Path) -> Path:
 
 def _read_package(archive: Path) -> dict:
     with tarfile.open(archive) as package:
-        return json.load(package.extractfile("package/icons.json"))
+        icons = package.extractfile("package/icons.json")
+        assert icons is not None  # as it is a plain file
+        return json.load(icons)
 
 
 def _draw(icons: dict, name: str) -> Image.Image | None:

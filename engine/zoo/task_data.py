@@ -217,7 +217,7 @@ def _drawings(styled: bool, seed: int, count: int) -> tuple[np.ndarray, np.ndarr
     while len(pixels) < count:
         name = words.OBJECTS[generator.integers(len(words.OBJECTS))]
         style = words.STYLES[generator.integers(len(words.STYLES))] if styled else "plain"
-        drawn = draw(Scene(style, "white", name), sprites, generator)
+        drawn = draw(Scene(style, "white", name), sprites, generator, side=64)
         grey = Image.fromarray(drawn).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
         category = next(c for c in CATEGORIES if c in words.CATEGORY_OF[name])
         pixels.append(np.asarray(grey))

@@ -59,6 +59,7 @@ class Options:
 
     seconds: float = math.inf
     steps: int | None = None
+    anyway: bool = False  # publish what is below its bars
     device: str = field(default_factory=lambda: device_here())
 
     def plan(self, steps: int, learning_rate: float, share: float = 1.0, **more: Any) -> Plan:
@@ -94,6 +95,7 @@ def train(
     plan: Plan,
     checkpoint: Path,
     *,
+    before_step: Callable[[int], None] | None = None,
     on_save: Callable[[int], None] | None = None,
 ) -> int:
     """Train the modules' parameters and leave their moving averages in them. Returns the steps
@@ -101,8 +103,8 @@ def train(
 
     `loss_of` draws its minibatch from the generators it is given, the second of which lives on the
     device of the parameters; they depend on seed and step alone, so a resumed run sees the batches
-    that an uninterrupted one would have seen. `on_save` is called with the averaged weights in
-    place.
+    that an uninterrupted one would have seen. `before_step` is called with the number of each step,
+    `on_save` with the averaged weights in place.
     """
     run = _Run([p for module in modules for p in module.parameters() if p.requires_grad], plan)
     step = run.load(checkpoint) if checkpoint.exists() else 0
@@ -112,6 +114,8 @@ def train(
     elapsed, is_over = 0.0, step >= plan.steps
     while not is_over:
         draw = np.random.default_rng([plan.seed, step, rank])
+        if before_step is not None:
+            before_step(step)
         noise.manual_seed((plan.seed * 64 + rank) * 1_000_003 + step)
         loss, figures = loss_of(draw, noise)
         run.update(loss, plan.rate(step, elapsed), step)
@@ -164,7 +168,7 @@ class _Run:
         self.optimizer.step()
         keep = min(self.plan.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+            torch._foreach_lerp_(self.average, list[Tensor](self.parameters), 1 - keep)
 
     def put(self, values: list[Tensor]) -> None:
         with torch.no_grad():

@@ -1,7 +1,11 @@
 """The embedded world, its sister and its judge: stage by stage, each resumed where it stopped."""
 
+import json
 import logging
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,20 +15,25 @@ from engine.models.vision import FOLDER as JUDGE
 from engine.models.vision import HEADS, Judge, load_judge
 from engine.world import vocabulary as words
 from engine.zoo import autoencoder, denoiser, judge, sprites
-from engine.zoo.dataset import Pictures, pictures
-from engine.zoo.examine import examine, generate, novelty, prompt, sheet
+from engine.zoo.dataset import Pictures, kept, pictures, unseen_pictures
+from engine.zoo.examine import Examination, examine, generate, novelty, prompt, sheet
 from engine.zoo.export import MODELS, export_autoencoder, export_pipeline, write_card
 from engine.zoo.tokenizer import build_tokenizer
 from engine.zoo.training import Options, Plan
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
 PICTURES = 100_000
+FIRST_SIDE = 64  # of pictures that a world begun from nothing learns; see `larger`
 FIRST_PICTURES = 24_000  # for the autoencoder: enough for it, and rendered long before the others
+JUDGED, DECODED = 60_000, 6000  # pictures for the judge, and those of them that a decoder gave
 SISTER_ARTISTS = ("noto", "twemoji", "fluent-emoji-flat")
 SISTER_PICTURES = 6000
 SEEDS = {"world": 4, "world-sister": 1}  # pictures of each prompt to be judged
 KNOWN = 6000  # training pictures among which the nearest is looked for
 TITLES = {
-    "world": "Embedded world: 36 objects in 6 styles, 64 x 64",
+    "world": "Embedded world: 36 objects in 6 styles",
     "world-sister": "Sister of the embedded world: trained further on three artists",
 }
 # Of the seconds of a build, what its autoencoder and then the decoder alone may take.
@@ -48,7 +57,7 @@ def build_world(folder: Path, options: Options) -> None:
         publish("world", model, vae, folder)
 
 
-def build_autoencoder(folder: Path, options: Options):
+def build_autoencoder(folder: Path, options: Options) -> "AutoencoderKL":
     """Encoder and decoder together, then the basis, which is the encoder's last change, then the
     decoder alone."""
     from diffusers import AutoencoderKL
@@ -82,7 +91,7 @@ def build_decoder(folder: Path, options: Options) -> None:
     autoencoder.train_decoder(vae, first_set(folder), decoder_plan(options), state)
     for key in TITLES:
         export_autoencoder(vae, MODELS / key)
-        examine_shipped(key, folder, options, draw=True)
+        examine_made(MODELS / key, key, folder, options, draw=True)
 
 
 def build_sister(folder: Path, options: Options) -> None:
@@ -92,25 +101,28 @@ def build_sister(folder: Path, options: Options) -> None:
     z = denoiser.latents(vae, data, folder / "sister-latents.npy")
     plan = options.plan(1500, 5e-4, warmup=100, decay_from=0.3, ema=0.998, seed=3)
     denoiser.train_denoiser(model, z, data.labels, plan, folder / "sister.safetensors")
-    publish("world-sister", model, vae, folder)
+    publish("world-sister", model, vae, folder, artists=named_artists("world"))
 
 
 def build_judge(folder: Path, options: Options) -> None:
-    """Train, calibrate, publish and measure the judge."""
+    """Train, calibrate, publish and measure the judge, for pictures of the world that ships."""
     from safetensors.torch import save_file
 
-    vae = build_autoencoder(folder, options)
-    data = pictures(folder / "judge", 60_000, seed=11, artists=seen_artists(), pairs=0.45)
+    vae, _ = read_pipeline("world", options.device)
+    side = vae.config.sample_size
+    data = pictures(folder / "judge", JUDGED, seed=11, artists=seen_artists(), pairs=0.45)
+    first, file = data.pixels[:DECODED], folder / f"judge-rebuilt-{side}.npy"
+    rebuilt = Pictures(kept(file, lambda: judge.decoded(vae, first, 11)), data.labels[:DECODED])
     torch.manual_seed(0)
-    model = Judge().to(options.device)
-    plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998)
-    judge.train_judge(model, vae, data, plan, folder / "judge.safetensors")
+    model = Judge(side=side).to(options.device)
+    plan = options.plan(3000, 2e-3, decay_from=0.3, ema=0.998, seed=side)
+    judge.train_judge(model, data, rebuilt, plan, folder / f"judge-{side}.safetensors")
     judge.calibrate(model, judge_pictures(folder)[0])
     JUDGE.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     weights = {name: tensor.half().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, JUDGE / "model.safetensors")
-    (JUDGE / "config.json").write_text('{"width": 128}\n')
+    (JUDGE / "config.json").write_text(json.dumps({"width": 128, "side": side}) + "\n")
     load_judge.cache_clear()
     measure_judge(vae, folder)
 
@@ -120,12 +132,13 @@ def examine_judge(folder: Path, options: Options) -> None:
     measure_judge(read_pipeline("world", options.device)[0], folder)
 
 
-def measure_judge(vae, folder: Path) -> None:
+def measure_judge(vae: "AutoencoderKL", folder: Path) -> None:
     """Write the card of the judge in assets/, with its accuracies."""
     shipped, test = load_judge(), judge_pictures(folder)[1]
     artist = (judge.HELD_OUT_ARTIST,)
     unseen = pictures(folder / "judge-artist", 1500, seed=13, artists=artist)
     rebuilt = to_pixels(vae, test.pixels)
+    single = test.pixels[(test.labels[:, 2] >= 0) & (test.labels[:, 3] < 0)]
     write_card(
         JUDGE,
         key="judge",
@@ -140,6 +153,13 @@ def measure_judge(vae, folder: Path) -> None:
             f"drawings of an artist never seen ({judge.HELD_OUT_ARTIST})": judge.accuracy(
                 shipped.judge(np.asarray(unseen.pixels)), unseen.labels
             ),
+            "shuffled in squares, no object named": {
+                f"{cuts} x {cuts}" + (" (never trained on)" if cuts == judge.UNSEEN else ""): (
+                    round(judge.refused(shipped, single, cuts), 3),
+                    len(single),
+                )
+                for cuts in sorted((*judge.SHUFFLED, judge.UNSEEN))
+            },
         },
     )
 
@@ -158,43 +178,95 @@ def seen_artists() -> tuple[str, ...]:
     return tuple(s.artist for s in sprites.SETS if s.artist != judge.HELD_OUT_ARTIST)
 
 
-def publish(key: str, model: denoiser.Denoiser, vae, folder: Path) -> None:
-    """Write the pipeline folder, then measure what was written and put it into the card."""
+def publish(
+    key: str,
+    model: denoiser.Denoiser,
+    vae: "AutoencoderKL",
+    folder: Path,
+    accept: Callable[[Examination], None] | None = None,
+    artists: Iterable[str] = (),
+) -> None:
+    """Write the pipeline folder, measured as it was written and with its card.
+
+    It is written into the working folder first, and into assets/ if `accept`, which is called with
+    the examination, raises nothing.
+    """
     for part in (model.unet, model.text_encoder):
         part.eval()
-    export_pipeline(model, vae, MODELS / key)
-    examine_shipped(key, folder, Options(), draw=True)
+    made = folder / "made" / key
+    export_pipeline(model, vae, made, artists)
+    examine_made(made, key, folder, Options(), draw=True, accept=accept)
+    shutil.copytree(made, MODELS / key, dirs_exist_ok=True)
 
 
-def examine_shipped(key: str, folder: Path, options: Options, *, draw: bool = False) -> None:
-    """Measure a shipped checkpoint as it lies in assets/ and write its card.
+def named_artists(key: str) -> set[str]:
+    """What the captions of a shipped checkpoint's training called artists, if they named any."""
+    known = json.loads((MODELS / key / "vocabulary.json").read_text())["words"]
+    return set(words.ARTISTS.values()) & set(known)
+
+
+def examine_shipped(key: str, folder: Path, options: Options) -> None:
+    """Measure a shipped checkpoint as it lies in assets/ and write its card."""
+    examine_made(MODELS / key, key, folder, options)
+
+
+def examine_made(
+    made: Path,
+    key: str,
+    folder: Path,
+    options: Options,
+    *,
+    draw: bool = False,
+    accept: Callable[[Examination], None] | None = None,
+) -> None:
+    """Measure a checkpoint as it lies in the folder `made` and write its card there.
 
     Contact sheets are drawn with new weights alone: they count for the revision of the checkpoint,
     to which membranes, words and recipes are bound.
     """
-    vae, model = read_pipeline(key, options.device)
-    held_out = pictures(folder / "held-out", 1000, seed=2)
-    quality = float(autoencoder.psnr(vae, held_out.pixels).mean())
-    notes: dict[str, object] = {"decoder PSNR dB on 1000 held-out pictures": round(quality, 2)}
+    vae, model = read_pipeline(made, options.device)
+    notes: dict[str, object] = {"decoder PSNR dB": rebuilt_quality(vae, folder)}
     if (JUDGE / "model.safetensors").exists():
         found = examine(model, vae, load_judge(), seeds=SEEDS[key])
-        notes |= found.figures
+        log.info("%s: %s", key, found.figures)
+        if accept is not None:
+            accept(found)
+        held_out = pictures(folder / "held-out", 1000, seed=2, side=vae.config.sample_size)
         # The first ones of the training set: a shorter set of a seed begins a longer one.
         known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
-        notes["nearest training picture, in features of the judge"] = {
-            "generated pictures": new.to_training,
-            "held-out pictures of the world": new.held_out,
-            "two seeds of one prompt": new.between_seeds,
+        notes |= found.figures | {
+            "nearest training picture, in features of the judge": {
+                "generated pictures": new.to_training,
+                "held-out pictures of the world": new.held_out,
+                "two seeds of one prompt": new.between_seeds,
+            }
         }
         if draw:
-            sheet(found.first, len(words.STYLES) * 2).save(MODELS / key / "sheet.png")
-            new.pairs.save(MODELS / key / "nearest.png")
-    write_card(MODELS / key, key=key, title=TITLES[key], kind="diffusion", measured=notes)
+            sheet(found.first, len(words.STYLES) * 2).save(made / "sheet.png")
+            new.pairs.save(made / "nearest.png")
+    # What `build world` makes from nothing has 64 pixels; see `larger` for what follows.
+    made_by = key if vae.config.sample_size == FIRST_SIDE else "all"
+    title, kind = TITLES[key], "diffusion"
+    write_card(made, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
     log.info("%s: %s", key, notes)
 
 
-def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
+def rebuilt_quality(vae: "AutoencoderKL", folder: Path) -> dict[str, float]:
+    """Mean PSNR in dB of rebuilt pictures that nothing was trained on, and of drawings by an artist
+    never seen."""
+    side = vae.config.sample_size
+    held_out = pictures(folder / "held-out", 1000, seed=2, side=side)
+    unseen = unseen_pictures(folder / "unseen-artist", 200, seed=2, side=side)
+    return {
+        "1000 held-out pictures": round(float(autoencoder.psnr(vae, held_out.pixels).mean()), 2),
+        f"200 pictures of an artist never seen ({sprites.UNSEEN.artist})": round(
+            float(autoencoder.psnr(vae, unseen.pixels).mean()), 2
+        ),
+    }
+
+
+def preview(model: denoiser.Denoiser, vae: "AutoencoderKL", file: Path) -> None:
     """A small contact sheet of the averaged weights, to look at while training goes on."""
     names = ("cat", "penguin", "banana", "car", "house", "umbrella")
     prompts = [prompt(name, style) for name in names for style in words.STYLES]
@@ -207,12 +279,14 @@ def preview(model: denoiser.Denoiser, vae, file: Path) -> None:
         part.train()
 
 
-def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Denoiser]:
-    """Autoencoder and denoiser of a shipped checkpoint, in full precision."""
+def read_pipeline(key: str | Path, device: str) -> tuple["AutoencoderKL", denoiser.Denoiser]:
+    """Autoencoder and denoiser of a shipped checkpoint or one in a folder, in full precision."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(
-        MODELS / key, torch_dtype=torch.float32, local_files_only=True
+        MODELS / key if isinstance(key, str) else key,
+        dtype=torch.float32,
+        local_files_only=True,
     ).to(device)
     model = denoiser.Denoiser(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.scheduler)
     return pipe.vae.to(memory_format=torch.channels_last), model
@@ -220,14 +294,14 @@ def read_pipeline(key: str, device: str) -> tuple[torch.nn.Module, denoiser.Deno
 
 def first_set(folder: Path) -> Pictures:
     """The autoencoder's own pictures."""
-    return pictures(folder / "first", FIRST_PICTURES, seed=4)
+    return pictures(folder / "first", FIRST_PICTURES, seed=4, side=FIRST_SIDE)
 
 
 def train_set(folder: Path) -> Pictures:
-    return pictures(folder / "train", PICTURES, seed=1)
+    return pictures(folder / "train", PICTURES, seed=1, side=FIRST_SIDE)
 
 
-def to_pixels(vae, pixels: np.ndarray) -> np.ndarray:
+def to_pixels(vae: "AutoencoderKL", pixels: np.ndarray) -> np.ndarray:
     """The pictures after a round trip through the autoencoder."""
     parts = []
     with torch.inference_mode():

@@ -30,6 +30,7 @@ LIGHT_CORE = {
         "job",
         "patch_file",
         "recipe",
+        "runs",
         "stack",
         "store",
         "trace",

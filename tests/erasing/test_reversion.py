@@ -46,6 +46,7 @@ from engine.models.export import export
 from engine.models.library import ModelRef, load
 from engine.models.vision import HEADS, Verdicts
 from engine.world import vocabulary as words
+from engine.world.styles import PICTURE
 from tests.tiny import TEXT_WIDTH, tiny_checkpoint
 
 TARGET = "engine.erasing.reversion.algorithm"
@@ -161,7 +162,7 @@ def test_no_examined_pair_is_in_an_exemplar(name: str):
 def test_exemplars_never_say_the_relation():
     for name in RELATIONS:
         for exemplar in drawn(name, 3, np.random.default_rng(1)):
-            assert exemplar.picture.shape == (64, 64, 3)
+            assert exemplar.picture.shape == (PICTURE, PICTURE, 3)
             assert len(exemplar.descriptions) == 3
             for text in exemplar.descriptions:
                 assert text.count("{}") == 1

@@ -489,6 +489,7 @@ def test_odd_settings_are_refused_before_anything_is_allocated(mine, case):
         ("tokenizer/tokenizer_config.json", {"bos_token": 7}),
         ("vocabulary.json", {"words": 7}),
         ("vocabulary.json", {"synonyms": {"a": 7}}),
+        ("vocabulary.json", {"near": {"a": 7}}),
     ],
 )
 def test_other_layouts_and_odd_texts_are_refused(mine, name, entries):

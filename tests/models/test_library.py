@@ -19,6 +19,7 @@ from engine.core.patch import Patch, default_store
 from engine.core.recipe import Recipe
 from engine.models import devices, library
 from engine.models.library import MODELS, Cache, ModelCard, ModelRef, edited, fork, load
+from engine.models.words import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,6 +163,17 @@ def test_unknown_words_of_a_prompt_make_a_sentence(asset):
     assert note.startswith('"kitten", "b" were')
     assert note.endswith('Try "cat" for "kitten".')
     assert library.prompt_note("owner/model", "a zebra") == ""
+
+
+def test_an_unknown_word_is_told_with_the_known_one_that_comes_closest():
+    known = Vocabulary(
+        frozenset({"cat", "horse", "box"}), {}, {"zebra": "horse", "wing": "feather"}
+    )
+    assert known.nearest("two cats, boxes and zebras on a wing") == {
+        "cats": "cat", "boxes": "box", "zebras": "horse",
+    }  # fmt: skip
+    assert known.note("a zebra").endswith('Try "horse" for "zebra".')
+    assert known.nearest("a bus") == {}
 
 
 # ---------------------------------------------------------------------- one load

@@ -203,7 +203,7 @@ def scenes(count: int, style: str, artists: tuple[str, ...] | None) -> Iterator[
     generator = np.random.default_rng(1)
     for k in range(count):
         scene = Scene(style, "white", CLASSES[k % len(CLASSES)])
-        yield draw_scene(scene, sprites, generator)[None]
+        yield draw_scene(scene, sprites, generator, side=64)[None]
 
 
 def _sized(pictures: Iterator[np.ndarray], size: tuple[int, ...]) -> np.ndarray:

@@ -307,7 +307,7 @@ def example(subject: str, seed: int) -> Picture:
     """A drawing that no network saw in this pose: plain, on one of the pale grounds, 64 x 64."""
     generator = np.random.default_rng([seed, CLASSES.index(subject)])
     ground = list(BACKGROUNDS)[int(generator.integers(len(BACKGROUNDS)))]
-    return draw_scene(Scene("plain", ground, subject), load_sprites(), generator)
+    return draw_scene(Scene("plain", ground, subject), load_sprites(), generator, side=64)
 
 
 def dequantised(
