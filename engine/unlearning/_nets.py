@@ -13,6 +13,7 @@ from torch import nn
 
 from engine.core import rng
 from engine.models import tensor_file
+from engine.unlearning._importance import Unit
 from engine.unlearning._learning import Course, Training
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import Samples, garments
@@ -41,7 +42,7 @@ class World:
     title: str
     samples: Callable[[int], Samples | Manipulated]
     by_group: bool = False
-    units: tuple[str, ...] = ()
+    units: tuple[Unit, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

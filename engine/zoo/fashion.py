@@ -19,6 +19,7 @@ import json
 import logging
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ from engine.zoo.training import Options
 
 log = logging.getLogger("engine.zoo")
 
-SHIPPED = {"train": 20_000, "test": 4_000}
-FILES = {
+SHIPPED: dict[fashion.Part, int] = {"train": 20_000, "test": 4_000}
+FILES: dict[fashion.Part, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
@@ -111,7 +112,7 @@ def build(world: World, folder: Path, options: Options) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model, target = finish(_logged(trained(world, SEED, folder))), MODELS / world.key
     target.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(target, safe_serialization=True)
+    model.save_pretrained(target, safe_serialization=True)  # type: ignore[operator]
     settings = {
         "image_processor_type": "ViTImageProcessor",
         "do_normalize": True,
@@ -128,7 +129,7 @@ def build(world: World, folder: Path, options: Options) -> None:
     for unit in world.units:
         measure = importance.of_classifier(model, given, unit, SEED)
         finish(measure).save(target / f"importance-{unit}.safetensors")
-    notes = {}
+    notes: dict[str, Any] = {}
     if isinstance(given, Manipulated):
         notes = {"manipulated": {"kind": given.kind, "count": len(given.ids), "seed": SEED}}
     write_card(
@@ -160,8 +161,8 @@ def _measured(model: nn.Module, world: World) -> dict[str, object]:
     if world.key in TRIGGERS:
         others = test.take(test.labels != TRIGGERS[world.key].target)
         said = predictions(model, TRIGGERS[world.key].planted(others))
-        rate = float((said == TRIGGERS[world.key].target).float().mean())
-        found["attack success of the trigger"] = round(rate, 4)
+        hits = Rate.of_hits((said == TRIGGERS[world.key].target).numpy())
+        found["attack success of the trigger"] = round(hits.rate, 4)
     return found
 
 
