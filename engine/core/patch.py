@@ -13,8 +13,10 @@ the bit patterns returns every value, NaN, infinities and the sign of zero inclu
 
 The same words apply and undo, so fingerprints of the tensors before and after say on which side a
 model stands. A patch belongs to one base, revision and number format; for another one its recipe
-runs the method again. Names that share one tensor (tied weights) are one entry, under the smallest
-name; two views that only overlap are two entries, and their tie does not survive an edit.
+runs the method again. Where few numbers change, a patch may keep their places and bits alone
+(`sparse`): 8 bytes a changed float32. Names that share one tensor (tied weights) are one entry,
+under the smallest name; two views that only overlap are two entries, and their tie does not survive
+an edit.
 """
 
 import hashlib
@@ -77,8 +79,9 @@ class Patch:
     """The bits that an edit turns over, with fingerprints of what it touches and its recipe.
 
     `flips` are integer tensors of the old shapes, `rows` are appended at dim 0 (new tokens), both
-    on the CPU. `before` and `after` have one fingerprint for every touched tensor. `ties` maps
-    further names of a touched tensor to the name it goes by here.
+    on the CPU. Where `support` has a name, its flips are of those flat places alone, in order.
+    `before` and `after` have one fingerprint for every touched tensor. `ties` maps further names of
+    a touched tensor to the name it goes by here.
     """
 
     flips: Mapping[str, Shaped[Tensor, "..."]]
@@ -87,10 +90,13 @@ class Patch:
     recipe: Recipe
     rows: Mapping[str, Shaped[Tensor, "n ..."]] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+    support: Mapping[str, Shaped[Tensor, " n"]] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, old: State, new: State, recipe: Recipe) -> "Patch":
+    def between(cls, old: State, new: State, recipe: Recipe, *, sparse: bool = False) -> "Patch":
         """The patch that leads from `old` to `new`. Neither is changed.
+
+        `sparse` keeps the places of what changed wherever that is smaller.
 
         Raises `ModelMismatch` when tensors are missing, added, or of another kind or shape;
         growing at dim 0 is the one change of shape that a patch can carry.
@@ -99,8 +105,11 @@ class Patch:
         twins = _twins(groups, new)
         found = _each(lambda name: _difference(name, old[name], twins[name]), twins)
         touched = {name: change for name, change in zip(groups, found, strict=True) if change}
+        flips = {n: c.flips for n, c in touched.items() if c.flips is not None}
+        support = {n: places for n, f in flips.items() if sparse and len(places := _support(f))}
         return cls(
-            flips={n: c.flips for n, c in touched.items() if c.flips is not None},
+            flips={n: f.flatten()[support[n]] if n in support else f for n, f in flips.items()},
+            support=support,
             rows={n: c.rows for n, c in touched.items() if c.rows is not None},
             before={n: c.before for n, c in touched.items()},
             after={n: c.after for n, c in touched.items()},
@@ -135,7 +144,8 @@ class Patch:
     @property
     def nbytes(self) -> int:
         """The size of its tensors, which is the size of its file but for the header."""
-        return sum(tensor.nbytes for tensor in [*self.flips.values(), *self.rows.values()])
+        parts = (self.flips, self.support, self.rows)
+        return sum(tensor.nbytes for part in parts for tensor in part.values())
 
     @cached_property
     def digest(self) -> str:
@@ -164,6 +174,7 @@ class Patch:
             raise BadInput("This patch file is damaged.", "Export the patch again.") from error
         patch = cls(
             flips=_named("flips/", tensors),
+            support=_named("support/", tensors),
             rows=_named("rows/", tensors),
             before=header.before,
             after=header.after,
@@ -176,12 +187,15 @@ class Patch:
     def _pieces(self, digest: str) -> Iterator[bytes | memoryview]:
         tensors = {f"flips/{name}": tensor for name, tensor in self.flips.items()}
         tensors |= {f"rows/{name}": tensor for name, tensor in self.rows.items()}
+        tensors |= {f"support/{name}": tensor for name, tensor in self.support.items()}
         # Wide numbers first, so that each tensor of the file lies aligned.
         order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
         layout = {
             key: (_FILE_DTYPES[tensors[key].dtype], tuple(tensors[key].shape)) for key in order
         }
-        metadata = patch_file.metadata_of(self.recipe, self.before, self.after, self.ties)
+        metadata = patch_file.metadata_of(
+            self.recipe, self.before, self.after, self.ties, is_sparse=bool(self.support)
+        )
         yield patch_file.with_digest(patch_file.head(metadata, layout), digest)
         for key in order:
             yield _buffer(tensors[key])
@@ -209,14 +223,14 @@ class Patch:
         return turned
 
     def _forward(self, name: str, tensor: Tensor) -> Tensor:
-        edited = _xor(tensor, self.flips.get(name))
+        edited = _xor(tensor, self.flips.get(name), self.support.get(name))
         rows = self.rows.get(name)
         return edited if rows is None else torch.cat([edited, rows.to(edited.device)])
 
     def _backward(self, name: str, tensor: Tensor) -> Tensor:
         rows = self.rows.get(name)
         kept = tensor if rows is None else tensor[: len(tensor) - len(rows)].clone()
-        return _xor(kept, self.flips.get(name))
+        return _xor(kept, self.flips.get(name), self.support.get(name))
 
     def _places(self, state: State) -> dict[str, list[str]]:
         """For each touched name the names in `state` that hold it, its own or the first one first.
@@ -361,14 +375,41 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().view(word)
 
 
-def _xor(tensor: Tensor, flips: Tensor | None) -> Tensor:
+def _xor(tensor: Tensor, flips: Tensor | None, support: Tensor | None) -> Tensor:
     if flips is None:
         return tensor
     try:
-        turned = torch.bitwise_xor(_bits(tensor), flips).view(tensor.dtype)
+        bits = _bits(tensor)
+        if support is None:
+            turned = torch.bitwise_xor(bits, flips)
+        else:
+            turned, places = bits.clone(), _checked_places(support, bits.numel())
+            turned.view(-1)[places] ^= flips
+        return turned.view(tensor.dtype).to(tensor.device)
     except RuntimeError as error:
         raise BadInput("This patch is damaged.", "Export the patch again.") from error
-    return turned.to(tensor.device)
+
+
+def _support(flips: Tensor) -> Tensor:
+    """The flat places of what is turned over, or none where all flips weigh less than they would.
+
+    Places are int32 where these reach, which is below two billion numbers.
+    """
+    flat = flips.flatten()
+    places = flat.nonzero().flatten()
+    places = places if flat.numel() > 2**31 - 1 else places.int()
+    weighs = len(places) * (places.element_size() + flips.element_size())
+    return places if weighs < flips.nbytes else places[:0]
+
+
+def _checked_places(support: Tensor, count: int) -> Tensor:
+    """Places of a file: within the tensor, each once, rising. Raises `RuntimeError`."""
+    places = support.long()
+    if places.ndim != 1 or not len(places) or bool((places[1:] <= places[:-1]).any()):
+        raise RuntimeError("the places do not rise")
+    if int(places[0]) < 0 or int(places[-1]) >= count:
+        raise RuntimeError("a place lies outside of its tensor")
+    return places
 
 
 def _buffer(tensor: Tensor) -> memoryview:

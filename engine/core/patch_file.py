@@ -2,7 +2,8 @@
 
     8 bytes   length of the header
     header    JSON: "flips/NAME" and "rows/NAME" with dtype, shape and offsets, and `__metadata__`
-              with the recipe, the fingerprints before and after, the ties and the digest
+              with the recipe, the fingerprints before and after, the ties and the digest;
+              "support/NAME" where only some places of a tensor are kept (form 2)
     tensors   one after the other, without gaps
 
 The digest is the SHA-256 of the whole file with the digest's own 64 characters set to 0. So one
@@ -30,6 +31,7 @@ from engine.core.recipe import Recipe
 from engine.core.tensor_header import ITEM_BYTES, TensorInfo, Unsound, is_text_map
 
 NO_DIGEST = "0" * 64
+FORMS = ("1", "2")
 MOST_TENSORS = 100_000
 
 # "float32 64x32 1f0c...": number format, shape ("-" for a single number), half a SHA-256.
@@ -56,12 +58,20 @@ class PatchHeader:
 
 
 def metadata_of(
-    recipe: Recipe, before: Mapping[str, str], after: Mapping[str, str], ties: Mapping[str, str]
+    recipe: Recipe,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    ties: Mapping[str, str],
+    *,
+    is_sparse: bool = False,
 ) -> dict[str, str]:
-    """The texts of `__metadata__`, still without a digest."""
+    """The texts of `__metadata__`, still without a digest.
+
+    A patch without support is written in form 1, as it was before there was one.
+    """
     return {
         "format": "pt",
-        "rewind_patch": "1",
+        "rewind_patch": "2" if is_sparse else "1",
         "recipe": recipe.json(),
         "before": _canonical(before),
         "after": _canonical(after),
@@ -172,8 +182,9 @@ def _header(text: bytes, size: int) -> PatchHeader:
             "A patch is what the shelf saves. Adapters are uploaded in reversible merging; a "
             "checkpoint is opened as a zip of its folder.",
         ) from error
-    if version != "1":
-        raise _unsound(f"it is written in form {version!s:.20}, and this program reads form 1")
+    if version not in FORMS:
+        told = f"it is written in form {version!s:.20}, and this program reads forms 1 and 2"
+        raise _unsound(told)
     if not DIGEST.fullmatch(digest):
         raise _unsound("it has no digest")
     _check_names(header.tensors, before, after, ties)
@@ -196,8 +207,10 @@ def _check_names(tensors: Mapping[str, TensorInfo], before: Any, after: Any, tie
         raise _unsound(f"it lists more than {MOST_TENSORS} tensors")
     for key in tensors:
         kind, _, name = key.partition("/")
-        if kind not in ("flips", "rows") or name not in before:
+        if kind not in ("flips", "rows", "support") or name not in before:
             raise _unsound(f'it holds "{key[:60]}", which is no part of a patch')
+        if kind == "support" and f"flips/{name}" not in tensors:
+            raise _unsound(f'it holds places of "{name[:60]}" and no bits for them')
     if not set(ties.values()) <= before.keys():
         raise _unsound("it ties a tensor that it does not touch")
 

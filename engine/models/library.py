@@ -62,6 +62,7 @@ __all__ = [
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
 LOADERS = {
+    "classifier": "engine.models.classifier",
     "diffusion": "engine.models.diffusion",
     "language": "engine.models.language",
     "score": "engine.models.score",
@@ -272,13 +273,22 @@ def _kind(folder: Path) -> str:
                 f"The folder {folder.name} is one part of a diffusers checkpoint.",
                 "Name the folder above it, which holds model_index.json.",
             )
-        is_speech = {"front", "backbone"} & entries.keys()
-        return "speech" if is_speech else "language"
+        if {"front", "backbone"} & entries.keys():
+            return "speech"
+        return "classifier" if _is_classifier(entries) else "language"
     raise ModelMismatch(
         "This folder has no model_index.json, so it is not a diffusers checkpoint, and no "
         "config.json, so it is no language model either.",
         "Point at the folder that `save_pretrained` wrote, not at a file inside it.",
     )
+
+
+def _is_classifier(config: Mapping[str, object]) -> bool:
+    """Whether a config.json is that of an image classifier, of transformers or of timm."""
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else ""
+    is_timm = {"architecture", "pretrained_cfg"} <= config.keys()
+    return is_timm or str(first).endswith("ForImageClassification")
 
 
 def _read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) -> Bundle:

@@ -5,6 +5,7 @@ would not; and the file of a patch is either whole or refused.
 """
 
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -375,3 +376,73 @@ def test_a_patch_whose_numbers_contradict_it_is_refused(base, erase):
     wrong = {name: flips[:1] for name, flips in erase.flips.items()}
     with pytest.raises((BadInput, ModelMismatch)):
         Patch(wrong, erase.before, erase.after, erase.recipe).apply(base)
+
+
+# ---------------------------------------------------------------------- few places
+
+
+@pytest.fixture
+def wide() -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(4)
+    state = {"w": torch.randn(40, 50, generator=draw), "v": torch.randn(6, generator=draw)}
+    state["w"][0, :4] = torch.tensor([0.0, -0.0, torch.inf, torch.nan])
+    return state
+
+
+def few_edited(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    new = {name: tensor.clone() for name, tensor in state.items()}
+    new["w"].view(-1)[[0, 1, 2, 3, 77, 1999]] *= 0.3
+    return {**new, "v": new["v"] + 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_sparse_patch_undoes_every_bit(tmp_path, wide, dtype, same_bits):
+    base = {name: tensor.to(dtype) for name, tensor in wide.items()}
+    new = few_edited(base)
+    Patch.between(base, new, recipe("few"), sparse=True).save(tmp_path / "few.safetensors")
+    patch = Patch.load(tmp_path / "few.safetensors")
+    assert same_bits(dict(patch.apply(base)), new)
+    assert same_bits(dict(patch.undo(patch.apply(base))), base)
+
+
+def test_a_sparse_patch_weighs_eight_bytes_a_changed_number(wide):
+    patch = Patch.between(wide, few_edited(wide), recipe("few"), sparse=True)
+    # Zero times 0.3 is zero, and infinity and NaN keep their bits: two of the six places change.
+    assert patch.support["w"].tolist() == [77, 1999]
+    # All six numbers of `v` change, so their places would only be ballast.
+    assert set(patch.support) == {"w"}
+    assert patch.nbytes == 2 * 8 + 6 * 4
+
+
+def test_a_patch_that_is_not_asked_to_be_sparse_keeps_its_form_and_digest(wide):
+    dense = Patch.between(wide, few_edited(wide), recipe("few"))
+    assert not dense.support
+    head = next(iter(dense.pieces()))
+    assert b'"rewind_patch":"1"' in head
+    assert b"support" not in head
+
+
+def test_a_sparse_and_a_dense_patch_lead_to_the_same_weights(wide, same_bits):
+    new = few_edited(wide)
+    dense, sparse = (
+        Patch.between(wide, new, recipe("few"), sparse=asked) for asked in (False, True)
+    )
+    assert same_bits(dict(dense.apply(wide)), dict(sparse.apply(wide)))
+    assert (dense.before, dense.after) == (sparse.before, sparse.after)
+    assert same_bits(dict(dense.undo(sparse.apply(wide))), wide)
+
+
+@pytest.mark.parametrize("places", [[77, 77], [1999, 77], [-1, 77], [77, 2000], [77]])
+def test_places_that_make_no_sense_are_refused(wide, places):
+    patch = Patch.between(wide, few_edited(wide), recipe("few"), sparse=True)
+    wrong = replace(patch, support={"w": torch.tensor(places, dtype=torch.int32)})
+    with pytest.raises(BadInput, match="damaged"):
+        wrong.apply(wide)
+
+
+def test_places_without_bits_are_refused(tmp_path, wide):
+    patch = Patch.between(wide, few_edited(wide), recipe("few"), sparse=True)
+    flips = {"v": patch.flips["v"]}
+    replace(patch, flips=flips).save(tmp_path / "wrong.safetensors")
+    with pytest.raises(BadInput, match="places"):
+        Patch.load(tmp_path / "wrong.safetensors")

@@ -1,0 +1,72 @@
+"""What the measurements of the family share: networks of several seeds, means, intervals."""
+
+import os
+import platform
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from engine.core.job import Progress, relay
+from engine.core.recipe import Plain
+from engine.metrics.intervals import Rate, student
+from engine.unlearning._card import Card
+from engine.unlearning._case import Case
+from engine.unlearning._nets import World, trained
+
+SEEDS = (0, 1, 2)
+
+
+def told(values: Sequence[float]) -> dict[str, Plain]:
+    """The same as a figure, with the values of the seeds."""
+    mean, low, high = student(values)
+    return {"mean": mean, "from": low, "to": high, "of seeds": list(values)}
+
+
+def rates(card: Card) -> dict[str, Plain]:
+    """The numbers of a card, without its times."""
+    found: dict[str, Plain] = {}
+    for name in (
+        "forget_train",
+        "forget_test",
+        "retain_train",
+        "retain_test",
+        "corrected",
+        "kept",
+        "attack_success",
+    ):
+        rate = getattr(card, name)
+        if isinstance(rate, Rate):
+            found[name] = {"rate": rate.rate, "from": rate.low, "to": rate.high, "of": rate.of}
+    for name in ("mia", "changed_share"):
+        if (value := getattr(card, name)) is not None:
+            found[name] = float(value)
+    if card.worst_case is not None:
+        found["worst case"] = card.worst_case.accuracy
+    return found
+
+
+def network(
+    world: World, seed: int, folder: str, done: int, total: int
+) -> Generator[Progress, None, nn.Module]:
+    """A trained network of a seed; its state is kept in the folder where one is named."""
+    place = Path(folder) if folder else None
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    return (yield from relay(trained(world, seed, place), lambda note: Progress(done, total, note)))
+
+
+def with_network(case: Case, network: nn.Module) -> Case:
+    """The case on another network of the same kind."""
+    return replace(case, bundle=replace(case.bundle, model=network))
+
+
+def machine() -> str:
+    """Where it was measured."""
+    return f"{platform.machine()}, cpu, {os.cpu_count()} cores"
+
+
+def columns(rows: Mapping[str, Sequence[float]]) -> dict[str, Plain]:
+    """Several figures over seeds."""
+    return {name: told(values) for name, values in rows.items() if values}

@@ -1,0 +1,97 @@
+"""Measures the claim from several start pictures on all four backdoored networks.
+
+    python -m engine bench smoothinv        writes assets/claims/smoothinv.json
+
+1. The share of the perturbation's energy on the true trigger and its success, smoothed by every
+   sigma and by plain descent, from the same start pictures. Those that fail are counted in.
+2. The class scan: how often the attacker's class is called on the backdoored networks, and how
+   often any class is called on the clean one, with Wilson intervals.
+"""
+
+import time
+from collections.abc import Generator
+from dataclasses import asdict
+
+from engine.core.catalog import Measured
+from engine.core.job import Progress, Steps, finish
+from engine.core.recipe import Plain, versions_here
+from engine.metrics.intervals import Rate, student
+from engine.unlearning._bench import columns, machine
+from engine.unlearning._samples import garments
+from engine.unlearning._world import TRIGGERS
+from engine.unlearning.smoothinv import algorithm as smoothinv
+from engine.world import fashion
+
+STARTS, SCANNED = 6, 3
+SIGMAS = (0.25, 0.12)
+CLEAN = "fashion"
+
+
+def run(*, seed: int) -> Steps[Measured]:
+    """Both."""
+    begun = time.perf_counter()
+    figures: dict[str, Plain] = {}
+    smooth: list[float] = []
+    plain: list[float] = []
+    total = len(TRIGGERS) * STARTS + (len(TRIGGERS) + 1) * SCANNED
+    done = 0
+    for key, trigger in TRIGGERS.items():
+        rows: dict[str, list[float]] = {}
+        for start in starts(trigger.target, STARTS):
+            yield Progress(done, total, f"{key}, picture {start}")
+            _synthesis(key, fashion.CLASSES[trigger.target], start, seed, rows)
+            done += 1
+        figures[key] = columns(rows)
+        smooth += rows[f"on the trigger, smoothed, sigma {SIGMAS[0]:g}"]
+        plain += rows["on the trigger, plain descent"]
+    figures["scan"] = yield from _scans(seed, done, total)
+    measured, low, high = student(smooth)
+    return Measured(
+        measured=measured,
+        versus=sum(plain) / len(plain),
+        interval=(low, high),
+        seed=seed,
+        seconds=time.perf_counter() - begun,
+        versions=versions_here(),
+        machine=machine(),
+        figures=figures,
+    )
+
+
+def starts(target: int, count: int) -> list[int]:
+    """The first unseen pictures of different classes, none of them the attacker's."""
+    labels = garments("test").labels
+    firsts = [int((labels == c).nonzero()[0]) for c in range(10) if c != target]
+    return firsts[:count]
+
+
+def _synthesis(key: str, target: str, start: int, seed: int, rows: dict[str, list[float]]) -> None:
+    found = finish(
+        smoothinv.run(seed=seed, model=key, target=target, start=start, sigmas=list(SIGMAS))
+    )
+    for one in found.found:
+        assert one.on_trigger is not None
+        assert one.success is not None
+        rows.setdefault(f"on the trigger, {one.name}", []).append(one.on_trigger)
+        rows.setdefault(f"success, {one.name}", []).append(one.success.rate)
+
+
+def _scans(seed: int, done: int, total: int) -> Generator[Progress, None, dict[str, Plain]]:
+    hits, alarms, wrong = 0, 0, 0
+    for key in (*TRIGGERS, CLEAN):
+        target = fashion.CLASSES[TRIGGERS[key].target] if key in TRIGGERS else ""
+        for start in starts(TRIGGERS[key].target if target else -1, SCANNED):
+            yield Progress(done, total, f"Scan of {key}, picture {start}")
+            done += 1
+            called = finish(smoothinv.scan(seed=seed, model=key, start=start)).called
+            if target:
+                hits += target in called
+                wrong += any(name != target for name in called)
+            else:
+                alarms += bool(called)
+    counts = {
+        "attacker's class called": (hits, len(TRIGGERS) * SCANNED),
+        "another class called too": (wrong, len(TRIGGERS) * SCANNED),
+        "false alarms on the clean network": (alarms, SCANNED),
+    }
+    return {name: asdict(Rate.counted(times, count)) for name, (times, count) in counts.items()}

@@ -1,0 +1,618 @@
+"""The jobs: forget and compare, sweep both settings, stream importances, export the edit.
+
+The edit is in `_dampening`, the gradients are in `_importance` and `_per_sample`.
+"""
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.core import checks
+from engine.core.errors import BadInput, OutOfBudget
+from engine.core.job import Progress, Steps, relay
+from engine.core.patch import Patch, state_fingerprint
+from engine.core.recipe import ModelRef, Plain, Recipe
+from engine.core.reversible import compare as compare_states
+from engine.core.settings import Items, OneOf, Range
+from engine.core.shapes import Tensor
+from engine.metrics.intervals import Rate
+from engine.models.library import load, resolve, with_tensors
+from engine.unlearning import _importance as importance
+from engine.unlearning import _stored as stored
+from engine.unlearning._baselines import WAYS, Sets
+from engine.unlearning._card import Card, rate_of
+from engine.unlearning._case import (
+    Case,
+    Forget,
+    always,
+    judged,
+    judged_once,
+    open_classifier,
+    opened,
+    outputs,
+)
+from engine.unlearning._dampening import (
+    Changed,
+    Dampening,
+    Ratios,
+    automatic_alpha,
+    bound,
+    ratios,
+)
+from engine.unlearning._export import FORMS, Exported, Importances, exported, written
+from engine.unlearning._importance import Importance, Measure
+from engine.unlearning._samples import Samples
+from engine.unlearning._settings import (
+    LARGEST_ALPHA,
+    Alpha,
+    Chunk,
+    ClassName,
+    Cluster,
+    Count,
+    ForgetWay,
+    IndexTable,
+    Indices,
+    Lambda,
+    Layers,
+    PictureSet,
+    Place,
+    Unit,
+)
+from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
+
+MOST_POINTS, MOST_PROTECTED = 64, 32
+IN_MEMORY = 64_000_000
+CURVE_PICTURES, THUMBNAILS = 1000, 12
+PREVIEW_SECONDS = 0.3
+# Of a hundred: where the importance of all data ends, both importances, the judging of the edit.
+STREAMED, EDITED, JUDGED, WHOLE = 30, 50, 80, 100
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a run edits and how, checked."""
+
+    forget: Forget
+    measure: Measure
+    alpha: float
+    lam: float
+    protect: tuple[str, ...]
+    given: str
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        forget: Forget,
+        alpha: object,
+        lam: object,
+        unit: object,
+        label_free: object,
+        protect: object,
+        chunk: object,
+        importances: object,
+    ) -> "_Settings":
+        chosen = checks.choice("unit", unit, importance.UNITS)
+        alpha = checks.number("alpha", alpha, 0, LARGEST_ALPHA, "0 chooses automatically.")
+        lam = checks.number("lam", lam, 1e-6, 1e4, "1 is the value of the paper.")
+        names = checks.texts(protect, "protect", MOST_PROTECTED)
+        if not isinstance(importances, str) or len(importances) > 500:
+            raise BadInput("importances names a saved file.", "Leave it empty.")
+        measure = Measure(
+            chosen,  # type: ignore[arg-type]
+            checks.switch("label_free", label_free),
+            chunk=checks.count("chunk", chunk, 0, 4096, "0 chooses by the size of the model."),
+            seed=seed,
+        )
+        kept = tuple(name for name in names if name)
+        return cls(forget, measure, alpha, lam, kept, importances)
+
+    def plain(self) -> dict[str, Plain]:
+        """For a recipe: what differs from the defaults of a run."""
+        f, m = self.forget, self.measure
+        return {
+            "forget": f.way,
+            "what": f.what,
+            "cluster": f.cluster,
+            "count": f.count,
+            "indices": list(f.indices),
+            "pictures": f.pictures,
+            "alpha": self.alpha,
+            "lam": self.lam,
+            "unit": m.unit,
+            "label_free": m.label_free,
+            "protect": list(self.protect),
+        }
+
+
+def run(
+    *,
+    seed: int,
+    model: ModelRef | str = "fashion",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    unit: Unit = "sorted",
+    label_free: bool = False,
+    protect: Layers = (),
+    chunk: Chunk = 0,
+    compare: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS))] = (),
+    curve: Annotated[int, Range(0, MOST_POINTS, "9 are enough for a curve.")] = 9,
+) -> Steps[Forgotten]:
+    """Forget, judge beside the original and the retrained network, and undo.
+
+    `alpha` 0 chooses automatically. `curve` alphas are tried besides, for the slider. `compare`
+    names baselines that are trained now.
+    """
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
+    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
+    others = _checked_ways(compare)
+    tried = checks.count("curve", curve, 0, MOST_POINTS, "9 are enough for a curve.")
+    case = opened(model, chosen, seed, retain=retain, test=test)
+    shown = _begun(case, settings)
+    yield Progress(0, 1, "The importances", shown)
+    pair, shown = yield from _importances(case, settings, shown)
+    edit, shown = yield from _edited(case, settings, pair, shown, seed)
+    shown = yield from _beside(case, edit, others, shown, seed)
+    return (yield from _curve(case, settings, pair, tried, shown))
+
+
+# ---------------------------------------------------------------------- importances
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """I_f, I_D, and the distribution of their ratio."""
+
+    forget: Importance
+    full: Importance
+    ratios: Ratios
+
+
+def _begun(case: Case, settings: _Settings) -> Forgotten:
+    unit = settings.measure.unit
+    size = 1 if unit == "sample" else settings.measure.batch
+    parts = [-(-samples // size) for samples in (case.total, len(case.forget_set))]
+    limit = None if unit == "mixed" or not parts[1] else bound(*parts)
+    return Forgotten(
+        settings.forget.name,
+        unit,
+        lam=settings.lam,
+        bound=limit if case.retain_set is not None else None,
+        forget_samples=len(case.forget_set),
+        all_samples=case.total,
+        notes=_notes(case, settings, limit),
+    )
+
+
+def _notes(case: Case, settings: _Settings, limit: float | None) -> tuple[str, ...]:
+    told = []
+    if limit is not None and settings.alpha >= limit:
+        told.append(
+            f"alpha {settings.alpha:g} is at or above the bound {limit:.3g}, from which on nothing "
+            "is selected, so the network stays as it is."
+        )
+    if settings.lam > settings.alpha > 0:
+        told.append(
+            "lambda is above alpha, so some selected weights are kept whole: the factor is at most "
+            "1."
+        )
+    if 0 < settings.alpha < 1e-3:
+        told.append("So small an alpha selects nearly every weight that the forget set touches.")
+    if settings.measure.unit == "sorted" and len(case.forget_set) < settings.measure.batch:
+        told.append(
+            f"The forget set is smaller than a batch of {settings.measure.batch}: its importance "
+            "is one squared mean. Gradients of single samples are steadier here."
+        )
+    if case.reference:
+        told.append(f"The reference was retrained without it: {case.reference}.")
+    return tuple(told)
+
+
+def _importances(
+    case: Case, settings: _Settings, shown: Forgotten
+) -> Generator[Progress, None, tuple[_Pair, Forgotten]]:
+    """Both importances; the histogram grows while the forget set streams."""
+    begun = time.perf_counter()
+    source, streaming = stored.of_all_data(case, settings.measure, settings.protect, settings.given)
+    told = f"Importance of all data, {source.told}"
+    full = yield from relay(
+        streaming,
+        lambda part: Progress(STREAMED * part.samples // case.total, WHOLE, told, shown),
+    )
+    between = time.perf_counter()
+    shown = replace(shown, importance_from=source.told, was_stored=source.was_stored)
+    forgets = stored.of_forget_set(case, settings.measure, settings.protect)
+    forget = yield from relay(_watched(forgets), lambda part: _partly(part, full, case, shown))
+    ended = time.perf_counter()
+    found = ratios(forget, full)
+    seconds = {
+        "importance of all data": between - begun,
+        "importance of the forget set": ended - between,
+    }
+    shown = replace(
+        shown, ratios=found, seen=forget.samples, seconds=seconds, before=full.provenance.model
+    )
+    return _Pair(forget, full, found), shown
+
+
+def _watched(
+    streaming: Generator[Importance, None, Importance],
+) -> Generator[tuple[Importance, bool], None, Importance]:
+    """Each part, and whether enough time has passed to look into it."""
+    looked = time.perf_counter()
+
+    def part(found: Importance) -> tuple[Importance, bool]:
+        nonlocal looked
+        is_due = time.perf_counter() - looked > PREVIEW_SECONDS
+        looked = time.perf_counter() if is_due else looked
+        return found, is_due
+
+    return relay(streaming, part)
+
+
+def _partly(
+    part: tuple[Importance, bool], full: Importance, case: Case, shown: Forgotten
+) -> Progress:
+    found, is_due = part
+    preview = replace(shown, seen=found.samples)
+    if is_due:
+        preview = replace(preview, ratios=ratios(found, full))
+    done = STREAMED + (EDITED - STREAMED) * found.samples // len(case.forget_set)
+    return Progress(done, WHOLE, "Importance of the forget set", preview)
+
+
+# ---------------------------------------------------------------------- the edit
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An edit of the network: the new tensors, the patch, and the network with it."""
+
+    tensors: dict[str, Tensor]
+    patch: Patch
+    network: nn.Module
+    changed: Changed
+
+
+def dampen(case: Case, pair: _Pair, how: Dampening, recipe: Recipe) -> Edit:
+    """The dampened network and its patch; the original is not touched."""
+    state = case.model.state_dict()
+    tensors = how.edit(state, pair.forget, pair.full)
+    patch = Patch.between(state, {**state, **tensors}, recipe, sparse=True)
+    editable = {name: state[name] for name in pair.forget.values}
+    changed = Changed.between(editable, tensors)
+    return Edit(tensors, patch, with_tensors(case.model, tensors), changed)
+
+
+def _edited(
+    case: Case, settings: _Settings, pair: _Pair, shown: Forgotten, seed: int
+) -> Generator[Progress, None, tuple[Edit, Forgotten]]:
+    """The edit, judged, and undone."""
+    begun = time.perf_counter()
+    alpha = settings.alpha or automatic_alpha(pair.ratios)
+    ref = resolve(case.bundle.ref)
+    label = f"forget {settings.forget.name}"[:80]
+    recipe = Recipe("ssd", "run", ref, settings.plain() | {"alpha": alpha}, seed, label=label)
+    edit = dampen(case, pair, Dampening(alpha, settings.lam), recipe)
+    spent = time.perf_counter() - begun
+    shown = replace(
+        shown,
+        alpha=alpha,
+        is_automatic=not settings.alpha,
+        changed=edit.changed,
+        patch=edit.patch,
+        digest=edit.patch.digest,
+        patch_bytes=edit.patch.nbytes,
+        seconds={**shown.seconds, "edit": spent},
+    )
+    shown = _undone(case, edit, shown)
+    yield Progress(EDITED, WHOLE, "The edit", shown)
+    original = yield from relay(
+        judged_once(case, case.model, "original", seed),
+        lambda card: Progress(EDITED, WHOLE, "The original", replace(shown, cards=(card,))),
+    )
+    shown = replace(shown, cards=(original,))
+    begun = time.perf_counter()
+    card = yield from relay(
+        judged(case, edit.network, "SSD", seed),
+        lambda card: Progress(
+            EDITED, WHOLE, "The edited network", replace(shown, cards=(original, card))
+        ),
+    )
+    seconds = {**shown.seconds, "evaluation": time.perf_counter() - begun}
+    card = replace(
+        card,
+        changed_share=edit.changed.share,
+        seconds=seconds,
+        settings={**settings.plain(), "alpha": alpha},
+        before=shown.before,
+    )
+    shown = replace(shown, cards=(original, card), seconds=seconds)
+    return edit, replace(shown, thumbnails=_thumbnails(case, edit.network, seed))
+
+
+def _undone(case: Case, edit: Edit, shown: Forgotten) -> Forgotten:
+    """The fingerprints before, after and undone, of all weights and buffers."""
+    state = case.model.state_dict()
+    applied = edit.patch.apply(state)
+    undone = edit.patch.undo(applied)
+    return replace(
+        shown,
+        before=state_fingerprint(state),
+        after=state_fingerprint(applied),
+        undone=state_fingerprint(undone),
+        undo=compare_states(dict(state), dict(undone)),
+    )
+
+
+def _thumbnails(case: Case, network: nn.Module, seed: int) -> Thumbnails:
+    """Some forgotten pictures and some that are kept, unseen in training where there are such."""
+    forgotten = case.test_forget or case.forget_set
+    parts = [forgotten.some(THUMBNAILS, seed, "thumbnails")]
+    if (kept := case.test_retain or case.retain_set) is not None:
+        parts.append(kept.some(THUMBNAILS, seed, "kept thumbnails"))
+    samples = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    flags = [i < len(parts[0]) for i in range(len(samples))]
+    before, after = (_said(case, model, samples) for model in (case.model, network))
+    truth = tuple(case.bundle.classes[i] if i >= 0 else "" for i in samples.labels.tolist())
+    return Thumbnails(as_pictures(samples), truth, before, after, tuple(flags))
+
+
+@torch.no_grad()
+def _said(case: Case, model: nn.Module, samples: Samples) -> tuple[str, ...]:
+    steps = outputs(model, samples)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return tuple(case.bundle.classes[i] for i in end.value.argmax(1).tolist())
+
+
+def as_pictures(samples: Samples) -> np.ndarray:
+    """uint8 n h w 3."""
+    shown = samples.pixels.expand(-1, 3, -1, -1) if samples.pixels.shape[1] == 1 else samples.pixels
+    return np.ascontiguousarray(shown.permute(0, 2, 3, 1).numpy())
+
+
+# ---------------------------------------------------------------------- beside it
+
+
+def _beside(
+    case: Case, edit: Edit, others: tuple[str, ...], shown: Forgotten, seed: int
+) -> Generator[Progress, None, Forgotten]:
+    """The retrained reference, and the baselines that were asked for."""
+    if case.reference:
+        network = load(ModelRef(case.reference), dtype="float32").model
+        cards = shown.cards
+        card = yield from relay(
+            judged_once(case, network, "retrained", seed),
+            lambda card: Progress(JUDGED, WHOLE, "Retrained", replace(shown, cards=(*cards, card))),
+        )
+        shown = replace(shown, cards=(*cards, card))
+    for name in others:
+        card = yield from _baseline(case, name, shown, seed)
+        shown = replace(shown, cards=(*shown.cards, card))
+    return shown
+
+
+def _baseline(
+    case: Case, name: str, shown: Forgotten, seed: int
+) -> Generator[Progress, None, Card]:
+    if case.retain_set is None:
+        raise BadInput(f"{name} needs retain data, and none was given.", "Upload a zip of it.")
+    begun = time.perf_counter()
+    training = WAYS[name](case.model, Sets(case.retain_set, case.forget_set, seed))
+    network = yield from relay(training, always(Progress(JUDGED, WHOLE, f"Training {name}", shown)))
+    seconds = {"edit": time.perf_counter() - begun}
+    card = yield from relay(
+        judged(case, network, name, seed), always(Progress(JUDGED, WHOLE, name, shown))
+    )
+    return replace(card, seconds=seconds)
+
+
+def _checked_ways(names: object) -> tuple[str, ...]:
+    listed = checks.texts(names, "compare", len(WAYS))
+    for name in listed:
+        checks.choice("compare", name, WAYS)
+    return listed
+
+
+# ---------------------------------------------------------------------- curves
+
+
+def _curve(
+    case: Case, settings: _Settings, pair: _Pair, count: int, shown: Forgotten
+) -> Generator[Progress, None, Forgotten]:
+    """Both accuracies along alpha, from the bound (or the largest ratio) downwards."""
+    if count and case.test_retain is not None:
+        high = min(shown.bound or np.inf, float(pair.ratios.quantiles[0]) * 1.1)
+        low = max(1e-3, pair.ratios.alpha_for(0.2))
+        for alpha in np.geomspace(max(high, low * 1.01), low, count):
+            how = Dampening(float(alpha), settings.lam)
+            point = yield from relay(
+                _point(case, pair, how),
+                always(Progress(JUDGED, WHOLE, "Along alpha", shown)),
+            )
+            shown = replace(shown, curve=(*shown.curve, point))
+            yield Progress(JUDGED, WHOLE, "Along alpha", shown)
+    return shown
+
+
+def _point(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Point]:
+    state = case.model.state_dict()
+    tensors = how.edit(state, pair.forget, pair.full)
+    network = with_tensors(case.model, tensors)
+    editable = {name: state[name] for name in pair.forget.values}
+    share = Changed.between(editable, tensors).share
+    found: list[Rate | None] = []
+    for samples in (case.test_forget or case.forget_set, case.test_retain):
+        part = None if samples is None else samples.some(CURVE_PICTURES, 0, "curve")
+        if part is None:
+            found.append(None)
+            continue
+        told = yield from outputs(network, part)
+        found.append(rate_of(told.argmax(1) == part.labels))
+    return Point(how.alpha, how.lam, share, *found)
+
+
+def sweep(
+    *,
+    seed: int,
+    model: ModelRef | str = "fashion",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alphas: Annotated[
+        Sequence[Annotated[float, Range(1e-9, LARGEST_ALPHA)]], Items(MOST_POINTS, fewest=1)
+    ] = (1.0, 2.0, 4.0, 8.0),
+    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (1.0,),
+    unit: Unit = "sorted",
+    label_free: bool = False,
+    protect: Layers = (),
+    chunk: Chunk = 0,
+) -> Steps[Sweep]:
+    """Every pair of alpha and lambda, and the points that no other one beats.
+
+    The points are judged on unseen pictures: whoever chooses by them has tuned on the test.
+    """
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
+    settings = _Settings.of(seed, chosen, 0.0, 1.0, unit, label_free, protect, chunk, importances)
+    grid = [
+        Dampening(alpha, lam)
+        for lam in _numbers("lams", lams, 1e-6, 1e4)
+        for alpha in _numbers("alphas", alphas, 1e-9, LARGEST_ALPHA)
+    ]
+    if len(grid) > MOST_POINTS:
+        raise BadInput(f"{len(grid)} settings are too many; {MOST_POINTS} are taken.", "Try 8 x 4.")
+    case = opened(model, chosen, seed, retain=retain, test=test)
+    yield Progress(0, 1, "The importances")
+    begun = _begun(case, settings)
+    pair, _ = yield from relay(_importances(case, settings, begun), _bare)
+    notes = ("Judged on unseen pictures: choosing by these points is tuning on the test.",)
+    shown = Sweep(settings.forget.name, notes=notes)
+    for how in grid:
+        point = yield from relay(
+            _point(case, pair, how),
+            always(Progress(EDITED, WHOLE, "Along the grid", shown)),
+        )
+        points = (*shown.points, point)
+        shown = replace(shown, points=points, front=pareto(points))
+        yield Progress(EDITED, WHOLE, f"alpha {how.alpha:g}", shown)
+    return shown
+
+
+def _bare(event: Progress) -> Progress:
+    """Progress of a part whose previews are another action's."""
+    return replace(event, preview=None)
+
+
+def pareto(points: Sequence[Point]) -> tuple[int, ...]:
+    """The points that no other one beats: less of the forget set and more of the rest."""
+    rates = [
+        (p.forget.rate if p.forget else 0.0, -(p.retain.rate if p.retain else 0.0)) for p in points
+    ]
+    return tuple(
+        i
+        for i, mine in enumerate(rates)
+        if not any(o != mine and o[0] <= mine[0] and o[1] <= mine[1] for o in rates)
+    )
+
+
+def _numbers(name: str, values: object, least: float, most: float) -> tuple[float, ...]:
+    if not isinstance(values, list | tuple) or not values:
+        raise BadInput(f"{name} is a list of numbers.", "Try 1, 2, 4, 8.")
+    return tuple(checks.number(name, value, least, most) for value in values)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def importances(
+    *,
+    seed: int,
+    model: ModelRef | str = "fashion",
+    retain: PictureSet = "",
+    unit: Unit = "sample",
+    label_free: bool = False,
+    most: Annotated[int, Range(1, 1_000_000, "All data is best.")] = 20_000,
+    chunk: Chunk = 0,
+    folder: Place = "",
+) -> Steps[Importances]:
+    """The importances of all data as a file, after which the data is no longer needed.
+
+    With `folder` the sums lie on disk while they stream, and nothing of the model's size is held
+    but the model; without it, files of up to 64 MB are given.
+    """
+    limit = checks.count("most", most, 1, 1_000_000, "All data is best.")
+    if not isinstance(folder, str) or len(folder) > 500:
+        raise BadInput("folder is the place for the file.", "Leave it empty to take it along.")
+    unseen = Forget("picked", indices=(0,))
+    settings = _Settings.of(seed, unseen, 0.0, 1.0, unit, label_free, (), chunk, "")
+    yield Progress(0, 1, "Loading the model")
+    bundle = open_classifier(model)
+    case = opened(model, unseen, seed, retain=retain)
+    samples = case.full.take(case.full.ids.argsort(stable=True)).some(limit, seed, "importances")
+    size = sum(p.numel() for p in bundle.model.parameters()) * 4
+    if size > IN_MEMORY and not folder:
+        raise OutOfBudget(
+            f"These importances weigh {size / 1e6:.0f} MB; {IN_MEMORY // 1_000_000} can be taken "
+            "along.",
+            "Name a folder of this machine for the file.",
+        )
+    return (yield from written(bundle, samples, settings.measure, folder))
+
+
+def export(
+    *,
+    seed: int,
+    model: ModelRef | str = "fashion",
+    forget: ForgetWay = "class",
+    what: ClassName = "bag",
+    cluster: Cluster = 0,
+    count: Count = 100,
+    indices: Indices = (),
+    index_table: IndexTable = "",
+    pictures: PictureSet = "",
+    retain: PictureSet = "",
+    test: PictureSet = "",
+    importances: Place = "",
+    alpha: Alpha = 0.0,
+    lam: Lambda = 1.0,
+    unit: Unit = "sorted",
+    label_free: bool = False,
+    protect: Layers = (),
+    chunk: Chunk = 0,
+    form: Annotated[str, OneOf(FORMS)] = "patch",
+) -> Steps[Exported]:
+    """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
+    form = checks.choice("form", form, FORMS)
+    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
+    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
+    case = opened(model, chosen, seed, retain=retain, test=test)
+    shown = _begun(case, settings)
+    yield Progress(0, 1, "The importances")
+    pair, shown = yield from relay(_importances(case, settings, shown), _bare)
+    edit, shown = yield from relay(_edited(case, settings, pair, shown, seed), _bare)
+    return exported(case.bundle, edit.patch, shown.cards[1], form)

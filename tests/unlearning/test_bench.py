@@ -1,0 +1,34 @@
+"""What the measurements are made of: means over seeds, engines by size, and their parts."""
+
+import torch
+from torch import nn
+
+from engine.metrics.intervals import Rate
+from engine.unlearning import _bench as bench
+from engine.unlearning._card import Card
+from engine.unlearning.smoothinv import bench as inversion
+from engine.unlearning.ssd import speed
+
+
+def test_the_numbers_of_a_card_leave_out_what_is_missing():
+    card = Card("SSD", "task", forget_test=Rate(4, 40, 0.1, 0.0, 0.2), seconds={"edit": 3.0})
+    found = bench.rates(card)
+    assert found == {"forget_test": {"rate": 0.1, "from": 0.0, "to": 0.2, "of": 40}}
+
+
+def test_every_engine_is_timed_and_held_to_the_loop():
+    size = speed.Size("small", lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 10)), (2, 4), 6, 3)
+    before = torch.get_rng_state()
+    found = speed.engines(size, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(found["seconds"]) == {"loop", "hooks", "vmap"}
+    assert max(found["errors"].values()) < 1e-12
+    assert found["chosen"] == "hooks"
+
+
+def test_start_pictures_are_of_other_classes_than_the_attackers():
+    from engine.unlearning._samples import garments
+
+    labels = garments("test").labels[torch.tensor(inversion.starts(0, 6))].tolist()
+    assert 0 not in labels
+    assert len(set(labels)) == 6
