@@ -34,19 +34,6 @@ from engine.core import disk, patch_file
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
 from engine.core.recipe import Recipe
 from engine.core.shapes import Shaped, Tensor
-from engine.core.stack import PatchStack
-from engine.core.store import PatchStore, default_store
-
-__all__ = [
-    "Patch",
-    "PatchStack",
-    "PatchStore",
-    "State",
-    "apply_all",
-    "default_store",
-    "fingerprint",
-    "state_fingerprint",
-]
 
 State: TypeAlias = Mapping[str, Tensor]
 R = TypeVar("R")

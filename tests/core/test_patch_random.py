@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import ModelMismatch, PatchConflict
-from engine.core.patch import Patch, PatchStack, apply_all, state_fingerprint
+from engine.core.patch import Patch, apply_all, state_fingerprint
 from engine.core.recipe import Recipe
+from engine.core.stack import PatchStack
 from tests.conftest import equal_bits
 
 DTYPES = [

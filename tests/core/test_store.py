@@ -11,8 +11,9 @@ import torch
 
 from engine.core import patch_file
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
-from engine.core.patch import Patch, PatchStack
+from engine.core.patch import Patch
 from engine.core.recipe import Recipe
+from engine.core.stack import PatchStack
 from engine.core.store import PatchStore, default_store
 
 

@@ -15,8 +15,9 @@ from safetensors.torch import save
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
 from engine.core.golden import check_all
 from engine.core.job import Failed, Job, Progress, finish
-from engine.core.patch import PatchStack, default_store
 from engine.core.reversible import Exactness
+from engine.core.stack import PatchStack
+from engine.core.store import default_store
 from engine.erasing.reversion import RELATIONS as NAMED
 from engine.erasing.reversion import golden as ours
 from engine.erasing.reversion.algorithm import verdict

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Job, Progress, events
-from engine.core.patch import Patch, default_store
+from engine.core.patch import Patch
 from engine.core.recipe import Recipe
+from engine.core.store import default_store
 from engine.models._sources import receive
 from engine.models.export import export
 from engine.models.library import ModelRef, load

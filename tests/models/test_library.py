@@ -16,8 +16,9 @@ from torch import nn
 
 from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget, PatchConflict
-from engine.core.patch import Patch, default_store
+from engine.core.patch import Patch
 from engine.core.recipe import Recipe
+from engine.core.store import default_store
 from engine.models import devices, library
 from engine.models.library import MODELS, ModelCard, ModelRef, edited, fork, load
 from engine.models.words import Vocabulary
