@@ -110,10 +110,6 @@ class Patch:
         """
         return self._turned(state, self.after, self.before, self._backward)
 
-    def is_applied(self, state: State) -> bool:
-        """Whether every touched tensor stands as this edit left it."""
-        return all(n in state and fingerprint(state[n]) == after for n, after in self.after.items())
-
     @property
     def name(self) -> str:
         """The name of the edit: the recipe's label, or else its method."""

@@ -8,14 +8,13 @@ metadata inside an exported picture.
     recipe.api_call(url)    a few lines of Python around gradio_client
     recipe.stamp(png)       the same picture with the recipe in a tEXt chunk
 
-and `from_json`, `from_query`, `from_arguments`, `from_api_call` and `from_png` lead back to an
-equal recipe. In links and on the command line a value is written as JSON, except that a text
-stands as it is unless it would then read as JSON ("7" the text against 7 the number). Files are
-read strictly: an unknown or bad key is an error. Links are read leniently: what cannot be used is
-left out.
+and `from_json`, `from_query`, `from_arguments` and `from_png` lead back to an equal recipe.
+
+In links and on the command line a value is written as JSON, except that a text stands as it is
+unless it would then read as JSON ("7" the text against 7 the number). Files are read strictly: an
+unknown or bad key is an error. Links are read leniently: what cannot be used is left out.
 """
 
-import ast
 import json
 import re
 import shlex
@@ -210,18 +209,6 @@ class Recipe:
             f"client = Client({url!r})\n"
             f"result = client.predict(recipe={self.json()!r}, api_name={self.endpoint!r})\n"
         )
-
-    @classmethod
-    def from_api_call(cls, snippet: str) -> "Recipe":
-        """The recipe inside a snippet of `api_call`; the snippet is parsed and never executed."""
-        try:
-            calls = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.Call)]
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise BadInput("This snippet is not Python.", "Copy it from a panel again.") from error
-        for keyword in (keyword for call in calls for keyword in call.keywords):
-            if keyword.arg == "recipe" and isinstance(keyword.value, ast.Constant):
-                return cls.from_json(str(keyword.value.value))
-        raise BadInput("This snippet holds no recipe.", "Copy it from a panel again.")
 
     # ------------------------------------------------------------------ picture
 

@@ -16,7 +16,6 @@ What ships here says so in a card (`cards`). This module imports no torch until 
 import copy
 import hashlib
 import importlib
-import logging
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +49,6 @@ __all__ = [
     "edited",
     "fork",
     "load",
-    "preload",
     "prompt_note",
     "read_cards",
     "resolve",
@@ -68,7 +66,6 @@ UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 # What tells the folder of a restoration network: our description, or the published weights.
 RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth")
 
-log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="torch.nn.Module")
 
@@ -158,16 +155,6 @@ def fetch_adapter(source: str) -> Steps[None]:
         from engine.models import adapter_sources
 
         yield from adapter_sources.fetch(source)
-
-
-def preload(*keys: str, device: str = "auto") -> None:
-    """Load shipped models ahead of the first visitor: in a thread after launch, or on ZeroGPU
-    while the entry file is imported. Says in the log what could not be loaded."""
-    for key in keys:
-        try:
-            load(ModelRef(key), device)
-        except EngineError as error:
-            log.warning("%s was not loaded ahead: %s", key, error)
 
 
 def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
@@ -315,10 +302,10 @@ def edited(model: M, patches: Sequence["engine.core.patch.Patch"]) -> M:
 
     Raises `PatchConflict` or `ModelMismatch` when a patch does not fit, and then nothing happened.
     """
+    from engine.core.patch import apply_all
+
     before = model.state_dict()
-    after: Mapping[str, torch.Tensor] = before
-    for patch in patches:
-        after = patch.apply(after)
+    after = apply_all(before, patches)
     changed = {name: tensor for name, tensor in after.items() if tensor is not before.get(name)}
     return with_tensors(model, changed)
 

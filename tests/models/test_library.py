@@ -455,12 +455,6 @@ def test_a_model_larger_than_the_free_memory_is_refused_before_it_is_read(tiny, 
         load(ModelRef(str(tiny["sd1"])))
 
 
-def test_preload_says_in_the_log_what_it_could_not_load(asset, caplog):
-    library.preload("toy", "nothing", device="cpu")
-    assert "nothing was not loaded ahead" in caplog.text
-    assert len(library.CACHE) == 1
-
-
 def test_an_edit_keeps_its_base_in_the_cache():
     cache, made = LruCache(1e-5), []
 

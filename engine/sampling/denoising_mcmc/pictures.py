@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
@@ -44,17 +43,7 @@ def pictures(
 ) -> Steps[Album]:
     """Samples of `count` chains, the states they began at, and as many from pure noise at equal
     total NFE."""
-    checks.choice("integrator", integrator, INTEGRATORS)
-    checks.choice("choice of the level", pick, PICKS)
-    count, burn_in = (
-        checks.count("pictures", count, 1, 16),
-        checks.count("burn-in", burn_in, 1, 200),
-    )
-    eta = checks.number("eta", eta, 1e-3, 20.0)
-    plan = Plan.split(
-        integrator, checks.count("NFE", nfe, 4, 400), checks.number("share", share, 0.0, 0.9)
-    )
-    plan = replace(plan, tweedie=0.01)
+    plan = replace(Plan.split(integrator, nfe, share), tweedie=0.01)
     total = burn_in + 20
     yield Progress(0, total, "Loading the network")
     bundle = load_score(model)

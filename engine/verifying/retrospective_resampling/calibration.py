@@ -19,8 +19,6 @@ from engine.verifying.retrospective_resampling.loop import Settings
 from engine.verifying.retrospective_resampling.results import Calibration, Judged, Threshold
 from engine.verifying.retrospective_resampling.seeing import (
     MOST_TRAYS,
-    check_noise,
-    check_trays,
     default_noise,
     open_bundle,
     sights,
@@ -44,17 +42,10 @@ def calibrate(
     `labels` is a CSV with the columns `p_un` and `grounded`; without one, the model speaks about
     trays of its own, whose truth is known.
     """
-    if not 0 < precision < 1:
-        raise BadInput(
-            f"The precision must lie between 0 and 1, got {precision:g}.", "0.95 is a usual aim."
-        )
     if labels.strip():
         p_un, is_right = read_labels(labels)
         yield Progress(1, 1, "Labels read")
         return calibration(p_un, is_right, precision, "the labels given")
-    check_trays(trays)
-    if noise is not None:
-        check_noise(noise)
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
     settings = Settings(temperature=1.0, max_new_tokens=64).without_checks()
