@@ -45,8 +45,8 @@ def number(
     """A number within bounds; what is no number is refused, NaN and infinities too."""
     found = real(name, value)
     if not least <= found <= most:
-        told = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
-        raise BadInput(told, advice or "Give a number between these.")
+        message = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
+        raise BadInput(message, advice or "Give a number between these.")
     return found
 
 
@@ -54,8 +54,8 @@ def count(name: str, value: object, least: int, most: int, advice: str = "") -> 
     """A whole number within bounds; 10.0 is one, as sliders give it."""
     found = whole(name, value)
     if not least <= found <= most:
-        told = f"{name} must be from {least} to {most}, got {value!s:.40}."
-        raise BadInput(told, advice or "Give a whole number between these.")
+        message = f"{name} must be from {least} to {most}, got {value!s:.40}."
+        raise BadInput(message, advice or "Give a whole number between these.")
     return found
 
 

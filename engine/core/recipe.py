@@ -282,8 +282,8 @@ class Recipe:
 def _checked_slug(value: object, name: str) -> str:
     slug = checked_text(value, name).replace("-", "_")
     if not _SLUG.fullmatch(slug):
-        told = f'"{slug[:60]}" cannot be the {name} of a recipe.'
-        raise BadInput(told, "Names look like nfe-lab.")
+        message = f'"{slug[:60]}" cannot be the {name} of a recipe.'
+        raise BadInput(message, "Names look like nfe-lab.")
     return slug
 
 

@@ -108,7 +108,7 @@ def answers_of(
     count = known.pictures.shape[1]
     picked = np.random.default_rng(seed).choice(count, min(6, count), replace=False)
     pixels = tasks.grey(known.pictures[place, picked])
-    truth = [known.said(place, int(known.answers[place, i])) for i in picked]
+    truth = [known.answer_name(place, int(known.answers[place, i])) for i in picked]
     rows = []
     todo: dict[str, tuple[str, applied.Deltas]] = {"the base model": ("base", {}), **deltas}
     for title, (kind, change) in todo.items():
@@ -116,7 +116,7 @@ def answers_of(
         sure, best = known.outputs(weights, place, count)[torch.from_numpy(picked)].max(-1)
         answers = [
             f"{'✓' if int(b) == int(known.answers[place, i]) else '✗'} "
-            f"{known.said(place, int(b))} {float(s):.0%}".replace("%", " %")
+            f"{known.answer_name(place, int(b))} {float(s):.0%}".replace("%", " %")
             for i, b, s in zip(picked, best, sure, strict=True)
         ]
         rows.append(Row(title, kind, pixels, tuple(answers)))

@@ -69,7 +69,7 @@ def pictures(
     for z in finish_from(on, plan, start.x, start.sigma, noise):
         album = replace(album, chained=bundle.pictures(z), nfe=on.nfe - before)
         yield Progress(burn_in + 8, total, "from the chain", album)
-    album = replace(album, verdicts=said(bundle, z))
+    album = replace(album, verdicts=verdicts_of(bundle, z))
     before = on.nfe
     top = float(sigmas[0])
     for z in from_noise(on, plan, like, top, noise):
@@ -77,7 +77,7 @@ def pictures(
         yield Progress(burn_in + 14, total, "from pure noise", album)
     return replace(
         album,
-        verdicts_vanilla=said(bundle, z),
+        verdicts_vanilla=verdicts_of(bundle, z),
         classifier_calls=reader.calls,
         classifier_seconds=reader.seconds,
     )
@@ -115,7 +115,7 @@ class Reader:
         return torch.log_softmax(logits, dim=1)
 
 
-def said(bundle: ScoreBundle, x: Float[Tensor, "b 3 h w"]) -> tuple[str, ...]:
+def verdicts_of(bundle: ScoreBundle, x: Float[Tensor, "b 3 h w"]) -> tuple[str, ...]:
     """What the noisy classifier takes clean samples for."""
     with torch.no_grad():
         network = load_readers().noisy.to(x.device)

@@ -40,7 +40,7 @@ class Tally:
 
     name: str
     tau: float
-    told: list[Told]
+    answers: list[Told]
     give_ups: int = 0
     empty: int = 0
     words: int = 0
@@ -48,21 +48,21 @@ class Tally:
     forward_tokens: int = 0
 
     def add(self, text: str, tray: Tray, outcome: Outcome | None = None) -> None:
-        self.told.append(Told(tuple(mentions(text)), tray.names))
+        self.answers.append(Told(tuple(mentions(text)), tray.names))
         self.words += len(text.split())
         self.empty += not text
         self.give_ups += outcome is not None and not outcome.success
 
     def take(self, other: "Tally") -> None:
         """Add another tally at the same setting."""
-        self.told += other.told
+        self.answers += other.answers
         for name in ("give_ups", "empty", "words", "generated_tokens", "forward_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def point(self) -> Point:
         """Rates and costs, an answer on average."""
-        rates, count = chair(self.told), max(len(self.told), 1)
-        of_i, _, of_cover = intervals(self.told)
+        rates, count = chair(self.answers), max(len(self.answers), 1)
+        of_i, _, of_cover = intervals(self.answers)
         return Point(
             self.name,
             self.tau,
@@ -76,7 +76,7 @@ class Tally:
             self.words / count,
             self.generated_tokens / count,
             self.forward_tokens / count,
-            len(self.told),
+            len(self.answers),
         )
 
 
@@ -187,12 +187,12 @@ def beside(
     tallies: list[Tally],
 ) -> Steps[None]:
     """The baselines: two that only cut, one without chance, one that contrasts with a blank."""
-    outcome, said = plain
+    outcome, judged = plain
     for tally in tallies:
         if tally.name == "refuse":
-            tally.add(refused(said, tally.tau), sight.tray)
+            tally.add(refused(judged, tally.tau), sight.tray)
         elif tally.name == "truncate":
-            tally.add(truncated(said, tally.tau), sight.tray)
+            tally.add(truncated(judged, tally.tau), sight.tray)
         elif tally.name == "greedy":
             yield from told_once(
                 bundle, sight, replace(base.without_checks(), temperature=0.0), tally
@@ -214,8 +214,8 @@ def summed(
     right = np.array([one.p_un for one in doubts if one.is_true], dtype=np.float64)
     wrong = np.array([one.p_un for one in doubts if one.is_true is False], dtype=np.float64)
     return Curve(
-        tuple(tally.point() for tally in tallies if tally.told),
-        tuple(tally.point() for tally in others if tally.told),
+        tuple(tally.point() for tally in tallies if tally.answers),
+        tuple(tally.point() for tally in others if tally.answers),
         right,
         wrong,
         auroc(wrong, right),
