@@ -11,18 +11,6 @@ from collections.abc import Collection
 from engine.core.errors import BadInput
 
 
-def texts(value: object, name: str, most: int, longest: int = 300) -> tuple[str, ...]:
-    """A list of texts; one text is split at its commas. Raises `BadInput`."""
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
-        raise BadInput(f"{name} must be a list of texts.", 'Write for example ["cat", "dog"].')
-    if len(listed) > most or any(len(text) > longest for text in listed):
-        raise BadInput(
-            f"{name}: at most {most} texts of {longest} characters are taken.", "Use fewer words."
-        )
-    return tuple(text.strip() for text in listed)
-
-
 def real(name: str, value: object) -> float:
     """A finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
@@ -45,8 +33,8 @@ def number(
     """A number within bounds; what is no number is refused, NaN and infinities too."""
     found = real(name, value)
     if not least <= found <= most:
-        told = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
-        raise BadInput(told, advice or "Give a number between these.")
+        message = f"{name} must be from {least:g} to {most:g}, got {value!s:.40}."
+        raise BadInput(message, advice or "Give a number between these.")
     return found
 
 
@@ -54,8 +42,8 @@ def count(name: str, value: object, least: int, most: int, advice: str = "") -> 
     """A whole number within bounds; 10.0 is one, as sliders give it."""
     found = whole(name, value)
     if not least <= found <= most:
-        told = f"{name} must be from {least} to {most}, got {value!s:.40}."
-        raise BadInput(told, advice or "Give a whole number between these.")
+        message = f"{name} must be from {least} to {most}, got {value!s:.40}."
+        raise BadInput(message, advice or "Give a whole number between these.")
     return found
 
 

@@ -36,19 +36,6 @@ from engine.core import disk, patch_file
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
 from engine.core.recipe import Recipe
 from engine.core.shapes import Shaped, Tensor
-from engine.core.stack import PatchStack
-from engine.core.store import PatchStore, default_store
-
-__all__ = [
-    "Patch",
-    "PatchStack",
-    "PatchStore",
-    "State",
-    "apply_all",
-    "default_store",
-    "fingerprint",
-    "state_fingerprint",
-]
 
 State: TypeAlias = Mapping[str, Tensor]
 R = TypeVar("R")
@@ -131,10 +118,6 @@ class Patch:
         Raises `PatchConflict` when it is not applied or a later edit lies on one of its tensors.
         """
         return self._turned(state, self.after, self.before, self._backward)
-
-    def is_applied(self, state: State) -> bool:
-        """Whether every touched tensor stands as this edit left it."""
-        return all(n in state and fingerprint(state[n]) == after for n, after in self.after.items())
 
     @property
     def name(self) -> str:

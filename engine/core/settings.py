@@ -211,8 +211,8 @@ def _items(name: str, kind: object, value: object, rule: Items) -> tuple[object,
     if not isinstance(value, list | tuple):
         raise BadInput(f"{name} must be a list, got {_shown(value)}.", 'Write for example ["cat"].')
     if not rule.fewest <= len(value) <= rule.most:
-        told = f"{name} takes {rule.fewest} to {rule.most} values, got {len(value)}."
-        raise BadInput(told, rule.advice or "Give more." if not value else "Give fewer.")
+        message = f"{name} takes {rule.fewest} to {rule.most} values, got {len(value)}."
+        raise BadInput(message, rule.advice or "Give more." if not value else "Give fewer.")
     return tuple(_checked(name, kind, item) for item in value)
 
 
@@ -221,8 +221,8 @@ def _text(name: str, value: object, rules: Sequence[object]) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{name} must be a text, got {_shown(value)}.", "Write it in quotes.")
     if not rule.fewest <= len(value) <= rule.longest:
-        told = f"{name} has {len(value)} characters; {rule.fewest} to {rule.longest} are taken."
-        raise BadInput(told, rule.advice)
+        message = f"{name} has {len(value)} characters; {rule.fewest} to {rule.longest} are taken."
+        raise BadInput(message, rule.advice)
     return value
 
 

@@ -82,11 +82,6 @@ class PatchStore:
     def __contains__(self, digest: str) -> bool:
         return self.path(digest).exists()
 
-    @property
-    def used_bytes(self) -> int:
-        """The size of all patches in the store."""
-        return sum(size for _, size, _ in self._files())
-
     def _keep(self, digest: str, name: str, size: int, pieces: Iterable[Bytes]) -> str:
         path = self.path(digest)
         if size > self.max_bytes:

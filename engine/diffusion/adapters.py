@@ -10,14 +10,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from engine.core import rng
 from engine.core.errors import SamplerError
 from engine.core.shapes import Num, Tensor
 from engine.diffusion.denoiser import Kind, Model
-from engine.diffusion.grids import Grid, timesteps
 from engine.diffusion.solvers import Step
 
 if TYPE_CHECKING:
@@ -74,13 +72,6 @@ def set_nfe(scheduler: "SchedulerMixin", nfe: int) -> int:
         if len(scheduler.timesteps) <= nfe:
             return len(scheduler.timesteps)
     raise SamplerError(f"{type(scheduler).__name__} cannot work with {nfe} network evaluations.")
-
-
-def grid_of(scheduler: "SchedulerMixin") -> Grid:
-    """The timesteps of a scheduler as a grid for our solvers, ending without noise."""
-    times = scheduler.timesteps.cpu().double().numpy()
-    # Heun visits each inner time twice.
-    return timesteps(np.append(np.unique(times)[::-1], -1.0))
 
 
 def solve_diffusers(

@@ -101,21 +101,3 @@ def ring(count: int = 8, variance: float = 0.01) -> Mixture:
     angle = torch.arange(count, dtype=torch.float64) * 2 * math.pi / count
     ones = torch.ones(count, dtype=torch.float64)
     return Mixture(ones, torch.stack([angle.cos(), angle.sin()], dim=1), variance * ones)
-
-
-def gaussian_flow(
-    x: Float[Tensor, "b d"],
-    path: Path,
-    t0: float,
-    t1: float,
-    *,
-    mean: Float[Tensor, " d"],
-    variance: float,
-) -> Float[Tensor, "b d"]:
-    """Where the probability flow of a single Gaussian takes x from time t0 to time t1.
-
-    x1 = a1 mu + (x0 - a0 mu) sqrt((a1^2 v + s1^2) / (a0^2 v + s0^2))
-    """
-    a0, s0, a1, s1 = (float(c) for c in (path.a(t0), path.s(t0), path.a(t1), path.s(t1)))
-    scale = math.sqrt((a1**2 * variance + s1**2) / (a0**2 * variance + s0**2))
-    return a1 * mean + (x - a0 * mean) * scale

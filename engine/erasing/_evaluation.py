@@ -15,12 +15,10 @@ the pictures. Where the original does not draw what it is asked for often enough
 nothing can be said about an erasure, and no score is given.
 """
 
-import csv
 import functools
-import io
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,7 +39,6 @@ from engine.models.vision import NOTHING, Judge, Verdicts, load_judge
 LEAST_ORIGINAL = 0.85
 LEAST_FOR_KERNEL = 50  # features a side for a kernel distance that means something
 ATTACKS = ("paraphrase", "closed form", "inversion")
-BLANK_PROMPT = "(no prompt)"
 
 
 @dataclass(frozen=True)
@@ -111,10 +108,6 @@ class Scores:
     @property
     def erased(self) -> float | None:
         return None if self.target is None else 1 - self.target.rate
-
-    @property
-    def worst_attack(self) -> Rate | None:
-        return max(self.attacks.values(), key=lambda rate: rate.rate, default=None)
 
 
 # ---------------------------------------------------------------------- drawing
@@ -400,40 +393,3 @@ def pareto(scores: Sequence[Scores]) -> tuple[ParetoPoint, ...]:
         return ()
     best = not_dominated(np.array([(point.kept, point.erased) for point in points]))
     return tuple(replace(point, best=bool(b)) for point, b in zip(points, best, strict=True))
-
-
-def table_csv(scores: Sequence[Scores]) -> str:
-    """One row a model and strength, with every interval."""
-    rows = [_flat(one) for one in scores]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(one: Scores) -> dict[str, object]:
-    row: dict[str, object] = {}
-    plain = asdict(one)
-    for name, rate in plain.pop("attacks").items():
-        plain[f"attack {name}"] = rate
-    for name, value in plain.items():
-        if isinstance(value, dict):
-            row |= {f"{name} {key}": part for key, part in value.items()}
-        else:
-            row[name] = value
-    return row
-
-
-def pictures_csv(drawn: Sequence[Drawn], seed: int) -> str:
-    """One row a picture: model, prompt, what it should show, noise, and the judge's words."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["model", "number", "seed", "group", "prompt", "should show", "shows", "judge"])
-    for one in drawn:
-        for index, ask in enumerate(one.asks):
-            seen = one.shows[index] if one.shows else ""
-            row = (one.name, index, seed, ask.group, ask.prompt, ask.shows, seen, one.lines[index])
-            writer.writerow(row)
-    return text.getvalue()

@@ -261,26 +261,3 @@ def int8(stack: Stack) -> Stack:
     """Each row rounded to 255 steps between plus and minus its largest value."""
     step = stack.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return (stack / step).round() * step
-
-
-# ---------------------------------------------------------------------- storage
-
-
-def merged_storage(n: int) -> float:
-    """One adapter in place of n."""
-    return 1 / n
-
-
-def layer_storage(n: int, p: int, numbers: int) -> float:
-    """p + 1 adapters and p n coefficients a layer of so many numbers."""
-    return (p + 1) / n + p / numbers
-
-
-def joint_storage(n: int, r: int, m: int, d: int, k: int) -> float:
-    """(k (m + d) + n k^2) / (n r (m + d))."""
-    return (k * (m + d) + n * k * k) / (n * r * (m + d))
-
-
-def int8_storage(bytes_before: int, shortest_row: int) -> float:
-    """One byte a number and a 4-byte scale a row."""
-    return (1 + 4 / shortest_row) / bytes_before

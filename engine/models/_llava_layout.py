@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.core.errors import AssetMissing, ModelMismatch
 from engine.core.tensor_header import TensorInfo
 from engine.models._checks import read_json, weight_files
+from engine.models.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
@@ -64,8 +65,6 @@ def read(
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, MistralConfig
     from transformers import LlavaForConditionalGeneration as Llava
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-
-    from engine.models.language import read_tokenizer
 
     if config.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu":
         raise ModelMismatch(

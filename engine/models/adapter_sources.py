@@ -21,7 +21,7 @@ from engine.models import _hub, _uploads
 from engine.models._checks import SAFETENSORS_ONLY, check_folder, read_header, what_is
 from engine.models._sources import from_user, is_on_hub, place
 from engine.models.adapters import CONFIG, WEIGHTS, open_lora
-from engine.models.library import ASSETS, MODELS, verify
+from engine.models.cards import ASSETS, MODELS, verify
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

@@ -121,10 +121,6 @@ class Lora:
         down, up = (self._tensor(key).float() for key in (layer.down, layer.up))
         return up.reshape(len(up), -1), down.reshape(len(down), -1), layer.scale
 
-    def extra_tensors(self) -> dict[str, Tensor]:
-        """The tensors that are no factors, as they are."""
-        return {key: self._tensor(key) for key in self.extra}
-
     @cached_property
     def sha256(self) -> str:
         """Digest of the weights' file."""

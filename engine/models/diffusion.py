@@ -155,11 +155,6 @@ def unknown_words(bundle: DiffusionBundle, text: str) -> tuple[str, ...]:
     return bundle.vocabulary.unknown(text) if bundle.vocabulary else ()
 
 
-def nearest_words(bundle: DiffusionBundle, text: str) -> dict[str, str]:
-    """For each unknown word of a prompt the trained one that comes closest, where one is listed."""
-    return bundle.vocabulary.nearest(text) if bundle.vocabulary else {}
-
-
 def words_cut(bundle: DiffusionBundle, text: str) -> str:
     """The end of a prompt that the text encoder does not see, because it is too long."""
     tokenizer = bundle.tokenizers[0]

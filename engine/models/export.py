@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from engine.core import disk
 from engine.core.errors import BadInput
-from engine.core.job import Progress, Steps, finish
+from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, State
 from engine.core.recipe import ModelRef
 from engine.core.store import default_store
@@ -215,8 +215,3 @@ def _zipped(folder: Path, target: Path) -> Path:
             if path.is_file():
                 packed.write(path, path.relative_to(folder))
     return target
-
-
-def export(model: ModelRef, folder: Path, *, as_zip: bool = False) -> Path:
-    """The same without progress, for scripts and notebooks."""
-    return Path(finish(run(seed=0, model=model, folder=str(folder), as_zip=as_zip)))

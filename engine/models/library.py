@@ -10,34 +10,27 @@ over the same tensors, `edited` one in which some tensors are replaced; the base
 visitors with different edits share one base. Training starts from a fork whose trained parameters
 are cloned.
 
-A new shipped checkpoint is a folder in assets/models with a `card.json`:
-
-    {"key": "world", "title": "...", "kind": "diffusion", "licence": "...", "source": "...",
-     "sha256": {"unet/config.json": "...", ...}}
-
-A card with "hub" and "revision" in place of "sha256" gives a short key to a pinned model of the
-Hub. Further keys are kept in `notes`. This module imports no torch until something is loaded.
+What ships here says so in a card (`cards`). This module imports no torch until something is loaded.
 """
 
 import copy
 import hashlib
 import importlib
-import json
-import logging
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.core import disk
 from engine.core.cache import LruCache
-from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
+from engine.core.errors import BadInput, EngineError, ModelMismatch, OutOfBudget
 from engine.core.job import Steps
-from engine.core.recipe import ModelRef, Plain
+from engine.core.recipe import ModelRef
 from engine.models._checks import check_folder, read_json
+from engine.models.cards import ASSETS, MODELS, ModelCard, read_cards, size_and_time, verify
 from engine.models.devices import policy
 from engine.models.words import Vocabulary
 
@@ -48,6 +41,7 @@ if TYPE_CHECKING:
     import engine.core.patch
 
 __all__ = [
+    "ASSETS",
     "MODELS",
     "Bundle",
     "ModelCard",
@@ -55,12 +49,12 @@ __all__ = [
     "edited",
     "fork",
     "load",
-    "preload",
     "prompt_note",
+    "read_cards",
     "resolve",
+    "verify",
 ]
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "models"
 LOADERS = {
     "classifier": "engine.models.classifier",
     "diffusion": "engine.models.diffusion",
@@ -73,41 +67,8 @@ UNCONDITIONAL = ("ScoreSdeVePipeline", "DDPMPipeline")
 # What tells the folder of a restoration network: our description, or the published weights.
 RESTORATION = ("restoration.json", "universal-ir.safetensors", "universal-ir.pth")
 
-log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="torch.nn.Module")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What is known about a model without loading it."""
-
-    key: str
-    title: str
-    kind: str
-    licence: str
-    source: str
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    hub: str = ""
-    revision: str = ""
-    notes: Mapping[str, Plain] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> "ModelCard":
-        """The card in a `card.json`. Raises `BadInput` or `AssetMissing` when it is not one."""
-        entries = read_json(path)
-        texts = {name: entries.pop(name, "") for name in _CARD_TEXTS}
-        sha256 = entries.pop("sha256", {})
-        absent = [name for name in _CARD_TEXTS[:5] if not texts[name]]
-        if absent or not isinstance(sha256, dict) or not (sha256 or texts["hub"]):
-            wanted = absent[0] if absent else "sha256"
-            raise BadInput(f"The card of the model {path.parent.name} has no {wanted}.")
-        digest = hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()[:16]
-        texts["revision"] = texts["revision"] or digest
-        return cls(**texts, sha256=sha256, notes=entries)
-
-
-_CARD_TEXTS = ("key", "title", "kind", "licence", "source", "hub", "revision")
 
 
 @dataclass(frozen=True)
@@ -129,25 +90,6 @@ class Bundle:
     def cache_key(self) -> tuple[Hashable, ...]:
         """What everything that is computed with this model depends on, for keys of caches."""
         return self.ref, str(self.folder), self.dtype, self.device
-
-
-def read_cards(folder: Path = ASSETS) -> dict[str, ModelCard]:
-    """The cards of all checkpoints in a folder by key; an unreadable one is logged and left out."""
-    cards = {}
-    for path in sorted(folder.glob("*/card.json")):
-        try:
-            card = ModelCard.read(path)
-        except EngineError as error:
-            log.error("%s: %s", path, error)
-            continue
-        if card.key == path.parent.name:
-            cards[card.key] = card
-        else:
-            log.error("%s is the card of %s; folder and key must be equal", path, card.key)
-    return cards
-
-
-MODELS: Mapping[str, ModelCard] = read_cards()
 
 
 # ---------------------------------------------------------------------- loading
@@ -214,16 +156,6 @@ def fetch_adapter(source: str) -> Steps[None]:
         from engine.models import adapter_sources
 
         yield from adapter_sources.fetch(source)
-
-
-def preload(*keys: str, device: str = "auto") -> None:
-    """Load shipped models ahead of the first visitor: in a thread after launch, or on ZeroGPU
-    while the entry file is imported. Says in the log what could not be loaded."""
-    for key in keys:
-        try:
-            load(ModelRef(key), device)
-        except EngineError as error:
-            log.warning("%s was not loaded ahead: %s", key, error)
 
 
 def _locate(ref: ModelRef, dtype: str) -> tuple[ModelCard, Path, ModelRef]:
@@ -321,49 +253,11 @@ def _uploads_that_load(ref: ModelRef, dtype: str) -> Iterator[None]:
 _READING = threading.Lock()
 
 
-def verify(card: ModelCard, folder: Path) -> None:
-    """Compare the files of a shipped model with the checksums of its card.
-
-    Each file is read once a process, and again when its size or time changes.
-    Raises `AssetMissing` that names the first file that is absent or differs.
-    """
-    for name, expected in card.sha256.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BadInput(f"The card of {card.key} names a file outside its folder.")
-        if not path.is_file():
-            raise AssetMissing(
-                f"The shipped model {card.key} lacks the file {name}.",
-                f"Check the repository out again, or run: python -m engine.zoo build {card.key}",
-            )
-        if _sha256(path, *_signature(path)) != expected:
-            raise AssetMissing(
-                f"The file {name} of the shipped model {card.key} is not the published one.",
-                f"Check the repository out again, or run: python -m engine.zoo build {card.key}",
-            )
-
-
-def _signature(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-_HASHES: dict[tuple[Path, int, int], str] = {}
-
-
-def _sha256(path: Path, size: int, changed: int) -> str:
-    key = (path, size, changed)
-    if key not in _HASHES:
-        with path.open("rb") as file:
-            _HASHES[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _HASHES[key]
-
-
 def _stamp(folder: Path) -> str:
     """Changes when a file of the folder changes, so that the cache does not serve the old one."""
     hub_cache = folder.parent.parent if folder.parent.name == "snapshots" else folder
     files = check_folder(folder, inside=hub_cache)
-    text = repr([(str(path.relative_to(folder)), *_signature(path)) for path in files])
+    text = repr([(str(path.relative_to(folder)), *size_and_time(path)) for path in files])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -418,10 +312,10 @@ def edited(model: M, patches: Sequence["engine.core.patch.Patch"]) -> M:
 
     Raises `PatchConflict` or `ModelMismatch` when a patch does not fit, and then nothing happened.
     """
+    from engine.core.patch import apply_all
+
     before = model.state_dict()
-    after: Mapping[str, torch.Tensor] = before
-    for patch in patches:
-        after = patch.apply(after)
+    after = apply_all(before, patches)
     changed = {name: tensor for name, tensor in after.items() if tensor is not before.get(name)}
     return with_tensors(model, changed)
 

@@ -128,16 +128,6 @@ class ScoreBundle(Bundle):
             grad=grad,
         )
 
-    def at_levels(self) -> Model:
-        """The score of a VE network with the noise level as time, for any path in those levels."""
-        if self.process != "ve":
-            raise ModelMismatch(
-                f"{self.card.title} is a {self.process} network, whose noise is not added to the "
-                "picture alone.",
-                "Pick a VE one, such as score-ve.",
-            )
-        return self.denoiser()
-
     def states(self, pictures: UInt8[Array, "b h w 3"]) -> Float[Tensor, "b c h w"]:
         """Pictures in the range of the network, each 8-bit value in the middle of its bin."""
         unit = (torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2) + 0.5) / 256

@@ -23,9 +23,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from engine.core.errors import ModelMismatch
-from engine.models.speech import FrontEnd, Sampling, SpeechConfig
+from engine.models.speech_config import FrontEnd, Sampling, SpeechConfig
 
 SHAPES = ("nf", "ch_mult", "num_res_blocks", "attn_resolutions")
+
+
+def is_published(entries: Mapping[str, Any]) -> bool:
+    """Whether these are settings as the authors' checkpoints have them."""
+    return "front" not in entries and "backbone" in entries
 
 
 def config_of(settings: Mapping[str, Any]) -> SpeechConfig:

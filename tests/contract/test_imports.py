@@ -34,7 +34,6 @@ LIGHT_CORE = {
         "runs",
         "stack",
         "store",
-        "trace",
     )
 }
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from torch import nn
 
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, PatchConflict
-from engine.core.patch import Patch, PatchStack, apply_all, fingerprint, state_fingerprint
+from engine.core.patch import Patch, apply_all, fingerprint, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe
+from engine.core.stack import PatchStack
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 

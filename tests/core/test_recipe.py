@@ -1,5 +1,6 @@
 """Recipes: every written form leads back to the equal recipe, and what is wrong is refused."""
 
+import ast
 import io
 import json
 import shlex
@@ -102,7 +103,13 @@ def test_the_command_line_leads_back(fields):
 @given(recipe_fields)
 def test_the_api_call_leads_back(fields):
     recipe = made(fields)
-    assert Recipe.from_api_call(recipe.api_call("http://127.0.0.1:7860/")) == recipe
+    said = {
+        node.arg: ast.literal_eval(node.value)
+        for node in ast.walk(ast.parse(recipe.api_call("http://127.0.0.1:7860/")))
+        if isinstance(node, ast.keyword)
+    }
+    assert Recipe.from_json(said["recipe"]) == recipe
+    assert said["api_name"] == recipe.endpoint
 
 
 @MANY
@@ -253,12 +260,6 @@ def test_a_command_line_that_is_no_recipe_is_refused(arguments):
 def test_a_bad_flag_is_refused(flags):
     with pytest.raises(BadInput):
         Recipe.from_arguments(["run", "m", *flags])
-
-
-@pytest.mark.parametrize("snippet", ["", "1 +", "f(recipe=x)", "f(recipe='{')", "\0"])
-def test_a_snippet_without_recipe_is_refused(snippet):
-    with pytest.raises(BadInput):
-        Recipe.from_api_call(snippet)
 
 
 # ---------------------------------------------------------------------- links are lenient

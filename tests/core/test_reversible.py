@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.core.catalog import Exactness
 from engine.core.errors import BadInput
 from engine.core.reversible import Reversible, compare, missed_of_weights, round_trip
-from engine.core.trace import Trace, thinned
 
 
 class Shift:
@@ -90,34 +87,6 @@ def test_another_shape_format_or_number_is_refused(back):
 
 
 # ---------------------------------------------------------------------- traces
-
-
-@given(total=st.integers(1, 400), most=st.integers(2, 100))
-def test_a_thinned_trace_keeps_both_ends_and_its_bound(total, most):
-    trace = thinned(((step, float(step), str(step)) for step in range(total)), total, most)
-    assert len(trace) <= most
-    assert (trace.states[0], trace.states[-1]) == (0, total - 1)
-    assert len(trace) == min(total, most)
-
-
-def test_scrubbing_finds_the_last_state_reached():
-    trace = Trace(("noise", "half", "cat"), (-10.0, -1.0, 0.0), ("", "", ""))
-    assert [trace.at(time) for time in (-99.0, -10.0, -5.0, -1.0, 7.0)] == [
-        "noise",
-        "noise",
-        "noise",
-        "half",
-        "cat",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("states", "times", "notes"),
-    [((), (), ()), (("a",), (0.0, 1.0), ("",)), (("a", "b"), (1.0, 0.0), ("", ""))],
-)
-def test_a_trace_that_does_not_fit_together_is_refused(states, times, notes):
-    with pytest.raises(BadInput):
-        Trace(states, times, notes)
 
 
 def test_what_a_file_misses_is_told_as_a_part_of_the_whole_edit():

@@ -7,7 +7,7 @@ import torch
 from engine.core import rng
 from engine.core.errors import SamplerError
 from engine.diffusion import adapters, grids, schedules
-from engine.diffusion.adapters import grid_of, scheduler_like, set_nfe, solve_diffusers
+from engine.diffusion.adapters import scheduler_like, set_nfe, solve_diffusers
 from engine.diffusion.mixture import Mixture, three_modes
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import run, solve
@@ -27,6 +27,13 @@ CONFIG = {
 
 # The second step has history for order 2 only, which diffusers takes from `solver_type`.
 THIRD = {"solver_order": 3, "solver_type": "heun", "lower_order_final": False}
+
+
+def grid_of(scheduler):
+    """The timesteps of a scheduler as a grid for our solvers, ending without noise."""
+    times = scheduler.timesteps.cpu().double().numpy()
+    # Heun visits each inner time twice.
+    return grids.timesteps(np.append(np.unique(times)[::-1], -1.0))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from engine.core.errors import SamplerError
 from engine.diffusion import grids, schedules
 from engine.diffusion.denoiser import Model
 from engine.diffusion.inversion import Pair, ddim_backwards, reversible_heun
-from engine.diffusion.mixture import Mixture, gaussian_flow, three_modes
+from engine.diffusion.mixture import Mixture, three_modes
 from engine.diffusion.solvers import run
+from tests.diffusion.closed_form import gaussian_flow
 
 PATH = schedules.from_alphas_cumprod(
     np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)

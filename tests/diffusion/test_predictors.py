@@ -9,11 +9,12 @@ from engine.diffusion import grids, schedules
 from engine.diffusion.adaptive import bits_per_dim, log_likelihood, travel
 from engine.diffusion.chain import exact_levels, hand_over, langevin_gibbs, noise_levels, pick_level
 from engine.diffusion.denoiser import Model
-from engine.diffusion.mixture import Mixture, gaussian_flow, ring, three_modes
+from engine.diffusion.mixture import Mixture, ring, three_modes
 from engine.diffusion.moves import Hop
 from engine.diffusion.noise import Noise, Stream
 from engine.diffusion.predictors import exact_link, released_grid, released_link
 from engine.diffusion.solvers import run, solve
+from tests.diffusion.closed_form import gaussian_flow
 
 VP, SUBVP = schedules.vp(t_min=0.0), schedules.subvp(t_min=0.0)
 PATHS = [VP, SUBVP, schedules.ve(t_min=0.0)]

@@ -7,9 +7,10 @@ import torch
 from engine.core.errors import SamplerError
 from engine.diffusion import grids, schedules
 from engine.diffusion.denoiser import Model
-from engine.diffusion.mixture import Mixture, gaussian_flow, three_modes
+from engine.diffusion.mixture import Mixture, three_modes
 from engine.diffusion.noise import Noise
 from engine.diffusion.solvers import SOLVERS, find, run, solve
+from tests.diffusion.closed_form import gaussian_flow
 
 VP = schedules.vp()
 DISCRETE = schedules.from_alphas_cumprod(

@@ -1,7 +1,5 @@
 """What the erasing methods share: prompt sets, erasers, baselines, attacks and scores."""
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +245,7 @@ def test_the_scores_answer_the_four_questions():
     assert found.near.rate == pytest.approx(0.8)
     assert found.kept.rate == pytest.approx(0.9)
     assert found.attacks["paraphrase"].rate == pytest.approx(0.5)
-    assert found.worst_attack.rate == pytest.approx(0.9)
+    assert found.attacks["inversion"].rate == pytest.approx(0.9)
     assert found.change.value == pytest.approx(3)
     assert found.empty_change == pytest.approx(3)
     assert found.feature_change.value > 0
@@ -269,18 +267,12 @@ def test_the_gate_withholds_scores_of_what_the_original_cannot_draw():
     assert gate_note(drawing("original", {})) == ""
 
 
-def test_the_table_holds_every_interval_and_the_pareto_points_mark_the_best():
+def test_the_pareto_points_mark_the_best():
     reference = drawing("original", {})
     good, bad = drawing("good", {"target": 0.0}), drawing("bad", {"target": 0.5, "far": 0.5})
     scores = [scored(one, reference) for one in (reference, good, bad)]
-    rows = list(csv.DictReader(io.StringIO(evaluation.table_csv(scores))))
-    assert [row["name"] for row in rows] == ["original", "good", "bad"]
-    assert float(rows[1]["target high"]) > 0
     best = {point.name: point.best for point in evaluation.pareto(scores)}
     assert best == {"original": False, "good": True, "bad": False}
-    told = list(csv.DictReader(io.StringIO(evaluation.pictures_csv([good], 7))))
-    assert len(told) == len(good.asks)
-    assert told[0]["seed"] == "7"
 
 
 def test_a_picture_keeps_its_noise_in_whatever_order_it_is_drawn(bundle):

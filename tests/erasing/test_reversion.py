@@ -15,8 +15,9 @@ from safetensors.torch import save
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
 from engine.core.golden import check_all
 from engine.core.job import Failed, Job, Progress, finish
-from engine.core.patch import PatchStack, default_store
 from engine.core.reversible import Exactness
+from engine.core.stack import PatchStack
+from engine.core.store import default_store
 from engine.erasing.reversion import RELATIONS as NAMED
 from engine.erasing.reversion import golden as ours
 from engine.erasing.reversion.algorithm import verdict
@@ -41,8 +42,8 @@ from engine.erasing.reversion.words import (
     words_of,
     write_file,
 )
+from engine.models import export
 from engine.models.diffusion import DiffusionBundle, encode_prompt, token_ids
-from engine.models.export import export
 from engine.models.library import ModelRef, load
 from engine.models.vision import HEADS, Verdicts
 from engine.world import vocabulary as words
@@ -357,7 +358,8 @@ def test_the_exported_checkpoint_knows_the_word_in_diffusers(
     default_store.cache_clear()
     params = {"model": str(folder), "word": a_word().text()}
     digest = default_store().put(run_job(Job(f"{TARGET}:bake", params, 7))[-1].result.patch)
-    made = export(ModelRef(str(folder), edits=(digest,)), tmp_path / "out")
+    ref = ModelRef(str(folder), edits=(digest,))
+    made = finish(export.run(seed=0, model=ref, folder=str(tmp_path / "out")))
     expected = encode_prompt(
         load(ModelRef(str(folder), edits=(digest,)), "cpu", "float32"), ["a cat <R> a house"]
     ).tokens

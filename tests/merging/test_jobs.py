@@ -15,7 +15,7 @@ from engine.core.job import Done, Failed, Job, Progress
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Recipe
-from engine.merging.reversible_merging import algorithm, applied, exports, tasks
+from engine.merging.reversible_merging import algorithm, applied, exports, rebuilding, tasks
 from engine.merging.reversible_merging.bundle import header
 from engine.merging.reversible_merging.collection import collect
 from engine.merging.reversible_merging.peft_modes import MODES, WITHOUT_DENSITY
@@ -151,7 +151,7 @@ def test_kohya_files_become_a_peft_folder_that_names_the_models_own_modules(
     unet = UNet2DConditionModel.from_pretrained(Path(tiny) / "unet")
     model = PeftModel.from_pretrained(unet, tmp_path)
     truth = collect(kohya)
-    deltas = [algorithm.own(truth, i) for i in range(3)]
+    deltas = [rebuilding.own(truth, i) for i in range(3)]
     compared = 0
     for name, module in model.base_model.model.named_modules():
         if hasattr(module, "get_delta_weight"):
@@ -264,7 +264,7 @@ def test_merges_called_pefts_are_pefts_own_with_unequal_scales(go, tiny, looks, 
         model.add_weighted_adapter(
             ["a0", "a1", "a2"], [0.6] * 3, "m", combination_type=mode, **more
         )
-    ours = algorithm.merged(collect(sources), f"peft {mode}", Mix(0.6, density))
+    ours = rebuilding.merged(collect(sources), f"peft {mode}", Mix(0.6, density))
     for name, module in model.base_model.model.named_modules():
         if hasattr(module, "get_delta_weight"):
             theirs = module.get_delta_weight("m").flatten(1)
@@ -296,7 +296,7 @@ def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_pa
     bundle, collection = load(ModelRef(tiny)), collect(looks)
     state = dict(bundle.model.state_dict())
     names = applied.names_in(state, collection)
-    ours = applied.baked(state, collection, names, algorithm.own(collection, 1))
+    ours = applied.baked(state, collection, names, rebuilding.own(collection, 1))
     theirs = {n.replace(".base_layer", ""): t for n, t in pipe.unet.state_dict().items()}
     for name, tensor in ours.items():
         other = theirs[name.removeprefix("unet.")]

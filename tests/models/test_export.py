@@ -11,15 +11,20 @@ import torch
 from safetensors.torch import load_file
 
 from engine.core.errors import AssetMissing, BadInput, EngineError
-from engine.core.job import Done, Job, Progress, events
-from engine.core.patch import Patch, default_store
+from engine.core.job import Done, Job, Progress, events, finish
+from engine.core.patch import Patch
 from engine.core.recipe import Recipe
+from engine.core.store import default_store
 from engine.models._sources import receive
-from engine.models.export import export
+from engine.models.export import run
 from engine.models.library import ModelRef, load
 from tests.conftest import equal_bits
 
 NAMES = ("unet.conv_in.weight", "text_encoder.final_layer_norm.weight", "vae.quant_conv.bias")
+
+
+def export(model: ModelRef, folder: Path, *, as_zip: bool = False) -> Path:
+    return Path(finish(run(seed=0, model=model, folder=str(folder), as_zip=as_zip)))
 
 
 @pytest.fixture

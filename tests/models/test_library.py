@@ -16,8 +16,9 @@ from torch import nn
 
 from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch, OutOfBudget, PatchConflict
-from engine.core.patch import Patch, default_store
+from engine.core.patch import Patch
 from engine.core.recipe import Recipe
+from engine.core.store import default_store
 from engine.models import devices, library
 from engine.models.library import MODELS, ModelCard, ModelRef, edited, fork, load
 from engine.models.words import Vocabulary
@@ -452,12 +453,6 @@ def test_a_model_larger_than_the_free_memory_is_refused_before_it_is_read(tiny, 
     monkeypatch.setattr(_layout, "_fill", lambda *_: pytest.fail("allocated"))
     with pytest.raises(OutOfBudget, match="GB are free"):
         load(ModelRef(str(tiny["sd1"])))
-
-
-def test_preload_says_in_the_log_what_it_could_not_load(asset, caplog):
-    library.preload("toy", "nothing", device="cpu")
-    assert "nothing was not loaded ahead" in caplog.text
-    assert len(library.CACHE) == 1
 
 
 def test_an_edit_keeps_its_base_in_the_cache():

@@ -10,7 +10,7 @@ from engine.core.errors import BadInput
 from engine.core.job import Job, finish
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Pred
-from engine.diffusion.mixture import Mixture, gaussian_flow
+from engine.diffusion.mixture import Mixture
 from engine.sampling.principles import (
     PROCESSES,
     READINGS,
@@ -23,6 +23,7 @@ from engine.sampling.principles import (
 )
 from engine.sampling.principles import algorithm as orders
 from engine.sampling.principles.world import VP, modes_of, process_of, world_of
+from tests.diffusion.closed_form import gaussian_flow
 
 MODULE = "engine.sampling.principles.algorithm"
 

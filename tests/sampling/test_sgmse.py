@@ -10,6 +10,7 @@ import torch
 from engine.core.errors import BadInput
 from engine.core.job import Done, Job, Progress, finish
 from engine.core.recipe import ModelRef
+from engine.core.settings import checked
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Model
 from engine.diffusion.noise import Noise
@@ -292,9 +293,8 @@ clips_of = clips.clips
 
 def test_whole_numbers_and_texts_are_settled_before_a_walk():
     """Sliders and the command line may give 3.0; the walk counts with 3."""
-    steps = enhancing.checked(steps=3.0)["steps"]  # type: ignore[typeddict-item]
+    steps = checked(algorithm.run, {"steps": 3.0})["steps"]
     assert (steps, type(steps)) == (3, int)
-    assert enhancing.checked() == enhancing.PAPER
     for wrong in ({"steps": 2.5}, {"snr": "much"}, {"renew_above": float("nan")}, {"sampler": 1}):
         with pytest.raises(BadInput):
-            enhancing.checked(**wrong)
+            checked(algorithm.run, wrong)

@@ -10,8 +10,9 @@ import gradio as gr
 import pytest
 import torch
 
-from engine.core.patch import Patch, PatchStore
+from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import PatchStore
 from engine.verifying.revthink import augment
 from pages import _files, _shelf, _taking, erasure_lab, revthink
 

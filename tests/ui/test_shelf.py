@@ -12,8 +12,9 @@ from playwright.sync_api import Page, expect
 
 from engine.core import budgets
 from engine.core.errors import BadInput, OutOfBudget, PatchConflict
-from engine.core.patch import Patch, PatchStore
+from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Recipe
+from engine.core.store import PatchStore
 from pages import _shelf
 from tests.tiny import tiny_checkpoint
 

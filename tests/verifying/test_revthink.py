@@ -231,7 +231,7 @@ def test_answers_of_gsm8k_are_found_behind_their_mark():
 def test_a_student_is_a_llama_of_transformers():
     from transformers import LlamaForCausalLM
 
-    from engine.models.language import read_tokenizer
+    from engine.models.tokenizers import read_tokenizer
     from engine.zoo.revthink import export_llama
 
     state = {name: w[0] for name, w in fleet.fresh(SMALL, [3]).items()}

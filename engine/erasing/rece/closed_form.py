@@ -25,13 +25,6 @@ from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 
 Regulariser = Literal["zero", "standard", "surrogate_1st", "surrogate_2nd", "surrogate_both"]
-REGULARISERS: tuple[Regulariser, ...] = (
-    "zero",
-    "standard",
-    "surrogate_1st",
-    "surrogate_2nd",
-    "surrogate_both",
-)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from engine.erasing.rece.closed_form import Pair
 from engine.models.diffusion import DiffusionBundle, encode_prompt
 
 Rule = Literal["classic", "last", "all"]
-RULES: tuple[Rule, ...] = ("classic", "last", "all")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ CARD = MethodCard(
     shows=(
         "engine.merging.reversible_merging.basis:positions",
         "engine.merging.reversible_merging.basis:fit",
-        "engine.merging.reversible_merging.basis:blend",
+        "engine.merging.reversible_merging.basis:revert_all",
         "engine.merging.reversible_merging.basis:storage",
         "engine.merging.reversible_merging.gauge:aligned",
         "engine.merging._baselines:ties",

@@ -80,50 +80,10 @@ def _falling(gram: Float[Tensor, "j k k"]) -> tuple[Float[Tensor, "j k"], Float[
     return values.flip(-1).clamp(min=0), vectors.flip(-1)
 
 
-def revert(basis: Basis, index: int) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
-    """Adapter `index` as the basis knows it: x_i = mu + U c_i at every position."""
-    return blend(basis, torch.eye(basis.n, dtype=basis.C.dtype)[index])
-
-
-def blend(
-    basis: Basis, weights: Float[Tensor, " n"]
-) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]:
-    """An affine mix of the adapters' factors, mu + U sum_i w_i c_i with weights of sum 1.
-
-    Not the mix of their deltas: a product of two mixed factors has cross terms.
-    """
-    c = torch.einsum("jnp,n->jp", basis.C, weights.to(basis.C))
-    x = basis.mu + torch.einsum("jpr,jp->jr", basis.U, c)
-    return x[: basis.rows], x[basis.rows :].mT
-
-
 def revert_all(basis: Basis) -> tuple[Float[Tensor, "n m r"], Float[Tensor, "n r d"]]:
-    """All adapters."""
+    """Every adapter as the basis knows it: x_i = mu + U c_i at every position."""
     x = basis.mu[:, None] + basis.C @ basis.U
     return x[: basis.rows].transpose(0, 1), x[basis.rows :].permute(1, 2, 0)
-
-
-def add_adapter(
-    basis: Basis, a: Float[Tensor, "m r"], b: Float[Tensor, "r d"]
-) -> tuple[Basis, float]:
-    """The basis with one more adapter, projected without a refit, and the share it loses.
-
-    c_new = U^T (x_new - mu) at every position. Of what lies outside the basis nothing is kept.
-    """
-    x = positions(a[None], b[None])[..., 0] - basis.mu
-    c = torch.einsum("jpr,jr->jp", basis.U, x)
-    lost = (x - torch.einsum("jpr,jp->jr", basis.U, c)).square().sum() / x.square().sum()
-    return replace(basis, C=torch.cat([basis.C, c[:, None]], 1)), float(lost)
-
-
-def without_adapter(basis: Basis, index: int) -> Basis:
-    """The basis without the coefficients of one adapter.
-
-    It can no longer be rebuilt, but what it taught mu and U stays there: a refit on the others is
-    the only true removal.
-    """
-    kept = [i for i in range(basis.n) if i != index]
-    return replace(basis, C=basis.C[:, kept])
 
 
 # ---------------------------------------------------------------------- storage and error

@@ -20,7 +20,15 @@ import numpy as np
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import ModelRef, Plain
-from engine.merging.reversible_merging import algorithm, applied, speed, tasks
+from engine.merging.reversible_merging import (
+    algorithm,
+    applied,
+    counting,
+    drawing,
+    rebuilding,
+    speed,
+    tasks,
+)
 from engine.merging.reversible_merging.collection import Collection, collect, of
 from engine.merging.reversible_merging.pt_svd import recompressed
 from engine.merging.reversible_merging.ways import MERGES, Mix
@@ -95,10 +103,10 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
         """Answers of one set of weights to all tasks, for each seed."""
         mixes = [Mix(weight, 0.4, s) for s in seeds]
         return np.concatenate(
-            [right([algorithm.merged(every, name, mix)] * every.n, count) for mix in mixes], 1
+            [right([rebuilding.merged(every, name, mix)] * every.n, count) for mix in mixes], 1
         )
 
-    own = [algorithm.own(every, i) for i in range(every.n)]
+    own = [rebuilding.own(every, i) for i in range(every.n)]
     mine = right(own)
     found["base"], found["own adapters"] = rate(right([{}] * every.n)), rate(mine)
     found["each task, own adapter"] = dict(zip(every.names, mine.mean(1).tolist(), strict=True))
@@ -110,20 +118,20 @@ def _tasks(every: Collection, known: tasks.Tasks, seed: int, done: int) -> Found
         curve: dict[str, Plain] = {}
         for p in range(every.largest_p + 1):
             yield Progress(done, 6, f"{title}, p = {p}")
-            pairs, errors = yield from algorithm.rebuilt(of_these, way, p, done, 6)
-            answers = right([algorithm.products(pairs, i) for i in range(every.n)])
-            storage = algorithm.stored(way, p, every)
+            pairs, errors = yield from rebuilding.rebuilt(of_these, way, p, done, 6)
+            answers = right([rebuilding.products(pairs, i) for i in range(every.n)])
+            storage = counting.stored(way, p, every)
             curve[f"p = {p}"] = {**rate(answers), **_kept(storage, errors)}
         found[title] = curve
         same = float((answers == mine).mean())
         found[f"{title}: answers equal to the adapters' own at the largest p"] = same
     for way in ("layer", "joint", "ranks", "int8"):
         curve = {}
-        for budget in algorithm.affordable_budgets(way, every, 6):
+        for budget in counting.affordable_budgets(way, every, 6):
             yield Progress(done + 1, 6, f"{way}, {budget}")
-            pairs, errors = yield from algorithm.rebuilt(every, way, budget, done, 6)
-            answers = right([algorithm.products(pairs, i) for i in range(every.n)])
-            storage = algorithm.stored(way, budget, every)
+            pairs, errors = yield from rebuilding.rebuilt(every, way, budget, done, 6)
+            answers = right([rebuilding.products(pairs, i) for i in range(every.n)])
+            storage = counting.stored(way, budget, every)
             curve[str(budget)] = {**rate(answers), **_kept(storage, errors)}
         found[way] = curve
     merges: dict[str, Plain] = {}
@@ -158,18 +166,18 @@ def _starts(every: Collection, known: tasks.Tasks, done: int) -> Found:
             curve: dict[str, Plain] = {}
             for p in range(part.largest_p + 1):
                 yield Progress(done, 6, f"{title}, {way}, p = {p}")
-                pairs, errors = yield from algorithm.rebuilt(part, way, p, done, 6)
+                pairs, errors = yield from rebuilding.rebuilt(part, way, p, done, 6)
                 answers = np.stack(
                     [
                         known.right(
-                            applied.baked(known.state, part, names, algorithm.products(pairs, i)),
+                            applied.baked(known.state, part, names, rebuilding.products(pairs, i)),
                             known.index(name),
                             PICTURES,
                         )
                         for i, name in enumerate(part.names)
                     ]
                 )
-                storage = algorithm.stored(way, p, part)
+                storage = counting.stored(way, p, part)
                 curve[f"p = {p}"] = {**rate(answers), **_kept(storage, errors)}
             found[f"{title}, {way}"] = curve
     return found
@@ -180,7 +188,7 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
     from engine.models.style_judge import load_style_judge
 
     bundle = open_bundle(model)
-    key = algorithm.STYLES
+    key = drawing.STYLES
     collection = collect([f"{key}/{name}" for name in adapter_sets()[key]])
     names = applied.names_in(bundle.model.state_dict(), collection)
     judge = load_style_judge(ASSETS / key / "judge")
@@ -197,16 +205,16 @@ def _styles(model: ModelRef | str, seed: int, done: int) -> Found:
 
     found: dict[str, Plain] = {}
     yield Progress(done, 6, "Styles: own adapters")
-    found["own adapters"] = share([algorithm.own(collection, i) for i in range(collection.n)])
+    found["own adapters"] = share([rebuilding.own(collection, i) for i in range(collection.n)])
     for p in range(collection.largest_p + 1):
         yield Progress(done, 6, f"Styles, p = {p}")
-        pairs, errors = yield from algorithm.rebuilt(collection, "rmm", p, done, 6)
-        shown = share([algorithm.products(pairs, i) for i in range(collection.n)])
-        storage = algorithm.stored("rmm", p, collection)
+        pairs, errors = yield from rebuilding.rebuilt(collection, "rmm", p, done, 6)
+        shown = share([rebuilding.products(pairs, i) for i in range(collection.n)])
+        storage = counting.stored("rmm", p, collection)
         found[f"RMM, p = {p}"] = {**shown, **_kept(storage, errors)}
     for merge in ("sum", "ties"):
         yield Progress(done, 6, f"Styles, {merge}")
-        found[merge] = share([algorithm.merged(collection, merge, Mix(0.3, 0.4, seed))])
+        found[merge] = share([rebuilding.merged(collection, merge, Mix(0.3, 0.4, seed))])
     return found
 
 

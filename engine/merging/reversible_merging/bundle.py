@@ -9,13 +9,12 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
-from engine.core.shapes import Float, Tensor
+from engine.core.shapes import Tensor
 from engine.merging.reversible_merging import basis as rmm
 from engine.merging.reversible_merging.collection import Collection
 from engine.merging.reversible_merging.gauge import aligned
@@ -122,17 +121,3 @@ def header(file: TensorFile) -> dict[str, object]:
     if header.get("format") != FORMAT:
         raise BadInput("This file is no bundle of a reversible merge.", "Export one here.")
     return header
-
-
-def reverted(
-    tensors: Mapping[str, Tensor], header: Mapping[str, object], index: int
-) -> dict[str, tuple[Float[Tensor, "m r"], Float[Tensor, "r d"]]]:
-    """One adapter out of a bundle."""
-    return {module: rmm.revert(basis, index) for module, basis in read(tensors, header).items()}
-
-
-def write_reader(folder: Path) -> Path:
-    """The reader as a file of its own."""
-    path = folder / "read_bundle.py"
-    path.write_text(READER, encoding="utf-8")
-    return path

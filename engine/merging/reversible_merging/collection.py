@@ -66,9 +66,14 @@ class Collection:
         return sum(size for lora in self.loras for size in lora.extra.values())
 
     @property
+    def rank(self) -> int:
+        """The largest rank of any adapter at any module."""
+        return max(shape.r for shape in self.shapes.values())
+
+    @property
     def largest_p(self) -> int:
         """The p at which every module comes back, min(r, n - 1) of the largest rank."""
-        return min(max(shape.r for shape in self.shapes.values()), self.n - 1)
+        return min(self.rank, self.n - 1)
 
     def layer(self, module: str) -> LoraLayer:
         """How the first adapter that has the module describes it."""

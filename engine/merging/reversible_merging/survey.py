@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress
 from engine.core.shapes import Array, Float, Tensor
@@ -50,13 +51,21 @@ class Survey:
         return sorted((p for p in self.points if p.way == way), key=lambda p: p.storage)
 
 
+_SURVEYS: LruCache[Survey] = LruCache()
+
+
+def surveyed(collection: Collection) -> Generator[Progress, None, Survey]:
+    """`survey`, kept for a while by the digest of the collection."""
+    steps = _SURVEYS.steps(collection.digest, lambda: survey(collection, done=0, total=1))
+    return (yield from steps)
+
+
 def survey(
     collection: Collection, ways: Sequence[str] = tuple(REBUILDING), done: int = 0, total: int = 0
 ) -> Generator[Progress, None, Survey]:
     """Layer after layer; yields at each. `done` and `total` place it in a longer run."""
     n = collection.n
-    rank = max(shape.r for shape in collection.shapes.values())
-    budgets = {way: list(REBUILDING[way].budgets(n, rank)) for way in ways}
+    budgets = {way: list(REBUILDING[way].budgets(n, collection.rank)) for way in ways}
     errors = {(way, x): torch.zeros(n, dtype=torch.float64) for way in ways for x in budgets[way]}
     kept = dict.fromkeys(errors, 0.0)
     gram = torch.zeros(n, n, dtype=torch.float64)

@@ -56,7 +56,7 @@ class Tasks:
         best = self.outputs(weights, task, count).argmax(-1).numpy()
         return best == self.answers[task, :count]
 
-    def said(self, task: int, output: int) -> str:
+    def answer_name(self, task: int, output: int) -> str:
         """An output in the words of a task; those beyond its classes belong to other tasks."""
         classes = self.classes[self.names[task]]
         return classes[output] if output < len(classes) else f"output {output}"

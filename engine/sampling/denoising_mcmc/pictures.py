@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
@@ -44,17 +43,7 @@ def pictures(
 ) -> Steps[Album]:
     """Samples of `count` chains, the states they began at, and as many from pure noise at equal
     total NFE."""
-    checks.choice("integrator", integrator, INTEGRATORS)
-    checks.choice("choice of the level", pick, PICKS)
-    count, burn_in = (
-        checks.count("pictures", count, 1, 16),
-        checks.count("burn-in", burn_in, 1, 200),
-    )
-    eta = checks.number("eta", eta, 1e-3, 20.0)
-    plan = Plan.split(
-        integrator, checks.count("NFE", nfe, 4, 400), checks.number("share", share, 0.0, 0.9)
-    )
-    plan = replace(plan, tweedie=0.01)
+    plan = replace(Plan.split(integrator, nfe, share), tweedie=0.01)
     total = burn_in + 20
     yield Progress(0, total, "Loading the network")
     bundle = load_score(model)
@@ -80,7 +69,7 @@ def pictures(
     for z in finish_from(on, plan, start.x, start.sigma, noise):
         album = replace(album, chained=bundle.pictures(z), nfe=on.nfe - before)
         yield Progress(burn_in + 8, total, "from the chain", album)
-    album = replace(album, verdicts=said(bundle, z))
+    album = replace(album, verdicts=verdicts_of(bundle, z))
     before = on.nfe
     top = float(sigmas[0])
     for z in from_noise(on, plan, like, top, noise):
@@ -88,7 +77,7 @@ def pictures(
         yield Progress(burn_in + 14, total, "from pure noise", album)
     return replace(
         album,
-        verdicts_vanilla=said(bundle, z),
+        verdicts_vanilla=verdicts_of(bundle, z),
         classifier_calls=reader.calls,
         classifier_seconds=reader.seconds,
     )
@@ -126,7 +115,7 @@ class Reader:
         return torch.log_softmax(logits, dim=1)
 
 
-def said(bundle: ScoreBundle, x: Float[Tensor, "b 3 h w"]) -> tuple[str, ...]:
+def verdicts_of(bundle: ScoreBundle, x: Float[Tensor, "b 3 h w"]) -> tuple[str, ...]:
     """What the noisy classifier takes clean samples for."""
     with torch.no_grad():
         network = load_readers().noisy.to(x.device)

@@ -12,7 +12,6 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.job import Progress, Steps, finish
 from engine.core.settings import OneOf, Range
 from engine.core.shapes import Float, Tensor
@@ -83,11 +82,10 @@ def run(
     """The chain live, then its samples and those from pure noise at equal total NFE; with
     `compare` all six integrators. `share` of the NFE goes to the chain. The score is exact,
     so it takes no model."""
-    checked(integrator, nfe, share, eta, chains, rounds, burn_in, pick)
     world = seven_modes()
-    others = [name for name in INTEGRATORS if name != integrator and int(nfe) > fewest(name)]
+    others = [name for name in INTEGRATORS if name != integrator and nfe > fewest(name)]
     names = [integrator, *(others if compare else ())]
-    plan = Plan.split(integrator, int(nfe), float(share))
+    plan = Plan.split(integrator, nfe, share)
     total = burn_in + plan.skip + rounds + 2 * len(names)
     shown = _scene(world)
     yield Progress(0, total, "the world", shown)
@@ -100,7 +98,7 @@ def run(
         yield Progress(done, total, "burn-in", shown)
     done = burn_in
     for name in names:
-        shared = Plan.split(name, int(nfe), float(share))
+        shared = Plan.split(name, nfe, share)
         side = yield from _quietly(
             chained_side(world, chain, shared, rounds, seen), done, total, shown
         )
@@ -130,9 +128,8 @@ def eta(
 ) -> Steps[Trades]:
     """Error and mode coverage as eta grows, beside the integrator from pure noise; the score is
     exact, so it takes no model."""
-    checked(integrator, nfe, share, 0.3, chains, rounds, burn_in, pick)
     world = seven_modes()
-    plan = Plan.split(integrator, int(nfe), float(share))
+    plan = Plan.split(integrator, nfe, share)
     found = Trades(vanilla=vanilla_side(world, plan, chains * rounds, seed),
                    uncovered_floor=coverage_floor(world, chains * rounds))  # fmt: skip
     yield Progress(1, len(ETAS) + 1, "from pure noise", found)
@@ -148,22 +145,6 @@ def eta(
         found = replace(found, trades=(*found.trades, trade))
         yield Progress(done, len(ETAS) + 1, f"eta {value:g}", found)
     return found
-
-
-def checked(
-    integrator: object, nfe: object, share: object, eta: object, chains: object, rounds: object,
-    burn_in: object, pick: object,
-) -> None:  # fmt: skip
-    """Raises `BadInput` for a setting that cannot be used."""
-    checks.choice("integrator", integrator, INTEGRATORS)
-    checks.choice("choice of the level", pick, PICKS)
-    checks.count("chains", chains, 1, 2000)
-    checks.count("rounds", rounds, 1, 50)
-    checks.count("burn-in", burn_in, 1, 500)
-    checks.number("eta", eta, 1e-4, 20.0)
-    Plan.split(
-        str(integrator), checks.count("NFE", nfe, 4, 400), checks.number("share", share, 0.0, 0.9)
-    )
 
 
 def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Chain:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.settings import OneOf, Range
@@ -55,18 +55,14 @@ def sample(
     """One run to look at; then the error against the NFE with and without the corrector, beside
     solvers of the flow; then a sweep over snr. Distances are sliced W2, over three draws each.
     The score is exact, so it takes no model."""
-    checks.choice("process", process, PROCESSES)
     settings = setting_of(predictor, corrector, snr, corrections, levels)
-    nfe, most = checks.count("NFE", nfe, 4, 400), checks.count("The largest NFE", most, 10, 400)
-    particles = checks.count("particles", particles, 16, 4000)
-    steps_of(settings, nfe)
+    steps = steps_of(settings, nfe)
     world, path = ring(variance=0.01), process_of(process)
     truth = profile(world.sample(CROWD, rng.generator(0, "data")))
     budgets = [n for n in BUDGETS if n <= most]
     methods = ["predictor", "corrected", *RIVALS] if corrector != "none" else ["predictor", *RIVALS]
     sweeps = SNRS if corrector != "none" else ()
     total, done = 10 + len(budgets) * len(methods) + len(sweeps), 0
-    steps = steps_of(settings, nfe)
     grid = released_grid(steps, LAST[process])
     grid = grid if denoise else replace(grid, final="none")
     lab, run_of = _empty(), Stream(seed)
@@ -99,23 +95,18 @@ def sample(
 
 
 def setting_of(
-    predictor: object,
-    corrector: object,
-    snr: object,
-    corrections: object,
-    levels: object = "grid",
+    predictor: str, corrector: str, snr: float, corrections: int, levels: str = "grid"
 ) -> dict[str, Any]:
-    """The options of `pc`, checked."""
-    settings: dict[str, Any] = {
-        "predictor": checks.choice("predictor", predictor, PREDICTORS),
-        "corrector": checks.choice("corrector", corrector, CORRECTORS),
-        "snr": checks.number("snr", snr, 0.001, 5.0),
-        "corrections": checks.count("corrections", corrections, 1, 10),
-        "levels": checks.choice("levels", levels, LEVELS),
-    }
+    """The options of `pc`. Raises `BadInput` when neither predictor nor corrector is there."""
     if predictor == "none" and corrector == "none":
         raise BadInput("Nothing moves without predictor and corrector.", "Choose one of them.")
-    return settings
+    return {
+        "predictor": predictor,
+        "corrector": corrector,
+        "snr": snr,
+        "corrections": corrections,
+        "levels": levels,
+    }
 
 
 def steps_of(settings: dict[str, Any], nfe: int) -> int:

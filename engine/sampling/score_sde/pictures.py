@@ -332,8 +332,6 @@ def mask_of(text: str) -> np.ndarray:
 
     Names stand for common ones: left, right, top, bottom, centre, "" for right.
     """
-    if not isinstance(text, str):
-        raise BadInput("The mask must be a text.", MASK_HELP)
     mask = np.zeros((32, 32), dtype=bool)
     halves: dict[str, Any] = {
         "": np.s_[:, 16:],

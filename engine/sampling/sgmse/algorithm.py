@@ -52,7 +52,7 @@ def run(
     `noise_snr` is the noise's level in dB, `snr` the size of the corrector's step; `renew_above`
     and `noise_share` mend the start (`enhancing`).
     """
-    settings = enhancing.checked(
+    settings = enhancing.Settings(
         sampler=sampler,
         steps=steps,
         corrector=corrector,
@@ -61,7 +61,7 @@ def run(
         noise_share=noise_share,
     )
     scene.check(clip, reverb)
-    total = enhancing.evaluations(sampler, settings["steps"], corrector)
+    total = enhancing.evaluations(sampler, steps, corrector)
     yield Progress(0, total + 2, "Loading the model")
     here = Scene.open(
         model,
@@ -147,7 +147,12 @@ def compare(
     With the corrector a step costs two evaluations, so it takes half as many steps.
     """
     scene.check(clip, reverb)
-    shared = enhancing.checked(snr=snr, renew_above=renew_above, noise_share=noise_share)
+    shared: enhancing.Settings = {
+        **enhancing.PAPER,
+        "snr": snr,
+        "renew_above": renew_above,
+        "noise_share": noise_share,
+    }
     plan = [
         (name, nfe)
         for nfe in sorted(set(budgets))

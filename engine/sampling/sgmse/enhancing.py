@@ -22,7 +22,6 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
-from engine.core import checks
 from engine.core.shapes import Complex, Tensor
 from engine.diffusion import grids
 from engine.diffusion.denoiser import Model, combine
@@ -114,18 +113,3 @@ def evaluations(sampler: str, steps: int, corrector: str) -> int:
     if sampler == "once":
         return 1
     return steps * (2 if sampler == "pc" and corrector != "none" else 1)
-
-
-def checked(**settings: Unpack[Settings]) -> Settings:
-    """The settings of a walk as they should be. Raises `BadInput` for those that none has."""
-    chosen: Settings = {**PAPER, **settings}
-    return Settings(
-        sampler=checks.choice("sampler", chosen["sampler"], SAMPLERS),
-        steps=checks.count("steps", chosen["steps"], 1, 100, "The paper takes 30."),
-        corrector=checks.choice("corrector", chosen["corrector"], CORRECTORS),
-        snr=checks.number("snr", chosen["snr"], 0.001, 2, "0.5 is the paper's."),
-        renew_above=checks.number(
-            "renew_above", chosen["renew_above"], 0, 1, "1 is the paper's: never."
-        ),
-        noise_share=checks.number("noise_share", chosen["noise_share"], 0, 1, "0 is the paper's."),
-    )

@@ -6,13 +6,11 @@ and one visitor's example run the same code. Loudness is free: `mixed` sets it.
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 
 from engine.core.shapes import Float, Num, Tensor
 
-Kind = Literal["hiss", "rumble", "gusts", "hum", "music", "babble"]
 RECORDED = ("music", "babble")
 VOICES = 6  # talkers in a babble
 

@@ -88,7 +88,7 @@ def run(
                 yield Progress(done, total, f"seed {one}, tau {tally.tau:g}")
             yield from beside(bundle, sight, base, plain, others)
             done += 1
-        rates = {tally.tau: chair(tally.told).chair_i for tally in mine}
+        rates = {tally.tau: chair(tally.answers).chair_i for tally in mine}
         by_seed.append((rates[CLAIM_TAU], rates[1.0]))
         for tally, part in zip(tallies, mine, strict=True):
             tally.take(part)
@@ -100,11 +100,11 @@ def run(
     hints = yield from _without_hints(bundle, seed, noise, base, done + trays, total)
     saved = yield from _saved(bundle, seed, noise, base, done + trays + FEW, total)
     at = {tally.tau: tally for tally in tallies}
-    rates = {tau: chair(tally.told).chair_i for tau, tally in at.items()}
+    rates = {tau: chair(tally.answers).chair_i for tau, tally in at.items()}
     return Measured.of(
         measured=rates[CLAIM_TAU],
         versus=rates[1.0],
-        interval=intervals(at[CLAIM_TAU].told)[0],
+        interval=intervals(at[CLAIM_TAU].answers)[0],
         seed=seed,
         begun=begun,
         device=bundle.device,

@@ -19,8 +19,6 @@ from engine.verifying.retrospective_resampling.loop import Settings
 from engine.verifying.retrospective_resampling.results import Calibration, Judged, Threshold
 from engine.verifying.retrospective_resampling.seeing import (
     MOST_TRAYS,
-    check_noise,
-    check_trays,
     default_noise,
     open_bundle,
     sights,
@@ -44,27 +42,20 @@ def calibrate(
     `labels` is a CSV with the columns `p_un` and `grounded`; without one, the model speaks about
     trays of its own, whose truth is known.
     """
-    if not 0 < precision < 1:
-        raise BadInput(
-            f"The precision must lie between 0 and 1, got {precision:g}.", "0.95 is a usual aim."
-        )
     if labels.strip():
         p_un, is_right = read_labels(labels)
         yield Progress(1, 1, "Labels read")
         return calibration(p_un, is_right, precision, "the labels given")
-    check_trays(trays)
-    if noise is not None:
-        check_noise(noise)
     bundle = open_bundle(model)
     level = default_noise(bundle) if noise is None else noise
     settings = Settings(temperature=1.0, max_new_tokens=64).without_checks()
-    said: list[Judged] = []
+    phrases: list[Judged] = []
     for number, sight in enumerate(sights(bundle, trays, level, seed)):
         telling = told_once(bundle, sight, settings, Tally("", 1.0, []))
         _, judged = yield from within(telling, number, trays)
-        said += judged
-        yield Progress(number + 1, trays, f"{len(said)} phrases")
-    known = [one for one in said if one.is_true is not None]
+        phrases += judged
+        yield Progress(number + 1, trays, f"{len(phrases)} phrases")
+    known = [one for one in phrases if one.is_true is not None]
     return calibration(
         np.array([one.p_un for one in known]),
         np.array([bool(one.is_true) for one in known]),
@@ -134,18 +125,18 @@ def read_labels(text: str) -> tuple[Shaped[Array, " n"], Shaped[Array, " n"]]:
         )
     p_un, is_right = [], []
     for number, row in enumerate(table, start=2):
-        said = str(row[names["grounded"]]).strip().lower()
+        label = str(row[names["grounded"]]).strip().lower()
         try:
-            told = str(row[names["p_un"]])
+            number_text = str(row[names["p_un"]])
             # Where semicolons part the columns, spreadsheets write decimals with a comma.
-            value = float(told.replace(",", ".") if separator == ";" else told)
+            value = float(number_text.replace(",", ".") if separator == ";" else number_text)
         except (TypeError, ValueError):
             value = float("nan")
-        if not 0 <= value <= 1 or said not in YES + NO:
+        if not 0 <= value <= 1 or label not in YES + NO:
             raise BadInput(
                 f"Line {number} of the CSV is not a probability and a label.",
                 "Write lines such as: a dog,0.37,no",
             )
         p_un.append(value)
-        is_right.append(said in YES)
+        is_right.append(label in YES)
     return np.array(p_un), np.array(is_right, dtype=bool)

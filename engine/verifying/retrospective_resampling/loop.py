@@ -13,7 +13,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 
 from engine.core import rng
-from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 from engine.verifying.retrospective_resampling.tags import (
     Tags,
@@ -46,30 +45,6 @@ class Settings:
     hints: bool = True
     open_ended: bool = False
     enders: str = "."
-
-    def checked(self) -> "Settings":
-        """Itself. Raises `BadInput` for a value that makes no sense."""
-        for value, name, low, high in (
-            (self.tau, "tau", 0.0, 1.0),
-            (self.temperature, "The temperature", 0.0, 2.0),
-            (self.step, "The temperature step", 0.0, 1.0),
-        ):
-            if not low <= value <= high:
-                raise BadInput(
-                    f"{name} must be between {low:g} and {high:g}, got {value:g}.",
-                    "tau = 0.01, temperature 0 and step 0.05 are good values to start from.",
-                )
-        for count, name, largest in (
-            (self.local, "Local retries", 100),
-            (self.total, "Attempts in all", 500),
-            (self.max_new_tokens, "The length of the answer", LONGEST_ANSWER),
-        ):
-            if not 1 <= count <= largest:
-                raise BadInput(
-                    f"{name} must be between 1 and {largest}, got {count}.",
-                    "The paper takes 10 local retries and 50 attempts in all.",
-                )
-        return self
 
     def hotter(self, temperature: float) -> float:
         """The temperature after one more violation."""

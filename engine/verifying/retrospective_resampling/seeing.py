@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from engine.core import rng
-from engine.core.errors import BadInput, ModelMismatch
+from engine.core.errors import ModelMismatch
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, UInt8
 from engine.models.language import LanguageBundle, Prompt
@@ -62,11 +62,6 @@ def look(
     return photograph(scene, noise=level, seed=seed), photograph(scene, noise=0.0, seed=seed)
 
 
-def check_noise(noise: float) -> None:
-    if not 0 <= noise <= 1:
-        raise BadInput(f"The noise must be between 0 and 1, got {noise:g}.", "Try 0.4.")
-
-
 @dataclass(frozen=True)
 class Sight:
     """A tray as the model sees it."""
@@ -101,9 +96,3 @@ def new_story(bundle: LanguageBundle, scene: Tray | None) -> Story:
         return is_true(phrase, scene) if scene else None
 
     return Story(Tags.of(bundle), words, truth)
-
-
-def check_trays(trays: int) -> None:
-    """Raises `BadInput` for a number of trays that cannot be had."""
-    if not 1 <= trays <= MOST_TRAYS:
-        raise BadInput(f"Trays must be between 1 and {MOST_TRAYS}, got {trays}.", "Try 24.")

@@ -60,7 +60,7 @@ def run(
     model: ModelRef | str = students.KEY,
     start: Annotated[str, Text(20)] = "nov",
     shift: Annotated[int, Range(-11, 11, "4 is four months later, -4 four earlier.")] = -4,
-    fraction: Annotated[float, Range(0, 1)] = 0.5,
+    fraction: Annotated[float, Range(0, 1, "0.5 and 1 are shipped.")] = 0.5,
     students_of: Annotated[str, OneOf(("nothing", "lora"))] = "nothing",
 ) -> Steps[Asked]:
     """One question to every student, then all 264 relations, forward and backward.
@@ -98,8 +98,8 @@ def augment(
     teacher: Annotated[str, OneOf(("program", "model"))] = "program",
     questions: Annotated[str, Text(LONGEST_FILE)] = "",
     count: Annotated[int, Range(1, 264, "Try 12.")] = 12,
-    corrupt: Annotated[float, Range(0, 1)] = 0.2,
-    steps: Annotated[int, Range(1, MOST_STEPS)] = 1,
+    corrupt: Annotated[float, Range(0, 1, "0.2 spoils a fifth of the chains.")] = 0.2,
+    steps: Annotated[int, Range(1, 2, "One or two shifts.")] = 1,
     temperature: Annotated[float, Range(0, 2, "0.8 is what the paper takes.")] = 0.8,
     most_tokens: Annotated[int, Range(8, 1000, "Try 120.")] = 120,
     done: Annotated[str, Text(LONGEST_FILE)] = "",
@@ -110,22 +110,17 @@ def augment(
     months are drawn, of one or two `steps`. The teacher is the exact "program", a share of whose
     chains is spoilt on purpose, or the "model". `done` are records of an earlier run; they stay.
     """
-    _check_choice("teacher", teacher, ("program", "model"))
-    _check_number("corrupt", corrupt, 0, 1, "0.2 spoils a fifth of the chains.")
-    _check_number("temperature", temperature, 0, 2, "0.8 is what the paper takes.")
-    most_tokens = _whole("most_tokens", most_tokens, 8, 1000, "Try 120.")
-    steps = _whole("steps", steps, 1, 2, "One or two shifts.")
     items = read_items(questions)
     if not items:
-        items = _drawn_items(_whole("count", count, 1, 264, "Try 12."), steps, seed)
+        items = _drawn_items(count, steps, seed)
     earlier = {record.question: record for record in read_records(done, "the earlier records")}
-    who: Teacher = Program(float(corrupt), seed)
+    who: Teacher = Program(corrupt, seed)
     if teacher == "program":
         _check_readable(items)
     else:
         yield Progress(0, len(items), "Loading the teacher")
         ref = ModelRef.of(model)
-        who = teachers.Local(_language(ref), seed, float(temperature), most_tokens)
+        who = teachers.Local(_language(ref), seed, temperature, most_tokens)
     return (yield from _augmented(items, earlier, who, teacher))
 
 
@@ -137,11 +132,11 @@ def train(
         "revthink",
     ),
     world: Annotated[str, OneOf(WORLDS)] = "week",
-    fraction: Annotated[float, Range(0, 1)] = 1.0,
-    steps: Annotated[int, Range(1, MOST_STEPS)] = 600,
+    fraction: Annotated[float, Range(0.05, 1, "1 asks all questions of the pool.")] = 1.0,
+    steps: Annotated[int, Range(1, MOST_STEPS, "600 take about a minute.")] = 600,
     budget: Annotated[str, OneOf(("sequences", "passes"))] = "sequences",
-    start: Annotated[str, Text(20)] = "nothing",
-    corrupt: Annotated[float, Range(0, 1)] = 0.0,
+    start: Annotated[str, OneOf(("nothing", "lora"))] = "nothing",
+    corrupt: Annotated[float, Range(0, 0.9, "0 is an exact teacher.")] = 0.0,
     filtered: bool = True,
 ) -> Steps[Trained]:
     """Train students side by side on the same questions and probe them on the way.
@@ -150,27 +145,8 @@ def train(
     every method passes over the questions as often, and RevThink sees three times as many. A start
     from "lora" trains adapters on the shipped base.
     """
-    arms = [arms] if isinstance(arms, str) else arms
-    if not isinstance(arms, list | tuple) or not 1 <= len(arms) <= 4:
-        raise BadInput("Choose one to four methods.", "Try SFT and RevThink.")
-    for arm in arms:
-        _check_choice("method", arm, tuple(ARMS))
-    _check_choice("world", world, tuple(WORLDS))
-    _check_choice("budget", budget, ("sequences", "passes"))
-    _check_choice("start", start, ("nothing", "lora"))
-    _check_number("fraction", fraction, 0.05, 1, "1 asks all questions of the pool.")
-    _check_number("corrupt", corrupt, 0, 0.9, "0 is an exact teacher.")
-    steps = _whole("steps", steps, 1, MOST_STEPS, "600 take about a minute.")
     plans = [
-        Plan(
-            arm,
-            float(fraction),
-            seed,
-            start == "lora",
-            float(corrupt),
-            bool(filtered),
-            WORLDS[world],
-        )
+        Plan(arm, fraction, seed, start == "lora", corrupt, filtered, WORLDS[world])
         for arm in dict.fromkeys(arms)
     ]
     yield Progress(0, steps, "Writing the texts")
@@ -185,12 +161,12 @@ def tune(
     records: Annotated[str, Text(LONGEST_FILE)] = "",
     filtered: bool = True,
     objective: Annotated[str, OneOf(("revthink", "sft"))] = "revthink",
-    rank: Annotated[int, Range(1, 128)] = 16,
-    alpha: Annotated[int, Range(1, 512)] = 32,
+    rank: Annotated[int, Range(1, 128, "16 is the published code's.")] = 16,
+    alpha: Annotated[int, Range(1, 512, "Twice the rank is usual.")] = 32,
     targets: Annotated[str, OneOf(tuning.TARGETS)] = "all",
-    steps: Annotated[int, Range(1, MOST_STEPS)] = 60,
-    batch: Annotated[int, Range(1, 32)] = 4,
-    learning_rate: Annotated[float, Range(1e-7, 0.1)] = 1e-3,
+    steps: Annotated[int, Range(1, 2000, "60 show a fall of the loss.")] = 60,
+    batch: Annotated[int, Range(1, 32, "4 is the published code's.")] = 4,
+    learning_rate: Annotated[float, Range(1e-7, 0.1, "2e-4 suits large models.")] = 1e-3,
     mean: Annotated[str, OneOf(("sequences", "tokens", "official"))] = "sequences",
 ) -> Steps[Tuned]:
     """A LoRA student of any causal language model, on an augmented set in JSON lines.
@@ -199,17 +175,13 @@ def tune(
     relations are asked before and after; with them, the last fifth is held out and asked.
     `objective` "revthink" trains all three losses, "sft" the forward reasoning alone.
     """
-    _check_choice("objective", objective, ("revthink", "sft"))
-    _check_choice("targets", targets, tuple(tuning.TARGETS))
-    _check_choice("mean", mean, ("sequences", "tokens", "official"))
-    _check_number("learning_rate", learning_rate, 1e-7, 0.1, "2e-4 suits large models.")
     settings = Settings(
-        rank=_whole("rank", rank, 1, 128, "16 is the published code's."),
-        alpha=_whole("alpha", alpha, 1, 512, "Twice the rank is usual."),
+        rank=rank,
+        alpha=alpha,
         targets=targets,
-        steps=_whole("steps", steps, 1, 2000, "60 show a fall of the loss."),
-        batch=_whole("batch", batch, 1, 32, "4 is the published code's."),
-        learning_rate=float(learning_rate),
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
         mean=mean,  # type: ignore[arg-type]
         tasks=tuning.TASKS if objective == "revthink" else ("FR",),
     )
@@ -242,18 +214,15 @@ def tune(
 
 
 def _asked(start: str, shift: int) -> Question:
-    name = str(start).strip().lower()[:3] if isinstance(start, str) else ""
+    name = start.strip().lower()[:3]
     if name not in months.MONTHS:
-        raise BadInput(f'"{str(start)[:20]}" is no month.', "Write jan, feb, ... dec.")
-    shift = _whole("shift", shift, -11, 11, "4 is four months later, -4 four earlier.")
+        raise BadInput(f'"{start[:20]}" is no month.', "Write jan, feb, ... dec.")
     if shift == 0:
         raise BadInput("A shift of 0 asks nothing.", "Take -11 to 11 without 0.")
     return Question(months.MONTHS.index(name), (shift,))
 
 
 def _shipped_plans(fraction: float, students_of: str) -> list[Plan]:
-    _check_choice("students_of", students_of, ("nothing", "lora"))
-    _check_number("fraction", fraction, 0, 1, "0.5 and 1 are shipped.")
     if fraction not in FRACTIONS or (students_of == "lora" and fraction != 0.5):
         raise BadInput(
             f"No students of {fraction:g} of the questions are shipped.",
@@ -571,25 +540,3 @@ def _language(ref: ModelRef) -> LanguageBundle:
             f"{bundle.card.title} is no language model.", "Pick one that continues a text."
         )
     return bundle
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise BadInput(f'{name} cannot be "{str(value)[:40]}".', f"Choose {', '.join(choices)}.")
-
-
-def _check_number(
-    name: str, value: object, low: float | int, high: float | int, advice: str
-) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not good or not low <= value <= high:  # type: ignore[operator]
-        raise BadInput(f"{name} must be from {low:g} to {high:g}, got {value!s:.40}.", advice)
-
-
-def _whole(name: str, value: object, low: int, high: int, advice: str) -> int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or value != int(value):  # type: ignore
-        raise BadInput(
-            f"{name} must be a whole number from {low} to {high}, got {value!s:.40}.", advice
-        )
-    return int(value)  # type: ignore[call-overload]

@@ -10,7 +10,6 @@ from typing import Literal
 
 NONE = "N/A"
 Form = Literal["choice", "yesno", "true", "number", "word", "boxed"]
-FORMS: tuple[Form, ...] = ("word", "number", "choice", "yesno", "true", "boxed")
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 

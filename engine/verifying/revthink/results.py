@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
@@ -185,8 +183,3 @@ class Tuned:
     undo: RoundTrip | None = None
     megabytes: float = 0.0
     notes: tuple[str, ...] = ()
-
-
-def ticks(right: Bool[Array, "r"]) -> np.ndarray:
-    """Right answers as a table, one row a month of the start."""
-    return np.asarray(right).reshape(12, -1)
