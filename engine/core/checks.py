@@ -11,6 +11,18 @@ from collections.abc import Collection
 from engine.core.errors import BadInput
 
 
+def texts(value: object, name: str, most: int, longest: int = 300) -> tuple[str, ...]:
+    """A list of texts; one text is split at its commas. Raises `BadInput`."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise BadInput(f"{name} must be a list of texts.", 'Write for example ["cat", "dog"].')
+    if len(listed) > most or any(len(text) > longest for text in listed):
+        raise BadInput(
+            f"{name}: at most {most} texts of {longest} characters are taken.", "Use fewer words."
+        )
+    return tuple(text.strip() for text in listed)
+
+
 def real(name: str, value: object) -> float:
     """A finite number."""
     good = isinstance(value, int | float) and not isinstance(value, bool)
