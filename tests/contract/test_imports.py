@@ -123,6 +123,8 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         )
     if part in ("diffusion", "metrics", "world"):
         return Layer({"engine.core", f"engine.{part}"}, numbers)
+    if part == "reversible":
+        return Layer({"engine.core", "engine.reversible"}, {"torch"})
     if part == "models":
         return Layer(
             {"engine.core", "engine.diffusion", "engine.models", "engine.world"},
@@ -132,7 +134,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "zoo":
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
-        shared = {"core", "models", "diffusion", "metrics", "world"}
+        shared = {"core", "models", "diffusion", "metrics", "reversible", "world"}
         ours = {f"engine.{name}" for name in shared} | {
             f"engine.{part}._",
             "engine.pictures",
