@@ -401,8 +401,8 @@ def compound_loss(
 
         sum_{i=0..2} [ f (1 - i/3) BCE(decoder_i, image) + c (i+1)/4 CE(head_i, y) ] + CE(head_3, y)
 
-    `image` is in [0, 1], and is brought into [0.01, 0.99]; its first ones were decoded. Cai et al. 2023, section 3.3 and the
-    release, whose tiny model has f = 3 and c = 0.7.
+    `image` is in [0, 1], and is brought into [0.01, 0.99]; its first ones were decoded.
+    Cai et al. 2023, section 3.3, and the release, whose tiny model has f = 3 and c = 0.7.
     """
     image = image.clamp(0.01, 0.99)
     parts = []

@@ -4,8 +4,8 @@
 
 Pendse et al., "Memory Efficient 3D U-Net with Reversible Mobile Inverted Bottlenecks for Brain
 Tumor Segmentation", BrainLes 2020. No code of theirs is public; where the paper is silent the
-choice is named below. Changes of resolution and width are ordinary layers (partially reversible, as in
-Bruegger et al. 2019), so about one tensor a level stays.
+choice is named below. Changes of resolution and width are ordinary layers (partially reversible,
+as in Bruegger et al. 2019), so about one tensor a level stays.
 """
 
 from collections.abc import Sequence
