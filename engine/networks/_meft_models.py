@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DIGITS, CAPTIONS = "meft-digits", "meft-captions"
+KINDS = "meft-kinds"  # adapters of the captions model
 HEAD_FILE = "head.safetensors"
 PACKAGE = "package:minilm"
 LONGEST = 128
@@ -87,7 +88,9 @@ def _folder(source: str) -> Path:
 def _read(source: str, folder: Path) -> Encoder:
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging as their_logging
 
+    their_logging.disable_progress_bar()
     if source not in (DIGITS, CAPTIONS):
         check_folder(folder)
         weight_files(folder, "model")

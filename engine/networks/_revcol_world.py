@@ -8,6 +8,8 @@ import torch
 
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.shapes import Array, Float, Tensor, UInt8
+from engine.models import _sources
+from engine.models._checks import SAFETENSORS_ONLY, check_folder, weight_files
 from engine.models.library import ASSETS, MODELS, verify
 from engine.networks import _revcol as revcol
 from engine.world.fashion import CLASSES, Garments, garments
@@ -53,3 +55,25 @@ def shipped(key: str) -> revcol.RevCol:
     if key != KEY:
         raise BadInput(f'"{key[:60]}" is no RevCol network of this lab.', f"Take {KEY}.")
     return _shipped()
+
+
+def from_folder(source: str) -> revcol.RevCol:
+    """The network in a user's folder or upload: `model.safetensors` under the released names.
+
+    The released files are pickles, which are not opened. Written once as safetensors beside the
+    authors' code they load strictly:
+
+        state = torch.load("revcol_tiny_1k.pth", weights_only=True)["model"]
+        safetensors.torch.save_file(state, "model.safetensors")
+    """
+    from safetensors.torch import load_file
+
+    folder = _sources.from_user(source)
+    check_folder(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise BadInput("This folder holds no model.safetensors.", SAFETENSORS_ONLY)
+    weight_files(folder, "model")
+    state = {
+        name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    return revcol.from_state(state).eval().requires_grad_(False)

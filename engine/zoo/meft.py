@@ -3,6 +3,7 @@
     python -m engine.zoo build digits-data --folder F   scanned digits, out of scikit-learn's wheel
     python -m engine.zoo build meft-digits              six layers that read them as 16 tokens
     python -m engine.zoo build meft-captions            six layers that read the world's captions
+    python -m engine.zoo build meft-kinds               adapters of the captions model
 
 The captions model learns to fill in masked words. `digits.csv.gz` of the wheel lies below F.
 """
@@ -32,7 +33,7 @@ from engine.zoo.training import Figures, Options, train
 LAYERS, HEADS = 6, 4
 DIGITS_WIDTH, DIGITS_STEPS, DIGITS_BATCH = 64, 700, 64
 CAPTIONS_WIDTH, CAPTIONS_STEPS, CAPTIONS_BATCH, LONGEST = 128, 900, 48, 24
-MASKED = 0.2
+MASKED, ADAPTER_STEPS = 0.2, 400
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, CLS, SEP, MASK = 0, 2, 3, 4
 IGNORE = -100
@@ -187,6 +188,37 @@ def _vocabulary() -> list[str]:
     return list(dict.fromkeys([*known, *letters]))
 
 
+# ---------------------------------------------------------------------- adapters
+
+
+def build_adapters(folder: Path, options: Options) -> None:
+    """Adapters that tell what kind of thing a caption names first; needs the captions model."""
+    encoder = open_encoder(CAPTIONS)
+    task, config = tasks.captions_task(1200, 400, 0), MeftConfig()
+    network = classifier(encoder.fork().backbone, ARMS["meft"], len(task.classes), config, 0)
+    plan = training.Plan(options.steps or ADAPTER_STEPS, 16, 3e-3)
+    for step, loss in enumerate(training.losses(network, encoder, task, plan, 0), start=1):
+        if step % 50 == 0:
+            log.info("step %d of %d, loss %.4f", step, plan.steps, loss)
+    weights, told = adapter_file.write(network, CAPTIONS, config, task.classes)
+    target = MODELS / KINDS
+    target.mkdir(parents=True, exist_ok=True)
+    (target / weights.name).write_bytes(weights.data)
+    (target / told.name).write_text(told.text)
+    write_card(
+        target,
+        key=KINDS,
+        title="MEFT adapters: what kind of thing a caption names first",
+        kind="adapters",
+        licence="Apache-2.0 (weights)",
+        source="Trained by engine/zoo on captions of the world.",
+        about="Adapters of the small BERT of captions.",
+        made_for=CAPTIONS,
+        made_for_revision=read_cards(MODELS)[CAPTIONS].revision,
+        measured={"held-out captions": round(training.accuracy(network, encoder, task.test), 4)},
+    )
+
+
 # ---------------------------------------------------------------------- both
 
 
@@ -232,4 +264,9 @@ def _export(
     return target
 
 
-BUILDS = {"digits-data": build_digits_data, DIGITS: build_digits, CAPTIONS: build_captions}
+BUILDS = {
+    "digits-data": build_digits_data,
+    DIGITS: build_digits,
+    CAPTIONS: build_captions,
+    KINDS: build_adapters,
+}
