@@ -30,7 +30,7 @@ def class_names() -> Sequence[str]:
 
 def inputs_of(pixels: UInt8[Array, "n h w"]) -> Float[Tensor, "n 3 i j"]:
     """Grey pictures as the network takes them: in [0, 1], padded, three equal channels."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).float()[:, None] / 255
+    x = torch.from_numpy(np.array(pixels)).float()[:, None] / 255
     return torch.nn.functional.pad(x, [PADDING] * 4).expand(-1, 3, -1, -1).contiguous()
 
 

@@ -21,9 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from engine.core.errors import AssetMissing
+from engine.models.library import read_cards
 from engine.networks import _digits as scans
 from engine.networks._backbones import Classifier, DigitsBackbone, Vanilla
-from engine.networks._meft_models import CAPTIONS, DIGITS, HEAD_FILE
+from engine.networks._meft import MeftConfig
+from engine.networks._meft_models import CAPTIONS, DIGITS, HEAD_FILE, KINDS, open_encoder
+from engine.networks.meft import adapter_file, tasks, training
+from engine.networks.meft.arms import ARMS, classifier
 from engine.world import vocabulary as words
 from engine.world.scenes import Scene, caption
 from engine.zoo.export import MODELS, write_card

@@ -45,6 +45,7 @@ POLICIES: Mapping[str, Policy] = {
     "checkpoint": Policy("checkpoint per column", "checkpoint", nets.LEVELS),
     "released": Policy("one Function per column, as released", "reversible", nets.LEVELS),
     "whole": Policy("all columns in one sequence", "reversible"),
+    "anchored": Policy("one sequence, anchors every two columns", "reversible", 2 * nets.LEVELS),
 }
 
 
