@@ -20,9 +20,9 @@ that is born and dies, in both passes. Operations come before seconds: a reversi
 checkpointed one both take a third more, and on a busy machine the clock tells of the machine. The
 size of the process would tell nothing, as allocators do not give pages back.
 
-**What is honest.** Checkpoints per block already take nine tenths where blocks are wide inside, with
-gradients equal in every bit. Reversibility takes the rest, for two streams and gradients that are
-equal to round-off. Its peak holds one block's inside and the list of weight gradients that a
+**What is honest.** Checkpoints per block already take nine tenths where blocks are wide inside,
+with gradients equal in every bit. Reversibility takes the rest, for two streams and gradients that
+are equal to round-off. Its peak holds one block's inside and the list of weight gradients that a
 segment hands over together; anchors cut that list too.
 
 **Where it breaks.** A stream that is scaled down, as in MEFT and RevCol, loses digits at every

@@ -29,8 +29,8 @@ keeps; they are the setting to train with.
 
 **Where it breaks.** Sixteen columns in one sequence, as said. A flat background: where all channels
 are equal the norms divide by almost nothing, and magnify the last bit. Sides that 32 does not
-divide are refused. An α of exactly zero stays zero in the release, which then divides by it; here it
-becomes 0.001.
+divide are refused. An α of exactly zero stays zero in the release, which then divides by it; here
+it becomes 0.001.
 
 *The network* has four columns of at most 64 channels and has learnt garments of 28 x 28 pixels. It
 says nothing about the published accuracies; at this size the early heads bring no better last one.
