@@ -24,8 +24,8 @@ from engine.networks._brain_models import KEY, segmented
 from engine.zoo.export import MODELS, write_card
 from engine.zoo.training import Figures, Options, train
 
-CONFIG = nets.UNetConfig(widths=(8, 16, 32), blocks=2, expansion=4, groups=4)
-SIDE, BATCH, STEPS, LEARNING_RATE = 32, 2, 160, 3e-3
+CONFIG = nets.UNetConfig(widths=(8, 16, 32), blocks=2, expansion=2, groups=4)
+SIDE, BATCH, STEPS, LEARNING_RATE = 32, 1, 140, 3e-3
 AVERAGE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 SINGLE = "ch2bet.nii.gz"
 GREY, WHITE, LEAST = 1, 2, 0.4

@@ -43,7 +43,7 @@ def run(*, seed: int, model: ModelRef | str = DIGITS, steps: int = STEPS) -> Ste
     errors: dict[str, Plain] = {}
     for variant in (1, 2, 3):
         yield Progress(1, 4, f"Start and errors of MEFT-{variant}")
-        config = MeftConfig(variant)  # type: ignore[arg-type]
+        config = MeftConfig(variant)
         read, labels = _inputs(encoder, ())
         found = measure.starts(encoder, config, read, labels, seed)
         starts[f"MEFT-{variant}"] = [asdict(start) for start in found]
