@@ -41,7 +41,6 @@ def shipped(key: str) -> nets.RevUNet3d:
     return _shipped()
 
 
-@torch.no_grad()
 def windowed(
     network: nets.RevUNet3d,
     x: Float[Tensor, "1 m d h w"],
@@ -61,7 +60,8 @@ def windowed(
         cut = (slice(d, d + longest), slice(h, h + longest), slice(w, w + longest))
         part = x[(slice(None), slice(None), *cut)]
         if bool((part != 0).any()):
-            found = network(part)[0].softmax(0)
+            with torch.no_grad():
+                found = network(part)[0].softmax(0)
             held = tuple(slice(0, length) for length in found.shape[1:])
             scores[(slice(None), *cut)] += found * weight[held]
         yield number, len(corners), scores

@@ -15,7 +15,7 @@ Operations come before seconds: on a busy machine the clock tells of the machine
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from engine.core.shapes import Float, Tensor
@@ -60,10 +59,10 @@ def measure(step: Step, module: nn.Module, inputs: Iterable[Tensor] = ()) -> Cos
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     try:
-        with PeakBytes(trained) as peak, Flops() as flops:
+        with Counter(trained) as counter:
             with kept_bytes(module, inputs) as kept:
                 loss = step()
-            live = peak.live - _bytes(loss)
+            live = counter.live - _bytes(loss)
             told = loss.detach()
             loss.backward()
     finally:
@@ -73,8 +72,8 @@ def measure(step: Step, module: nn.Module, inputs: Iterable[Tensor] = ()) -> Cos
     return Cost(
         kept.total,
         live,
-        peak.most(),
-        flops.total,
+        counter.most(),
+        counter.flops,
         sum(_bytes(p) for p in trained),
         float("nan") if is_computed else float(told),
         is_computed,
@@ -134,23 +133,26 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-# ---------------------------------------------------------------------- peak
+# ---------------------------------------------------------------------- peak and operations
 
 
-class PeakBytes(TorchDispatchMode):
-    """Counts the storages that operations in the block make, and when each one dies.
+class Counter(TorchDispatchMode):
+    """Counts the storages that operations in the block make, and when each one dies; and the
+    floating-point operations of products of matrices, convolutions and attention.
 
-    On CUDA `most` asks the allocator instead, whose level before the block is taken off.
+    On CUDA `most` asks the allocator instead, whose level before the block is taken off. The
+    counter of operations that torch ships hooks into modules, and its hooks fail inside the
+    gradients that a reversible backward pass asks for; the table of formulas is torch's own.
     """
 
     def __init__(self, placed: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.flops = 0
         self._known = set[int]()
         self._device = next((t.device for t in placed if t.is_cuda), None)
         self._level = 0
 
-    def __enter__(self) -> "PeakBytes":
+    def __enter__(self) -> "Counter":
         if self._device is not None:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._level = torch.cuda.memory_allocated(self._device)
@@ -158,11 +160,17 @@ class PeakBytes(TorchDispatchMode):
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_address(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and _address(tensor) not in given:
-                self._count(tensor.untyped_storage())
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        made = [tensor for tensor in _tensors(out) if _address(tensor) not in self._known]
+        if made:
+            # Views and operations in place give storages of older tensors, which are no new ones.
+            given = {_address(tensor) for tensor in _tensors((args, kwargs))}
+            for tensor in made:
+                if _address(tensor) not in given:
+                    self._count(tensor.untyped_storage())
         return out
 
     def most(self) -> int:
@@ -185,25 +193,12 @@ class PeakBytes(TorchDispatchMode):
         self.live -= size
 
 
-# ---------------------------------------------------------------------- operations
-
-
-class Flops(TorchDispatchMode):
-    """Counts floating-point operations of products of matrices, convolutions and attention.
-
-    The counter that torch ships hooks into modules, and its hooks fail inside the gradients that a
-    reversible backward pass asks for; the table of formulas is torch's own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors in arguments of an operation; faster than a walk over any tree."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

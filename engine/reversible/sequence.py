@@ -82,7 +82,6 @@ class ReversibleSequence(nn.Module):
             pass
         return last
 
-    @torch.no_grad()
     def trace(
         self, streams: Streams, ctx: Streams = (), *, backward: bool = False
     ) -> Iterator[tuple[int, Streams]]:
@@ -95,7 +94,9 @@ class ReversibleSequence(nn.Module):
         for k, coupling in reversed(order) if backward else order:
             noise = noise_now(devices)
             step = coupling.inverse if backward else coupling.forward
-            now[coupling.target] = step(now, ctx)
+            # Not around the yield: whoever reads the trace keeps a mode of their own.
+            with torch.no_grad():
+                now[coupling.target] = step(now, ctx)
             if backward and not is_same(noise, noise_now(devices)):
                 raise BadInput(
                     "A network with active dropout cannot be walked back.", "Call .eval() first."

@@ -121,6 +121,13 @@ def test_the_trace_passes_the_same_streams_both_ways():
         assert compare(a, b).relative_error < 1e-13
 
 
+def test_reading_a_trace_leaves_the_mode_of_gradients_alone():
+    sequence, x = pairs(1), halves(grad=True)
+    for _, streams in sequence.trace(x):
+        assert torch.is_grad_enabled()
+        assert streams[0].grad_fn is None
+
+
 # ---------------------------------------------------------------------- 2, gradients
 
 

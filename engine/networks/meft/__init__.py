@@ -80,11 +80,14 @@ CARD = MethodCard(
         Action("run", quick={"depth": 4, "arms": ["meft", "lora"]}, bad={"variant": 4}),
         Action(
             "fits",
-            quick={"scale": "bert-base", "batch": 2, "tokens": 16, "arms": ["meft"]},
+            quick={
+                "scale": "bert-base", "batch": 2, "tokens": 16, "arms": ["meft"],
+                "reversible_layers": 2,
+            },
             bad={"scale": "gpt-9"},
         ),
         Action("train", quick={"steps": 3, "arms": ["meft", "lora"]}, bad={"steps": 0}),
         Action("predict", quick={"texts": "a cat left of a car"}, bad={"adapters": ""}),
     ),
     golden=("meft_meft1", "meft_meft2", "meft_meft3"),
-)
+)  # fmt: skip

@@ -285,7 +285,7 @@ def _inputs(encoder: Encoder, texts: Sequence[str]) -> tuple[Batch, Int[Tensor, 
     return encoder.batch(texts), None
 
 
-def _few(read: Batch, labels: Int[Tensor, " n"] | None) -> tuple[Batch, Int[Tensor, " n"]]:
+def _few(read: Batch, labels: Int[Tensor, " n"] | None) -> tuple[Batch, Int[Tensor, " few"]]:
     """At most 16 of them, with labels that stand in where there are none."""
     few = Batch(read.tokens[:16], read.mask[:16])
     known = torch.arange(len(few.mask)) % 2 if labels is None else labels[:16]

@@ -25,7 +25,6 @@ def with_lambda(config: MeftConfig, value: float) -> MeftConfig:
     return with_scales(config, lam, beta)
 
 
-@torch.no_grad()
 def starts(
     encoder: Encoder, config: MeftConfig, batch: Batch, labels: Int[Tensor, " n"] | None, seed: int
 ) -> Iterator[Start]:
@@ -34,7 +33,8 @@ def starts(
     for value in LAMBDAS:
         changed = with_lambda(config, value)
         network = classifier(encoder.fork().backbone, ARMS["meft"], None, changed, seed).eval()
-        found = network(batch)
+        with torch.no_grad():
+            found = network(batch)
         lam, beta = changed.scales
         agreement = float(F.cosine_similarity(found, truth).mean())
         yield Start(lam, beta, agreement, accuracy_of(encoder, found, labels))

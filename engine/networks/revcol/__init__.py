@@ -50,7 +50,7 @@ from engine.core.recipe import Plain
 
 _COLUMNS: list[Plain] = [2, 4]
 _TINY: list[Plain] = ["T"]
-_WHOLE: list[Plain] = ["whole"]
+_PLAIN: list[Plain] = ["plain"]
 
 CARD = MethodCard(
     title="RevCol",
@@ -88,7 +88,7 @@ CARD = MethodCard(
         Action("probe", quick={"train": 200, "test": 100}, bad={"train": 0}),
         Action(
             "estimate",
-            quick={"sizes": _TINY, "side": 64, "policies": _WHOLE},
+            quick={"sizes": _TINY, "side": 64, "policies": _PLAIN},
             bad={"sizes": ["Q"]},
         ),
     ),

@@ -83,7 +83,6 @@ def columns_of(network: RevCol, x: Float[Tensor, "n 3 h w"]) -> list[Streams]:
     return [streams for k, streams in trace if k % LEVELS == LEVELS - 1]
 
 
-@torch.no_grad()
 def walked_back(
     network: RevCol, x: Float[Tensor, "1 3 h w"], readout: Readout
 ) -> Iterator[tuple[StepBack, Streams, Streams]]:
@@ -91,7 +90,8 @@ def walked_back(
 
     The stem's map is context, which every column reads; it is kept, not recovered.
     """
-    stem = network.stem(x)
+    with torch.no_grad():
+        stem = network.stem(x)
     sequence, zeros = network.sequence(), network.zeros(stem)
     there = [zeros, *(streams for _, streams in sequence.trace(zeros, (stem,)))]
     for k, streams in sequence.trace(there[-1], (stem,), backward=True):

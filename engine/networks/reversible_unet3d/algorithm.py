@@ -112,7 +112,9 @@ def train(
     part = brain.volume("average").part("train")
     assert part.labels is not None
     data = brain.standardised(part.voxels)[0], torch.from_numpy(part.labels.astype(np.int64))
-    shown = Trained(side, sum(p.numel() for p in nets.RevUNet3d(config).parameters()))
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in nets.RevUNet3d(config).parameters())
+    shown = Trained(side, parameters)
     total = steps * len(named) + 1
     for index, name in enumerate(named):
         network = _new(config, sizes.POLICIES[name], seed)
@@ -241,20 +243,24 @@ def _window(x: Float[Tensor, "1 m d h w"], side: int) -> Float[Tensor, "1 m i j 
 
 
 @torch.no_grad()
-def walked_back(network: nets.RevUNet3d, x: Float[Tensor, "1 m d h w"]) -> Iterator[StageBack]:
+def walked_back(network: nets.RevUNet3d, x: Float[Tensor, "1 m d h w"]) -> list[StageBack]:
     """What goes into each encoder stage, recovered from what comes out of it."""
+    found = []
     x = network.stem(nets.padded(x, network.step))
     for level, stage in enumerate(network.encoder):
         assert isinstance(stage, nets.RevStage)
         y = stage(x)
         gap = (stage.inverse(y) - x).abs().amax(1)[0]
-        yield StageBack(
-            f"encoder, level {level}",
-            len(stage.blocks),
-            round_trip(stage, x, steps=2 * len(stage.blocks)),
-            tuple(gap.amax(axis).numpy() for axis in range(3)),
+        found.append(
+            StageBack(
+                f"encoder, level {level}",
+                len(stage.blocks),
+                round_trip(stage, x, steps=2 * len(stage.blocks)),
+                tuple(gap.amax(axis).numpy() for axis in range(3)),
+            )
         )
         x = network.down[level](y) if level < len(network.down) else y
+    return found
 
 
 # ---------------------------------------------------------------------- training
