@@ -142,7 +142,9 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
-        return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))
+        # Networks read their own weights, which no loader of `models` knows, and volumes.
+        files = {"safetensors", "nibabel"} if part == "networks" else set()
+        return Layer(ours, numbers, frozenset(MODEL_LIBRARIES | files))
     if part == "runners.py":
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":

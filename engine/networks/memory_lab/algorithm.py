@@ -295,7 +295,7 @@ def _check_picture(picture: object) -> None:
         raise BadInput("The picture must be in RGB, 8 bits a channel.", "Upload a PNG or a JPEG.")
 
 
-def _pixels(photograph: str, picture: UInt8[Array, "h w 3"] | None) -> UInt8[Array, "h w 3"]:
+def _pixels(photograph: str, picture: UInt8[Array, "h w 3"] | None) -> UInt8[Array, "side side 3"]:
     """The middle square, scaled."""
     if picture is None:
         with Image.open(ROOT / "assets" / "data" / "photographs" / f"{photograph}.png") as image:

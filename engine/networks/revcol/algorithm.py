@@ -203,7 +203,7 @@ def _opened(model: ModelRef | str) -> tuple[nets.RevCol, tuple[str, ...]]:
 
 def _input(
     network: nets.RevCol, index: int, picture: UInt8[Array, "h w 3"] | None
-) -> tuple[Float[Tensor, "1 3 h w"], str]:
+) -> tuple[Float[Tensor, "1 3 i j"], str]:
     if picture is None:
         part = garments("test")
         return world.inputs_of(part.pixels[index : index + 1]), world.class_names()[

@@ -29,7 +29,7 @@ class StepBack:
     error: float
     came_back: UInt8[Array, "h w 3"]
     was_there: UInt8[Array, "h w 3"]
-    error_map: Float[Array, "h w"]
+    error_map: Float[Array, "i j"]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class StageBack:
     stage: str
     blocks: int
     trip: RoundTrip
-    error_maps: tuple[Float[Array, "h w"], ...]
+    error_maps: tuple[Float[Array, "_ _"], ...]
 
 
 @dataclass(frozen=True)
