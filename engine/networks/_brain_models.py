@@ -10,6 +10,7 @@ from engine.core.shapes import Float, Int, Tensor
 from engine.models._checks import read_json
 from engine.models.library import ASSETS, MODELS, verify
 from engine.networks import _unet3d as nets
+from engine.networks import _weights
 
 KEY = "unet3d-brain"
 WINDOW = 48
@@ -17,8 +18,6 @@ WINDOW = 48
 
 @cache
 def _shipped() -> nets.RevUNet3d:
-    from safetensors.torch import load_file
-
     card = MODELS.get(KEY)
     if card is None:
         raise AssetMissing(
@@ -29,8 +28,7 @@ def _shipped() -> nets.RevUNet3d:
     told = read_json(ASSETS / KEY / "config.json")
     config = nets.UNetConfig(**{**told, "widths": tuple(told["widths"])})
     network = nets.RevUNet3d(config)
-    state = load_file(ASSETS / KEY / "model.safetensors")
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    network.load_state_dict(_weights.read(ASSETS / KEY / "model.safetensors"))
     return network.eval().requires_grad_(False)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ import torch
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Tensor
-from engine.models._checks import check_folder, read_json, weight_files
-from engine.models.library import ASSETS, MODELS, fork, verify
+from engine.models import _sources
+from engine.models._checks import read_json
+from engine.models.library import ASSETS, MODELS, fork, source_title, verify
+from engine.networks import _weights
 from engine.networks._backbones import Backbone, Batch, DigitsBackbone
 
 if TYPE_CHECKING:
@@ -59,11 +61,13 @@ def open_encoder(model: ModelRef | str) -> Encoder:
 
     Raises `AssetMissing`, `BadInput` or `ModelMismatch` as the files demand.
     """
-    source = model.source if isinstance(model, ModelRef) else model
-    return _read(source, _folder(source)).fork()
+    ref = model if isinstance(model, ModelRef) else ModelRef(model)
+    folder = _folder(ref)
+    return _read(ref.source, folder, _weights.stamp(folder)).fork()
 
 
-def _folder(source: str) -> Path:
+def _folder(ref: ModelRef) -> Path:
+    source = ref.source
     if source in (DIGITS, CAPTIONS):
         card = MODELS.get(source)
         if card is None:
@@ -73,27 +77,19 @@ def _folder(source: str) -> Path:
             )
         verify(card, ASSETS / source)
         return ASSETS / source
-    from engine.models import _sources
-    from engine.models.library import HUB_ID
-    from engine.models.packaged import PREFIX, folder_of
-
-    if source.startswith(PREFIX):
-        return folder_of(source.removeprefix(PREFIX))
-    if HUB_ID.fullmatch(source) and not Path(source).exists():
-        return _sources.from_hub(source, None, "float32", False)[0]
+    if _sources.is_on_hub(source):
+        return _sources.from_hub(source, ref.revision, "float32", False)[0]
     return _sources.from_user(source)
 
 
-@cache
-def _read(source: str, folder: Path) -> Encoder:
-    from safetensors.torch import load_file
+@lru_cache(maxsize=3)
+def _read(source: str, folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Encoder:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging as their_logging
 
     their_logging.disable_progress_bar()
     if source not in (DIGITS, CAPTIONS):
-        check_folder(folder)
-        weight_files(folder, "model")
+        _weights.check(folder)
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in ("bert", "roberta", "opt"):
         raise BadInput(
@@ -110,14 +106,20 @@ def _read(source: str, folder: Path) -> Encoder:
     model.eval().requires_grad_(False)
     if source == DIGITS:
         reader = DigitsBackbone(model)
-        parts = {k: v.float() for k, v in load_file(folder / HEAD_FILE).items()}
+        parts = _weights.read(folder / HEAD_FILE)
         reader.patches.load_state_dict({k: parts[f"patches.{k}"] for k in ("weight", "bias")})
         head = parts["head.weight"], parts["head.bias"]
-        return Encoder(source, reader.eval().requires_grad_(False), None, head)
+        return Encoder(name_of(source), reader.eval().requires_grad_(False), None, head)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     is_mean = source == CAPTIONS or (folder / "1_Pooling").is_dir() or _is_sentence(folder)
     backbone = Backbone(model, pool="mean" if is_mean else None)
-    return Encoder(source, backbone.eval().requires_grad_(False), tokenizer)
+    return Encoder(name_of(source), backbone.eval().requires_grad_(False), tokenizer)
+
+
+def name_of(source: str) -> str:
+    """How a model is called: of a folder its last name, not its place on this machine."""
+    is_place = source not in MODELS and ":" not in source and not _sources.is_on_hub(source)
+    return Path(source).name if is_place else source_title(source)
 
 
 def _is_sentence(folder: Path) -> bool:

@@ -9,9 +9,10 @@ import torch
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.models import _sources
-from engine.models._checks import SAFETENSORS_ONLY, check_folder, weight_files
+from engine.models._checks import SAFETENSORS_ONLY
 from engine.models.library import ASSETS, MODELS, verify
 from engine.networks import _revcol as revcol
+from engine.networks import _weights
 from engine.world.fashion import CLASSES, Garments, garments
 
 KEY = "revcol-fashion"
@@ -36,8 +37,6 @@ def inputs_of(pixels: UInt8[Array, "n h w"]) -> Float[Tensor, "n 3 i j"]:
 
 @cache
 def _shipped() -> revcol.RevCol:
-    from safetensors.torch import load_file
-
     card = MODELS.get(KEY)
     if card is None:
         raise AssetMissing(
@@ -45,8 +44,7 @@ def _shipped() -> revcol.RevCol:
             f"Fetch the repository again, or make it: python -m engine.zoo build {KEY}",
         )
     verify(card, ASSETS / KEY)
-    state = load_file(ASSETS / KEY / "model.safetensors")
-    network = revcol.from_state({name: tensor.float() for name, tensor in state.items()})
+    network = revcol.from_state(_weights.read(ASSETS / KEY / "model.safetensors"))
     return network.eval().requires_grad_(False)
 
 
@@ -66,14 +64,9 @@ def from_folder(source: str) -> revcol.RevCol:
         state = torch.load("revcol_tiny_1k.pth", weights_only=True)["model"]
         safetensors.torch.save_file(state, "model.safetensors")
     """
-    from safetensors.torch import load_file
-
     folder = _sources.from_user(source)
-    check_folder(folder)
     if not (folder / "model.safetensors").is_file():
         raise BadInput("This folder holds no model.safetensors.", SAFETENSORS_ONLY)
-    weight_files(folder, "model")
-    state = {
-        name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
-    }
+    _weights.check(folder)
+    state = _weights.read(folder / "model.safetensors")
     return revcol.from_state(state).eval().requires_grad_(False)

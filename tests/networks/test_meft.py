@@ -404,3 +404,49 @@ def test_an_empty_batch_is_refused():
     encoder = MeftEncoder(network.layers, 16, MeftConfig())
     with pytest.raises(BadInput, match="empty"):
         encoder(torch.zeros(0, 4, 16), torch.zeros(0, 1, 1, 4))
+
+
+# ---------------------------------------------------------------------- models that are brought
+
+
+def brought(folder: Path, kind: str = "bert") -> Path:
+    """A folder as `save_pretrained` writes it, with a tokenizer of a few words."""
+    from transformers import BertTokenizer
+
+    tiny(kind).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog"]
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_of_ones_own_is_fine_tuned_on_ones_own_table(tmp_path: Path, run_job):
+    table = "".join(
+        f"{'a cat' if i % 2 else 'a dog'} {'a ' * (i % 5)},{i % 2}\n" for i in range(24)
+    )
+    params = {
+        "model": str(brought(tmp_path)), "table": table, "arms": ["meft"], "steps": 2, "batch": 4,
+        "texts": "a cat; a dog",
+    }  # fmt: skip
+    tuned = run_job(Job(f"{TARGET}:train", params, seed=0))[-1].result
+    assert tuned.classes == ("0", "1")
+    assert [found.text for found in tuned.predictions] == ["a cat", "a dog"]
+    assert str(tmp_path) not in tuned.adapter_config.text, "A folder's place stays on its machine."
+
+
+def test_a_model_that_changed_on_disk_is_read_again(tmp_path: Path):
+    folder = brought(tmp_path)
+    first = models.open_encoder(str(folder)).backbone.body.embeddings.word_embeddings.weight.clone()
+    changed = tiny("bert")
+    with torch.no_grad():
+        changed.embeddings.word_embeddings.weight += 1
+    changed.save_pretrained(folder)
+    second = models.open_encoder(str(folder)).backbone.body.embeddings.word_embeddings.weight
+    assert torch.allclose(second, first + 1)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path):
+    folder = brought(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    with pytest.raises(BadInput, match="t5"):
+        models.open_encoder(str(folder))

@@ -18,6 +18,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Tensor
 from engine.models._checks import read_header, read_json
 from engine.models.tensor_file import TensorFile
+from engine.networks import _weights
 from engine.networks._backbones import Classifier
 from engine.networks._meft import MeftConfig, MeftEncoder
 from engine.networks._meft_models import Encoder
@@ -61,8 +62,6 @@ def write(
 
 def read(folder: Path) -> Adapters:
     """The adapters in a folder. Raises `BadInput` for files that are no adapters of MEFT."""
-    from safetensors.torch import load_file
-
     told = read_json(folder / CONFIG)
     if told.get("method") != METHOD or not (folder / WEIGHTS).is_file():
         raise BadInput(
@@ -70,7 +69,7 @@ def read(folder: Path) -> Adapters:
             f"It needs {WEIGHTS} and {CONFIG}, as the panel exports them.",
         )
     read_header(folder / WEIGHTS)
-    return of(told, load_file(folder / WEIGHTS))
+    return of(told, _weights.read(folder / WEIGHTS))
 
 
 def of(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapters:

@@ -8,15 +8,13 @@
 4. Fine-tuning on the turned digits: accuracy of every arm, mean of three seeds.
 """
 
-import os
-import platform
 import statistics
 import time
 from dataclasses import asdict
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.networks._meft import MeftConfig
 from engine.networks._meft_models import DIGITS, Encoder, open_encoder
 from engine.networks.meft import fit, measure, tasks, training
@@ -57,14 +55,12 @@ def run(*, seed: int, model: ModelRef | str = DIGITS, steps: int = STEPS) -> Ste
             scores.append(_accuracy(encoder, name, seed + offset, steps))
         tuned[name] = {"mean": statistics.fmean(scores), "each": list(scores)}
     pure = float(kept["meft-pure"])
-    return Measured(
-        measured=pure,
-        versus=kept["meft-plain"] / 100,
-        interval=(pure, pure),
+    return Measured.of(
+        pure,
+        kept["meft-plain"] / 100,
+        (pure, pure),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
         figures={
             f"a step of {SCALE}, batch {BATCH}, {TOKENS} tokens, computed": costs,
             "start against lambda": starts,

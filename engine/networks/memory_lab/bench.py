@@ -11,8 +11,6 @@
 
 import importlib
 import importlib.util
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from torch import nn
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
-from engine.core.recipe import Plain, versions_here
+from engine.core.recipe import Plain
 from engine.core.shapes import Tensor
 from engine.networks.memory_lab import architectures as arch
 from engine.networks.memory_lab.algorithm import POLICIES
@@ -58,14 +56,12 @@ def run(*, seed: int, repeats: int = REPEATS) -> Steps[Measured]:
     }
     yield Progress(1, 2, "Seconds")
     growth = {name: kept[name, DEPTHS[-1]] / kept[name, DEPTHS[0]] for name in POLICIES}
-    return Measured(
-        measured=growth["plain"],
-        versus=growth["reversible"],
-        interval=(growth["plain"], growth["plain"]),
+    return Measured.of(
+        growth["plain"],
+        growth["reversible"],
+        (growth["plain"], growth["plain"]),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
         figures={
             "bytes and operations": table,
             "gradient error against plain autograd": errors,

@@ -8,8 +8,6 @@
 4. Linear probes of class and position, by column and level.
 """
 
-import os
-import platform
 import time
 from dataclasses import asdict
 
@@ -18,7 +16,7 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.networks import _revcol_world as world
 from engine.networks.revcol.algorithm import KEY, memory, probe
 from engine.networks.revcol.algorithm import run as walk
@@ -41,14 +39,12 @@ def run(*, seed: int, model: ModelRef | str = KEY) -> Steps[Measured]:
         shown = yield from walk(seed=seed, index=index)
         back.append([step.error for step in shown.steps])
     probed = yield from probe(seed=seed, train=2000, test=1000)
-    return Measured(
-        measured=growth["released"],
-        versus=growth["whole"],
-        interval=(growth["released"], growth["released"]),
+    return Measured.of(
+        growth["released"],
+        growth["whole"],
+        (growth["released"], growth["released"]),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
         figures={
             "bars": [asdict(bar) for bar in bars.bars],
             "inverse error of untrained columns": [list(pair) for pair in bars.inverse_errors],

@@ -8,14 +8,12 @@
 3. The shipped network on the held-out slices, and its stages walked backwards.
 """
 
-import os
-import platform
 import time
 from dataclasses import asdict
 
 from engine.core.catalog import Measured
 from engine.core.job import Steps
-from engine.core.recipe import ModelRef, Plain, versions_here
+from engine.core.recipe import ModelRef, Plain
 from engine.networks.reversible_unet3d.algorithm import KEY, measure_sizes, train
 from engine.networks.reversible_unet3d.algorithm import run as segment
 
@@ -43,14 +41,12 @@ def run(*, seed: int, model: ModelRef | str = KEY, steps: int = STEPS) -> Steps[
         for curve in trained.curves
     ]
     measured = float(cubes["reversible"].voxels)
-    return Measured(
-        measured=measured,
-        versus=float(cubes["plain"].voxels),
-        interval=(measured, measured),
+    return Measured.of(
+        measured,
+        float(cubes["plain"].voxels),
+        (measured, measured),
         seed=seed,
-        seconds=time.perf_counter() - begun,
-        versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread",
+        begun=begun,
         figures={
             f"largest cube in {GIBIBYTES:g} GiB, computed": [asdict(c) for c in sized.cubes],
             "bars at side 64, computed": [asdict(bar) for bar in sized.bars],
