@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.core.errors import AssetMissing
-from engine.metrics.rates import wilson
+from engine.metrics.intervals import Rate
 from engine.networks import _revcol as revcol
 from engine.networks._revcol_world import KEY, inputs_of, test_pictures
 from engine.world.fashion import SIDE
@@ -94,8 +94,8 @@ def examined(network: revcol.RevCol) -> dict[str, object]:
         guesses = torch.cat([logits[head] for logits in seen]).argmax(-1)
         right = guesses == labels
         found[f"accuracy after {columns} columns"] = round(float(right.float().mean()), 4)
-    low, high = wilson(int(right.sum()), len(right))
-    return found | {"95 % from": round(low, 4), "95 % to": round(high, 4)}
+    last = Rate.of_hits(right.numpy())
+    return found | {"95 % from": round(last.low, 4), "95 % to": round(last.high, 4)}
 
 
 def _moved(pixels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
