@@ -206,13 +206,18 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> nets.RevCol:
     return network
 
 
-def test_the_job_goes_forward_and_all_the_way_back(run_job, untrained):
-    shown = run_job(Job(f"{TARGET}:run", {"index": 5}, seed=0))[-1].result
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_the_job_goes_forward_and_all_the_way_back(run_job, untrained, precision: str):
+    params = {"index": 5, "precision": precision}
+    shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
     assert [found.columns for found in shown.exits] == [1, 2, 3, 4]
     assert [found.decoded is None for found in shown.exits] == [False, False, False, True]
     assert len(shown.steps) == 16
-    assert shown.trip is not None
     assert shown.truth in shown.classes
+    if precision == "float64":
+        assert shown.trip.relative_error < 1e-6
+        pairs = [(step.came_back, step.was_there) for step in shown.steps]
+        assert all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_ones_own_picture_is_scaled(run_job, untrained):

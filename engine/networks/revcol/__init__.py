@@ -28,7 +28,8 @@ gradients become wrong. Anchors every two columns give exact gradients for half 
 keeps; they are the setting to train with.
 
 **Where it breaks.** Sixteen columns in one sequence, as said. A flat background: where all channels
-are equal the norms divide by almost nothing, and magnify the last bit. Sides that 32 does not
+are equal the norms divide by almost nothing, and magnify the last bit; so the way back is walked in
+float64, and float32 is a switch. Sides that 32 does not
 divide are refused. An α of exactly zero stays zero in the release, which then divides by it; here
 it becomes 0.001.
 

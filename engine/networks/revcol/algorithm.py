@@ -3,6 +3,7 @@
 The network is in `engine.networks._revcol`, the way back in `walk`.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from engine.world.fashion import garments
 KEY = world.KEY
 FITTED_ON = 400  # pictures for the linear picture of the lowest map
 MOST_COLUMNS, MOST_WIDTH, LARGEST_SIDE, MOST_BATCH = 32, 256, 1024, 256
-SIDES = (224, 384, 640)
+PRECISIONS = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,27 @@ def run(
     model: ModelRef | str = KEY,
     index: int = 0,
     picture: UInt8[Array, "h w 3"] | None = None,
+    precision: str = "float64",
 ) -> Steps[Walked]:
     """A garment forward through the columns, then back from the last column's maps.
 
-    `index` is a place among the test pictures; a picture of one's own is scaled to theirs. The seed
+    `index` is a place among the test pictures; a picture of one's own is scaled to theirs.
+    `precision` is that of the streams: flat backgrounds take more digits than float32 has. The seed
     is not used.
     """
     checks.count("index", index, 0, 3999, "There are 4,000 test pictures.")
+    checks.choice("precision", precision, PRECISIONS)
     _check_picture(picture)
     yield Progress(0, 1, "Opening the network")
     network, classes = _opened(model)
     x, truth = _input(network, index, picture)
+    if precision == "float64":
+        network, x = copy.deepcopy(network).double(), x.double()
     shown = Walked(walk.to_picture(x[0]), classes, truth, alphas=walk.alphas(network))
     total = nets.LEVELS * len(network.columns) + 2
     shown = replace(shown, exits=walk.exits(network, x, classes))
     yield Progress(1, total, "Forward through all columns", shown)
-    readout = _readout(network)
+    readout = _readout(network, x.dtype)
     yield Progress(2, total, "Fitting the linear pictures", shown)
     for step, streams, truth_streams in walk.walked_back(network, x, readout):
         shown = replace(shown, steps=(*shown.steps, step))
@@ -215,8 +221,8 @@ def _input(
     return x, ""
 
 
-def _readout(network: nets.RevCol) -> walk.Readout:
-    x = world.inputs_of(garments("train").pixels[:FITTED_ON])
+def _readout(network: nets.RevCol, dtype: torch.dtype) -> walk.Readout:
+    x = world.inputs_of(garments("train").pixels[:FITTED_ON]).to(dtype)
     return walk.Readout([streams[0] for streams in walk.columns_of(network, x)], x)
 
 
