@@ -15,7 +15,8 @@ import numpy as np
 from engine.core.errors import BadInput, OutOfBudget
 from engine.core.shapes import Array, Float, Num
 
-MOST_PACKED, MOST_UNPACKED = 40_000_000, 200_000_000
+MOST_PACKED, MOST_UNPACKED = 14_000_000, 200_000_000
+MOST_TEXT = MOST_PACKED * 4 // 3 + 100  # as a recipe holds it
 MOST_VOXELS, LONGEST_SIDE, MOST_MODALITIES = 20_000_000, 512, 8
 GZIP = b"\x1f\x8b"
 SPACING_APART = 1.5  # of the largest to the smallest: beyond it a note is due
@@ -36,8 +37,8 @@ class Scan:
 def from_text(text: str) -> bytes:
     """The file in a data URL or in plain base64. Raises `BadInput`, `OutOfBudget`."""
     body = text.partition(",")[2] if text.startswith("data:") else text
-    if len(body) > MOST_PACKED * 4 // 3 + 4:
-        raise OutOfBudget("The file is larger than 40 MB.", "Crop the volume, or compress it.")
+    if len(body) > MOST_TEXT:
+        raise OutOfBudget("The file is larger than 14 MB.", "Crop the volume, or compress it.")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -47,7 +48,7 @@ def from_text(text: str) -> bytes:
 def unpacked(data: bytes) -> bytes:
     """The plain file; of a gzip at most 200 MB are ever unpacked. Raises `OutOfBudget`."""
     if len(data) > MOST_PACKED:
-        raise OutOfBudget("The file is larger than 40 MB.", "Crop the volume, or compress it.")
+        raise OutOfBudget("The file is larger than 14 MB.", "Crop the volume, or compress it.")
     if not data.startswith(GZIP):
         return data
     stream = zlib.decompressobj(wbits=31)

@@ -85,9 +85,12 @@ CARD = MethodCard(
                 "reversible_layers": 2,
             },
             bad={"scale": "gpt-9"},
+            on_model=False,
         ),
         Action("train", quick={"steps": 3, "arms": ["meft", "lora"]}, bad={"steps": 0}),
-        Action("predict", quick={"texts": "a cat left of a car"}, bad={"adapters": ""}),
+        Action(
+            "predict", quick={"texts": "a cat left of a car"}, bad={"adapters": ""}, on_model=False
+        ),
     ),
     golden=("meft_meft1", "meft_meft2", "meft_meft3"),
 )  # fmt: skip

@@ -4,9 +4,9 @@ Units and encoder are in `engine.networks._meft`, what is compared with in `arms
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -14,6 +14,7 @@ from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Int, Tensor
 from engine.models import _sources
 from engine.models.library import ASSETS, MODELS, verify
@@ -32,22 +33,30 @@ MOST_ARMS, MOST_TEXTS, LONGEST_TEXT, LONGEST_TABLE = 6, 32, 400, 200_000
 MOST_STEPS, MOST_BATCH, MOST_TOKENS, MOST_LAYERS, MOST_RANK = 400, 256, 2048, 96, 128
 NO_ANCHORS_UP_TO = 4  # layers that need no warning at |scale| < 0.05
 
+VariantSetting = Annotated[int, Range(1, 3, "1 has an adapter beside the layer, 3 splits it.")]
+ScaleSetting = Annotated[float, Range(0, 1, "0 means the variant's own.")]
+RankSetting = Annotated[int, Range(1, MOST_RANK, "The paper takes 8.")]
+LayersSetting = Annotated[int, Range(0, MOST_LAYERS, "0 means all of them.")]
+AnchorsSetting = Annotated[str, Text(8, 1, 'Write "auto", "none", or a number of layers.')]
+TextsSetting = Annotated[str, Text(MOST_TEXTS * LONGEST_TEXT)]
+ArmsSetting = Annotated[Sequence[Annotated[str, OneOf(ARMS)]], Items(MOST_ARMS, fewest=1)]
+
 
 def run(
     *,
     seed: int,
     model: ModelRef | str = DIGITS,
-    variant: int = 1,
-    lam: float = 0.0,
-    beta: float = 0.0,
-    rank: int = 8,
-    reversible_layers: int = 0,
-    anchors: str = "auto",
-    texts: str = "a cat left of a dog; a rose in neon style; a house under a cloud",
-    depth: int = 12,
-    batch: int = 16,
-    tokens: int = 16,
-    arms: Sequence[str] = SHOWN,
+    variant: VariantSetting = 1,
+    lam: ScaleSetting = 0.0,
+    beta: ScaleSetting = 0.0,
+    rank: RankSetting = 8,
+    reversible_layers: LayersSetting = 0,
+    anchors: AnchorsSetting = "auto",
+    texts: TextsSetting = "a cat left of a dog; a rose in neon style; a house under a cloud",
+    depth: Annotated[int, Range(1, MOST_LAYERS, "Try 12.")] = 12,
+    batch: Annotated[int, Range(1, MOST_BATCH, "Try 16.")] = 16,
+    tokens: Annotated[int, Range(1, MOST_TOKENS, "Try 16.")] = 16,
+    arms: ArmsSetting = SHOWN,
 ) -> Steps[Reversed]:
     """The start against lambda, errors of walking back by layer, and bytes of every arm.
 
@@ -57,7 +66,6 @@ def run(
     config = _config(variant, lam, beta, rank, reversible_layers, anchors)
     named = _arms(arms)
     said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT)
-    sizes = _Sizes.of(depth, batch, tokens)
     yield Progress(0, 1, "Opening the model")
     encoder = open_encoder(model)
     layers = len(encoder.backbone.layers)
@@ -71,10 +79,10 @@ def run(
     found, trip = measure.errors(encoder, config, few, few_labels, seed)
     shown = replace(shown, errors=found, trip=trip, notes=_notes(config, layers))
     yield Progress(len(measure.LAMBDAS) + 1, total, "The way back", shown)
-    scale = fit.like(encoder, sizes.depth)
+    scale = fit.like(encoder, depth)
     for done, name in enumerate(named, start=len(measure.LAMBDAS) + 2):
         cost = fit.arm_cost(
-            scale, name, _of_depth(config), sizes.batch, _tokens(encoder, sizes.tokens),
+            scale, name, _of_depth(config), batch, _tokens(encoder, tokens),
             patches=encoder.reads_digits,
         )  # fmt: skip
         shown = replace(shown, costs=(*shown.costs, cost))
@@ -85,26 +93,23 @@ def run(
 def fits(
     *,
     seed: int,
-    model: ModelRef | str = DIGITS,
-    scale: str = "bert-base",
-    batch: int = 32,
-    tokens: int = 512,
-    gibibytes: float = 8.0,
-    variant: int = 1,
-    rank: int = 8,
-    reversible_layers: int = 0,
-    anchors: str = "auto",
-    arms: Sequence[str] = SHOWN,
+    scale: Annotated[str, OneOf(fit.SCALES)] = "bert-base",
+    batch: Annotated[int, Range(1, MOST_BATCH, "Try 32.")] = 32,
+    tokens: Annotated[int, Range(1, MOST_TOKENS, "Try 512.")] = 512,
+    gibibytes: Annotated[float, Range(0.1, 4096, "Try 8.")] = 8.0,
+    variant: VariantSetting = 1,
+    rank: RankSetting = 8,
+    reversible_layers: LayersSetting = 0,
+    anchors: AnchorsSetting = "auto",
+    arms: ArmsSetting = SHOWN,
 ) -> Steps[Fitted]:
     """Will it fit? Bytes of a step of a published model, computed on shapes alone.
 
-    Nothing is random and no weights are read, so `seed` and `model` are not used.
+    Nothing is random and no weights are read; the seed is not used.
     """
     config = _config(variant, 0.0, 0.0, rank, reversible_layers, anchors)
     named, sizes = _arms(arms), fit.scale_named(scale)
-    checks.count("batch", batch, 1, MOST_BATCH)
     checks.count("tokens", tokens, 1, min(MOST_TOKENS, sizes.positions - 2))
-    checks.number("gibibytes", gibibytes, 0.1, 4096.0)
     shown = Fitted(scale, batch, tokens, gibibytes)
     yield Progress(0, len(named), "Laying out shapes")
     built = fit.config_of(sizes)
@@ -120,18 +125,18 @@ def train(
     *,
     seed: int,
     model: ModelRef | str = DIGITS,
-    arms: Sequence[str] = ("meft", "lora", "full"),
-    table: str = "",
-    variant: int = 1,
-    lam: float = 0.0,
-    beta: float = 0.0,
-    rank: int = 8,
-    reversible_layers: int = 0,
-    anchors: str = "auto",
-    steps: int = 40,
-    batch: int = 16,
-    learning_rate: float = 1e-3,
-    texts: str = "",
+    arms: ArmsSetting = ("meft", "lora", "full"),
+    table: Annotated[str, Text(LONGEST_TABLE, advice="Write at most 2,000 rows.")] = "",
+    variant: VariantSetting = 1,
+    lam: ScaleSetting = 0.0,
+    beta: ScaleSetting = 0.0,
+    rank: RankSetting = 8,
+    reversible_layers: LayersSetting = 0,
+    anchors: AnchorsSetting = "auto",
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 40.")] = 40,
+    batch: Annotated[int, Range(1, MOST_BATCH, "Try 16.")] = 16,
+    learning_rate: Annotated[float, Range(1e-6, 0.1, "1e-3 is a good start.")] = 1e-3,
+    texts: TextsSetting = "",
 ) -> Steps[Tuned]:
     """Fine-tune on a new task with each arm; the adapters of the first MEFT arm are exported, read
     back into a fresh copy of the model, and asked about `texts`.
@@ -140,12 +145,7 @@ def train(
     """
     config = _config(variant, lam, beta, rank, reversible_layers, anchors)
     named = _arms(arms)
-    checks.count("steps", steps, 1, MOST_STEPS)
-    checks.count("batch", batch, 1, MOST_BATCH)
-    checks.number("learning_rate", learning_rate, 1e-6, 0.1, "1e-3 is a good start.")
     said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT) if texts else ()
-    if not isinstance(table, str) or len(table) > LONGEST_TABLE:
-        raise BadInput("The table must be a text of at most 200 kB.", "Write text,label rows.")
     if table.strip():
         tasks.from_csv(table, seed)
     plan = training.Plan(steps, batch, learning_rate)
@@ -165,21 +165,20 @@ def train(
 def predict(
     *,
     seed: int,
-    model: ModelRef | str = "meft-captions",
-    adapters: str = KINDS,
-    texts: str = "a cat left of a dog",
+    adapters: Annotated[str, Text(500, 1, "Name the folder of adapters.")] = KINDS,
+    base: Annotated[str, Text(500)] = "",
+    texts: TextsSetting = "a cat left of a dog",
 ) -> Steps[Answered]:
     """Texts through adapters that were exported before: the shipped ones, a folder, or an upload
     of it as a zip.
 
-    Nothing is random; the seed is not used.
+    `base` is the model that they were trained on, where its name alone does not find it. Nothing is
+    random; the seed is not used.
     """
     said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT)
-    if not isinstance(adapters, str) or not adapters.strip():
-        raise BadInput("Name the folder of adapters.", "Train some, and take the two files along.")
     kept = adapter_file.read(_adapter_folder(adapters.strip()))
     yield Progress(0, 1, "Opening the model")
-    encoder = open_encoder(model)
+    encoder = open_encoder(base.strip() or kept.base)
     network = adapter_file.restored(encoder, kept)
     yield Progress(1, 1, "Reading the texts")
     found = training.predicted(network, encoder, list(said), kept.classes)
@@ -196,32 +195,10 @@ def _adapter_folder(source: str) -> Path:
 # ---------------------------------------------------------------------- settings
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Of the computed bytes."""
-
-    depth: int
-    batch: int
-    tokens: int
-
-    @classmethod
-    def of(cls, depth: int, batch: int, tokens: int) -> "_Sizes":
-        return cls(
-            checks.count("depth", depth, 1, MOST_LAYERS),
-            checks.count("batch", batch, 1, MOST_BATCH),
-            checks.count("tokens", tokens, 1, MOST_TOKENS),
-        )
-
-
 def _config(
     variant: int, lam: float, beta: float, rank: int, reversible_layers: int, anchors: str
 ) -> MeftConfig:
     """The settings as the encoder takes them. Raises `BadInput`."""
-    checks.count("variant", variant, 1, 3, "1 has an adapter beside the layer, 3 splits it.")
-    for name, value in (("lam", lam), ("beta", beta)):
-        checks.number(name, value, 0.0, 1.0, "0 means the variant's own.")
-    checks.count("rank", rank, 1, MOST_RANK, "The paper takes 8.")
-    checks.count("reversible_layers", reversible_layers, 0, MOST_LAYERS, "0 means all of them.")
     return MeftConfig(
         variant=variant,  # type: ignore[arg-type]
         lam=lam or None,
@@ -247,7 +224,7 @@ def _anchor(anchors: object) -> int | Literal["auto"] | None:
 
 
 def _arms(arms: Sequence[str]) -> tuple[str, ...]:
-    named = checks.texts(arms, "arms", MOST_ARMS, 40)
+    named = tuple(arms)
     for name in named:
         arm_named(name)
     if not named or len(set(named)) < len(named):

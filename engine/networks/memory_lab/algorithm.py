@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.reversible import compare
 from engine.core.rng import generator
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.networks.memory_lab import architectures as arch
 from engine.networks.memory_lab.results import Frame, Measured, PictureBack, Point, Way
+from engine.pictures import PictureSetting
 from engine.reversible import Mode, ReversibleSequence, additive, suggest_anchor
 from engine.reversible.memory import kept_bytes, measure, median_seconds
 from engine.reversible.sequence import Streams
@@ -60,20 +63,23 @@ POLICIES: Mapping[str, Policy] = {
 def run(
     *,
     seed: int,
-    architecture: str = "revnet",
-    blocks: str = EXAMPLE,
-    depths: Sequence[int] = (2, 8, 32),
-    width: int = 64,
-    batch: int = 16,
-    precision: str = "float32",
-    policies: Sequence[str] = tuple(POLICIES),
+    architecture: Annotated[str, OneOf(arch.names())] = "revnet",
+    blocks: Annotated[str, Text(arch.own.LONGEST)] = EXAMPLE,
+    depths: Annotated[
+        Sequence[Annotated[int, Range(1, MOST_DEPTH, "Try 2, 8, 32.")]], Items(MOST_DEPTHS, 1)
+    ] = (2, 8, 32),
+    width: Annotated[int, Range(4, 512, "Try 64.")] = 64,
+    batch: Annotated[int, Range(1, MOST_BATCH, "Try 16.")] = 16,
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32",
+    policies: Annotated[Sequence[Annotated[str, OneOf(POLICIES)]], Items(len(POLICIES), 1)] = tuple(
+        POLICIES
+    ),
     timed: bool = False,
 ) -> Steps[Measured]:
     """Kept bytes, peak, operations and gradient error of a training step, for every depth and
     memory policy, on the same weights. `blocks` is the own list of the architecture "own"."""
     setting = _Setting.of(architecture, blocks, width, batch, precision, depths)
-    named = _policies(policies)
-    checks.switch("timed", timed)
+    named = tuple(policies)
     yield Progress(0, 1, "Building blocks")
     total = len(setting.depths) * len(named)
     shown = Measured(
@@ -95,21 +101,16 @@ def run(
 def walk(
     *,
     seed: int,
-    photograph: str = "chelsea",
-    picture: UInt8[Array, "h w 3"] | None = None,
-    depth: int = 16,
-    width: int = 16,
-    precision: str = "float32",
+    photograph: Annotated[str, OneOf(PHOTOGRAPHS)] = "chelsea",
+    picture: PictureSetting | None = None,
+    depth: Annotated[int, Range(1, MOST_DEPTH, "Try 16.")] = 16,
+    width: Annotated[int, Range(4, 32, "Try 16.")] = 16,
+    precision: Annotated[str, OneOf(("float32", "float64"))] = "float32",
 ) -> Steps[PictureBack]:
     """A picture through a reversible network of so many blocks, and back from its output.
 
     Even and odd columns of the picture are the two streams; branches are small convolutions.
     """
-    checks.choice("photograph", photograph, PHOTOGRAPHS)
-    checks.count("depth", depth, 1, MOST_DEPTH)
-    checks.count("width", width, 4, 32)
-    checks.choice("precision", precision, ("float32", "float64"))
-    _check_picture(picture)
     yield Progress(0, 1, "Opening the picture")
     pixels = _pixels(photograph, picture)
     dtype = getattr(torch, precision)
@@ -164,11 +165,7 @@ class _Setting:
             arch.own.parsed(blocks)
         checks.count("width", width, 4, arch.widest(architecture))
         arch.check_width(architecture, width)
-        checks.count("batch", batch, 1, MOST_BATCH)
-        checks.choice("precision", precision, PRECISIONS)
-        if not isinstance(depths, list | tuple) or not 1 <= len(depths) <= MOST_DEPTHS:
-            raise BadInput(f"Give one to {MOST_DEPTHS} depths.", "Try 2, 8, 32.")
-        counts = tuple(checks.count("depths", depth, 1, MOST_DEPTH) for depth in depths)
+        counts = tuple(depths)
         if max(counts) * width**2 * batch > MOST_WORK:
             raise BadInput(
                 f"{max(counts)} blocks of width {width} at batch {batch} are too much here.",
@@ -194,15 +191,6 @@ class _Setting:
         """bfloat16 inside F; the streams stay float32."""
         half = self.precision == "bfloat16"
         return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
-
-
-def _policies(policies: Sequence[str]) -> tuple[str, ...]:
-    named = checks.texts(policies, "policies", len(POLICIES), 20)
-    for name in named:
-        checks.choice("policies", name, POLICIES)
-    if not named:
-        raise BadInput("Name at least one memory policy.", f"Choose {', '.join(POLICIES)}.")
-    return named
 
 
 # ---------------------------------------------------------------------- one bar
@@ -285,14 +273,6 @@ def _notes(shown: Measured) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------- the picture
-
-
-def _check_picture(picture: object) -> None:
-    if picture is None:
-        return
-    good = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3
-    if not good or picture.dtype != np.uint8 or min(picture.shape[:2]) < 2:  # type: ignore[attr-defined]
-        raise BadInput("The picture must be in RGB, 8 bits a channel.", "Upload a PNG or a JPEG.")
 
 
 def _pixels(photograph: str, picture: UInt8[Array, "h w 3"] | None) -> UInt8[Array, "side side 3"]:

@@ -85,12 +85,13 @@ CARD = MethodCard(
     ),
     actions=(
         Action("run", quick={"index": 3}, bad={"index": -1}),
-        Action("memory", quick={"columns": _COLUMNS, "batch": 1}, bad={"side": 50}),
+        Action("memory", quick={"columns": _COLUMNS, "batch": 1}, bad={"side": 50}, on_model=False),
         Action("probe", quick={"train": 200, "test": 100}, bad={"train": 0}),
         Action(
             "estimate",
             quick={"sizes": _TINY, "side": 64, "policies": _PLAIN},
             bad={"sizes": ["Q"]},
+            on_model=False,
         ),
     ),
     golden=("revcol_columns", "revcol_loss"),

@@ -6,22 +6,24 @@ The network is in `engine.networks._revcol`, the way back in `walk`.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
-from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.reversible import compare
 from engine.core.rng import generator
+from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.networks import _revcol as nets
 from engine.networks import _revcol_world as world
 from engine.networks.revcol import probes, walk
 from engine.networks.revcol.results import Bar, Bars, Estimate, Estimated, Probed, Walked
+from engine.pictures import PictureSetting
 from engine.reversible import Mode
 from engine.reversible.memory import measure
 from engine.world.fashion import garments
@@ -49,14 +51,18 @@ POLICIES: Mapping[str, Policy] = {
     "anchored": Policy("one sequence, anchors every two columns", "reversible", 2 * nets.LEVELS),
 }
 
+PoliciesSetting = Annotated[
+    Sequence[Annotated[str, OneOf(POLICIES)]], Items(len(POLICIES), fewest=1)
+]
+
 
 def run(
     *,
     seed: int,
     model: ModelRef | str = KEY,
-    index: int = 0,
-    picture: UInt8[Array, "h w 3"] | None = None,
-    precision: str = "float64",
+    index: Annotated[int, Range(0, 3999, "There are 4,000 test pictures.")] = 0,
+    picture: PictureSetting | None = None,
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float64",
 ) -> Steps[Walked]:
     """A garment forward through the columns, then back from the last column's maps.
 
@@ -64,9 +70,6 @@ def run(
     `precision` is that of the streams: flat backgrounds take more digits than float32 has. The seed
     is not used.
     """
-    checks.count("index", index, 0, 3999, "There are 4,000 test pictures.")
-    checks.choice("precision", precision, PRECISIONS)
-    _check_picture(picture)
     yield Progress(0, 1, "Opening the network")
     network, classes = _opened(model)
     x, truth = _input(network, index, picture)
@@ -93,24 +96,20 @@ def run(
 def memory(
     *,
     seed: int,
-    model: ModelRef | str = KEY,
-    columns: Sequence[int] = (2, 4, 8, 16),
-    policies: Sequence[str] = tuple(POLICIES),
-    width: int = 8,
-    blocks: int = 1,
-    side: int = 64,
-    batch: int = 4,
+    columns: Annotated[
+        Sequence[Annotated[int, Range(1, MOST_COLUMNS, "Try 2, 4, 8, 16.")]], Items(6, fewest=1)
+    ] = (2, 4, 8, 16),
+    policies: PoliciesSetting = tuple(POLICIES),
+    width: Annotated[int, Range(1, MOST_WIDTH, "Try 8.")] = 8,
+    blocks: Annotated[int, Range(1, 8, "Try 1.")] = 1,
+    side: Annotated[int, Range(32, 256, "It must be a multiple of 32.")] = 64,
+    batch: Annotated[int, Range(1, 32, "Try 4.")] = 4,
 ) -> Steps[Bars]:
     """Bytes of a training step against the number of columns, measured; networks are untrained.
 
-    Levels have width, 2 width, 3 width, 4 width channels. The model is not used.
+    Levels have width, 2 width, 3 width, 4 width channels.
     """
-    counts = _columns(columns)
-    named = _policies(policies)
-    checks.count("width", width, 1, MOST_WIDTH)
-    checks.count("blocks", blocks, 1, 8)
-    checks.count("side", side, 32, 256, "It must be a multiple of 32.")
-    checks.count("batch", batch, 1, 32)
+    counts, named = tuple(columns), tuple(policies)
     if side % nets.STRIDE:
         raise BadInput(f"A picture of {side} pixels does not halve evenly.", "Take 32, 64 or 96.")
     shown, total = Bars(), len(counts) * len(named)
@@ -129,11 +128,13 @@ def memory(
 
 
 def probe(
-    *, seed: int, model: ModelRef | str = KEY, train: int = 800, test: int = 400
+    *,
+    seed: int,
+    model: ModelRef | str = KEY,
+    train: Annotated[int, Range(200, 5000, "Try 800.")] = 800,
+    test: Annotated[int, Range(100, 2000, "Try 400.")] = 400,
 ) -> Steps[Probed]:
     """What each level knows of the class and of the position, by column."""
-    checks.count("train", train, 200, 5000)
-    checks.count("test", test, 100, 2000)
     yield Progress(0, 1, "Opening the network")
     network, classes = _opened(model)
     parts, labels, shifts = [], [], []
@@ -162,20 +163,15 @@ def probe(
 def estimate(
     *,
     seed: int,
-    model: ModelRef | str = KEY,
-    sizes: Sequence[str] = ("T", "S", "B"),
-    side: int = 224,
-    batch: int = 1,
-    policies: Sequence[str] = ("plain", "whole"),
+    sizes: Annotated[
+        Sequence[Annotated[str, OneOf(nets.CONFIGS)]], Items(len(nets.CONFIGS), fewest=1)
+    ] = ("T", "S", "B"),
+    side: Annotated[int, Range(32, LARGEST_SIDE, "Take 224, 384 or 640.")] = 224,
+    batch: Annotated[int, Range(1, MOST_BATCH, "Try 1.")] = 1,
+    policies: PoliciesSetting = ("plain", "whole"),
 ) -> Steps[Estimated]:
-    """Bytes of a training step of the published sizes, computed on shapes; seed and model are not
-    used."""
-    known = checks.texts(sizes, "sizes", len(nets.CONFIGS), 4)
-    for size in known:
-        checks.choice("sizes", size, nets.CONFIGS)
-    named = _policies(policies)
-    checks.count("side", side, 32, LARGEST_SIDE, "Take 224, 384 or 640.")
-    checks.count("batch", batch, 1, MOST_BATCH)
+    """Bytes of a training step of the published sizes, computed on shapes; the seed is not used."""
+    known, named = tuple(sizes), tuple(policies)
     if side % nets.STRIDE:
         raise BadInput(f"{side} pixels do not halve evenly.", "Take a multiple of 32.")
     shown, total = Estimated(batch), len(known) * len(named)
@@ -188,14 +184,6 @@ def estimate(
 
 
 # ---------------------------------------------------------------------- pictures and networks
-
-
-def _check_picture(picture: object) -> None:
-    if picture is None:
-        return
-    good = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3
-    if not good or picture.dtype != np.uint8 or min(picture.shape[:2]) < 1:  # type: ignore[attr-defined]
-        raise BadInput("The picture must be in RGB, 8 bits a channel.", "Upload a PNG or a JPEG.")
 
 
 def _opened(model: ModelRef | str) -> tuple[nets.RevCol, tuple[str, ...]]:
@@ -227,21 +215,6 @@ def _readout(network: nets.RevCol, dtype: torch.dtype) -> walk.Readout:
 
 
 # ---------------------------------------------------------------------- bytes
-
-
-def _columns(columns: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(columns, list | tuple) or not 1 <= len(columns) <= 6:
-        raise BadInput("Give one to six numbers of columns.", "Try 2, 4, 8, 16.")
-    return tuple(checks.count("columns", count, 1, MOST_COLUMNS) for count in columns)
-
-
-def _policies(policies: Sequence[str]) -> tuple[str, ...]:
-    named = checks.texts(policies, "policies", len(POLICIES), 20)
-    for name in named:
-        checks.choice("policies", name, POLICIES)
-    if not named:
-        raise BadInput("Name at least one memory policy.", f"Choose {', '.join(POLICIES)}.")
-    return named
 
 
 def _stack(width: int, blocks: int, columns: int) -> nets.RevColConfig:

@@ -81,12 +81,14 @@ CARD = MethodCard(
             bad={"volume": "patient"},
         ),
         Action(
-            "train", quick={"widths": _SMALL, "side": 16, "steps": 3}, bad={"widths": [7, 14]}
+            "train", quick={"widths": _SMALL, "side": 16, "steps": 3}, bad={"widths": [7, 14]},
+            on_model=False,
         ),
         Action(
             "measure_sizes",
             quick={"side": 16, "widths": _SMALL, "blocks": [1, 2], "cubes": False},
             bad={"gibibytes": -1.0},
+            on_model=False,
         ),
     ),
     golden=("reversible-unet3d_stage", "reversible-unet3d_loss"),

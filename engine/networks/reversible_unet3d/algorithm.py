@@ -5,15 +5,17 @@ The network is in `engine.networks._unet3d`, volumes in `_brain`, files in `_nif
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
 from engine.core.reversible import round_trip
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Int, Tensor, UInt8
 from engine.networks import _brain as brain
 from engine.networks import _brain_models as models
@@ -39,16 +41,24 @@ VOLUMES = ("average", "single")
 MOST_STEPS, LARGEST_CROP, MOST_BLOCKS, MOST_WIDTH, MOST_EXPANSION = 200, 48, 8, 256, 8
 MOST_WINDOWS = 400
 
+ModesSetting = Annotated[
+    Sequence[Annotated[str, OneOf(sizes.POLICIES)]], Items(len(sizes.POLICIES), fewest=1)
+]
+WidthsSetting = Annotated[
+    Sequence[Annotated[int, Range(8, MOST_WIDTH, "Try 8, 16, 32.")]], Items(5, fewest=2)
+]
+ExpansionSetting = Annotated[int, Range(1, MOST_EXPANSION, "Try 4.")]
+
 
 def run(
     *,
     seed: int,
     model: ModelRef | str = KEY,
-    volume: str = "average",
-    part: str = "test",
-    nifti_file: str = "",
-    window: int = 48,
-    overlap: float = 0.25,
+    volume: Annotated[str, OneOf(VOLUMES)] = "average",
+    part: Annotated[str, OneOf(PARTS)] = "test",
+    nifti_file: Annotated[str, Text(nifti.MOST_TEXT, advice="Crop the volume.")] = "",
+    window: Annotated[int, Range(16, 96, "Try 48.")] = 48,
+    overlap: Annotated[float, Range(0, 0.75, "Try 0.25.")] = 0.25,
     stages: bool = True,
 ) -> Steps[Segmented]:
     """Tissues of a template, or of one's own NIfTI, window by window; then every stage is walked
@@ -56,13 +66,6 @@ def run(
 
     `nifti_file` is the file as text (base64). Nothing is random; the seed is not used.
     """
-    checks.choice("volume", volume, VOLUMES)
-    checks.choice("part", part, PARTS)
-    checks.count("window", window, 16, 96, "It must be a multiple of 4.")
-    checks.number("overlap", overlap, 0.0, 0.75)
-    checks.switch("stages", stages)
-    if not isinstance(nifti_file, str):
-        raise BadInput("The NIfTI file must be text in base64.", "Upload it in the panel.")
     scan, truth, title = _scan(volume, part, nifti_file)
     yield Progress(0, 1, "Opening the network")
     network = models.shipped(_key(model))
@@ -88,26 +91,21 @@ def run(
 def train(
     *,
     seed: int,
-    model: ModelRef | str = KEY,
-    modes: Sequence[str] = ("plain", "reversible"),
-    widths: Sequence[int] = (8, 16, 32),
-    blocks: int = 1,
-    expansion: int = 2,
-    side: int = 32,
-    steps: int = 20,
-    learning_rate: float = 3e-3,
+    modes: ModesSetting = ("plain", "reversible"),
+    widths: WidthsSetting = (8, 16, 32),
+    blocks: Annotated[int, Range(1, MOST_BLOCKS, "Try 1.")] = 1,
+    expansion: ExpansionSetting = 2,
+    side: Annotated[int, Range(8, LARGEST_CROP, "Try 32.")] = 32,
+    steps: Annotated[int, Range(1, MOST_STEPS, "Try 20.")] = 20,
+    learning_rate: Annotated[float, Range(1e-5, 0.1, "3e-3 is a good start.")] = 3e-3,
     test: bool = False,
 ) -> Steps[Trained]:
     """From the same new weights on the same crops in each mode: equal losses at different memory.
 
-    The shipped network is not used. With `test` the held-out slices are segmented at the end.
+    With `test` the held-out slices are segmented at the end.
     """
     config = _config(widths, blocks, expansion)
-    named = _policies(modes)
-    checks.count("side", side, 8, LARGEST_CROP, "It must be a multiple of 8.")
-    checks.count("steps", steps, 1, MOST_STEPS)
-    checks.number("learning_rate", learning_rate, 1e-5, 0.1)
-    checks.switch("test", test)
+    named = tuple(modes)
     yield Progress(0, 1, "Cutting crops")
     part = brain.volume("average").part("train")
     assert part.labels is not None
@@ -134,25 +132,20 @@ def train(
 def measure_sizes(
     *,
     seed: int,
-    model: ModelRef | str = KEY,
-    gibibytes: float = 8.0,
-    side: int = 64,
-    widths: Sequence[int] = (16, 32, 64),
-    expansion: int = 4,
-    blocks: Sequence[int] = (1, 2, 4),
-    modes: Sequence[str] = ("plain", "checkpoint", "reversible"),
+    gibibytes: Annotated[float, Range(0.01, 1024, "Try 8.")] = 8.0,
+    side: Annotated[int, Range(8, sizes.LONGEST, "Try 64.")] = 64,
+    widths: WidthsSetting = (16, 32, 64),
+    expansion: ExpansionSetting = 4,
+    blocks: Annotated[
+        Sequence[Annotated[int, Range(1, MOST_BLOCKS, "Try 1, 2, 4.")]], Items(4, fewest=1)
+    ] = (1, 2, 4),
+    modes: ModesSetting = ("plain", "checkpoint", "reversible"),
     cubes: bool = True,
 ) -> Steps[Sized]:
     """Bars against blocks a stage, and the largest cube that fits into the memory; all computed on
-    shapes, so neither seed nor weights are used."""
-    named = _policies(modes)
-    if not isinstance(blocks, list | tuple) or not 1 <= len(blocks) <= 4:
-        raise BadInput("Give one to four numbers of blocks.", "Try 1, 2, 4.")
-    counts = [checks.count("blocks", one, 1, MOST_BLOCKS) for one in blocks]
+    shapes, so the seed is not used."""
+    named, counts = tuple(modes), tuple(blocks)
     config = _config(widths, counts[0], expansion)
-    checks.count("side", side, 8, sizes.LONGEST)
-    checks.number("gibibytes", gibibytes, 0.01, 1024.0)
-    checks.switch("cubes", cubes)
     looks = 7 if cubes else 0
     total = len(counts) * len(named) + len(named) * looks
     shown = Sized(side, gibibytes)
@@ -345,21 +338,5 @@ def _key(model: ModelRef | str) -> str:
     return model.source if isinstance(model, ModelRef) else model
 
 
-def _policies(modes: Sequence[str]) -> tuple[str, ...]:
-    named = checks.texts(modes, "modes", len(sizes.POLICIES), 20)
-    for name in named:
-        checks.choice("modes", name, sizes.POLICIES)
-    if not named:
-        raise BadInput("Name at least one mode.", f"Choose {', '.join(sizes.POLICIES)}.")
-    return named
-
-
 def _config(widths: Sequence[int], blocks: int, expansion: int) -> nets.UNetConfig:
-    if not isinstance(widths, list | tuple) or not 2 <= len(widths) <= 5:
-        raise BadInput("Give two to five widths, from fine to coarse.", "Try 8, 16, 32.")
-    sizes_checked = tuple(checks.count("widths", width, 8, MOST_WIDTH) for width in widths)
-    return nets.UNetConfig(
-        sizes_checked,
-        checks.count("blocks", blocks, 1, MOST_BLOCKS),
-        checks.count("expansion", expansion, 1, MOST_EXPANSION),
-    )
+    return nets.UNetConfig(tuple(widths), blocks, expansion)
