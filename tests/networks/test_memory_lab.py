@@ -137,7 +137,7 @@ def test_ones_own_picture_is_walked(run_job):
         ("run", {"depths": [10**9]}, "depths"),
         ("run", {"depths": []}, "depths"),
         ("run", {"depths": [64], "width": 512, "batch": 64}, "too much"),
-        ("run", {"policies": []}, "at least one"),
+        ("run", {"policies": []}, "1 to 6 values"),
         ("run", {"precision": "float8"}, "float8"),
         ("walk", {"depth": 0}, "depth"),
         ("walk", {"photograph": "../x"}, "photograph"),
