@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,6 +100,7 @@ def build_digits(folder: Path, options: Options) -> None:
     network.eval()
     with torch.no_grad():
         right = network(scans.batch_of(test.pixels)).argmax(-1) == scans.labels_of(test)
+    assert network.head is not None
     extra = {
         **{f"patches.{k}": v.contiguous() for k, v in backbone.patches.state_dict().items()},
         **{f"head.{k}": v.contiguous() for k, v in network.head.state_dict().items()},
@@ -151,7 +153,7 @@ def build_captions(folder: Path, options: Options) -> None:
 
 
 def _masked_loss(
-    network, ids: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator
+    network: Any, ids: torch.Tensor, mask: torch.Tensor, draw: np.random.Generator
 ) -> tuple[torch.Tensor, Figures]:
     """Words at random become [MASK], and have to be told (Devlin et al., 2019, without the share
     that stays or is exchanged)."""
@@ -180,7 +182,7 @@ def _some_caption(draw: np.random.Generator) -> str:
     return caption(Scene(style, background, subject, relation, other), draw)
 
 
-def _tokens(texts: list[str], tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def _tokens(texts: list[str], tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     found = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
     return found.input_ids, found.attention_mask
 
@@ -226,7 +228,7 @@ def build_adapters(folder: Path, options: Options) -> None:
 # ---------------------------------------------------------------------- both
 
 
-def _config(width: int, vocabulary: int, positions: int, *, dropout: float):
+def _config(width: int, vocabulary: int, positions: int, *, dropout: float) -> Any:
     from transformers import BertConfig
 
     return BertConfig(
@@ -244,8 +246,8 @@ def _config(width: int, vocabulary: int, positions: int, *, dropout: float):
 
 
 def _export(
-    key: str, body, *, title: str, source: str, licence: str, measured: dict[str, object],
-    extra: dict[str, torch.Tensor] | None = None, tokenizer=None,
+    key: str, body: Any, *, title: str, source: str, licence: str, measured: dict[str, object],
+    extra: dict[str, torch.Tensor] | None = None, tokenizer: Any = None,
 ) -> Path:  # fmt: skip
     target = MODELS / key
     target.mkdir(parents=True, exist_ok=True)

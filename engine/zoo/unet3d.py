@@ -108,6 +108,7 @@ def _save(name: str, voxels: np.ndarray) -> None:
 def build_unet(folder: Path, options: Options) -> None:
     """Crops of the posterior slices, mirrored at random; measured on the anterior ones."""
     part = brain.volume("average").part("train")
+    assert part.labels is not None
     x, labels = brain.standardised(part.voxels)[0], torch.from_numpy(part.labels.astype(np.int64))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -142,6 +143,7 @@ def export(network: nets.RevUNet3d) -> None:
     config = nets.plain_config(network.config)
     (target / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     held_out = brain.volume("average").part("test")
+    assert held_out.labels is not None
     guess = segmented(network, brain.standardised(held_out.voxels), overlap=0.25)
     truth = torch.from_numpy(held_out.labels.astype(np.int64))
     dice = nets.hard_dice(guess, truth, len(brain.CLASSES))

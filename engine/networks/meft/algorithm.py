@@ -33,12 +33,16 @@ MOST_ARMS, MOST_TEXTS, LONGEST_TEXT, LONGEST_TABLE = 6, 32, 400, 200_000
 MOST_STEPS, MOST_BATCH, MOST_TOKENS, MOST_LAYERS, MOST_RANK = 400, 256, 2048, 96, 128
 NO_ANCHORS_UP_TO = 4  # layers that need no warning at |scale| < 0.05
 
+EXAMPLES = ("a cat left of a dog", "a rose in neon style", "a house under a cloud")
+
 VariantSetting = Annotated[int, Range(1, 3, "1 has an adapter beside the layer, 3 splits it.")]
 ScaleSetting = Annotated[float, Range(0, 1, "0 means the variant's own.")]
 RankSetting = Annotated[int, Range(1, MOST_RANK, "The paper takes 8.")]
 LayersSetting = Annotated[int, Range(0, MOST_LAYERS, "0 means all of them.")]
 AnchorsSetting = Annotated[str, Text(8, 1, 'Write "auto", "none", or a number of layers.')]
-TextsSetting = Annotated[str, Text(MOST_TEXTS * LONGEST_TEXT)]
+TextsSetting = Annotated[
+    Sequence[Annotated[str, Text(LONGEST_TEXT)]], Items(MOST_TEXTS, separator=";", blanks=False)
+]
 ArmsSetting = Annotated[Sequence[Annotated[str, OneOf(ARMS)]], Items(MOST_ARMS, fewest=1)]
 
 
@@ -52,7 +56,7 @@ def run(
     rank: RankSetting = 8,
     reversible_layers: LayersSetting = 0,
     anchors: AnchorsSetting = "auto",
-    texts: TextsSetting = "a cat left of a dog; a rose in neon style; a house under a cloud",
+    texts: TextsSetting = EXAMPLES,
     depth: Annotated[int, Range(1, MOST_LAYERS, "Try 12.")] = 12,
     batch: Annotated[int, Range(1, MOST_BATCH, "Try 16.")] = 16,
     tokens: Annotated[int, Range(1, MOST_TOKENS, "Try 16.")] = 16,
@@ -65,7 +69,7 @@ def run(
     """
     config = _config(variant, lam, beta, rank, reversible_layers, anchors)
     named = _arms(arms)
-    said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT)
+    said = _texts(texts)
     yield Progress(0, 1, "Opening the model")
     encoder = open_encoder(model)
     layers = len(encoder.backbone.layers)
@@ -136,7 +140,7 @@ def train(
     steps: Annotated[int, Range(1, MOST_STEPS, "Try 40.")] = 40,
     batch: Annotated[int, Range(1, MOST_BATCH, "Try 16.")] = 16,
     learning_rate: Annotated[float, Range(1e-6, 0.1, "1e-3 is a good start.")] = 1e-3,
-    texts: TextsSetting = "",
+    texts: TextsSetting = (),
 ) -> Steps[Tuned]:
     """Fine-tune on a new task with each arm; the adapters of the first MEFT arm are exported, read
     back into a fresh copy of the model, and asked about `texts`.
@@ -145,7 +149,7 @@ def train(
     """
     config = _config(variant, lam, beta, rank, reversible_layers, anchors)
     named = _arms(arms)
-    said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT) if texts else ()
+    said = tuple(texts)
     if table.strip():
         tasks.from_csv(table, seed)
     plan = training.Plan(steps, batch, learning_rate)
@@ -167,7 +171,7 @@ def predict(
     seed: int,
     adapters: Annotated[str, Text(500, 1, "Name the folder of adapters.")] = KINDS,
     base: Annotated[str, Text(500)] = "",
-    texts: TextsSetting = "a cat left of a dog",
+    texts: TextsSetting = EXAMPLES,
 ) -> Steps[Answered]:
     """Texts through adapters that were exported before: the shipped ones, a folder, or an upload
     of it as a zip.
@@ -175,7 +179,7 @@ def predict(
     `base` is the model that they were trained on, where its name alone does not find it. Nothing is
     random; the seed is not used.
     """
-    said = checks.prompts(texts, MOST_TEXTS, LONGEST_TEXT)
+    said = _texts(texts)
     kept = adapter_file.read(_adapter_folder(adapters.strip()))
     yield Progress(0, 1, "Opening the model")
     encoder = open_encoder(base.strip() or kept.base)
@@ -183,6 +187,12 @@ def predict(
     yield Progress(1, 1, "Reading the texts")
     found = training.predicted(network, encoder, list(said), kept.classes)
     return Answered(encoder.name, kept.classes, found)
+
+
+def _texts(texts: Sequence[str]) -> tuple[str, ...]:
+    if not texts:
+        raise BadInput("Give at least one text.", f'Try "{EXAMPLES[0]}".')
+    return tuple(texts)
 
 
 def _adapter_folder(source: str) -> Path:
