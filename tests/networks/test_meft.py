@@ -364,7 +364,7 @@ def test_fine_tuning_reads_its_adapters_back(run_job):
         ("run", {"arms": []}, "1 to 6 values"),
         ("run", {"arms": ["meft", "meft"]}, "each once"),
         ("run", {"arms": ["galore"]}, "galore"),
-        ("run", {"texts": "a; " + "x" * 500}, "prompt"),
+        ("run", {"texts": "a; " + "x" * 500}, "500 characters"),
         ("run", {"depth": 10**9}, "depth"),
         ("run", {"model": "../../etc"}, "no such model"),
         ("fits", {"scale": "gpt-9"}, "gpt-9"),
