@@ -1,4 +1,8 @@
-"""Things that run both ways, and how exactly they come back."""
+"""Things that run both ways, and how exactly they come back.
+
+Patches, samplers and merges keep this protocol, and so do the networks of `engine.reversible`,
+whose `ReversibleSequence.given(context)` is a `Reversible`: one measure for all.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass

