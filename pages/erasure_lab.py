@@ -22,7 +22,7 @@ from pages._markup import escape
 from pages._plots import Line
 
 if TYPE_CHECKING:
-    from engine.erasing._evaluation import Point, Scores
+    from engine.erasing._evaluation import ParetoPoint, Scores
     from engine.erasing.erasure_lab.results import Comparison
     from engine.metrics.intervals import Rate
 
@@ -258,7 +258,7 @@ def plane(result: "Comparison") -> object:
     return plots.shown(figure)
 
 
-def _told(point: "Point", name: str) -> str:
+def _told(point: "ParetoPoint", name: str) -> str:
     strength = f", strength {point.strength:g}" if point.strength != 1 else ""
     return f"{name}{strength}: kept {point.kept:.0%}, erased {point.erased:.0%}"
 

@@ -20,7 +20,7 @@ from pages._parts import Shot
 from pages._plots import Line
 
 if TYPE_CHECKING:
-    from engine.erasing.few_shot_erasing.results import Course, Curve, Point, Unlearning
+    from engine.erasing.few_shot_erasing.results import Course, CoursePoint, Curve, Unlearning
     from engine.metrics.intervals import Rate
 
 CONCEPT = "penguin"
@@ -393,7 +393,7 @@ def draw_curve(result: "Curve", recipe: Recipe, ended: bool) -> tuple[object, ..
     )
 
 
-def _shares(result: "Curve", rate: "Callable[[Point], Rate]") -> object:
+def _shares(result: "Curve", rate: "Callable[[CoursePoint], Rate]") -> object:
     """One line a course; a baseline is level, since it takes no steps of ours."""
     longest = max((p.steps for c in result.courses for p in c.points), default=1) or 1
     lines = []

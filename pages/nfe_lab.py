@@ -20,7 +20,7 @@ from pages._plots import Line
 
 if TYPE_CHECKING:
     from engine.sampling._plane import Plane
-    from engine.sampling.nfe_lab.results import Film, Lab, Point, Reference, Rewound, Way
+    from engine.sampling.nfe_lab.results import ErrorPoint, Film, Lab, Reference, Rewound, Way
 
 # As the engine names them; a test compares the two lists, as this page may not import torch.
 SOLVERS = {
@@ -218,7 +218,7 @@ def equalities(lab: "Lab", order: dict[str, int]) -> str:
     return f'<ul class="equal">{"".join(said)}</ul>' if said else ""
 
 
-def error_plot(curve: "Sequence[Point]", order: dict[str, int]) -> PlotData:
+def error_plot(curve: "Sequence[ErrorPoint]", order: dict[str, int]) -> PlotData:
     """Error against network evaluations, one line a solver."""
     lines = []
     for name, place in order.items():

@@ -18,7 +18,7 @@ from pages._parts import Shot
 from pages._plots import Line
 
 if TYPE_CHECKING:
-    from engine.erasing.rece.results import Comeback, Erasure
+    from engine.erasing.rece.results import Erasure, Reattacked
 
 CONCEPT, GUIDE = "neon style", "plain style"
 SUGGESTIONS = ("cat", "neon style", "sketch style", "car, bus")
@@ -357,7 +357,7 @@ def _spectrum(result: "Erasure") -> object:
     return plots.shown(figure)
 
 
-def draw_comeback(result: "Comeback", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+def draw_comeback(result: "Reattacked", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One row a stage: the prompt, the old attack, the fresh one."""
     rows = {
         f"{row.stage} · smallest singular value of M {row.smallest:.1e}": (
