@@ -16,7 +16,7 @@ import gradio as gr
 from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
-from pages import _family, _parts, _warm, evidence, home, workshop
+from pages import _family, _look, _warm, evidence, home, workshop
 from pages._lane import stepping_aside
 from pages._serving import MIDDLEWARE, Suite
 
@@ -54,8 +54,8 @@ def only(catalog: Catalog, panels: str) -> Catalog:
 
 
 LAUNCH = {
-    "theme": _parts.theme(),
-    "head": _parts.head(),
+    "theme": _look.theme(),
+    "head": _look.head(),
     "max_file_size": budgets.UPLOAD,
     "show_error": False,
     "enable_monitoring": False,
@@ -68,10 +68,10 @@ LAUNCH = {
 }
 
 STATIC = ("claims", "fonts", "living", "data/sprites", "theme.css", "rewind.js")
-gr.set_static_paths([_parts.ASSETS / name for name in STATIC])
+gr.set_static_paths([_look.ASSETS / name for name in STATIC])
 
 if __name__ == "__main__":
-    os.chdir(_parts.ASSETS.parent)  # pages name style sheet, script and fonts from here
+    os.chdir(_look.ASSETS.parent)  # pages name style sheet, script and fonts from here
     run = runner()
     demo = build(announced(), run)
     demo.launch(**LAUNCH, prevent_thread_lock=True)

@@ -9,8 +9,9 @@ import gradio as gr
 
 from engine.core.catalog import Broken, Catalog, Entry, Family
 from pages import _shelf
-from pages._frame import Frame, Runner
-from pages._parts import escape
+from pages._endpoints import Runner
+from pages._frame import Frame
+from pages._markup import escape
 from pages._serving import Query, Suite
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 
 from engine.core import disk
-from pages._handlers import friendly
+from pages._handlers import gradio_errors
 
 PREFIX = "rewind-"
 
@@ -20,7 +20,7 @@ def folder(what: str = "The file") -> Iterator[Path]:
     """
     kept = Path(get_upload_folder())
     disk.sweep(kept, f"{PREFIX}*")
-    with friendly(), disk.new_folder(kept, what, PREFIX) as made:
+    with gradio_errors(), disk.new_folder(kept, what, PREFIX) as made:
         yield made
 
 

@@ -33,7 +33,7 @@ def guarded(events: Iterator[Event]) -> Iterator[Event]:
         yield event
 
 
-class friendly:
+class gradio_errors:
     """Inside, engine errors become sentences for the visitor and others get a number in the log."""
 
     def __enter__(self) -> None:

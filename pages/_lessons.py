@@ -17,7 +17,8 @@ from pathlib import Path
 
 from engine.core.catalog import Entry
 from engine.core.recipe import Plain, Recipe
-from pages._parts import ASSETS, escape
+from pages._look import ASSETS
+from pages._markup import escape
 
 FOLDER = ASSETS / "worksheets"
 

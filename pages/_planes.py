@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gradio.components.plot import PlotData
 
-from pages import _parts as parts
+from pages import _plots as plots
 
 VIEW = 3.0
 # The style sheet paints this colour as ink, dark on light and light on dark.
@@ -27,7 +27,7 @@ def figure(
     **layout: object,
 ) -> PlotData:
     """Traces in the plot style of the house."""
-    base = json.loads(parts.plot([], x_title, y_title).plot)
+    base = json.loads(plots.curves([], x_title, y_title).plot)
     base["data"] = list(traces)
     base["layout"] |= {"showlegend": legend, **layout}
     base["layout"]["xaxis"] |= xaxis or {}

@@ -26,8 +26,9 @@ from engine.core.stack import PatchStack
 from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
 from pages import _files
-from pages._handlers import friendly, guarded, named
-from pages._parts import escape
+from pages._handlers import gradio_errors, guarded, named
+from pages._markup import escape
+from pages._serving import QUIET
 
 STORAGE_KEY = "rewind-shelf"
 # Local storage holds no secrets; a fixed word keeps it readable after a restart of the server.
@@ -314,7 +315,6 @@ class Shelf:
                 )
         again = gr.Button(elem_id=f"{family}-shelf-show", visible="hidden")
         shown = [self.view, self.edit, *(picker for picker, _ in self.pickers)]
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
         held = [self.edit, *(picker for picker, _ in self.pickers)]
         wire: Mapping[str, tuple[Callable, Callable, list]] = {
             "undo": (undo.click, self._undo, held),
@@ -324,9 +324,9 @@ class Shelf:
         }
         for name, (trigger, handler, given) in wire.items():
             outputs = [self.kept, self.said, *shown]
-            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, *given], outputs, **quiet)
+            trigger(named(handler, f"{family}_shelf_{name}"), [self.kept, *given], outputs, **QUIET)
         save.click(
-            named(self._save, f"{family}_shelf_save"), [self.kept, self.edit], self.said, **quiet
+            named(self._save, f"{family}_shelf_save"), [self.kept, self.edit], self.said, **QUIET
         )
         whole.click(
             named(self._whole, f"{family}_shelf_whole"),
@@ -334,10 +334,10 @@ class Shelf:
             self.said,
             concurrency_id="cpu",  # the lane of the panels
             concurrency_limit=1,
-            **quiet,
+            **QUIET,
         )
         show = named(self._show, f"{family}_shelf_show")
-        gr.on([again.click, self.kept.change], show, self.kept, shown, queue=False, **quiet)
+        gr.on([again.click, self.kept.change], show, self.kept, shown, queue=False, **QUIET)
         # A visitor who keeps nothing asks for nothing.
         demo.load(None, self.kept, None, js=f"(kept) => rewindShelf.opens(kept, '{family}')")
 
@@ -370,7 +370,7 @@ class Shelf:
 
     def _undo(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes one edit off its model, if nothing later lies on it."""
-        with friendly():
+        with gradio_errors():
             ref, digest = _chosen_edit(kept, edit)
             header = default_store().header(digest)
             shelf, left = without(kept, ref, digest)
@@ -383,20 +383,20 @@ class Shelf:
 
     def _forget(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes a whole model off the shelf; the store forgets its edits in time."""
-        with friendly():
+        with gradio_errors():
             ref, _ = _chosen(kept, edit)
             shelf = written([model for model in read(kept) if model.ref != ref])
             return self._gone(shelf, "Taken off the shelf.", held, ref, replace(ref, edits=()))
 
     def _open(self, kept: object, path: str) -> list[object]:
         """Puts the model that a patch file makes on the shelf."""
-        with friendly():
+        with gradio_errors():
             shelf = imported(kept, Path(path))
             return self._updates(shelf, "Opened. Its model can be picked in the panels.")
 
     def _save(self, kept: object, edit: str) -> str:
         """Gives the chosen edit as a patch file to download."""
-        with friendly():
+        with gradio_errors():
             _, digest = _chosen_edit(kept, edit)
             name = _file_name(default_store().header(digest).name)
             with _files.folder() as folder:
@@ -405,7 +405,7 @@ class Shelf:
 
     def _whole(self, kept: object, edit: str) -> Iterator[str]:
         """Gives the model of the chosen edit, with all its edits, as a checkpoint folder."""
-        with friendly():
+        with gradio_errors():
             ref, _ = _chosen(kept, edit)
             name = _file_name(label_of(ref.edits[-1]) if ref.edits else source_title(ref.source))
         yield message("Writing the model.")
@@ -426,7 +426,7 @@ class Shelf:
 
     def _checkpoint(self, kept: object, path: str) -> list[object]:
         """Puts an uploaded checkpoint on the shelf, from where every panel can take it."""
-        with friendly():
+        with gradio_errors():
             shelf = with_checkpoint(kept, Path(path))
             return self._updates(shelf, "Opened. It can be picked as the model of the panels.")
 

@@ -1,64 +1,121 @@
 """Taking an edited model along: baked into the weights and put on the shelf, or as files.
 
     bakes(frame, "Bake and put on the shelf", {"concept": concept}, size)
-    exports(frame, "Write the file", {"concept": concept, "form": form}, told)
+    exports(frame, "Write the file", {"concept": concept, "form": form}, read_back)
 
-`size` and `told` say in a few words what a bake or a file holds; the rest of what is said is the
-same in every panel, and so is what happens.
+`size` and `read_back` say in a few words what a bake or a file holds; the rest of what is said is
+the same in every panel, and so is what happens.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import gradio as gr
-from gradio.components.base import Component
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
 from pages import _files, _shelf
-from pages import _parts as parts
+from pages import _markup as markup
+from pages._actions import Convert
+from pages._fields import Controls
 from pages._frame import Frame
-from pages._handlers import friendly, named
-from pages._parts import escape
+from pages._handlers import gradio_errors
+from pages._markup import escape
+
+if TYPE_CHECKING:
+    from engine.core import baked
+    from engine.core.patch import Patch
+
+
+class Bake(Protocol):
+    """What the result of an action `bake` has: the patch and fingerprints of the weights."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def patch(self) -> "Patch": ...
+    @property
+    def before(self) -> str: ...
+    @property
+    def after(self) -> str: ...
+    @property
+    def undone(self) -> str: ...
+
+
+class File(Protocol):
+    """A file of a result."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+class Export(Protocol):
+    """What the result of an action `export` has: files, and a note on how they are used."""
+
+    @property
+    def files(self) -> Mapping[str, File]: ...
+    @property
+    def note(self) -> str: ...
+
+
+class Approximate(Export, Protocol):
+    """Files that miss a share of the edit, relative to its norm."""
+
+    @property
+    def error(self) -> float: ...
+
+
+B = TypeVar("B", bound=Bake)
+X = TypeVar("X", bound=Export)
 
 
 def bakes(
     frame: Frame,
     label: str,
-    inputs: Mapping[str, Component],
-    size: Callable[[Any], str],
+    inputs: Controls,
+    size: Callable[[B], str],
     *,
-    more: Callable[[Any], str] = lambda found: "",
-    **wire: Any,
+    more: Callable[[B], str] | None = None,
+    params: Convert | None = None,
+    back: Convert | None = None,
 ) -> None:
     """The action `bake`: its patch goes to the store, its model to the visitor's shelf.
 
-    The result of the action has `patch`, `name` and the fingerprints `before`, `after` and
-    `undone`; `more` is markup below what is said of them. `wire` goes to `Action.wire`.
+    `more` is markup below what is said of the result; `params` and `back` go to `Action.wire`.
     """
-    slug = frame.entry.slug
     action = frame.action("bake", label)
-    told, baked = gr.HTML("", elem_id=f"{slug}-baked"), gr.State(None)
+    shown, entry = gr.HTML("", elem_id=f"{frame.entry.slug}-baked"), gr.State(None)
 
-    def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-        if isinstance(event, Progress):
-            return gr.skip(), gr.skip()
-        found: Any = event.result
-        with friendly():
-            digest = default_store().put(found.patch)
-        return parts.baked(found, size(found)) + more(found), shelved(found.name, recipe, digest)
+    def draw(bake: B, recipe: Recipe, ended: bool) -> tuple[object, ...]:
+        if not ended:
+            return ()
+        with gradio_errors():
+            digest = default_store().put(bake.patch)
+        below = "" if more is None else more(bake)
+        return baked_line(bake, size(bake)) + below, shelved(bake.name, recipe, digest)
 
-    action.wire(inputs, draw, [told, baked], **wire)
-    baked.change(
-        named(on_shelf, f"{slug}_on_shelf"),
-        [frame.shelf.kept, baked],
-        frame.shelf.kept,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    action.wire(inputs, draw, [shown, entry], params=params, back=back)
+    shelves(frame, entry)
+
+
+def baked_line(bake: Bake, size: str) -> str:
+    """What a bake says of itself: name, size, and the fingerprints before, after and undone."""
+    same = bake.before == bake.undone
+    kept = "every bit as before" if same else "bits differ"
+    prints = markup.there_and_back(bake.before, bake.after, bake.undone)
+    tick = markup.tick(same, f"applied and undone: {kept}", f"before {prints}")
+    note = markup.notes(f"“{bake.name}”: {size}. It lies on your shelf below; undo it there.")
+    return f'<div class="ticks">{tick}{note}</div>'
+
+
+def shelves(frame: Frame, entry: gr.State) -> None:
+    """Puts what `shelved` gave onto the visitor's shelf when it comes into this state."""
+    kept = frame.shelf.kept
+    frame.on(entry.change, on_shelf, [kept, entry], kept, name="on_shelf")
 
 
 def shelved(name: str, recipe: Recipe, digest: str) -> dict[str, object]:
@@ -72,46 +129,46 @@ def shelved(name: str, recipe: Recipe, digest: str) -> dict[str, object]:
     }
 
 
-def on_shelf(kept: object, baked: Mapping[str, Any] | None) -> object:
+def on_shelf(kept: object, entry: Mapping[str, Any] | None) -> object:
     """Puts a baked model on the visitor's shelf."""
-    if not baked:
+    if not entry:
         return gr.skip()
-    ref = ModelRef(baked["source"], baked["revision"], tuple(baked["edits"]))
-    return _shelf.add(kept, baked["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
+    ref = ModelRef(entry["source"], entry["revision"], tuple(entry["edits"]))
+    return _shelf.add(kept, entry["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
 
 
 def exports(
     frame: Frame,
     label: str,
-    inputs: Mapping[str, Component],
-    told: Callable[[Any], str],
-    **wire: Any,
+    inputs: Controls,
+    read_back: Callable[[X], str],
+    *,
+    params: Convert | None = None,
+    back: Convert | None = None,
 ) -> None:
     """The action `export`: a file to download, or a zip where there are several.
 
-    The result has `files` (each a `NamedFile`) and a `note` on how they are used; `told` says what
-    reading them back gave.
+    `read_back` says what reading the files back gave.
     """
     action = frame.action("export", label)
-    said, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
+    line, file = gr.HTML(""), gr.File(label="File", visible=False, interactive=False)
 
-    def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
-        if isinstance(event, Progress):
-            return gr.skip(), gr.skip()
-        found: Any = event.result
-        made = {one.name: one.data for one in found.files.values()}
+    def draw(export: X, recipe: Recipe, ended: bool) -> tuple[object, ...]:
+        if not ended:
+            return ()
+        made = {one.name: one.data for one in export.files.values()}
         text = (
-            f'<div class="ticks"><p><b>Read back: {escape(told(found))}.</b> '
+            f'<div class="ticks"><p><b>Read back: {escape(read_back(export))}.</b> '
             f'<span class="note">{escape(_listed(made))}</span></p>'
-            f'<p class="note"><code>{escape(found.note)}</code></p></div>'
+            f'<p class="note"><code>{escape(export.note)}</code></p></div>'
         )
         packed = f"{recipe.slug}-{recipe.params.get('form', 'export')}.zip"
         return text, gr.File(value=str(written(made, packed)), visible=True)
 
-    action.wire(inputs, draw, [said, file], **wire)
+    action.wire(inputs, draw, [line, file], params=params, back=back)
 
 
-def _listed(made: Mapping[str, Sequence]) -> str:
+def _listed(made: Mapping[str, bytes]) -> str:
     return f"{sum(map(len, made.values())) / 1e6:.2f} MB: {', '.join(made)}"
 
 
@@ -126,14 +183,15 @@ def written(made: Mapping[str, bytes], packed: str) -> Path:
         return folder / packed
 
 
-def in_tensors(found: Any) -> str:
+def in_tensors(bake: "baked.Baked") -> str:
     """The size of most edits."""
-    return f"{found.tensors} tensors, {found.megabytes:.1f} MB"
+    return f"{bake.tensors} tensors, {bake.megabytes:.1f} MB"
 
 
-def of_largest(found: Any) -> str:
+def of_largest(export: Approximate) -> str:
     """What most files say: how much of the whole edit they miss when they are read back."""
-    rank = f"rank {found.rank}, " if getattr(found, "rank", 0) else ""
-    if found.error < 1e-3:
-        return f"{rank}the whole edit, to {found.error:.1e} of its size"
-    return f"{rank}{found.error:.1%} of the edit is missing (norm of the weights)"
+    kept = getattr(export, "rank", 0)
+    rank = f"rank {kept}, " if kept else ""
+    if export.error < 1e-3:
+        return f"{rank}the whole edit, to {export.error:.1e} of its size"
+    return f"{rank}{export.error:.1%} of the edit is missing (norm of the weights)"

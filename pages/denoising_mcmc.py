@@ -1,21 +1,28 @@
 """Denoising MCMC: the chain over samples and noise levels live, integrators begun at its states and
 in pure noise at equal cost, and the price of eta."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.sampling.denoising_mcmc import HERE, INTEGRATORS, PICKS
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
+from pages._fields import Controls
 from pages._frame import Frame
-from pages._parts import BACKWARD, SERIES, Line, escape
+from pages._look import BACKWARD, SERIES
 from pages._planes import INK, figure, heat, plane, scatter
+from pages._plots import Line
 
-PLOT = {"show_label": False, "container": False}
+if TYPE_CHECKING:
+    from engine.sampling.denoising_mcmc.results import Album, Chained, Side, Trace, Trades
+
 VIEW = 3.0
 NAMES = {"chain": "from the chain", "noise": "from pure noise"}
 
@@ -43,11 +50,9 @@ def build(frame: Frame) -> None:
     )
 
 
-def shared_controls(share: float) -> dict[str, Any]:
+def shared_controls(share: float) -> Controls:
     """Integrator, budget and its split."""
-    integrator = gr.Dropdown(
-        [(title, name) for name, title in INTEGRATORS.items()], value="kar1", label="Integrator"
-    )
+    integrator = gr.Dropdown(fields.options(INTEGRATORS), value="kar1", label="Integrator")
     nfe = gr.Slider(8, 60, 10, step=1, label="NFE a sample, in all")
     split = gr.Slider(
         0, 0.9, share, step=0.05, label="Share of the chain", info="The rest is the integrator's"
@@ -69,20 +74,20 @@ def build_plane(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("From pure noise", "Where the integrator ends")
-            noise = gr.Plot(label="From pure noise", **PLOT)
+            noise = plots.place("From pure noise")
         with gr.Column():
             parts.heading(
                 "From the chain", "The same total NFE; lines are three chains on their way"
             )
-            chain = gr.Plot(label="From the chain", **PLOT)
+            chain = plots.place("From the chain")
     numbers = gr.HTML()
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("Noise level of the chains", "Transition by transition, and handed over")
-            levels = gr.Plot(label="Noise levels", **PLOT)
+            levels = plots.place("Noise levels")
         with gr.Column():
             parts.heading("Shares of the modes", "True, and as sampled")
-            bars = gr.Plot(label="Mode shares", **PLOT)
+            bars = plots.place("Mode shares")
     with gr.Row(elem_classes="controls"):
         with gr.Column():
             shared = shared_controls(0.2)
@@ -90,9 +95,7 @@ def build_plane(frame: Frame) -> None:
             eta = gr.Slider(
                 0.001, 3, 0.03, step=0.001, label="eta", info="Size of the chain's moves"
             )
-            pick = gr.Radio(
-                [(title, name) for name, title in PICKS.items()], value="draw", label="New level"
-            )
+            pick = gr.Radio(fields.options(PICKS), value="draw", label="New level")
         with gr.Column():
             chains = gr.Slider(10, 500, 100, step=10, label="Chains")
             rounds = gr.Slider(1, 20, 4, step=1, label="Samples of each chain")
@@ -114,32 +117,29 @@ def build_plane(frame: Frame) -> None:
     )
 
 
-def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_plane(result: "Chained", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The chain while it runs; then both clouds, the bars and the table."""
-    found, ended = parts.shown_of(event)
-    if found is None:
-        return tuple(gr.skip() for _ in range(5))
     first = str(recipe.params.get("integrator", "kar1"))
-    sides = {side.name: side for side in found.sides if side.integrator == first}
+    sides = {side.name: side for side in result.sides if side.integrator == first}
     settled = len(sides) == 2
-    later = len(found.sides) > 2 and not ended
+    later = len(result.sides) > 2 and not ended
     clouds = [
-        gr.skip() if later else cloud_plot(found, sides.get(name), traced=name == "chain")
+        gr.skip() if later else cloud_plot(result, sides.get(name), traced=name == "chain")
         for name in ("noise", "chain")
     ]
     return (
         *clouds,
-        side_table(found, first),
-        gr.skip() if later else level_plot(found.trace, getattr(sides.get("chain"), "starts", ())),
-        share_plot(found, sides) if settled and not later else gr.skip(),
+        side_table(result, first),
+        gr.skip() if later else level_plot(result.trace, getattr(sides.get("chain"), "starts", ())),
+        share_plot(result, sides) if settled and not later else gr.skip(),
     )
 
 
-def cloud_plot(found: Any, side: Any, *, traced: bool) -> PlotData:
+def cloud_plot(result: "Chained", side: "Side | None", *, traced: bool) -> PlotData:
     """The density, the chains if they are to be seen, and where samples end."""
-    traces = [heat(found.scene, VIEW)]
-    if traced and found.trace is not None:
-        for line in np.clip(found.trace.points, -9, 9).transpose(1, 0, 2):
+    traces = [heat(result.scene, VIEW)]
+    if traced and result.trace is not None:
+        for line in np.clip(result.trace.points, -9, 9).transpose(1, 0, 2):
             drawn = scatter(line, SERIES[1], mode="lines+markers", width=1, size=4)
             traces.append(drawn | {"opacity": 0.55})
     if side is not None:
@@ -148,53 +148,50 @@ def cloud_plot(found: Any, side: Any, *, traced: bool) -> PlotData:
     return plane(traces, "x", "y")
 
 
-def side_table(found: Any, first: str) -> str:
+def side_table(result: "Chained", first: str) -> str:
     """Errors at equal NFE for every integrator so far, burn-in beside them."""
-    if not found.sides:
-        return f"<p class='note'>Burn-in: {found.burn_in} evaluations a chain so far.</p>"
-    pairs: dict[str, dict[str, Any]] = {}
-    for side in found.sides:
+    if not result.sides:
+        return markup.notes(f"Burn-in: {result.burn_in} evaluations a chain so far.")
+    pairs: dict[str, dict[str, Side]] = {}
+    for side in result.sides:
         pairs.setdefault(side.integrator, {})[side.name] = side
-    rows = "".join(side_row(name, pair) for name, pair in pairs.items())
-    head = (
-        "<tr><th>integrator</th><th>from the chain</th><th>95 %</th><th>from pure noise</th>"
-        "<th>95 %</th><th>at equal NFE</th><th>NFE, counted</th></tr>"
-    )
+    head = ["integrator", "from the chain", "95 %", "from pure noise", "95 %"]
+    head += ["at equal NFE", "NFE, counted"]
+    table = markup.table(head, [side_row(name, pair) for name, pair in pairs.items()])
     mine = pairs[first]
     top = ""
     if len(mine) == 2:
         ratio = mine["noise"].error / max(mine["chain"].error, 1e-12)
-        top = (
-            '<dl class="figures">'
-            f"<div><dt>distance to the nearest mode, from pure noise</dt>"
-            f"<dd>{mine['noise'].error:.3f}</dd></div>"
-            f"<div><dt>from the chain</dt><dd>{mine['chain'].error:.3f}</dd></div>"
-            f"<div><dt>times nearer</dt><dd>{ratio:.1f}</dd></div>"
-            f"<div><dt>the data's own spread</dt><dd>{found.floor:.3f}</dd></div></dl>"
+        top = markup.figures(
+            {
+                "distance to the nearest mode, from pure noise": f"{mine['noise'].error:.3f}",
+                "from the chain": f"{mine['chain'].error:.3f}",
+                "times nearer": f"{ratio:.1f}",
+                "the data's own spread": f"{result.floor:.3f}",
+            }
         )
     leaving = (
-        f" {found.leaving:.1%} of the transitions end at another mode."
-        if found.leaving is not None
+        f" {result.leaving:.1%} of the transitions end at another mode."
+        if result.leaving is not None
         else ""
     )
-    stuck = f" {found.stuck} broken moves were put back." if found.stuck else ""
-    return (
-        f'{top}<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
-        f"<p class='note'>Root mean square distance; intervals over chains. Before its first "
-        f"sample each chain spent {found.burn_in} evaluations, which are not in the NFE; RK45 "
-        f"takes what it needs.{leaving}{stuck}</p>"
+    stuck = f" {result.stuck} broken moves were put back." if result.stuck else ""
+    return f"{top}{table}" + markup.notes(
+        "Root mean square distance; intervals over chains. Before its first "
+        f"sample each chain spent {result.burn_in} evaluations, which are not in the NFE; RK45 "
+        f"takes what it needs.{leaving}{stuck}"
     )
 
 
-def side_row(name: str, pair: dict[str, Any]) -> str:
+def side_row(name: str, pair: "Mapping[str, Side]") -> list[str]:
     """One integrator; the sign says which side is nearer by the intervals."""
-    cells, counts = "", []
+    cells, counts = [], []
     for key in ("chain", "noise"):
         side = pair.get(key)
         if side is None:
-            cells += "<td></td><td></td>"
+            cells += ["", ""]
             continue
-        cells += f"<td>{side.error:.3f}</td><td>{side.low:.3f} – {side.high:.3f}</td>"
+        cells += [f"{side.error:.3f}", f"{side.low:.3f} – {side.high:.3f}"]
         counts.append(str(side.nfe))
     sign = ""
     if len(pair) == 2:
@@ -206,13 +203,10 @@ def side_row(name: str, pair: dict[str, Any]) -> str:
             if noise.high < chain.low
             else "no difference"
         )
-    return (
-        f"<tr><td>{escape(INTEGRATORS[name])}</td>{cells}<td>{sign}</td>"
-        f"<td>{' and '.join(counts)}</td></tr>"
-    )
+    return [INTEGRATORS[name], *cells, sign, " and ".join(counts)]
 
 
-def level_plot(trace: Any, starts: Any) -> PlotData:
+def level_plot(trace: "Trace | None", starts: Any) -> PlotData:
     """Noise levels of the followed chains, and the spread of what is handed over."""
     lines = []
     if trace is not None:
@@ -222,13 +216,13 @@ def level_plot(trace: Any, starts: Any) -> PlotData:
         middle, ends = float(np.median(starts)), [1, max(len(trace.sigmas), 2)]
         lines.append(Line(f"handed over, median {middle:.2f}", ends, [middle] * 2, neutral=True,
                           marks=False))  # fmt: skip
-    return parts.plot(lines, "transition", "noise level σ; pure noise is 50", log_y=True)
+    return plots.curves(lines, "transition", "noise level σ; pure noise is 50", log_y=True)
 
 
-def share_plot(found: Any, sides: dict[str, Any]) -> PlotData:
+def share_plot(result: "Chained", sides: "Mapping[str, Side]") -> PlotData:
     """Mode weights, true and sampled, side by side."""
-    names = [str(k + 1) for k in range(len(found.weights))]
-    series = [("true", found.weights, "#85807a")]
+    names = [str(k + 1) for k in range(len(result.weights))]
+    series = [("true", result.weights, "#85807a")]
     series += [
         (NAMES[key], sides[key].weights, colour)
         for key, colour in (("chain", SERIES[0]), ("noise", BACKWARD))
@@ -260,9 +254,9 @@ def build_eta(frame: Frame) -> None:
     action = frame.action("eta", "Sweep eta")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            error = gr.Plot(label="Error", **PLOT)
+            error = plots.place("Error")
         with gr.Column():
-            covered = gr.Plot(label="Coverage", **PLOT)
+            covered = plots.place("Coverage")
     table = gr.HTML()
     with gr.Row(elem_classes="controls"):
         shared = shared_controls(0.2)
@@ -271,42 +265,45 @@ def build_eta(frame: Frame) -> None:
     action.wire({**shared, "chains": chains, "rounds": rounds}, draw_eta, [error, covered, table])
 
 
-def draw_eta(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_eta(result: "Trades", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Both curves point by point, with the levels of pure noise and of independent draws."""
-    found, _ = parts.shown_of(event)
-    if found is None or not found.trades:
-        return gr.skip(), gr.skip(), gr.skip()
-    etas = [one.eta for one in found.trades]
+    if not result.trades:
+        return ()
+    assert result.vanilla is not None  # it is measured before any eta
+    etas = [one.eta for one in result.trades]
     ends = [min(etas), max(etas)] if len(etas) > 1 else [etas[0], etas[0] * 1.01]
     hover = [f"eta {one.eta:g}: {one.error:.3f} ({one.low:.3f} – {one.high:.3f})"
-             for one in found.trades]  # fmt: skip
-    error = parts.plot(
+             for one in result.trades]  # fmt: skip
+    error = plots.curves(
         [
-            Line("from the chain", etas, [one.error for one in found.trades], hover=hover),
-            Line("from pure noise", ends, [found.vanilla.error] * 2, backward=True, marks=False),
+            Line("from the chain", etas, [one.error for one in result.trades], hover=hover),
+            Line("from pure noise", ends, [result.vanilla.error] * 2, backward=True, marks=False),
         ],
         "eta", "distance to the nearest mode", log_x=True, log_y=True,
     )  # fmt: skip
-    covered = parts.plot(
+    covered = plots.curves(
         [
-            Line("from the chain", etas, [one.uncovered for one in found.trades]),
-            Line("from pure noise", ends, [found.vanilla.uncovered] * 2, backward=True,
+            Line("from the chain", etas, [one.uncovered for one in result.trades]),
+            Line("from pure noise", ends, [result.vanilla.uncovered] * 2, backward=True,
                  marks=False),
-            Line("floor: independent draws", ends, [found.uncovered_floor] * 2, neutral=True,
+            Line("floor: independent draws", ends, [result.uncovered_floor] * 2, neutral=True,
                  marks=False),
         ],
         "eta", "mode weight in the wrong place", log_x=True,
     )  # fmt: skip
-    rows = "".join(
-        f"<tr><td>{one.eta:g}</td><td>{one.error:.3f}</td><td>{one.low:.3f} – {one.high:.3f}</td>"
-        f"<td>{one.uncovered:.3f}</td><td>{one.start:.2f}</td><td>{one.leaving:.1%}</td></tr>"
-        for one in found.trades
-    )
-    table = (
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>eta</th><th>distance</th>'
-        "<th>95 %</th><th>weight in the wrong place</th><th>start level σ, median</th>"
-        f"<th>transitions to another mode</th></tr>{rows}</table></div>"
-    )
+    rows = [
+        [
+            f"{one.eta:g}",
+            f"{one.error:.3f}",
+            f"{one.low:.3f} – {one.high:.3f}",
+            f"{one.uncovered:.3f}",
+            f"{one.start:.2f}",
+            f"{one.leaving:.1%}",
+        ]
+        for one in result.trades
+    ]
+    head = ["eta", "distance", "95 %", "weight in the wrong place", "start level σ, median"]
+    table = markup.table([*head, "transitions to another mode"], rows)
     return error, covered, table
 
 
@@ -329,11 +326,10 @@ def build_pictures(frame: Frame) -> None:
     action.wire({**shared, "eta": eta, "count": count, "burn_in": burn_in}, draw_pictures, [shown])
 
 
-def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+def draw_pictures(album: "Album", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Chain states above what was made of them, and the same cost from pure noise."""
-    album, ended = parts.shown_of(event)
-    if album is None or album.states is None:
-        return (gr.skip(),)
+    if album.states is None:
+        return ()
     columns = [f"chain {k + 1}" for k in range(len(album.states))]
     rows = {"States of the chain": (album.states, [f"σ = {sigma:.2f}" for sigma in album.sigmas])}
     if album.chained is not None:
@@ -349,4 +345,4 @@ def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
             f" The level classifier was called {album.classifier_calls} times, "
             f"{milliseconds:.1f} ms each. Words under the pictures are a classifier's guess."
         )
-    return (parts.sheet(columns, rows) + f"<p class='note'>{escape(said)}</p>",)
+    return (parts.sheet(columns, rows) + markup.notes(said),)

@@ -5,24 +5,32 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.erasing.erasure_lab import ORIGINAL, methods
+from pages import _fields as fields
 from pages import _files
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
+from pages._fields import Controls
 from pages._frame import Frame
-from pages._parts import escape
+from pages._markup import escape
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.erasing._evaluation import ParetoPoint, Scores
+    from engine.erasing.erasure_lab.results import Comparison
+    from engine.metrics.intervals import Rate
 
 CONCEPT = "neon style"
 SUGGESTIONS = ("neon style", "sketch style", "penguin", "car")
 CHOSEN = ("negative prompt", "word filter", "UCE", "SPM")
 ATTACKS = ("paraphrase", "closed form", "inversion")
 COLUMNS = ("names it", "names it", "paraphrase", "near", "far")
-PLOT = {"show_label": False, "container": False}
 NONE_YET = '<p class="note">The table grows row by row once the sheet is drawn.</p>'
 
 
@@ -38,14 +46,14 @@ def build(frame: Frame) -> None:
                 max_length=100,
                 elem_id="lab-concept",
             )
-            parts.suggestions("lab-concept", SUGGESTIONS)
+            fields.suggestions("lab-concept", SUGGESTIONS)
             run = frame.action("run", "Compare")
         with gr.Column(elem_classes="settings"):
             inputs = _settings(frame)
         with gr.Column(elem_classes="shown"):
             sheet = gr.HTML(first_look(), elem_id="lab-sheet")
     table = gr.HTML(NONE_YET, elem_id="lab-table")
-    plane = gr.Plot(label="Erased against kept, by method and strength", visible=False, **PLOT)
+    plane = plots.place("Erased against kept, by method and strength", visible=False)
     files = gr.File(
         label="Table, pictures and recipe", visible=False, interactive=False, file_count="multiple"
     )
@@ -62,7 +70,7 @@ def build(frame: Frame) -> None:
     )
 
 
-def _settings(frame: Frame) -> dict[str, Any]:
+def _settings(frame: Frame) -> Controls:
     chosen = gr.CheckboxGroup(
         list(methods()),
         value=list(CHOSEN),
@@ -97,16 +105,14 @@ def _settings(frame: Frame) -> dict[str, Any]:
             label="Strengths in the plane",
             info="2 adds one between none and all",
         )
-        steps = gr.Slider(3, 50, value=8, step=1, label="Sampler steps")
-        guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
+        sampling = fields.sampling(8, least=3)
     return {
         "methods": chosen,
         "each": each,
         "attacks": attacks,
         "anchor": anchor,
         "sweep": sweep,
-        "steps": steps,
-        "guidance_scale": guidance,
+        **sampling,
     }
 
 
@@ -118,30 +124,27 @@ def first_look() -> str:
 # ---------------------------------------------------------------------- drawing
 
 
-def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The sheet and the table as they grow; at the end the files."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return (gr.skip(),) * 4
     asked: Any = recipe.params["methods"]
-    is_whole = {row.name for row in found.rows} >= set(asked)
-    shown = sheet(found, is_whole), scores_table(found), plane(found)
-    if isinstance(event, Progress):
-        return *shown, gr.skip()
-    return *shown, gr.File(value=written(found, recipe), visible=True)
+    is_whole = {row.name for row in result.rows} >= set(asked)
+    shown = sheet(result, is_whole), scores_table(result), plane(result)
+    if not ended:
+        return shown
+    return *shown, gr.File(value=written(result, recipe), visible=True)
 
 
-def sheet(found: Any, is_whole: bool) -> str:
+def sheet(result: "Comparison", is_whole: bool) -> str:
     """One column a prompt with its group, one row a model."""
     titles = {"target": "names it", "paraphrase": "paraphrase"}
     columns = [
         f"{prompt} · {titles.get(group, group)}"
-        for prompt, group in zip(found.prompts, found.groups, strict=True)
+        for prompt, group in zip(result.prompts, result.groups, strict=True)
     ]
-    rows = {row.name: (row.pictures, row.verdicts) for row in found.rows}
+    rows = {row.name: (row.pictures, row.verdicts) for row in result.rows}
     told = (
-        f'<p class="note">Instead: “{escape(found.anchor)}”. Told to keep, and so not counted as '
-        f"kept: {escape(', '.join(found.kept_words))}.</p>"
+        f'<p class="note">Instead: “{escape(result.anchor)}”. Told to keep, and so not counted as '
+        f"kept: {escape(', '.join(result.kept_words))}.</p>"
     )
     return parts.sheet(columns, rows or {ORIGINAL: (None, ())}, is_whole=is_whole) + told
 
@@ -154,22 +157,22 @@ HEADS = (
 )
 
 
-def scores_table(found: Any) -> str:
+def scores_table(result: "Comparison") -> str:
     """One row a method, the columns by question, intervals below the rates."""
-    if not found.scores:
+    if not result.scores:
         return NONE_YET
-    attacks = list(dict.fromkeys(name for s in found.scores for name in s.attacks)) or ["attacks"]
+    attacks = list(dict.fromkeys(name for s in result.scores for name in s.attacks)) or ["attacks"]
     groups = [(title, attacks if title.startswith("Robust") else names) for title, names in HEADS]
     top = "".join(f'<th colspan="{len(names)}">{title}</th>' for title, names in groups)
     below = "".join(f"<th>{name}</th>" for _, names in groups for name in names)
-    first = found.scores[0]
-    whole = [one for one in found.scores if one.strength == 1]
+    first = result.scores[0]
+    whole = [one for one in result.scores if one.strength == 1]
     rows = "".join(_row(one, first, attacks) for one in whole)
-    gate = f'<p class="note"><b>{escape(found.gate)}</b></p>' if found.gate else ""
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    gate = f'<p class="note"><b>{escape(result.gate)}</b></p>' if result.gate else ""
+    notes = markup.notes(*result.notes)
     return (
         '<div class="heading level-3"><h3>Four questions</h3><p>Shares of '
-        f"{found.each} pictures a group; below each its 95 % interval. H is the harmonic mean of "
+        f"{result.each} pictures a group; below each its 95 % interval. H is the harmonic mean of "
         "what is gone, what stays gone under paraphrase, and what is kept; below it the same under "
         "the strongest attack.</p></div>"
         f'{gate}<div class="scroll" tabindex="0"><table class="plain scores"><thead><tr>'
@@ -178,7 +181,7 @@ def scores_table(found: Any) -> str:
     )
 
 
-def _row(one: Any, first: Any, attacks: Sequence[str]) -> str:
+def _row(one: "Scores", first: "Scores", attacks: Sequence[str]) -> str:
     is_first = one is first
     gone = None if one.target is None else one.target.complement
     overall = [
@@ -203,7 +206,7 @@ def _row(one: Any, first: Any, attacks: Sequence[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _cell(rate: Any, *, good: bool = False, bad: bool = False) -> str:
+def _cell(rate: "Rate | None", *, good: bool = False, bad: bool = False) -> str:
     """A rate with its interval; a bar says the same as the number."""
     if rate is None:
         return "<td>–</td>"
@@ -214,14 +217,14 @@ def _cell(rate: Any, *, good: bool = False, bad: bool = False) -> str:
     )
 
 
-def plane(found: Any) -> object:
+def plane(result: "Comparison") -> object:
     """Erased against kept, one line a method from no strength to all of it."""
-    if not found.points:
+    if not result.points:
         return gr.skip()
-    start = found.points[0]
-    names = dict.fromkeys(point.name for point in found.points[1:])
+    start = result.points[0]
+    names = dict.fromkeys(point.name for point in result.points[1:])
     lines = [
-        parts.Line(
+        Line(
             ORIGINAL,
             [100 * start.kept],
             [100 * start.erased],
@@ -230,10 +233,10 @@ def plane(found: Any) -> object:
         )
     ]
     for place, name in enumerate(names):
-        points = sorted((p for p in found.points if p.name == name), key=lambda p: p.strength)
+        points = sorted((p for p in result.points if p.name == name), key=lambda p: p.strength)
         swept = [start, *points] if len(points) > 1 else points
         lines.append(
-            parts.Line(
+            Line(
                 name,
                 [100 * point.kept for point in swept],
                 [100 * point.erased for point in swept],
@@ -241,9 +244,9 @@ def plane(found: Any) -> object:
                 hover=[_told(point, name) for point in swept],
             )
         )
-    best = [point for point in found.points if point.best]
+    best = [point for point in result.points if point.best]
     lines.append(
-        parts.Line(
+        Line(
             "not beaten",
             [100 * point.kept for point in best],
             [100 * point.erased for point in best],
@@ -251,11 +254,11 @@ def plane(found: Any) -> object:
             hover=[f"{_told(point, point.name)}: no other point beats it" for point in best],
         )
     )
-    figure = parts.plot(lines, "kept, %", "erased, %", height=420, percent=True)
-    return gr.Plot(value=figure, visible=True)
+    figure = plots.curves(lines, "kept, %", "erased, %", height=420, percent=True)
+    return plots.shown(figure)
 
 
-def _told(point: Any, name: str) -> str:
+def _told(point: "ParetoPoint", name: str) -> str:
     strength = f", strength {point.strength:g}" if point.strength != 1 else ""
     return f"{name}{strength}: kept {point.kept:.0%}, erased {point.erased:.0%}"
 
@@ -263,22 +266,22 @@ def _told(point: Any, name: str) -> str:
 # ---------------------------------------------------------------------- files
 
 
-def written(found: Any, recipe: Recipe) -> list[str]:
+def written(result: "Comparison", recipe: Recipe) -> list[str]:
     """The table, every counted picture and the recipe, so that a reader can count again."""
-    scores = [_flat(asdict(one)) for one in found.scores]
+    scores = [_flat(asdict(one)) for one in result.scores]
     texts = {
         "scores.csv": _csv(scores),
-        "pictures.csv": _csv([asdict(one) for one in found.seen]),
+        "pictures.csv": _csv([asdict(one) for one in result.seen]),
         "comparison.json": json.dumps(
             {
                 "recipe": json.loads(recipe.json()),
-                "concept": found.concept,
-                "anchor": found.anchor,
-                "kept words": list(found.kept_words),
-                "gate": found.gate,
-                "scores": [asdict(one) for one in found.scores],
-                "points": [asdict(one) for one in found.points],
-                "pictures": [asdict(one) for one in found.seen],
+                "concept": result.concept,
+                "anchor": result.anchor,
+                "kept words": list(result.kept_words),
+                "gate": result.gate,
+                "scores": [asdict(one) for one in result.scores],
+                "points": [asdict(one) for one in result.points],
+                "pictures": [asdict(one) for one in result.seen],
             },
             indent=1,
             ensure_ascii=False,

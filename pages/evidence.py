@@ -9,9 +9,12 @@ import gradio as gr
 from engine.core.catalog import Catalog
 from engine.core.job import Done, Job, Progress
 from engine.faithfulness import Checked, Claimed, claims
-from pages._frame import LANE, Frame, Runner, claim_file, recipe_path
+from pages._actions import LANE
+from pages._endpoints import Runner
+from pages._frame import Frame, claim_file
 from pages._handlers import guarded, named
-from pages._parts import escape
+from pages._markup import escape
+from pages._status import recipe_path
 
 ROUTE, TITLE = "evidence", "Evidence"
 

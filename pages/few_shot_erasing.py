@@ -1,20 +1,27 @@
 """Few-shot erasing: a word is forgotten from a few pictures, epoch by epoch, and restored."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.erasing.few_shot_erasing import COMPARED, OPTIMIZERS, PARAMETERS
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
 from pages import _taking as taking
-from pages._frame import Frame, real_number
-from pages._handlers import named
-from pages._parts import escape
+from pages._fields import Controls, Settings
+from pages._frame import Frame
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.erasing.few_shot_erasing.results import Course, CoursePoint, Curve, Unlearning
+    from engine.metrics.intervals import Rate
 
 CONCEPT = "penguin"
 SUGGESTIONS = ("penguin", "cactus", "rocket", "guitar")
@@ -33,7 +40,6 @@ FORMS = {
 }
 PARTS = {"mlp": "feed-forward", "self_attn": "attention", "other": "embeddings and norms"}
 SHARE = "share of pictures that show it"
-PLOT = {"show_label": False, "container": False}
 
 
 def build(frame: Frame) -> None:
@@ -48,7 +54,7 @@ def build(frame: Frame) -> None:
             epochs = gr.HTML(first_look(), elem_id="few-shot-epochs")
     edit = {"concept": concept, "source": source, "pictures": pictures, **edit}
     numbers = gr.HTML("", elem_id="few-shot-numbers")
-    errors = gr.Plot(label="Denoising error", visible=False, **PLOT)
+    errors = plots.place("Denoising error", visible=False)
     run.wire(
         {**edit, **view},
         draw_run,
@@ -60,12 +66,12 @@ def build(frame: Frame) -> None:
     _curve(frame, edit)
     _take_along(frame, edit)
     # A visitor's own change, as a link brings its own prompts with its concept.
-    concept.input(
-        named(prompts_for, "few_shot_prompts"),
+    frame.on(
+        concept.input,
+        prompts_for,
         [concept, view["prompts"]],
         view["prompts"],
-        api_visibility="private",
-        show_progress="hidden",
+        name="prompts",
         trigger_mode="always_last",
     )
     frame.breaks(
@@ -86,16 +92,16 @@ def _question() -> tuple[gr.Textbox, gr.Radio, gr.Gallery]:
         max_length=100,
         elem_id="few-shot-concept",
     )
-    parts.suggestions("few-shot-concept", SUGGESTIONS)
+    fields.suggestions("few-shot-concept", SUGGESTIONS)
     source = gr.Radio(list(SOURCES.items()), value="drawn", label="Pictures to learn from")
     with gr.Accordion("Your own pictures instead", open=False):
-        pictures = parts.pictures_field(
+        pictures = fields.pictures_field(
             label="One to eight pictures of it", columns=4, height=220, elem_id="few-shot-own"
         )
     return concept, source, pictures
 
 
-def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+def _settings(frame: Frame) -> tuple[Controls, Controls]:
     """Settings of the erasure, and of the pictures."""
     epochs = gr.Slider(
         1, 20, value=EPOCHS, step=1, label="Epochs", info="Each shows every picture once"
@@ -125,14 +131,13 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
             max_length=600,
         )
         looks = gr.Slider(1, 8, value=3, step=1, label="Epochs to draw")
-        steps = gr.Slider(4, 50, value=10, step=1, label="Sampler steps")
-        guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
+        sampling = fields.sampling(10)
     edit = {"epochs": epochs, "learning_rate": rate, "parameters": parameters, **edit}
-    view = {"prompts": prompts, "looks": looks, "steps": steps, "guidance_scale": guidance}
+    view = {"prompts": prompts, "looks": looks, **sampling}
     return edit, view
 
 
-def _more() -> dict[str, Any]:
+def _more() -> Controls:
     return {
         "count": gr.Slider(1, 16, value=4, step=1, label="Number of pictures"),
         "batch": gr.Slider(1, 8, value=2, step=1, label="Pictures a step"),
@@ -152,7 +157,7 @@ def _more() -> dict[str, Any]:
     }
 
 
-def _optimizer() -> dict[str, Any]:
+def _optimizer() -> Controls:
     """What else torch.optim is told."""
     with gr.Row():
         return {
@@ -168,7 +173,7 @@ def _optimizer() -> dict[str, Any]:
         }
 
 
-def _curve(frame: Frame, edit: Mapping[str, Any]) -> None:
+def _curve(frame: Frame, edit: Controls) -> None:
     parts.heading(
         "Collateral damage",
         "How many pictures still show what their prompt names, as the judge of the embedded world "
@@ -191,10 +196,10 @@ def _curve(frame: Frame, edit: Mapping[str, Any]) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("With the word", "Down is forgotten", 4)
-            erased = gr.Plot(label="With the word", visible=False, **PLOT)
+            erased = plots.place("With the word", visible=False)
         with gr.Column():
             parts.heading("Without it", "Up is kept", 4)
-            kept = gr.Plot(label="Without it", visible=False, **PLOT)
+            kept = plots.place("Without it", visible=False)
     became = gr.HTML("", elem_id="few-shot-became")
     measure.wire(
         {**edit, "compared": compared, "pictures_each": each, "points": points},
@@ -205,7 +210,7 @@ def _curve(frame: Frame, edit: Mapping[str, Any]) -> None:
     )
 
 
-def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
+def _take_along(frame: Frame, edit: Controls) -> None:
     """Baking to the shelf, and files for other tools."""
     parts.heading(
         "Take it along",
@@ -213,36 +218,35 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
         "file: it fits every checkpoint with the same text encoder.",
     )
     epoch = gr.Slider(-1, 20, value=-1, step=1, label="Epoch to take", info="−1 is the last")
-    fields = {**edit, "epoch": epoch}
-    both_ways: dict[str, Any] = {"params": params, "back": values}
-    taking.bakes(frame, "Bake and put on the shelf", fields, taking.in_tensors, **both_ways)
+    inputs = {**edit, "epoch": epoch}
+    taking.bakes(
+        frame, "Bake and put on the shelf", inputs, taking.in_tensors, params=params, back=values
+    )
     with gr.Row():
         form = gr.Dropdown(list(FORMS.items()), value="encoder", label="File for other tools")
         rank = gr.Number(8, label="Rank of a LoRA", precision=0, minimum=1, maximum=768)
-    fields |= {"form": form, "rank": rank}
-    taking.exports(frame, "Write the file", fields, taking.of_largest, **both_ways)
+    inputs |= {"form": form, "rank": rank}
+    taking.exports(frame, "Write the file", inputs, taking.of_largest, params=params, back=values)
 
 
 # ---------------------------------------------------------------------- fields
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
+def params(given: Settings) -> Settings:
     """Settings as the controls give them: the rate from its power, pictures as texts."""
-    power = real_number(given["learning_rate"], "Learning rate")
+    power = fields.real_number(given["learning_rate"], "Learning rate")
     return given | {
         "learning_rate": float(f"{10 ** min(max(power, -9.0), 9.0):.4g}"),
-        "pictures": parts.pictures_in(given["pictures"], MOST_PICTURES),
+        "pictures": fields.pictures_in(given["pictures"], MOST_PICTURES),
     }
 
 
-def values(given: dict[str, Any]) -> dict[str, Any]:
+def values(given: Settings) -> Settings:
     """The values of the controls for such settings."""
     rate = given.get("learning_rate")
     if isinstance(rate, int | float) and rate > 0:
         given = given | {"learning_rate": round(math.log10(rate), 6)}
-    if isinstance(given.get("prompts"), list):
-        given = given | {"prompts": "; ".join(map(str, given["prompts"]))}
-    return given
+    return fields.joined(given, prompts="; ")
 
 
 def _prompts(concept: str) -> str:
@@ -262,38 +266,35 @@ def prompts_for(concept: str, now: str) -> object:
 
 def first_look() -> str:
     prompts = [text.strip() for text in _prompts(CONCEPT).split(";")]
-    return parts.shots([parts.Shot(prompt, None, "") for prompt in prompts])
+    return parts.shots([Shot(prompt, None, "") for prompt in prompts])
 
 
-def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_run(result: "Unlearning", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The prompts through the epochs, the error as it climbs, and at the end the proof of undo."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    film = _film(found) if found.looks else first_look_of(found.prompts)
-    if isinstance(event, Progress):
-        return film, gr.skip(), _error_plot(found)
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return film + notes + _proof(found), _numbers(found), _error_plot(found)
+    film = _film(result) if result.looks else first_look_of(result.prompts)
+    if not ended:
+        return film, gr.skip(), _error_plot(result)
+    notes = markup.notes(*result.notes)
+    return film + notes + _proof(result), _numbers(result), _error_plot(result)
 
 
 def first_look_of(prompts: tuple[str, ...]) -> str:
-    return parts.shots([parts.Shot(prompt, None, "") for prompt in prompts])
+    return parts.shots([Shot(prompt, None, "") for prompt in prompts])
 
 
-def _film(found: Any) -> str:
+def _film(result: "Unlearning") -> str:
     """One card a prompt: the last state, what became of it, and all states to scrub through."""
-    first, last = found.looks[0], found.looks[-1]
+    first, last = result.looks[0], result.looks[-1]
     cards = []
-    for index, prompt in enumerate(found.prompts):
+    for index, prompt in enumerate(result.prompts):
         lines = [
             f"epoch {look.epoch}: {look.verdicts[index]}"
             for look in (first, last)
             if index < len(look.verdicts) and look.verdicts[index]
         ]
-        frames = np.stack([look.pictures[index] for look in found.looks])
+        frames = np.stack([look.pictures[index] for look in result.looks])
         cards.append(
-            parts.Shot(
+            Shot(
                 prompt,
                 last.pictures[index],
                 f"{prompt}, after epoch {last.epoch}",
@@ -302,113 +303,106 @@ def _film(found: Any) -> str:
             )
         )
     ends = ("original", f"epoch {last.epoch}")
-    return parts.shots(cards, scrub=len(found.looks) > 1, ends=ends)
+    return parts.shots(cards, scrub=len(result.looks) > 1, ends=ends)
 
 
-def _proof(found: Any) -> str:
+def _proof(result: "Unlearning") -> str:
     """Fingerprints of weights and pictures, and whether they came back."""
-    weights = found.weights_before == found.weights_undone
-    arrows = (
-        f"<code>{found.weights_before[:12]}</code> "
-        f'<span class="mark forward" aria-label="becomes">▶</span> '
-        f"<code>{found.weights_after[:12]}</code> "
-        f'<span class="mark backward" aria-label="goes back to">◀</span> '
-        f"<code>{found.weights_undone[:12]}</code>"
+    assert result.undone is not None  # a run that ended has drawn with the undone weights
+    weights = markup.tick(
+        result.weights_before == result.weights_undone,
+        "the undone weights equal the original's, bit for bit",
+        "SHA-256 "
+        + markup.there_and_back(result.weights_before, result.weights_after, result.weights_undone),
     )
-    pixels = (
-        f"<code>{found.looks[0].sha256[:12]}</code> · undone "
-        f"<code>{found.undone.sha256[:12]}</code>"
+    pixels = markup.tick(
+        result.same_pixels,
+        "the undone model draws every pixel as before",
+        f"original {markup.digits(result.looks[0].sha256)} · "
+        f"undone {markup.digits(result.undone.sha256)}",
     )
-    return (
-        '<div class="ticks">'
-        f"<p><b>{'✓' if weights else '✗'} the undone weights equal the original's, bit for bit</b> "
-        f'<span class="note">SHA-256 {arrows}</span></p>'
-        f"<p><b>{'✓' if found.same_pixels else '✗'} the undone model draws every pixel as before"
-        f'</b> <span class="note">original {pixels}</span></p></div>'
-    )
+    return f'<div class="ticks">{weights}{pixels}</div>'
 
 
-def _numbers(found: Any) -> str:
+def _numbers(result: "Unlearning") -> str:
     """The pictures that were learnt from, every epoch with its verdicts, and what moved."""
+    assert result.undone is not None
+    assert result.given is not None
     rows = {
         "original" if look.epoch == 0 else f"epoch {look.epoch}": (look.pictures, look.verdicts)
-        for look in found.looks
+        for look in result.looks
     }
-    rows["undone"] = (found.undone.pictures, found.undone.verdicts)
-    sheet = parts.sheet(found.prompts, rows, backward="undone")
-    given = parts.filmstrip("Learnt from", found.given)
-    steps = len(found.errors)
+    rows["undone"] = (result.undone.pictures, result.undone.verdicts)
+    sheet = parts.sheet(result.prompts, rows, backward="undone")
+    given = parts.filmstrip("Learnt from", result.given)
+    steps = len(result.errors)
     return (
-        f'{given}<p class="note">{steps} steps in {found.training_seconds:.1f} s, '
-        f"{found.trained_parameters:,} numbers trained of the text encoder; UNet and autoencoder "
-        f"untouched.</p>{_moved(found)}"
+        f'{given}<p class="note">{steps} steps in {result.training_seconds:.1f} s, '
+        f"{result.trained_parameters:,} numbers trained of the text encoder; UNet and autoencoder "
+        f"untouched.</p>{_moved(result)}"
         f"<details><summary>Every drawn epoch with its verdicts</summary>{sheet}</details>"
     )
 
 
-def _moved(found: Any) -> str:
+def _moved(result: "Unlearning") -> str:
     """How far each part of each layer moved, relative to its size."""
-    kinds = [kind for kind in PARTS if any(m.part == kind for m in found.moved)]
-    layers = sorted({m.layer for m in found.moved})
-    size = {(m.layer, m.part): m.relative for m in found.moved}
-    head = "".join(f"<th>{PARTS[kind]}</th>" for kind in kinds)
-    rows = "".join(
-        f"<tr><td>{'layer ' + str(layer + 1) if layer >= 0 else 'outside'}</td>"
-        + "".join(
-            f"<td>{size[layer, kind]:.2%}</td>" if (layer, kind) in size else "<td>·</td>"
-            for kind in kinds
-        )
-        + "</tr>"
+    kinds = [kind for kind in PARTS if any(m.part == kind for m in result.moved)]
+    layers = sorted({m.layer for m in result.moved})
+    size = {(m.layer, m.part): m.relative for m in result.moved}
+    rows = [
+        [
+            f"layer {layer + 1}" if layer >= 0 else "outside",
+            *(
+                f"{100 * size[at]:.2f} %" if (at := (layer, kind)) in size else "·"
+                for kind in kinds
+            ),
+        ]
         for layer in layers
-    ).replace("%", " %")
-    return (
-        '<p class="note">How far the weights moved, relative to their size.</p>'
-        '<div class="scroll" tabindex="0"><table class="plain">'
-        f"<tr><th></th>{head}</tr>{rows}</table></div>"
-    )
+    ]
+    table = markup.table(["", *(PARTS[kind] for kind in kinds)], rows)
+    return markup.notes("How far the weights moved, relative to their size.") + table
 
 
-def _error_plot(found: Any) -> object:
+def _error_plot(result: "Unlearning") -> object:
     """The denoising error of each batch; the mean of each epoch shows the trend."""
-    if not found.errors:
+    if not result.errors:
         return gr.skip()
-    steps = range(1, len(found.errors) + 1)
-    size = found.updates_an_epoch
+    steps = range(1, len(result.errors) + 1)
+    size = result.updates_an_epoch
     means = [
-        (first + size / 2 + 0.5, float(np.mean(found.errors[first : first + size])))
-        for first in range(0, len(found.errors), size)
+        (first + size / 2 + 0.5, float(np.mean(result.errors[first : first + size])))
+        for first in range(0, len(result.errors), size)
     ]
     lines = [
-        parts.Line("each step", steps, found.errors, neutral=True, marks=False),
-        parts.Line("mean of an epoch", [x for x, _ in means], [y for _, y in means]),
+        Line("each step", steps, result.errors, neutral=True, marks=False),
+        Line("mean of an epoch", [x for x, _ in means], [y for _, y in means]),
     ]
     title = "denoising error (up is forgetting)"
-    return gr.Plot(value=parts.plot(lines, "step", title, height=260), visible=True)
+    return plots.shown(plots.curves(lines, "step", title, height=260))
 
 
-def draw_curve(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_curve(result: "Curve", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Both curves as they grow, and what prompts with the word became."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or not found.courses:
-        return gr.skip(), gr.skip(), gr.skip()
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    if not result.courses:
+        return ()
+    notes = markup.notes(*result.notes)
     return (
-        _shares(found, lambda point: point.target),
-        _shares(found, lambda point: point.kept),
-        _became(found.courses[0]) + notes,
+        _shares(result, lambda point: point.target),
+        _shares(result, lambda point: point.kept),
+        _became(result.courses[0]) + notes,
     )
 
 
-def _shares(found: Any, rate: Any) -> object:
+def _shares(result: "Curve", rate: "Callable[[CoursePoint], Rate]") -> object:
     """One line a course; a baseline is level, since it takes no steps of ours."""
-    longest = max((p.steps for c in found.courses for p in c.points), default=1) or 1
+    longest = max((p.steps for c in result.courses for p in c.points), default=1) or 1
     lines = []
-    for place, course in enumerate(found.courses):
+    for place, course in enumerate(result.courses):
         points = [(p.steps, rate(p)) for p in course.points]
         if course.is_baseline and points:
             points = [(0, points[0][1]), (longest, points[0][1])]
         lines.append(
-            parts.Line(
+            Line(
                 course.name,
                 [x for x, _ in points],
                 [r.rate for _, r in points],
@@ -421,22 +415,26 @@ def _shares(found: Any, rate: Any) -> object:
                 ],
             )
         )
-    return gr.Plot(value=parts.plot(lines, "steps", SHARE, height=300), visible=True)
+    return plots.shown(plots.curves(lines, "steps", SHARE, height=300))
 
 
-def _became(course: Any) -> str:
+def _became(course: "Course") -> str:
     """What the judge sees for prompts with the word, by step."""
-    rows = "".join(
-        f"<tr><td>{point.steps}</td><td>{point.target.hits} of {point.target.of}</td><td>"
-        + escape(", ".join(f"{word} {count}" for word, count in list(point.became.items())[:6]))
-        + f"</td><td>{point.change:.1f}</td></tr>"
+    rows = [
+        [
+            point.steps,
+            f"{point.target.hits} of {point.target.of}",
+            ", ".join(f"{word} {count}" for word, count in list(point.became.items())[:6]),
+            f"{point.change:.1f}",
+        ]
         for point in course.points
-    )
+    ]
+    table = markup.table(["steps", "still shown", "what is seen", "change of others"], rows)
     return (
-        f'<p class="note">{escape(course.name)}: what prompts with the word show, as the judge '
-        "sees it; nobody named what takes its place. The last column is the mean change of the "
-        "other pictures, of 255.</p>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>steps</th>'
-        "<th>still shown</th><th>what is seen</th><th>change of others</th></tr>"
-        f"{rows}</table></div>"
+        markup.notes(
+            f"{course.name}: what prompts with the word show, as the judge sees it; nobody "
+            "named what takes its place. The last column is the mean change of the other "
+            "pictures, of 255."
+        )
+        + table
     )

@@ -8,7 +8,9 @@ from PIL import Image
 from engine.core.catalog import Catalog, Entry, Family
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
-from pages._parts import ASSETS, escape, scrubber
+from pages._look import ASSETS
+from pages._markup import escape
+from pages._parts import scrubber
 
 LIVING = ASSETS / "living"
 RECORDED = (

@@ -1,12 +1,11 @@
 """The MR sampler: a damaged picture restored in few evaluations, beside what was used before."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.sampling.mr_sampler import (
     AUTO,
@@ -18,15 +17,23 @@ from engine.sampling.mr_sampler import (
     TASKS,
     UNKNOWN,
 )
+from pages import _fields as fields
 from pages import _parts as parts
-from pages._frame import Frame, real_number, whole_number
-from pages._parts import Line, Shot, escape
+from pages import _plots as plots
+from pages._fields import Controls, Settings
+from pages._frame import Frame
+from pages._markup import escape
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.sampling._plane import Plane
+    from engine.sampling.mr_sampler.results import Comparison, Restored, Scores, Walk
 
 FIRST = ("mrs_ode_d_2", "posterior_strided", "posterior_released")
 CURVE = [1, 2, 5, 10, 20]
 EXPLODED = 3.0
 """Beyond this a value of a picture, which should lie in [0, 1], is called out."""
-PLOT = {"show_label": False, "container": False}
 FIGURES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
@@ -68,7 +75,7 @@ def build(frame: Frame) -> None:
             frame.model()
             with gr.Accordion("More settings", open=False):
                 spacing = gr.Dropdown(
-                    [(title, name) for name, title in SPACINGS.items()],
+                    fields.options(SPACINGS),
                     value="auto",
                     label="Spacing of the steps",
                 )
@@ -81,13 +88,13 @@ def build(frame: Frame) -> None:
                     label="The network predicts",
                 )
                 tables = gr.Dropdown(
-                    [(title, name) for name, title in TABLES.items()],
+                    fields.options(TABLES),
                     value="ln alpha",
                     label="Tables read, between their entries",
                 )
                 curve = gr.Checkbox(True, label="Measure quality against NFE")
                 plane = gr.Checkbox(False, label="Draw the ways in their main plane")
-                picture = parts.picture_field(
+                picture = fields.picture_field(
                     label="Your picture (its middle square), or else the one chosen above",
                     height=200,
                 )
@@ -99,12 +106,12 @@ def build(frame: Frame) -> None:
         "What an evaluation buys",
         "On the middle of the picture; the dotted line is the damaged picture itself.",
     )
-    plots = []
+    places = []
     with gr.Row(elem_classes="curves"):
         for title in FIGURES.values():
             with gr.Column():
-                plots.append(gr.Plot(label=title, **PLOT))
-    ways = gr.Plot(label="Ways", visible=False, **PLOT)
+                places.append(plots.place(title))
+    ways = plots.place("Ways", visible=False)
     run.wire(
         {
             "example": example,
@@ -120,7 +127,7 @@ def build(frame: Frame) -> None:
             "picture": picture,
         },
         draw,
-        [shown, *plots, ways],
+        [shown, *places, ways],
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
         turned=[nfe],
@@ -134,34 +141,19 @@ def build(frame: Frame) -> None:
     )
 
 
-def run_params(values: dict[str, Any]) -> dict[str, Any]:
+def run_params(values: Settings) -> Settings:
     """The settings of `run` as the controls give them."""
-    return {
-        "example": str(values["example"]),
-        "task": str(values["task"]),
-        "strength": real_number(values["strength"], "Strength"),
-        "nfe": whole_number(values["nfe"], "NFE"),
-        "methods": list(values["methods"] or []),
-        "spacing": str(values["spacing"]),
-        "fit_target": str(values["fit_target"]),
-        "tables": str(values["tables"]),
-        "curve": CURVE if values["curve"] else [],
-        "plane": bool(values["plane"]),
-    } | parts.picture_setting(values["picture"])
+    return fields.with_picture(values) | {"curve": CURVE if values["curve"] else []}
 
 
 # ---------------------------------------------------------------------- the comparison
 
 
-def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw(seen: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Pictures with their figures, the cut through the first one, curves, and the plane."""
-    seen: Any = event.result if isinstance(event, Done) else event.preview
-    if seen is None:
-        return (gr.skip(),) * 5
-    chosen: Any = recipe.params["methods"]
-    order = {name: place for place, name in enumerate(chosen)}
+    order = parts.order_of(recipe, "methods")
     cards = [damaged_shot(seen, recipe)]
-    cards += [walk_shot(walk, order, recipe, isinstance(event, Done)) for walk in seen.walks]
+    cards += [walk_shot(walk, order, recipe, ended) for walk in seen.walks]
     walked = [walk.method for walk in seen.walks]
     cards += [
         Shot(METHODS[name].title, None, "", mark=order[name])
@@ -178,14 +170,14 @@ def draw(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
     return (html, *curves, gr.update(value=plane_plot(seen.plane, order), visible=True))
 
 
-def damaged_shot(seen: Any, recipe: Recipe) -> Shot:
+def damaged_shot(seen: "Comparison", recipe: Recipe) -> Shot:
     """The picture that all methods begin from."""
     task = TASKS.get(str(recipe.params["task"]), "as it came")
     lines = [figures_line(seen.damaged_scores)] if seen.damaged_scores else []
     return Shot("Damaged", seen.damaged, f"the damaged picture: {task}", (task, *lines))
 
 
-def walk_shot(walk: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
+def walk_shot(walk: "Walk", order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
     """One method's picture, or its latest guess while it is under way."""
     picture = walk.picture if walk.picture is not None else (walk.frames or (None,))[-1]
     lines = [f"{walk.nfe} NFE · {walk.seconds:.1f} s"]
@@ -208,7 +200,7 @@ def walk_shot(walk: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> 
     )
 
 
-def figures_line(scores: Any) -> str:
+def figures_line(scores: "Scores") -> str:
     """PSNR, SSIM and the distance of features in a line."""
     said = [f"{scores.psnr:.1f} dB"]
     if scores.ssim is not None:
@@ -218,10 +210,10 @@ def figures_line(scores: Any) -> str:
     return " · ".join(said)
 
 
-def before_after(seen: Any) -> str:
+def before_after(seen: "Comparison") -> str:
     """The damaged picture and the first method's under one cut, the original, and what is left."""
     first = next((walk for walk in seen.walks if walk.picture is not None), None)
-    if first is None:
+    if first is None or first.picture is None or seen.damaged is None:
         return ""
     cards: list[Shot | str] = [
         parts.cut(seen.damaged, first.picture, ("damaged", first.title)),
@@ -240,7 +232,7 @@ def before_after(seen: Any) -> str:
     return f'<h3 class="between">Before and after</h3>{parts.shots(cards)}'
 
 
-def curve_plot(seen: Any, order: dict[str, int], figure: str) -> PlotData:
+def curve_plot(seen: "Comparison", order: dict[str, int], figure: str) -> PlotData:
     """One figure of quality against network evaluations, a line a method."""
     lines = []
     for name, place in order.items():
@@ -260,10 +252,10 @@ def curve_plot(seen: Any, order: dict[str, int], figure: str) -> PlotData:
         ends = [min(CURVE), max(CURVE)]
         lines.append(Line("damaged", ends, [base, base], neutral=True, marks=False))
     title = "network evaluations (NFE)"
-    return parts.plot(lines, title, FIGURES[figure], log_x=True, height=320)
+    return plots.curves(lines, title, FIGURES[figure], log_x=True, height=320)
 
 
-def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
+def plane_plot(plane: "Plane", order: dict[str, int]) -> PlotData:
     """The ways through the space of pictures, from noise around the damaged one."""
     shares = [f"{share:.0%} of the variance" for share in plane.explained]
     lines = [
@@ -275,13 +267,13 @@ def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
         )
         for track in plane.tracks
     ]
-    return parts.plot(lines, f"first component, {shares[0]}", f"second, {shares[1]}")
+    return plots.curves(lines, f"first component, {shares[0]}", f"second, {shares[1]}")
 
 
 # ---------------------------------------------------------------------- a whole picture
 
 
-def build_restore(frame: Frame, shared: dict[str, Any]) -> None:
+def build_restore(frame: Frame, shared: Controls) -> None:
     """A picture of any size, tile by tile."""
     parts.heading(
         "A picture of any size",
@@ -291,7 +283,7 @@ def build_restore(frame: Frame, shared: dict[str, Any]) -> None:
     )
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
-            picture = parts.picture_field(
+            picture = fields.picture_field(
                 label="Your picture, or else the example",
                 height=220,
             )
@@ -342,28 +334,15 @@ def build_restore(frame: Frame, shared: dict[str, Any]) -> None:
     )
 
 
-def restore_params(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `restore` as the controls give them."""
-    return {
-        "damage": bool(values["damage"]),
-        "example": str(values["example"]),
-        "task": str(values["task"]),
-        "strength": real_number(values["strength"], "Strength"),
-        "solver": str(values["solver"]),
-        "nfe": whole_number(values["nfe"], "NFE"),
-        "tile": whole_number(values["tile"], "Side of a tile"),
-        "overlap": whole_number(values["overlap"], "Overlap"),
-        "spacing": str(values["spacing"]),
-        "fit_target": str(values["fit_target"]),
-        "tables": str(values["tables"]),
-    } | parts.picture_setting(values["picture"], side=None)
+def restore_params(values: Settings) -> Settings:
+    """The settings of `restore`; a picture keeps its size."""
+    return fields.with_picture(values, side=None)
 
 
-def draw_restore(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+def draw_restore(seen: "Restored", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Before and after under one cut, and what was done."""
-    seen: Any = event.result if isinstance(event, Done) else event.preview
-    if seen is None or seen.before is None:
-        return (gr.skip(),)
+    if seen.before is None:
+        return ()
     before, lines = shrunk(seen.before), []
     if seen.before_scores is not None:
         lines.append(figures_line(seen.before_scores))
@@ -372,7 +351,7 @@ def draw_restore(event: Progress | Done, recipe: Recipe) -> tuple[object]:
         return (parts.shots([*cards, Shot("After", None, "")]),)
     height, width = seen.after.shape[:2]
     said = [f"{width} x {height} pixels in {seen.tiles} tiles", f"{seen.nfe} NFE a tile"]
-    if not isinstance(event, Done):
+    if not ended:
         cards = [Shot("Before", before, "the damaged picture", tuple(lines))]
         cards += [Shot("After", shrunk(seen.after), "restored so far", tuple(said))]
         return (parts.shots(cards),)

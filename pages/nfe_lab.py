@@ -1,18 +1,26 @@
 """The NFE lab: solvers side by side from one noise, their cost curve, and the way back to noise."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.models.library import prompt_note
+from pages import _fields as fields
 from pages import _parts as parts
-from pages._frame import Frame, real_number, whole_number
-from pages._parts import Line, Shot, escape
+from pages import _plots as plots
+from pages._fields import Settings
+from pages._frame import Frame
+from pages._markup import escape
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.sampling._plane import Plane
+    from engine.sampling.nfe_lab.results import ErrorPoint, Film, Lab, Reference, Rewound, Way
 
 # As the engine names them; a test compares the two lists, as this page may not import torch.
 SOLVERS = {
@@ -59,12 +67,12 @@ def build(frame: Frame) -> None:
                 elem_classes="headline",
                 submit_btn=False,
             )
-            parts.suggestions("nfe_lab-prompt", PROMPTS)
+            fields.suggestions("nfe_lab-prompt", PROMPTS)
             run = frame.action("run", "Run")
         with gr.Column(elem_classes="settings"):
             nfe = gr.Slider(1, 50, 10, step=1, label="NFE", info="Network evaluations a picture")
             solvers = gr.Dropdown(
-                [(title, name) for name, title in SOLVERS.items()],
+                fields.options(SOLVERS),
                 value=list(FIRST),
                 multiselect=True,
                 max_choices=4,
@@ -87,10 +95,10 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("What an evaluation buys", "Distance to a 200-evaluation solve")
-            errors = gr.Plot(label="Error", **PLOT)
+            errors = plots.place("Error")
         with gr.Column():
             parts.heading("The way of the latents", "In the plane of their two main components")
-            plane = gr.Plot(label="Ways", **PLOT)
+            plane = plots.place("Ways")
     run.wire(
         {
             "prompt": prompt,
@@ -122,24 +130,12 @@ def build(frame: Frame) -> None:
     )
 
 
-PLOT = {"show_label": False, "container": False}
-
-
-def run_params(values: dict[str, Any]) -> dict[str, Any]:
+def run_params(values: Settings) -> Settings:
     """The settings of `run` as the controls give them."""
-    return {
-        "prompt": str(values["prompt"] or ""),
-        "nfe": whole_number(values["nfe"], "NFE"),
-        "guidance_scale": real_number(values["guidance_scale"], "Guidance"),
-        "solvers": list(values["solvers"] or []),
-        "negative": str(values["negative"] or ""),
-        "grid": str(values["grid"]),
-        "eta": real_number(values["eta"], "Eta"),
-        "curve": CURVE if values["curve"] else [],
-    }
+    return values | {"curve": CURVE if values["curve"] else []}
 
 
-def run_values(params: dict[str, Any]) -> dict[str, Any]:
+def run_values(params: Settings) -> Settings:
     """The values of the controls for such settings."""
     return params | {"curve": bool(params.get("curve", True))}
 
@@ -147,14 +143,9 @@ def run_values(params: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- the run
 
 
-def draw(event: Progress | Done, recipe: Recipe) -> tuple[str, PlotData, PlotData]:
+def draw(lab: "Lab", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Pictures with their verdicts, the error curve so far, and the plane of the ways."""
-    lab: Any = event.result if isinstance(event, Done) else event.preview
-    if lab is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    chosen: Any = recipe.params["solvers"]
-    order = {name: place for place, name in enumerate(chosen)}
-    ended = isinstance(event, Done)
+    order = parts.order_of(recipe, "solvers")
     cards = [film_shot(film, order, recipe, ended) for film in lab.films]
     cards += [
         Shot(SOLVERS.get(name, name), None, "", mark=order[name])
@@ -179,7 +170,7 @@ def words_note(recipe: Recipe) -> str:
     return f'<p class="note">{escape(said)}</p>' if said else ""
 
 
-def film_shot(film: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
+def film_shot(film: "Film", order: dict[str, int], recipe: Recipe, ended: bool) -> Shot:
     """One solver's picture, or its latest guess while it is under way."""
     picture = film.picture if film.picture is not None else (film.frames or (None,))[-1]
     cost = f"{film.nfe} NFE · {film.milliseconds_per_nfe:.1f} ms each"
@@ -202,20 +193,20 @@ def film_shot(film: Any, order: dict[str, int], recipe: Recipe, ended: bool) -> 
     )
 
 
-def reference_shot(reference: Any) -> Shot:
+def reference_shot(reference: "Reference") -> Shot:
     """The fine solve that the errors are measured against."""
     spent = "kept from before" if reference.was_cached else f"{reference.seconds:.1f} s"
     lines = (reference.verdict, f"{reference.title} · {spent}")
     return Shot("Reference", reference.picture, "the reference", tuple(n for n in lines if n))
 
 
-def strip(film: Any, order: dict[str, int]) -> str:
+def strip(film: "Film", order: dict[str, int]) -> str:
     """The guesses of one solver, step by step."""
     notes = [f"{nfe} NFE" for nfe in film.evaluations]
     return parts.filmstrip(film.title, np.stack(film.frames), notes, order.get(film.solver))
 
 
-def equalities(lab: Any, order: dict[str, int]) -> str:
+def equalities(lab: "Lab", order: dict[str, int]) -> str:
     """Pairs of solvers that are one and the same, with the distance that is left."""
     said = [
         f"<li>✓ {escape(SOLVERS.get(pair.first, pair.first))} and "
@@ -227,7 +218,7 @@ def equalities(lab: Any, order: dict[str, int]) -> str:
     return f'<ul class="equal">{"".join(said)}</ul>' if said else ""
 
 
-def error_plot(curve: Sequence[Any], order: dict[str, int]) -> PlotData:
+def error_plot(curve: "Sequence[ErrorPoint]", order: dict[str, int]) -> PlotData:
     """Error against network evaluations, one line a solver."""
     lines = []
     for name, place in order.items():
@@ -246,13 +237,15 @@ def error_plot(curve: Sequence[Any], order: dict[str, int]) -> PlotData:
                 ],
             )
         )
-    return parts.plot(lines, "network evaluations (NFE)", "relative error", log_x=True, log_y=True)
+    return plots.curves(
+        lines, "network evaluations (NFE)", "relative error", log_x=True, log_y=True
+    )
 
 
-def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
+def plane_plot(plane: "Plane | None", order: dict[str, int]) -> PlotData:
     """The ways through latent space, from the noise on the left."""
     if plane is None:
-        return parts.plot([], "first component", "second component")
+        return plots.curves([], "first component", "second component")
     shares = [f"{share:.0%} of the variance" for share in plane.explained]
     lines = []
     for track in plane.tracks:
@@ -268,7 +261,7 @@ def plane_plot(plane: Any, order: dict[str, int]) -> PlotData:
             )
         )
     titles = (f"first component, {shares[0]}", f"second, {shares[1]}")
-    return parts.plot(lines, *titles)
+    return plots.curves(lines, *titles)
 
 
 # ---------------------------------------------------------------------- rewind
@@ -297,7 +290,7 @@ def build_rewind(
         with gr.Column(elem_classes="settings"):
             steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
             depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
-            picture = parts.picture_field(
+            picture = fields.picture_field(
                 label="Your picture (shrunk to the model's size), or else the prompt above",
                 height=220,
             )
@@ -317,28 +310,14 @@ def build_rewind(
         },
         draw_rewind,
         [shown],
-        params=rewind_params,
+        params=fields.with_picture,
     )
 
 
-def rewind_params(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `rewind` as the controls give them."""
-    return {
-        "prompt": str(values["prompt"] or ""),
-        "edit": str(values["edit"] or ""),
-        "guidance_scale": real_number(values["guidance_scale"], "Guidance"),
-        "negative": str(values["negative"] or ""),
-        "steps": whole_number(values["steps"], "Steps each way"),
-        "depth": real_number(values["depth"], "Depth"),
-    } | parts.picture_setting(values["picture"])
-
-
-def draw_rewind(event: Progress | Done, recipe: Recipe) -> tuple[str]:
+def draw_rewind(shown: "Rewound", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The picture, both ways to noise and back with their errors, and the edit."""
-    shown: Any = event.result if isinstance(event, Done) else event.preview
-    if shown is None or shown.original is None:
-        return (gr.skip(),)
-    ended = isinstance(event, Done)
+    if shown.original is None:
+        return ()
     prompt = str(recipe.params["prompt"])
     first = shown.encoded if shown.encoded is not None else shown.original
     cards = [Shot("Original", first, prompt, tuple(line for line in (shown.verdict,) if line))]
@@ -356,7 +335,7 @@ def draw_rewind(event: Progress | Done, recipe: Recipe) -> tuple[str]:
     return (html,)
 
 
-def way_shot(way: Any, prompt: str, ended: bool) -> Shot:
+def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:
     """What came back by one method, with the film of the way there and back."""
     frames = (*way.to_noise, *way.to_picture)
     picture = way.picture if way.picture is not None else (frames or (None,))[-1]
@@ -377,9 +356,10 @@ def way_shot(way: Any, prompt: str, ended: bool) -> Shot:
     )
 
 
-def edit_shot(way: Any, recipe: Recipe, ended: bool) -> Shot:
+def edit_shot(way: "Way", recipe: Recipe, ended: bool) -> Shot:
     """The picture that the other prompt made of the same noise."""
-    stamped = recipe.stamp(parts.png(way.edited)) if ended else None
+    edited = way.edited if ended else None
+    stamped = None if edited is None else recipe.stamp(parts.png(edited))
     return Shot(
         f"by {way.title}",
         way.edited,

@@ -4,14 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.sampling.principles import (
     PROCESSES,
@@ -22,9 +21,19 @@ from engine.sampling.principles import (
     THREE_MODES,
     WORLDS,
 )
+from pages import _fields as fields
+from pages import _markup as markup
+from pages import _plots as plots
 from pages._frame import Frame
-from pages._parts import ASSETS, SERIES, escape, time_scrubber
+from pages._look import ASSETS, SERIES
+from pages._markup import Html, escape
 from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
+from pages._plots import time_scrubber
+
+if TYPE_CHECKING:
+    from engine.sampling.principles.algorithm import Agreement, Orders, Point, Slope, Trail, Views
+    from engine.sampling.principles.flow_map import FlowMap
+    from engine.sampling.principles.guidance import Guided
 
 EDGE = 4.0
 ALLOWED = 0.15
@@ -40,7 +49,6 @@ MARKS = {
 }
 ARROWS = {"x0": INK, "eps": SERIES[0], "score": SERIES[1], "v": SERIES[2], "u": SERIES[3]}
 SYMBOLS = {"x0": "x̂₀", "eps": "ε̂", "score": "∇ log p", "v": "v", "u": "u"}
-PLOT = {"show_label": False, "container": False}
 
 
 def build(frame: Frame) -> None:
@@ -109,13 +117,6 @@ def world_editor(frame: Frame) -> gr.Textbox:
     )
 
 
-def state_of(event: Progress | Done) -> tuple[Any, bool]:
-    """What an event shows, and whether it is the last one."""
-    if isinstance(event, Done):
-        return event.result, True
-    return event.preview, False
-
-
 # ---------------------------------------------------------------------- curves and orders
 
 
@@ -128,16 +129,16 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("run", "Run")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            curves = gr.Plot(label="Curves", elem_id="principles-curves", **PLOT)
+            curves = plots.place("Curves", elem_id="principles-curves")
             time_scrubber("principles-curves", 20, "Noise level behind the curves", "t = 0.001")
         with gr.Column():
-            errors = gr.Plot(label="Errors", **PLOT)
+            errors = plots.place("Errors")
     with gr.Row(elem_classes="controls"):
         nfe = gr.Slider(
             4, 64, 8, step=1, label="NFE", info="Network evaluations of the curves on the left"
         )
         spacing = gr.Dropdown(
-            [(title, name) for name, title in SPACINGS.items()],
+            fields.options(SPACINGS),
             value="uniform_lam",
             label="Spacing of the steps",
             info="Equal steps in time cost UniPC its third order",
@@ -156,34 +157,33 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
     )
 
 
-def draw_orders(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_orders(result: "Orders", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Curves once they are there, then the errors point by point, then what they amount to."""
-    found, ended = state_of(event)
-    if len(found.points) > 2 * len(found.trails) and not ended:
-        return gr.skip(), order_plot(found.points, found.slopes), orders_table(found, recipe)
-    errors = order_plot(found.points, found.slopes)
-    return curve_plot(found, all_times=ended), errors, orders_table(found, recipe)
+    if len(result.points) > 2 * len(result.trails) and not ended:
+        return gr.skip(), order_plot(result.points, result.slopes), orders_table(result, recipe)
+    errors = order_plot(result.points, result.slopes)
+    return curve_plot(result, all_times=ended), errors, orders_table(result, recipe)
 
 
-def curve_plot(found: Any, *, all_times: bool) -> PlotData:
+def curve_plot(result: "Orders", *, all_times: bool) -> PlotData:
     """The density at a noise level, the true curves in ink, the solvers' steps in colour."""
-    times = found.scene_times if all_times else found.scene_times[-1:]
-    scenes = found.scenes if all_times else found.scenes[-1:]
+    times = result.scene_times if all_times else result.scene_times[-1:]
+    scenes = result.scenes if all_times else result.scenes[-1:]
     last = len(times) - 1
     traces = [heat(scene, VIEW, visible=k == last) for k, scene in enumerate(scenes)]
     for k, t in enumerate(times):
-        now = at_time(found.truth, float(t)) if found.truth is not None else np.zeros((0, 2))
+        now = at_time(result.truth, float(t)) if result.truth is not None else np.zeros((0, 2))
         dots = scatter(now, INK, mode="markers", size=11)
         traces.append(dots | {"visible": k == last})
-    for trail in found.trails:
+    for trail in result.trails:
         traces.append(steps_of(trail))
-    if found.truth is not None:
-        for curve in found.truth.states.transpose(1, 0, 2):
+    if result.truth is not None:
+        for curve in result.truth.states.transpose(1, 0, 2):
             traces.append(scatter(curve, INK, mode="lines", width=2.5))
     return plane(traces, "z₁", "z₂", meta={"times": [float(t) for t in times]})
 
 
-def steps_of(trail: Any) -> dict[str, object]:
+def steps_of(trail: "Trail") -> dict[str, object]:
     """All shown particles of one solver as one line with gaps."""
     states = np.clip(trail.states.astype(np.float64), -50, 50)
     gap = np.full((1, 2), np.nan)
@@ -195,7 +195,7 @@ def steps_of(trail: Any) -> dict[str, object]:
     return drawn | {"name": title, "hovertemplate": f"{title}<extra></extra>"}
 
 
-def at_time(trail: Any, t: float) -> np.ndarray:
+def at_time(trail: "Trail", t: float) -> np.ndarray:
     """Where the points of the true curves are at this time."""
     order = np.argsort(trail.times)
     return np.stack(
@@ -206,7 +206,7 @@ def at_time(trail: Any, t: float) -> np.ndarray:
     )
 
 
-def order_plot(points: Sequence[Any], slopes: Sequence[Any]) -> PlotData:
+def order_plot(points: "Sequence[Point]", slopes: "Sequence[Slope]") -> PlotData:
     """Error against NFE on two logarithmic axes: an order is a slope."""
     traces = []
     for name, (title, order) in SOLVERS.items():
@@ -233,11 +233,11 @@ def order_plot(points: Sequence[Any], slopes: Sequence[Any]) -> PlotData:
     )
 
 
-def orders_table(found: Any, recipe: Recipe) -> str:
+def orders_table(result: "Orders", recipe: Recipe) -> str:
     """Solver by solver, what is promised and what was measured; it is also the legend."""
-    slopes = {one.solver: one for one in found.slopes}
-    trails = {one.solver: one for one in found.trails}
-    rows = []
+    slopes = {one.solver: one for one in result.slopes}
+    trails = {one.solver: one for one in result.trails}
+    rows: list[list[object]] = []
     for name, (title, order) in SOLVERS.items():
         if name not in trails:
             continue
@@ -245,53 +245,41 @@ def orders_table(found: Any, recipe: Recipe) -> str:
         error = "" if trail.error is None else f"{trail.error:.2g}"
         measured = "" if slope is None else f"{slope.slope:.2f}"
         kept = slope is not None and abs(slope.slope - order) <= ALLOWED
-        verdict = "" if len(found.agreements) < 10 else "✓" if kept else "✗"
+        verdict = "" if len(result.agreements) < 10 else "✓" if kept else "✗"
         by_mean = "" if slope is None else f"{slope.mean_slope:.2f}"
-        rows.append(
-            f'<tr><td><span class="mark" style="color:{SERIES[order - 1]}" aria-hidden="true">'
-            f"{MARKS[name][0]}</span> {escape(title)}</td><td>{order}</td>"
-            f"<td>{measured} {verdict}</td><td>{by_mean}</td><td>{trail.nfe}</td>"
-            f"<td>{error}</td></tr>"
+        mark = (
+            f'<span class="mark" style="color:{SERIES[order - 1]}" aria-hidden="true">'
+            f"{MARKS[name][0]}</span> {escape(title)}"
         )
-    nfe = escape(recipe.params.get("nfe", 8))
-    head = (
-        "<tr><th>solver</th><th>order promised</th><th>slope, last doubling, "
-        "by the median</th><th>by the mean</th>"
-        "<th>NFE on the left</th><th>median error there</th></tr>"
-    )
-    table = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Solvers at {nfe} NFE">'
-        f'<table class="plain">{head}{"".join(rows)}</table></div>'
-    )
-    return table + agreements(found.agreements) + exports(found, recipe)
+        rows.append([Html(mark), order, f"{measured} {verdict}", by_mean, trail.nfe, error])
+    head = ["solver", "order promised", "slope, last doubling, by the median", "by the mean"]
+    head += ["NFE on the left", "median error there"]
+    table = markup.table(head, rows, f"Solvers at {recipe.params.get('nfe', 8)} NFE")
+    return table + agreements(result.agreements) + exports(result, recipe)
 
 
-def agreements(found: Sequence[Any]) -> str:
+def agreements(result: "Sequence[Agreement]") -> str:
     """One sentence: neither the reading nor the process changes the curve."""
-    if len(found) < 10:
+    if len(result) < 10:
         return ""
-    worst = max(one.distance for one in found)
-    rows = "".join(
-        f"<tr><td>{escape(one.what)}</td><td>{escape(one.name)}</td><td>{one.distance:.1e}</td></tr>"
-        for one in found
-    )
+    worst = max(one.distance for one in result)
+    rows = [[one.what, one.name, f"{one.distance:.1e}"] for one in result]
+    table = markup.table(["changed", "to", "mean distance of the ends"], rows)
     return (
         f"<p class='verdict'>One curve: a network that predicts noise, clean sample, score, v or "
         f"velocity, on five noising processes, ends at the same points to {worst:.0e}.</p>"
-        f'<details><summary>Each of them</summary><div class="scroll" tabindex="0">'
-        f'<table class="plain"><tr><th>changed</th><th>to</th><th>mean distance of the ends</th>'
-        f"</tr>{rows}</table></div></details>"
+        f"<details><summary>Each of them</summary>{table}</details>"
     )
 
 
-def exports(found: Any, recipe: Recipe) -> str:
+def exports(result: "Orders", recipe: Recipe) -> str:
     """The errors as CSV, the world as JSON, and the same in a notebook."""
-    if len(found.agreements) < 10:
+    if len(result.agreements) < 10:
         return ""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["solver", "nfe", "median error", "mean error"])
-    for point in found.points:
+    for point in result.points:
         writer.writerow([point.solver, point.nfe, repr(point.error), repr(point.mean)])
     lines = [line.split() for line in str(recipe.params["world"]).replace(";", "\n").split("\n")]
     names = ("weight", "x", "y", "variance", "class")
@@ -332,18 +320,16 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
     )
     with gr.Row(elem_classes="controls"):
         reading = gr.Radio(
-            [(title, name) for name, title in READINGS.items()],
+            fields.options(READINGS),
             value="score",
             label="The network predicts",
         )
-        process = gr.Dropdown(
-            [(title, name) for name, title in PROCESSES.items()], value="vp", label="Process"
-        )
+        process = gr.Dropdown(fields.options(PROCESSES), value="vp", label="Process")
     t = gr.Slider(0.01, 1, 0.35, step=0.01, label="t", info="0 is data, 1 is noise")
     action = frame.action("views", "Show")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            field = gr.Plot(label="Field", **PLOT)
+            field = plots.place("Field")
             with gr.Row(elem_classes="controls"):
                 x = gr.Slider(-2.5, 2.5, -0.4, step=0.05, label="State, x")
                 y = gr.Slider(-2.5, 2.5, 0.6, step=0.05, label="State, y")
@@ -357,25 +343,24 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
     )
 
 
-def draw_views(event: Progress | Done, recipe: Recipe) -> tuple[object, object]:
+def draw_views(result: "Views", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The field and the arrows; the numbers when all are there."""
-    found, ended = state_of(event)
-    numbers = views_numbers(found) if ended else gr.skip()
-    return field_plot(found), numbers
+    numbers = views_numbers(result) if ended else gr.skip()
+    return field_plot(result), numbers
 
 
-def field_plot(found: Any) -> PlotData:
+def field_plot(result: "Views") -> PlotData:
     """Arrows of one reading on a grid, and of all five at the state."""
-    longest = np.percentile(np.linalg.norm(found.arrows, axis=1), 80)
-    shown = capped(found.arrows * 0.3 / max(longest, 1e-9), 0.36)
-    traces = [heat(found.scene, VIEW)]
-    traces.append(arrows(found.points, shown, "rgba(128,120,108,0.95)", width=1.2, head=5))
-    for name, value in zip(READINGS, found.values, strict=True):
-        arrow = value - found.state if name == "x0" else capped(value[None], 1.6)[0]
-        drawn = arrows(found.state[None], arrow[None], ARROWS[name], width=3, head=12)
+    longest = np.percentile(np.linalg.norm(result.arrows, axis=1), 80)
+    shown = capped(result.arrows * 0.3 / max(longest, 1e-9), 0.36)
+    traces = [heat(result.scene, VIEW)]
+    traces.append(arrows(result.points, shown, "rgba(128,120,108,0.95)", width=1.2, head=5))
+    for name, value in zip(READINGS, result.values, strict=True):
+        arrow = value - result.state if name == "x0" else capped(value[None], 1.6)[0]
+        drawn = arrows(result.state[None], arrow[None], ARROWS[name], width=3, head=12)
         said = f"{READINGS[name]} ({value[0]:.3f}, {value[1]:.3f})<extra></extra>"
         traces.append(drawn | {"hovertemplate": said})
-        tip = (found.state + arrow + 0.18 * arrow / max(np.linalg.norm(arrow), 1e-9)).tolist()
+        tip = (result.state + arrow + 0.18 * arrow / max(np.linalg.norm(arrow), 1e-9)).tolist()
         traces.append(
             {
                 "type": "scatter",
@@ -387,44 +372,47 @@ def field_plot(found: Any) -> PlotData:
                 "hoverinfo": "skip",
             }
         )
-    traces.append(scatter(found.state[None], INK, mode="markers", size=10))
+    traces.append(scatter(result.state[None], INK, mode="markers", size=10))
     return plane(traces, "z₁ / √(a² + s²)", "z₂ / √(a² + s²)")
 
 
-def views_numbers(found: Any) -> str:
+def views_numbers(result: "Views") -> str:
     """The readings as numbers, the round trips, and the losses that are one loss."""
-    readings = "".join(
-        f'<tr><td><span style="color:{"var(--ink)" if name == "x0" else ARROWS[name]}">'
-        f"{SYMBOLS[name]}</span> {escape(title)}</td>"
-        f"<td>{value[0]:.4f}</td><td>{value[1]:.4f}</td></tr>"
-        for (name, title), value in zip(READINGS.items(), found.values, strict=True)
-    )
-    losses = "".join(
-        f"<tr><td>{escape(READINGS[one.reading])}</td><td>{one.loss:.4g}</td>"
-        f"<td>{one.weight:.4g}</td><td>{one.loss / one.weight:.6f}</td></tr>"
-        for one in found.losses
-    )
-    gap = max(one.gap for one in found.losses)
+    readings = [
+        [
+            Html(
+                f'<span style="color:{"var(--ink)" if name == "x0" else ARROWS[name]}">'
+                f"{SYMBOLS[name]}</span> {escape(title)}"
+            ),
+            f"{value[0]:.4f}",
+            f"{value[1]:.4f}",
+        ]
+        for (name, title), value in zip(READINGS.items(), result.values, strict=True)
+    ]
+    losses = [
+        [READINGS[one.reading], f"{one.loss:.4g}", f"{one.weight:.4g}",
+         f"{one.loss / one.weight:.6f}"]
+        for one in result.losses
+    ]  # fmt: skip
+    gap = max(one.gap for one in result.losses)
     titles = list(READINGS.values())
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    trips = "".join(
-        f"<tr><th>{escape(title)}</th>" + "".join(f"<td>{e:.0e}</td>" for e in row) + "</tr>"
-        for title, row in zip(titles, found.trips, strict=True)
-    )
+    trips = [
+        [title, *(f"{error:.0e}" for error in row)]
+        for title, row in zip(titles, result.trips, strict=True)
+    ]
     return (
-        f"<p class='note'>a = {found.a:.4g}, s = {found.s:.4g}</p>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>at the state</th><th>x</th>'
-        f"<th>y</th></tr>{readings}</table></div>"
-        f"<p class='verdict'>Any of them gives any other and comes back: largest relative error "
-        f"{found.trips.max():.0e}.</p>"
-        f'<details><summary>Every round trip</summary><div class="scroll" tabindex="0">'
-        f'<table class="plain"><tr><th></th>{head}</tr>{trips}</table></div></details>'
-        "<h4>Five losses, one loss</h4>"
-        "<p class='note'>A perfect network on 256 noisy points of this world. What is left is what "
-        "nobody can know.</p>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>predicts</th><th>loss</th>'
-        f"<th>weight</th><th>loss / weight</th></tr>{losses}</table></div>"
-        f"<p class='verdict'>Equal to {gap:.0e}: the choice of what to predict is a choice of "
+        markup.notes(f"a = {result.a:.4g}, s = {result.s:.4g}")
+        + markup.table(["at the state", "x", "y"], readings)
+        + "<p class='verdict'>Any of them gives any other and comes back: largest relative error "
+        f"{result.trips.max():.0e}.</p><details><summary>Every round trip</summary>"
+        + markup.table(["", *titles], trips, heads=True)
+        + "</details><h4>Five losses, one loss</h4>"
+        + markup.notes(
+            "A perfect network on 256 noisy points of this world. What is left is what nobody can "
+            "know."
+        )
+        + markup.table(["predicts", "loss", "weight", "loss / weight"], losses)
+        + f"<p class='verdict'>Equal to {gap:.0e}: the choice of what to predict is a choice of "
         "weights over t.</p>"
     )
 
@@ -445,9 +433,9 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("guide", "Guide")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(label="Samples", **PLOT)
+            cloud = plots.place("Samples")
         with gr.Column():
-            bars = gr.Plot(label="Along x", **PLOT)
+            bars = plots.place("Along x")
     numbers = gr.HTML()
     action.wire(
         {"world": world, "of_class": of_class, "guidance_scale": scale},
@@ -458,16 +446,15 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
     )
 
 
-def draw_guidance(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_guidance(result: "Guided", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Dots on their way, the same along x, and the divergence at the end."""
-    found, ended = state_of(event)
-    shown = found.tilted[::2, ::2]
-    side = len(found.tilted)
+    shown = result.tilted[::2, ::2]
+    side = len(result.tilted)
     line = np.linspace(-EDGE, EDGE, side)
-    marginal = found.tilted.sum(0, dtype=np.float64) * 2 * EDGE / (side - 1)
-    dots = scatter(found.samples, SERIES[0], mode="markers", size=4) | {"opacity": 0.6}
+    marginal = result.tilted.sum(0, dtype=np.float64) * 2 * EDGE / (side - 1)
+    dots = scatter(result.samples, SERIES[0], mode="markers", size=4) | {"opacity": 0.6}
     cloud = plane([heat(shown, EDGE), dots], "x", "y")
-    counts, edges = np.histogram(found.samples[:, 0], bins=60, range=(-VIEW, VIEW), density=True)
+    counts, edges = np.histogram(result.samples[:, 0], bins=60, range=(-VIEW, VIEW), density=True)
     bars = {
         "type": "bar",
         "name": "guided samples",
@@ -479,28 +466,30 @@ def draw_guidance(event: Progress | Done, recipe: Recipe) -> tuple[object, objec
     curve = scatter(np.stack([line, marginal], 1), INK, mode="lines", width=2.5)
     curve |= {"name": "tilted density", "hovertemplate": "tilted %{y:.2f}<extra></extra>"}
     along = figure([bars, curve], "x", "density along x", legend=True, bargap=0.02)
-    return cloud, along, guidance_numbers(found) if ended else gr.skip()
+    return cloud, along, guidance_numbers(result) if ended else gr.skip()
 
 
-def guidance_numbers(found: Any) -> str:
+def guidance_numbers(result: "Guided") -> str:
     """How far the guided samples are from the tilted density, and the control without guidance."""
-    rows = "".join(
-        f"<tr><td>{escape(one.what)}</td><td>{one.mean_x:.3f}, {one.mean_y:.3f}</td>"
-        f"<td>{one.std_x:.3f}, {one.std_y:.3f}</td></tr>"
-        for one in found.summaries
-    )
-    low, high = found.interval
+    rows = [
+        [one.what, f"{one.mean_x:.3f}, {one.mean_y:.3f}", f"{one.std_x:.3f}, {one.std_y:.3f}"]
+        for one in result.summaries
+    ]
+    low, high = result.interval
+    figures = {
+        "divergence of guided from tilted": f"{result.divergence:.3f} nats",
+        "95 % interval": f"{low:.3f} – {high:.3f}",
+        "the same at w = 1, where they must agree": f"{result.plain:.3f}",
+    }
+    table = markup.table(["", "mean of x, y", "standard deviation"], rows)
     return (
-        '<dl class="figures">'
-        f"<div><dt>divergence of guided from tilted</dt><dd>{found.divergence:.3f} nats</dd></div>"
-        f"<div><dt>95 % interval</dt><dd>{low:.3f} – {high:.3f}</dd></div>"
-        f"<div><dt>the same at w = 1, where they must agree</dt><dd>{found.plain:.3f}</dd></div>"
-        "</dl>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th></th><th>mean of x, y</th>'
-        f"<th>standard deviation</th></tr>{rows}</table></div>"
-        f"<p class='note'>KL divergence, from the exact density of the guided flow at "
-        f"{len(found.samples)} samples. Guidance by an exact classifier gives the same field, to "
-        f"{found.classifier_gap:.0e}.</p>"
+        markup.figures(figures)
+        + table
+        + markup.notes(
+            f"KL divergence, from the exact density of the guided flow at "
+            f"{len(result.samples)} samples. Guidance by an exact classifier gives the same field, "
+            f"to {result.classifier_gap:.0e}."
+        )
     )
 
 
@@ -515,7 +504,7 @@ def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
     )
     with gr.Row(elem_classes="controls"):
         target = gr.Radio(
-            [(title, name) for name, title in TARGETS.items()],
+            fields.options(TARGETS),
             value="distillation",
             label="Trained by",
         )
@@ -523,36 +512,33 @@ def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
     action = frame.action("distil", "Train")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(label="One jump", **PLOT)
+            cloud = plots.place("One jump")
         with gr.Column():
-            errors = gr.Plot(label="Training", **PLOT)
+            errors = plots.place("Training")
     numbers = gr.HTML()
     action.wire(
         {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers]
     )
 
 
-def draw_map(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_map(result: "FlowMap", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Where one call lands now, how its error fell, and what DDIM needs for the same."""
-    found, ended = state_of(event)
-    if found is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    ends = scatter(found.truth, INK, mode="markers", size=4) | {"name": "ends of the true curves"}
-    jumps = scatter(found.cloud, SERIES[0], mode="markers", size=5) | {"name": "one call"}
+    ends = scatter(result.truth, INK, mode="markers", size=4) | {"name": "ends of the true curves"}
+    jumps = scatter(result.cloud, SERIES[0], mode="markers", size=5) | {"name": "one call"}
     cloud = plane([ends | {"opacity": 0.45}, jumps], "x", "y", legend=True)
-    return cloud, training_plot(found, recipe), map_numbers(found) if ended else gr.skip()
+    return cloud, training_plot(result, recipe), map_numbers(result) if ended else gr.skip()
 
 
-def training_plot(found: Any, recipe: Recipe) -> PlotData:
+def training_plot(result: "FlowMap", recipe: Recipe) -> PlotData:
     """Error of one call and the loss against training steps, with DDIM as level lines."""
     total = float(str(recipe.params.get("steps", 1500)))
-    curve = scatter(np.stack([found.at, found.errors], 1), SERIES[0], mode="lines", width=2.5)
+    curve = scatter(np.stack([result.at, result.errors], 1), SERIES[0], mode="lines", width=2.5)
     loss = scatter(
-        np.stack([found.at, np.sqrt(found.losses)], 1), SERIES[1], mode="lines", width=1.3
+        np.stack([result.at, np.sqrt(result.losses)], 1), SERIES[1], mode="lines", width=1.3
     )
     loss["line"]["dash"] = "dot"
     traces = [curve | {"name": "one call"}, loss | {"name": "√ loss"}]
-    for rival in found.rivals:
+    for rival in result.rivals:
         level = np.array([[0, rival.error], [total, rival.error]])
         line = scatter(level, INK, mode="lines", width=1)
         line["line"]["dash"] = "dash"
@@ -568,7 +554,7 @@ def training_plot(found: Any, recipe: Recipe) -> PlotData:
             "showarrow": False,
             "font": {"size": 12},
         }
-        for rival in found.rivals
+        for rival in result.rivals
     ]
     return figure(
         traces,
@@ -581,27 +567,25 @@ def training_plot(found: Any, recipe: Recipe) -> PlotData:
     )
 
 
-def map_numbers(found: Any) -> str:
+def map_numbers(result: "FlowMap") -> str:
     """One call against DDIM."""
-    beaten = [rival.nfe for rival in found.rivals if found.one_call < rival.error]
+    assert result.one_call is not None  # a run that ended has jumped
+    beaten = [rival.nfe for rival in result.rivals if result.one_call < rival.error]
     worth = max(beaten) if beaten else 0
     verdict = (
         f"One call lands nearer to the truth than {worth} calls of DDIM."
         if worth
         else "One call is not even as good as one of DDIM: train longer."
     )
-    two = ""
-    if found.two_calls is not None:
-        two = f"<tr><td>flow map, two calls</td><td>{found.two_calls:.3f}</td></tr>"
-    rows = "".join(
-        f"<tr><td>DDIM, {rival.nfe} calls</td><td>{rival.error:.3f}</td></tr>"
-        for rival in found.rivals
-    )
+    rows = [["flow map, one call", f"{result.one_call:.3f}"]]
+    if result.two_calls is not None:
+        rows.append(["flow map, two calls", f"{result.two_calls:.3f}"])
+    rows += [[f"DDIM, {rival.nfe} calls", f"{rival.error:.3f}"] for rival in result.rivals]
     return (
         f"<p class='verdict'>{verdict}</p>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th></th>'
-        "<th>mean distance to the true end</th></tr>"
-        f"<tr><td>flow map, one call</td><td>{found.one_call:.3f}</td></tr>{two}{rows}</table>"
-        f"</div><p class='note'>{found.parameters} parameters, {len(found.truth)} noise points "
-        "that the training has not seen.</p>"
+        + markup.table(["", "mean distance to the true end"], rows)
+        + markup.notes(
+            f"{result.parameters} parameters, {len(result.truth)} noise points "
+            "that the training has not seen."
+        )
     )

@@ -1,19 +1,24 @@
 """RECE and UCE: a word is erased by one matrix on the prompt, attacked, and restored."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.world import vocabulary as words
 from pages import _concepts as concepts
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
 from pages import _taking as taking
+from pages._fields import Controls
 from pages._frame import Frame
-from pages._handlers import named
-from pages._parts import escape
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.erasing.rece.results import Erasure, Reattacked
 
 CONCEPT, GUIDE = "neon style", "plain style"
 SUGGESTIONS = ("cat", "neon style", "sketch style", "car, bus")
@@ -44,7 +49,6 @@ HEADS = {
     "kept": "kept: change",
     "held out": "held out: change",
 }
-PLOT = {"show_label": False, "container": False}
 
 
 def build(frame: Frame) -> None:
@@ -68,7 +72,7 @@ def build(frame: Frame) -> None:
             pictures = gr.HTML(first_look(), elem_id="rece-pictures")
     edit = {"concepts": concept, "guides": guide, **edit}
     numbers = gr.HTML("", elem_id="rece-numbers")
-    curve = gr.Plot(label="Singular values of the map", visible=False, **PLOT)
+    curve = plots.place("Singular values of the map", visible=False)
     run.wire(
         {**edit, **view, "strength": strength},
         draw_run,
@@ -78,10 +82,9 @@ def build(frame: Frame) -> None:
     )
     _comeback(frame, edit, view)
     _take_along(frame, edit, strength)
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
     suits = [guide, view["prompts"], edit["retain"]]
-    concept.input(
-        named(suited, "rece_suited"), [concept, *suits], suits, trigger_mode="always_last", **quiet
+    frame.on(
+        concept.input, suited, [concept, *suits], suits, trigger_mode="always_last", name="suited"
     )
     frame.breaks(
         "With no words to keep and three epochs the map bends everything: the sketch of a house "
@@ -92,7 +95,7 @@ def build(frame: Frame) -> None:
         seed=2,
     )
     fields = [edit[name] for name in TUNED]
-    preset.input(named(tuned, "rece_preset"), preset, fields, **quiet)
+    frame.on(preset.input, tuned, preset, fields, name="preset")
 
 
 def _question() -> tuple[gr.Textbox, gr.Dropdown]:
@@ -104,7 +107,7 @@ def _question() -> tuple[gr.Textbox, gr.Dropdown]:
         max_length=300,
         elem_id="rece-concept",
     )
-    parts.suggestions("rece-concept", SUGGESTIONS)
+    fields.suggestions("rece-concept", SUGGESTIONS)
     guide = gr.Dropdown(
         concepts.guides_of(CONCEPT),
         value=GUIDE,
@@ -116,7 +119,7 @@ def _question() -> tuple[gr.Textbox, gr.Dropdown]:
     return concept, guide
 
 
-def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any], gr.Radio]:
+def _settings(frame: Frame) -> tuple[Controls, Controls, gr.Radio]:
     """Settings of the edit, settings of the pictures, and the presets of the edit."""
     retain = gr.Dropdown(
         [*words.OBJECTS, *(f"{style} style" for style in words.STYLES[1:])],
@@ -137,14 +140,13 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any], gr.Radio]:
     frame.seed(2)
     frame.model()
     with gr.Accordion("More settings", open=False):
-        found = _more()
-        steps = gr.Slider(4, 50, value=10, step=1, label="Sampler steps")
-        guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
-    edit = {"retain": retain, "epochs": epochs, **found}
-    return edit, {"prompts": prompts, "steps": steps, "guidance_scale": guidance}, preset
+        result = _more()
+        sampling = fields.sampling(10)
+    edit = {"retain": retain, "epochs": epochs, **result}
+    return edit, {"prompts": prompts, **sampling}, preset
 
 
-def _more() -> dict[str, Any]:
+def _more() -> Controls:
     """The knobs of the papers."""
     return {
         "reg": gr.Number(
@@ -182,7 +184,7 @@ def _more() -> dict[str, Any]:
     }
 
 
-def _comeback(frame: Frame, edit: Mapping[str, Any], view: Mapping[str, Any]) -> None:
+def _comeback(frame: Frame, edit: Controls, view: Controls) -> None:
     parts.heading(
         "It comes back",
         "In closed form there is an embedding that makes the edited model draw as it did before. "
@@ -205,7 +207,7 @@ def _comeback(frame: Frame, edit: Mapping[str, Any], view: Mapping[str, Any]) ->
     attack.wire({**edit, **view, "epochs": epochs}, draw_comeback, [attacked])
 
 
-def _take_along(frame: Frame, edit: Mapping[str, Any], strength: gr.Slider) -> None:
+def _take_along(frame: Frame, edit: Controls, strength: gr.Slider) -> None:
     """Baking to the shelf, and files for other tools."""
     parts.heading(
         "Take it along",
@@ -250,120 +252,96 @@ def first_look() -> str:
     return parts.sheet(prompts, {ORIGINAL: (None, ()), "edited": (None, ())})
 
 
-def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_run(result: "Erasure", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The contact sheet as it grows; at the end the comparison, the numbers and the spectrum."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    edited = f"edited, strength {found.strength:g}"
-    said = found.verdicts
-    sheet = parts.sheet(
-        found.prompts,
-        {
-            ORIGINAL: (found.original, said.get("original", ())),
-            edited: (found.edited, said.get("edited", ())),
-            UNDONE: (found.undone, said.get("undone", ())),
-        },
-        backward=UNDONE,
-    )
-    if isinstance(event, Progress):
-        return sheet, gr.skip(), gr.skip()
+    edited = f"edited, strength {result.strength:g}"
+    said = result.verdicts
+    rows = {
+        ORIGINAL: (result.original, said.get("original", ())),
+        edited: (result.edited, said.get("edited", ())),
+        UNDONE: (result.undone, said.get("undone", ())),
+    }
+    sheet = parts.sheet(result.prompts, rows, backward=UNDONE)
+    if result.original is None or result.edited is None or result.undone is None or not ended:
+        return (sheet,)
     compared = parts.comparison(
-        found.original[0], found.edited[0], (ORIGINAL, edited), found.undone[0]
+        result.original[0], result.edited[0], (ORIGINAL, edited), result.undone[0]
     )
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return sheet + notes + _hashes(found) + compared, _numbers(found), _spectrum(found)
+    notes = markup.notes(*result.notes)
+    return sheet + notes + _hashes(result) + compared, _numbers(result), _spectrum(result)
 
 
-def _hashes(found: Any) -> str:
+def _hashes(result: "Erasure") -> str:
     """Fingerprints of pictures and weights, and whether they came back."""
-    same = found.sha256["original"] == found.sha256["undone"]
-    weights = found.weights_before == found.weights_after
-    rows = [
-        (
-            f"{'✓' if same else '✗'} all pixels of the undone pictures equal the original's",
-            [
-                (ORIGINAL, found.sha256["original"]),
-                ("edited", found.sha256["edited"]),
-                (UNDONE, found.sha256["undone"]),
-            ],
-        ),
-        (
-            f"{'✓' if weights else '✗'} the weights were not touched",
-            [
-                ("before", found.weights_before),
-                ("after", found.weights_after),
-            ],
-        ),
-    ]
-    lines = "".join(
-        f'<p><b>{escape(title)}</b> <span class="note">SHA-256 '
-        + " · ".join(f"{escape(name)} <code>{digest[:12]}</code>" for name, digest in digests)
-        + "</span></p>"
-        for title, digests in rows
+    prints = " · ".join(
+        f"{name} {markup.digits(result.sha256[name])}" for name in (ORIGINAL, "edited", UNDONE)
     )
-    return f'<div class="ticks">{lines}</div>'
+    weights = markup.tick(
+        result.weights_before == result.weights_after,
+        "the weights were not touched",
+        f"SHA-256 before {markup.digits(result.weights_before)} · "
+        f"after {markup.digits(result.weights_after)}",
+    )
+    pixels = markup.tick(
+        result.sha256[ORIGINAL] == result.sha256[UNDONE],
+        "all pixels of the undone pictures equal the original's",
+        f"SHA-256 {prints}",
+    )
+    return f'<div class="ticks">{pixels}{weights}</div>'
 
 
-def _numbers(found: Any) -> str:
+def _numbers(result: "Erasure") -> str:
     """The map as a picture, what it did to each group of texts, and the price of both ways."""
-    size = len(found.map_change)
+    assert result.map_change is not None  # a run that ended has its map
+    size = len(result.map_change)
     heat = parts.shots(
         [
-            parts.Shot(
-                f"M − I at strength {found.strength:g}",
-                parts.heat_map(found.map_change),
+            Shot(
+                f"M − I at strength {result.strength:g}",
+                parts.heat_map(result.map_change),
                 f"heat map of the {size} by {size} entries of M minus I",
                 (
-                    f"all of the erasure: norm {found.norm:.2f} at strength 1",
-                    f"largest entry {abs(found.map_change).max():.3f}; orange above 0, blue below",
+                    f"all of the erasure: norm {result.norm:.2f} at strength 1",
+                    f"largest entry {abs(result.map_change).max():.3f}; orange above 0, blue below",
                 ),
             )
         ]
     )
-    table = _residual_table(found)
-    return (
-        '<div class="heading level-3"><h3>One matrix</h3><p>It multiplies the prompt; nothing else '
-        f'changes.</p></div><div class="beside">{heat}<div>{table}{_timing(found)}</div></div>'
-    )
+    table = _residual_table(result)
+    title = markup.titled("One matrix", "It multiplies the prompt; nothing else changes.")
+    return f'{title}<div class="beside">{heat}<div>{table}{_timing(result)}</div></div>'
 
 
-def _residual_table(found: Any) -> str:
+def _residual_table(result: "Erasure") -> str:
     """One row a stage: the erased word's distance to its guide, and the change of other words."""
-    if not found.residuals:
+    if not result.residuals:
         return ""
-    groups = [g for g in HEADS if any(residual.group == g for residual in found.residuals)]
-    values = {(r.stage, r.group): r.value for r in found.residuals}
-    head = "".join(f"<th>{HEADS[group]}</th>" for group in groups)
-    rows = "".join(
-        f"<tr><td>{escape(stage)}</td>"
-        + "".join(f"<td>{values[stage, group]:.3f}</td>" for group in groups)
-        + "</tr>"
-        for stage in dict.fromkeys(residual.stage for residual in found.residuals)
-    )
-    return (
-        '<p class="note">What keys and values say, relative; 0 is none.</p>'
-        '<div class="scroll" tabindex="0"><table class="plain">'
-        f"<tr><th>after</th>{head}</tr>{rows}</table></div>"
-    )
+    groups = [g for g in HEADS if any(residual.group == g for residual in result.residuals)]
+    values = {(r.stage, r.group): r.value for r in result.residuals}
+    rows = [
+        [stage, *(f"{values[stage, group]:.3f}" for group in groups)]
+        for stage in dict.fromkeys(residual.stage for residual in result.residuals)
+    ]
+    table = markup.table(["after", *(HEADS[group] for group in groups)], rows)
+    return markup.notes("What keys and values say, relative; 0 is none.") + table
 
 
-def _timing(found: Any) -> str:
-    if found.timing is None:
+def _timing(result: "Erasure") -> str:
+    if result.timing is None:
         return ""
-    ours, theirs = found.timing.ours_seconds, found.timing.per_layer_seconds
-    return (
-        f'<p class="note">UCE on this model: {1e3 * ours:.1f} ms as one map with weights baked, '
+    ours, theirs = result.timing.ours_seconds, result.timing.per_layer_seconds
+    return markup.notes(
+        f"UCE on this model: {1e3 * ours:.1f} ms as one map with weights baked, "
         f"{1e3 * theirs:.0f} ms projection by projection as published ({theirs / ours:.0f} times); "
-        f"largest difference {found.timing.largest_difference:.0e} of the largest weight, which is "
-        "the round-off of the published way in float32.</p>"
+        f"largest difference {result.timing.largest_difference:.0e} of the largest weight, which "
+        "is the round-off of the published way in float32."
     )
 
 
-def _spectrum(found: Any) -> object:
+def _spectrum(result: "Erasure") -> object:
     """Singular values of the map by their place, one curve a stage."""
     lines = [
-        parts.Line(
+        Line(
             spectrum.stage,
             range(1, len(spectrum.values) + 1),
             [max(float(value), 1e-8) for value in spectrum.values],
@@ -371,25 +349,22 @@ def _spectrum(found: Any) -> object:
             hover=[f"{spectrum.stage}: {value:.3g}" for value in spectrum.values],
             marks=False,
         )
-        for place, spectrum in enumerate(found.spectra)
+        for place, spectrum in enumerate(result.spectra)
     ]
-    figure = parts.plot(
+    figure = plots.curves(
         lines, "singular value number", "singular value of M", log_y=True, height=300
     )
-    return gr.Plot(value=figure, visible=True)
+    return plots.shown(figure)
 
 
-def draw_comeback(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_comeback(result: "Reattacked", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One row a stage: the prompt, the old attack, the fresh one."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return (gr.skip(),)
     rows = {
         f"{row.stage} · smallest singular value of M {row.smallest:.1e}": (
             [row.plain, row.old, row.fresh],
             [row.verdicts.get(name, "") for name in ("plain", "old", "fresh")],
         )
-        for row in found.stages
+        for row in result.stages
     }
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return (parts.sheet((found.prompt, *ATTACKS[1:]), rows) + notes,)
+    notes = markup.notes(*result.notes)
+    return (parts.sheet((result.prompt, *ATTACKS[1:]), rows) + notes,)

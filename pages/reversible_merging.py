@@ -3,19 +3,36 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
+from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.models.library import MODELS, adapter_sets, receive_adapters
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
 from pages import _taking as taking
+from pages._fields import Controls, Settings
 from pages._frame import Frame
-from pages._handlers import friendly, named
-from pages._parts import escape
+from pages._handlers import gradio_errors
+from pages._markup import Html, escape
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.merging.reversible_merging.results import (
+        BakedMerge,
+        Counted,
+        Film,
+        Reverted,
+        Score,
+        Unmerged,
+        Weighed,
+    )
 
 STYLES, TASKS = "world-styles", "eight-tasks"
 FIRST = ("stained-glass", "candy", "gold", "x-ray", "sunset", "thermal")
@@ -53,7 +70,6 @@ FORMS = {
     "One merged adapter, PEFT folder": "merged",
     "A report of what was lost": "report",
 }
-PLOT = {"show_label": False, "container": False}
 FULL = 1.0  # storage of the adapters themselves
 
 
@@ -69,7 +85,7 @@ def build(frame: Frame) -> None:
                 max_length=300,
                 elem_id="rmm-prompt",
             )
-            parts.suggestions("rmm-prompt", PROMPTS)
+            fields.suggestions("rmm-prompt", PROMPTS)
             run = frame.action("run", "Merge and pull apart")
             p = gr.Slider(
                 0,
@@ -85,7 +101,7 @@ def build(frame: Frame) -> None:
         with gr.Column(elem_classes="shown"):
             pictures = gr.HTML(first_look(), elem_id="rmm-pictures")
     numbers = gr.HTML("", elem_id="rmm-numbers")
-    view = {"prompt": prompt, "steps": mix.pop("steps"), "guidance_scale": mix.pop("guidance")}
+    view = {"prompt": prompt} | {name: mix.pop(name) for name in ("steps", "guidance_scale")}
     basis = {"adapters": chosen, "align": mix.pop("align")}
     run.wire(
         {**basis, "p": p, **mix, **view},
@@ -99,13 +115,7 @@ def build(frame: Frame) -> None:
     _counted(frame)
     _weighed(frame, chosen)
     adapter = _reverted(frame, basis, p, mix, view)
-    opened.upload(
-        named(uploaded, "rmm_uploaded"),
-        [opened, chosen],
-        [chosen, adapter],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    frame.on(opened.upload, uploaded, [opened, chosen], [chosen, adapter], name="uploaded")
     _take_along(frame, basis, p, mix)
     frame.breaks(
         "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
@@ -119,7 +129,7 @@ def build(frame: Frame) -> None:
     )
 
 
-def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, dict[str, Any]]:
+def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, Controls]:
     """Which adapters, the button that adds to them, and what they are compared with."""
     chosen = gr.Dropdown(
         shipped(STYLES),
@@ -143,7 +153,7 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, dict[str, Any
     frame.seed(3)
     frame.model()
     with gr.Accordion("More settings", open=False):
-        mix: dict[str, Any] = {
+        mix: Controls = {
             "merge": merge,
             "weight": gr.Slider(
                 0.05, 1.5, value=0.5, step=0.05, label="λ of the merge", info="Of every adapter"
@@ -156,13 +166,12 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, dict[str, Any
                 label="Align the factors first",
                 info="Beyond the paper: turn the adapters towards one another",
             ),
-            "steps": gr.Slider(4, 50, value=10, step=1, label="Sampler steps"),
-            "guidance": gr.Slider(1, 12, value=4, step=0.5, label="Guidance"),
+            **fields.sampling(10),
         }
     return chosen, opened, mix
 
 
-def _film(frame: Frame, basis: Mapping[str, Any], view: Mapping[str, Any]) -> None:
+def _film(frame: Frame, basis: Controls, view: Controls) -> None:
     parts.heading(
         "From mush to the originals",
         "Every adapter at every p, to drag back and forth. The bar is what the basis takes; the "
@@ -187,11 +196,11 @@ def _counted(frame: Frame) -> None:
             fields = _count_fields()
         with gr.Column(elem_classes="shown"):
             table = gr.HTML("", elem_id="rmm-count")
-    curve = gr.Plot(label="Accuracy against storage", visible=False, **PLOT)
+    curve = plots.place("Accuracy against storage", visible=False)
     count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, turned=[p])
 
 
-def _count_fields() -> dict[str, Any]:
+def _count_fields() -> Controls:
     return {
         "adapters": gr.Dropdown(
             shipped(TASKS),
@@ -233,18 +242,18 @@ def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
         )
         error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
     said = gr.HTML("", elem_id="rmm-weighed")
-    curve = gr.Plot(label="Error against storage", visible=False, **PLOT)
-    energy = gr.Plot(label="Energy kept", visible=False, **PLOT)
+    curve = plots.place("Error against storage", visible=False)
+    energy = plots.place("Energy kept", visible=False)
     weigh.wire({"adapters": chosen, "storage": storage, "error": error}, draw_weigh,
                [said, curve, energy])  # fmt: skip
 
 
 def _reverted(
     frame: Frame,
-    basis: Mapping[str, Any],
+    basis: Controls,
     p: gr.Slider,
-    mix: Mapping[str, Any],
-    view: Mapping[str, Any],
+    mix: Controls,
+    view: Controls,
 ) -> gr.Dropdown:
     """Gives the choice of the adapter, to which an upload adds."""
     parts.heading(
@@ -270,9 +279,7 @@ def _reverted(
     return adapter
 
 
-def _take_along(
-    frame: Frame, basis: Mapping[str, Any], p: gr.Slider, mix: Mapping[str, Any]
-) -> None:
+def _take_along(frame: Frame, basis: Controls, p: gr.Slider, mix: Controls) -> None:
     parts.heading(
         "Take it along",
         "A merge on your shelf can be picked in other panels and comes off bit for bit. Files are "
@@ -289,18 +296,14 @@ def _take_along(
     taking.exports(frame, "Write the files", fields, taking.of_largest, params=within)
 
 
-def _lost(found: Any) -> str:
+def _lost(result: "BakedMerge") -> str:
     """What adding the merge and subtracting it again would have lost."""
-    rows = "".join(
-        f"<tr><td>{escape(lost.number_format)}</td><td>{100 * lost.share:.1f} %</td>"
-        f"<td>{100 * lost.patch_share:g} %</td></tr>"
-        for lost in found.lost
-    )
-    return (
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>weights that did not come '
-        "back</th><th>added, then subtracted</th><th>as a patch, undone</th></tr>"
-        f"{rows}</table></div>"
-    )
+    rows = [
+        [lost.number_format, f"{100 * lost.share:.1f} %", f"{100 * lost.patch_share:g} %"]
+        for lost in result.lost
+    ]
+    head = ["weights that did not come back", "added, then subtracted", "as a patch, undone"]
+    return markup.table(head, rows)
 
 
 # ---------------------------------------------------------------------- fields
@@ -316,27 +319,30 @@ def shipped(key: str) -> list[tuple[str, str]]:
     ]
 
 
-def within(values: dict[str, Any]) -> dict[str, Any]:
+def within(values: Settings) -> Settings:
     """A p beyond the last component is the last one."""
-    most = max(len(values.get("adapters") or []) - 1, 0)
-    return {**values, "p": min(int(values["p"]), most)} if most else values
+    p, most = values["p"], max(len(_adapters(values)) - 1, 0)
+    return {**values, "p": min(int(p), most)} if most and isinstance(p, int | float) else values
 
 
-def of_its_set(values: dict[str, Any]) -> dict[str, Any]:
+def of_its_set(values: Settings) -> Settings:
     """A task adapter is reverted among the tasks, a style among the chosen adapters."""
-    source = str(values.get("adapter") or "")
+    source, chosen = str(values.get("adapter") or ""), _adapters(values)
     if source.startswith(f"{TASKS}/"):
         values = {**values, "adapters": [value for _, value in shipped(TASKS)]}
-    elif source.startswith((f"{STYLES}/", "upload:")) and source not in (
-        values.get("adapters") or []
-    ):
-        values = {**values, "adapters": [*(values.get("adapters") or []), source]}
+    elif source.startswith((f"{STYLES}/", "upload:")) and source not in chosen:
+        values = {**values, "adapters": [*chosen, source]}
     return within(values)
+
+
+def _adapters(values: Settings) -> list[str]:
+    chosen = values.get("adapters")
+    return chosen if isinstance(chosen, list) else []
 
 
 def uploaded(files: Sequence[str], chosen: Sequence[str]) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Keeps what was uploaded and chooses it in place of the shipped adapters, above and below."""
-    with friendly():
+    with gradio_errors():
         sources = receive_adapters([Path(file) for file in files or []])
         mine = [source for source in chosen or [] if source.startswith("upload:")]
         listed = [*mine, *(source for source in sources if source not in mine)]
@@ -378,61 +384,56 @@ def storage_bar(storage: float, said: str = "") -> str:
     )
 
 
-def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_run(result: "Unmerged", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The sheet as it grows; at the end the storage and how far each adapter came back."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return gr.skip(), gr.skip()
-    rows = {row.title: (row.pictures, row.lines) for row in found.rows}
-    back = next((row.title for row in found.rows if row.kind == "rebuilt"), "")
-    names = [name.replace("-", " ") for name in found.names]
-    sheet = storage_bar(found.storage) + parts.sheet(names, rows, backward=back)
-    if isinstance(event, Progress):
-        return sheet, gr.skip()
-    return sheet, _came_back(found)
+    rows = {row.title: (row.pictures, row.lines) for row in result.rows}
+    back = next((row.title for row in result.rows if row.kind == "rebuilt"), "")
+    names = [name.replace("-", " ") for name in result.names]
+    sheet = storage_bar(result.storage) + parts.sheet(names, rows, backward=back)
+    if not ended:
+        return (sheet,)
+    return sheet, _came_back(result)
 
 
-def _came_back(found: Any) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{error:.4f}</td><td>{apart:.1f}</td><td>{mush:.1f}</td></tr>"
-        for name, error, apart, mush in zip(
-            found.names, found.errors, found.apart, found.merged_apart, strict=True
+def _came_back(result: "Unmerged") -> str:
+    assert result.trip is not None  # a run that ended has come back
+    rows = [
+        [name, f"{error:.4f}", f"{apart:.1f}", f"{merged:.1f}"]
+        for name, error, apart, merged in zip(
+            result.names, result.errors, result.apart, result.merged_apart, strict=True
         )
-    )
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    trip = found.trip
-    return (
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>adapter</th>'
-        f"<th>error of its delta, p = {found.p}</th><th>picture, mean difference to its own</th>"
-        f"<th>the same for the merge</th></tr>{rows}</table></div>"
-        f'<p class="note">At p = {found.largest_p} the factors come back {escape(trip.exactness)}: '
-        f"largest error {trip.relative_error:.0e} of the largest factor. The adapters hold "
-        f"{found.megabytes:.1f} MB as fp16.</p>{notes}"
+    ]
+    head = ["adapter", f"error of its delta, p = {result.p}"]
+    head += ["picture, mean difference to its own", "the same for the merge"]
+    return markup.table(head, rows) + markup.notes(
+        f"At p = {result.largest_p} the factors come back {result.trip.exactness}: "
+        f"largest error {result.trip.relative_error:.0e} of the largest factor. The adapters hold "
+        f"{result.megabytes:.1f} MB as fp16.",
+        *result.notes,
     )
 
 
-def draw_film(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_film(result: "Film", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One card an adapter with a frame for each p, and the storage as a film of its own."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or found.frames is None:
-        return (gr.skip(),)
-    last = found.frames.shape[1] - 1
+    if result.frames is None:
+        return ()
+    last = result.frames.shape[1] - 1
     shots = [
-        parts.Shot(
+        Shot(
             name.replace("-", " "),
-            found.frames[i, last],
-            f"{found.prompt}, adapter {name}, p = {last}",
-            (found.verdicts[last][i],),
-            frames=found.frames[i],
+            result.frames[i, last],
+            f"{result.prompt}, adapter {name}, p = {last}",
+            (result.verdicts[last][i],),
+            frames=result.frames[i],
             backward=True,
         )
-        for i, name in enumerate(found.names)
+        for i, name in enumerate(result.names)
     ]
-    bars = np.stack([bar_frame(storage) for storage in found.storages[: last + 1]])
+    bars = np.stack([bar_frame(storage) for storage in result.storages[: last + 1]])
     told = " · ".join(
-        f"p = {p}: {s:.0%}".replace("%", " %") for p, s in enumerate(found.storages[: last + 1])
+        f"p = {p}: {s:.0%}".replace("%", " %") for p, s in enumerate(result.storages[: last + 1])
     )
-    shots.append(parts.Shot("storage", bars[-1], f"storage by p: {told}", (told,), frames=bars))
+    shots.append(Shot("storage", bars[-1], f"storage by p: {told}", (told,), frames=bars))
     return (parts.shots(shots, scrub=True, ends=("p = 0, the average", f"p = {last}")),)
 
 
@@ -449,46 +450,46 @@ def bar_frame(storage: float, side: int = 64, most: float = 1.75) -> np.ndarray:
     return frame
 
 
-def draw_count(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_count(result: "Counted", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Accuracy per task as it is counted, and the curve against storage."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or found.own is None:
-        return gr.skip(), gr.skip()
-    table = _count_table(found)
-    if not found.rebuilt:
-        return table, gr.skip()
-    return table, gr.Plot(value=_count_plot(found), visible=True)
+    if result.own is None:
+        return ()
+    table = _count_table(result)
+    if not result.rebuilt:
+        return (table,)
+    return table, plots.shown(_count_plot(result))
 
 
-def _count_table(found: Any) -> str:
-    at_p = next((s for s in found.rebuilt if s.budget == found.p), None)
-    best = max(found.merged, key=lambda s: s.mean, default=None)
-    columns = [("base alone", found.base, "muted"), ("its own adapter", found.own, "forward")]
-    if best is not None:
-        columns.append((f"merged: {title_of(best.way)}", best, "s3"))
-    if at_p is not None:
-        columns.append((f"rebuilt, p = {found.p}", at_p, "backward"))
-    head = "".join(f"<th>{escape(title)}</th>" for title, _, _ in columns)
-    rows = "".join(
-        f"<tr><td>{escape(task)}<br><span class='note'>{escape(question)}</span></td>"
-        + "".join(f"<td>{_bar(score.right[i], tone)}</td>" for _, score, tone in columns)
-        + "</tr>"
-        for i, (task, question) in enumerate(zip(found.tasks, found.questions, strict=True))
+def _count_table(result: "Counted") -> str:
+    at_p = next((s for s in result.rebuilt if s.budget == result.p), None)
+    best = max(result.merged, key=lambda s: s.mean, default=None)
+    counted = [
+        ("base alone", result.base, "muted"),
+        ("its own adapter", result.own, "forward"),
+        (f"merged: {title_of(best.way)}" if best else "", best, "s3"),
+        (f"rebuilt, p = {result.p}", at_p, "backward"),
+    ]
+    columns = [(title, score, tone) for title, score, tone in counted if score is not None]
+    rows: list[list[object]] = [
+        [
+            Html(f"{escape(task)}<br><span class='note'>{escape(question)}</span>"),
+            *(_bar(score.right[i], tone) for _, score, tone in columns),
+        ]
+        for i, (task, question) in enumerate(zip(result.tasks, result.questions, strict=True))
+    ]
+    means = [Html(f"<b>{100 * score.mean:.1f} %</b>") for _, score, _ in columns]
+    table = markup.table(
+        ["task", *(title for title, _, _ in columns)], [*rows, [Html("<b>mean</b>"), *means]]
     )
-    mean = "".join(f"<td><b>{100 * score.mean:.1f} %</b></td>" for _, score, _ in columns)
+    pictures = f"{result.pictures} pictures a task, none of them trained on."
+    if best is not None:
+        pictures += " Of the merges counted, the best one is shown."
     bar = storage_bar(at_p.storage) if at_p is not None else ""
-    said = f"{found.pictures} pictures a task, none of them trained on."
-    if best is not None:
-        said += " Of the merges counted, the best one is shown."
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in (said, *found.notes))
-    return (
-        f'{bar}<div class="scroll" tabindex="0"><table class="plain"><tr><th>task</th>{head}</tr>'
-        f"{rows}<tr><td><b>mean</b></td>{mean}</tr></table></div>{notes}"
-    )
+    return bar + table + markup.notes(pictures, *result.notes)
 
 
-def _bar(share: float, tone: str) -> str:
-    return (
+def _bar(share: float, tone: str) -> Html:
+    return Html(
         '<span style="display:block;min-width:64px;background:var(--well)"><i style="display:block;'
         f'height:6px;width:{100 * share:.0f}%;background:var(--{tone})"></i></span>'
         f"{100 * share:.0f} %"
@@ -500,26 +501,27 @@ def title_of(way: str) -> str:
     return next((title for title, name in MERGES.items() if name == way), WAYS.get(way, way))
 
 
-def _count_plot(found: Any) -> object:
+def _count_plot(result: "Counted") -> PlotData:
     """Mean accuracy against storage: RMM, its rivals, and the merges as single points."""
-    lines = [_score_line(WAYS.get(found.rebuilt[0].way, "RMM"), found.rebuilt, 0, backward=True)]
-    ways = list(dict.fromkeys(score.way for score in found.rivals))
+    lines = [_score_line(WAYS.get(result.rebuilt[0].way, "RMM"), result.rebuilt, 0, backward=True)]
+    ways = list(dict.fromkeys(score.way for score in result.rivals))
     for place, way in enumerate(ways):
-        scores = [score for score in found.rivals if score.way == way]
+        scores = [score for score in result.rivals if score.way == way]
         lines.append(_score_line(WAYS.get(way, way), scores, place))
-    for place, score in enumerate(found.merged):
+    for place, score in enumerate(result.merged):
         lines.append(_score_line(title_of(score.way), [score], place + len(ways)))
-    span = [0.0, 100 * max(score.storage for score in found.rebuilt)]
-    for name, score in (("own adapters", found.own), ("base alone", found.base)):
-        level = [100 * score.mean] * 2
-        lines.append(parts.Line(name, span, level, neutral=True, marks=False))
-    lines.append(parts.Line("100 % storage", [100, 100], [0, 100], neutral=True, marks=False))
-    return parts.plot(lines, "storage, % of the adapters", "right answers, %", height=420)
+    span = [0.0, 100 * max(score.storage for score in result.rebuilt)]
+    for name, level in (("own adapters", result.own), ("base alone", result.base)):
+        if level is not None:
+            ends = [100 * level.mean] * 2
+            lines.append(Line(name, span, ends, neutral=True, marks=False))
+    lines.append(Line("100 % storage", [100, 100], [0, 100], neutral=True, marks=False))
+    return plots.curves(lines, "storage, % of the adapters", "right answers, %", height=420)
 
 
-def _score_line(name: str, scores: Sequence[Any], place: int, backward: bool = False) -> parts.Line:
+def _score_line(name: str, scores: "Sequence[Score]", place: int, backward: bool = False) -> Line:
     ordered = sorted(scores, key=lambda score: score.storage)
-    return parts.Line(
+    return Line(
         name,
         [100 * score.storage for score in ordered],
         [100 * score.mean for score in ordered],
@@ -533,18 +535,17 @@ def _score_line(name: str, scores: Sequence[Any], place: int, backward: bool = F
     )
 
 
-def draw_weigh(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_weigh(result: "Weighed", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The cosine map and both curves."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip(), gr.skip()
-    found = event.result
-    survey = found.survey
+    if not ended:
+        return ()
+    survey = result.survey
     lines = []
     for place, (way, title) in enumerate(WAYS.items()):
         points = [p for p in survey.curve(way) if p.error > 0]
         if points:
             lines.append(
-                parts.Line(
+                Line(
                     title,
                     [100 * p.storage for p in points],
                     [max(p.error, 1e-8) for p in points],
@@ -557,12 +558,12 @@ def draw_weigh(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
                 )
             )
     lines = [_above(line, 1e-6) for line in lines]
-    curve = parts.plot(
+    curve = plots.curves(
         lines, "storage, % of the adapters", "relative squared error of the deltas", log_y=True
     )
-    energy = parts.plot(
+    energy = plots.curves(
         [
-            parts.Line(
+            Line(
                 "energy kept",
                 range(len(survey.energy)),
                 [100 * kept for kept in survey.energy],
@@ -574,16 +575,16 @@ def draw_weigh(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
         height=260,
     )
     return (
-        _weighed_table(found),
-        gr.Plot(value=curve, visible=True),
-        gr.Plot(value=energy, visible=True),
+        _weighed_table(result),
+        plots.shown(curve),
+        plots.shown(energy),
     )
 
 
-def _above(line: parts.Line, floor: float) -> parts.Line:
+def _above(line: Line, floor: float) -> Line:
     """The line without points that are only round-off."""
     kept = [i for i, y in enumerate(line.y) if y > floor]
-    return parts.Line(
+    return Line(
         line.name,
         [line.x[i] for i in kept],
         [line.y[i] for i in kept],
@@ -593,11 +594,11 @@ def _above(line: parts.Line, floor: float) -> parts.Line:
     )
 
 
-def _weighed_table(found: Any) -> str:
-    survey = found.survey
+def _weighed_table(result: "Weighed") -> str:
+    survey = result.survey
     heat = parts.shots(
         [
-            parts.Shot(
+            Shot(
                 "cosines of the deltas",
                 parts.heat_map(survey.cosine),
                 f"heat map of {len(survey.names)} by {len(survey.names)} cosines",
@@ -608,20 +609,18 @@ def _weighed_table(found: Any) -> str:
             )
         ]
     )
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{norm:.3g}</td>"
-        + "".join(f"<td>{_error(e)}</td>" for e in survey.errors[:, i])
-        + "</tr>"
+    rows = [
+        [name, f"{norm:.3g}", *map(_error, survey.errors[:, i])]
         for i, (name, norm) in enumerate(zip(survey.names, survey.norms, strict=True))
+    ]
+    table = markup.table(
+        ["adapter", "norm", *(f"p = {p}" for p in range(len(survey.errors)))], rows
     )
-    head = "".join(f"<th>p = {p}</th>" for p in range(len(survey.errors)))
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    said = f"p = {found.chosen} takes {100 * found.chosen_storage:.0f} % of the adapters' size"
+    taken = f"p = {result.chosen} takes {100 * result.chosen_storage:.0f} % of the adapters' size"
     return (
-        f'<div class="beside">{heat}<div>{storage_bar(found.chosen_storage, said)}'
-        '<p class="note">Relative squared error of each rebuilt delta.</p>'
-        f'<div class="scroll" tabindex="0"><table class="plain"><tr><th>adapter</th><th>norm</th>'
-        f"{head}</tr>{rows}</table></div>{notes}</div></div>"
+        f'<div class="beside">{heat}<div>{storage_bar(result.chosen_storage, taken)}'
+        + markup.notes("Relative squared error of each rebuilt delta.")
+        + f"{table}{markup.notes(*result.notes)}</div></div>"
     )
 
 
@@ -634,14 +633,13 @@ def _error(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def draw_reverted(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_reverted(result: "Reverted", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Base, own, merged, reverted: what each draws or answers."""
-    if isinstance(event, Progress):
-        return (gr.skip(),)
-    found = event.result
-    back = next(row.title for row in found.rows if row.kind == "rebuilt")
-    rows = {row.title: (row.pictures, row.lines) for row in found.rows}
-    question = f"{found.question} Above the pictures the right answer. " if found.question else ""
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    said = f'<p class="note">{escape(question)}Error of the rebuilt delta: {found.error:.4f}.</p>'
-    return (parts.sheet(found.columns, rows, backward=back) + said + notes,)
+    if not ended:
+        return ()
+    back = next(row.title for row in result.rows if row.kind == "rebuilt")
+    rows = {row.title: (row.pictures, row.lines) for row in result.rows}
+    question = f"{result.question} Above the pictures the right answer. " if result.question else ""
+    error = f"{question}Error of the rebuilt delta: {result.error:.4f}."
+    sheet = parts.sheet(result.columns, rows, backward=back)
+    return (sheet + markup.notes(error, *result.notes),)

@@ -1,22 +1,39 @@
 """ReVersion: a relation is read off a few pictures as one word, and used on new objects."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
 from engine.core.errors import BadInput
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.erasing.reversion import RELATIONS
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
 from pages import _taking as taking
-from pages._frame import Frame, real_number
-from pages._handlers import named
-from pages._parts import escape
+from pages._fields import Controls, Settings
+from pages._frame import Frame
+from pages._markup import Html, escape
+from pages._parts import Shot
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.erasing.reversion.results import (
+        Baked,
+        Exported,
+        Measured,
+        Neighbours,
+        Opened,
+        Relation,
+        Used,
+    )
+    from engine.metrics.intervals import Rate
 
 RELATION = "on top of"
 PROMPTS = "a penguin {} a house; a star {} a boat"
@@ -27,7 +44,6 @@ SOURCES = {
     name: f"{name}{'' if is_told else ' (no caption says so)'}"
     for name, is_told in RELATIONS.items()
 }
-PLOT = {"show_label": False, "container": False}
 
 
 def build(frame: Frame) -> None:
@@ -44,7 +60,7 @@ def build(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("The losses", "Both as they fall, or do not", 4)
-            losses = gr.Plot(label="Losses", visible=False, **PLOT)
+            losses = plots.place("Losses", visible=False)
         with gr.Column():
             parts.heading("The nearest words", "Where in the table of words the new one lies", 4)
             near = gr.HTML(nearest_table(()), elem_id="reversion-nearest")
@@ -64,14 +80,7 @@ def build(frame: Frame) -> None:
         params=params,
         back=values,
     )
-    alpha.change(
-        named(density_of, "reversion_density"),
-        alpha,
-        density,
-        api_visibility="private",
-        show_progress="hidden",
-        trigger_mode="always_last",
-    )
+    frame.on(alpha.change, density_of, alpha, density, name="density", trigger_mode="always_last")
     frame.breaks(
         "No caption that the model learnt from says under. The word that is found here puts things "
         "above one another, and loses those that were asked for.",
@@ -82,14 +91,14 @@ def build(frame: Frame) -> None:
 
 def _question() -> tuple[gr.Radio, gr.Gallery, gr.Textbox]:
     relation = gr.Radio(
-        [(title, name) for name, title in SOURCES.items()],
+        fields.options(SOURCES),
         value=RELATION,
         label="Pictures that show",
         info="Fresh ones, drawn by the renderer of the embedded world; the model is not told how",
         elem_id="reversion-relation",
     )
     with gr.Accordion("Your own pictures instead", open=False):
-        pictures = parts.pictures_field(
+        pictures = fields.pictures_field(
             label="Four to ten pictures of one relation", columns=4, height=220
         )
         descriptions = gr.Textbox(
@@ -102,7 +111,7 @@ def _question() -> tuple[gr.Radio, gr.Gallery, gr.Textbox]:
     return relation, pictures, descriptions
 
 
-def _settings(frame: Frame) -> tuple[dict[str, Any], gr.Slider, gr.Plot]:
+def _settings(frame: Frame) -> tuple[Controls, gr.Slider, gr.Plot]:
     steps = gr.Slider(20, 600, value=50, step=10, label="Steps", info="The paper takes 3000")
     steering = gr.Slider(
         0,
@@ -118,7 +127,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], gr.Slider, gr.Plot]:
         alpha = gr.Slider(
             0, 1, value=0.5, step=0.05, label="α of the importance sampling", info="0 is uniform"
         )
-        density = gr.Plot(density_of(0.5), label="Density of the times", **PLOT)
+        density = plots.place("Density of the times", density_of(0.5))
         learning = {
             "count": gr.Slider(2, 16, value=8, step=1, label="Number of exemplars"),
             "batch": gr.Slider(1, 8, value=4, step=1, label="Pictures a step"),
@@ -158,7 +167,7 @@ def _new_objects(frame: Frame) -> gr.Textbox:
                 info="A shipped one by its name; a word that you learn comes here as text",
                 elem_id="reversion-word",
             )
-            parts.suggestions("reversion-word", tuple(RELATIONS))
+            fields.suggestions("reversion-word", tuple(RELATIONS))
             use = frame.action("use", "Draw")
         with gr.Column(elem_classes="settings"):
             prompts = gr.Textbox(NEW, label="Prompts", info="{} is the word", max_length=1000)
@@ -208,37 +217,32 @@ def _take_along(frame: Frame, word: gr.Textbox) -> None:
     read.wire({"file": given}, draw_read, [opened, word], params=file_params)
 
 
-def _grown(found: Any) -> str:
-    return f"{found.rows} row added to the token table, {found.kilobytes:.1f} kB"
+def _grown(result: "Baked") -> str:
+    return f"{result.rows} row added to the token table, {result.kilobytes:.1f} kB"
 
 
-def _read_back(found: Any) -> str:
-    return f"{', '.join(found.tokens)}, {found.equal_bits:.0%} of the numbers with every bit"
+def _read_back(result: "Exported") -> str:
+    return f"{', '.join(result.tokens)}, {result.equal_bits:.0%} of the numbers with every bit"
 
 
 # ---------------------------------------------------------------------- fields
 
 
-def params(given: dict[str, Any]) -> dict[str, Any]:
+def params(given: Settings) -> Settings:
     """Settings as the controls give them: pictures as texts, one description a line."""
     lines = [line.strip() for line in str(given["descriptions"] or "").splitlines()]
     return given | {
-        "pictures": parts.pictures_in(given["pictures"], MOST_PICTURES),
+        "pictures": fields.pictures_in(given["pictures"], MOST_PICTURES),
         "descriptions": [line for line in lines if line],
-        "learning_rate": real_number(given["learning_rate"], "Learning rate"),
     }
 
 
-def values(given: dict[str, Any]) -> dict[str, Any]:
+def values(given: Settings) -> Settings:
     """The values of the controls for such settings."""
-    found = dict(given)
-    for name, joint in (("descriptions", "\n"), ("prompts", "; ")):
-        if isinstance(found.get(name), list):
-            found[name] = joint.join(map(str, found[name]))
-    return found
+    return fields.joined(given, descriptions="\n", prompts="; ")
 
 
-def file_params(given: dict[str, Any]) -> dict[str, Any]:
+def file_params(given: Settings) -> Settings:
     """The content of the file as text, so that the recipe holds all that a run needs."""
     path = given["file"]
     if not path:
@@ -254,9 +258,9 @@ def density_of(alpha: float) -> PlotData:
     share = np.linspace(0, 1, 101)
     alpha = min(max(float(alpha or 0), 0.0), 1.0)
     density = (1 - alpha * np.cos(np.pi * share)).tolist()
-    line = parts.Line("p(t)", share.tolist(), density, marks=False)
+    line = Line("p(t)", share.tolist(), density, marks=False)
     title = "t / T: clean to noisy"
-    return parts.plot([line], title, "p(t), 1 is uniform", height=180)
+    return plots.curves([line], title, "p(t), 1 is uniform", height=180)
 
 
 # ---------------------------------------------------------------------- drawing
@@ -264,139 +268,125 @@ def density_of(alpha: float) -> PlotData:
 
 def first_look() -> str:
     prompts = [text.strip().replace("{}", "<R>") for text in PROMPTS.split(";")]
-    return parts.shots([parts.Shot(prompt, None, "") for prompt in prompts])
+    return parts.shots([Shot(prompt, None, "") for prompt in prompts])
 
 
-def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_run(result: "Relation", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The losses and the nearest words as they move; then the prompts, and the word itself."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return (gr.skip(),) * 5
     shown = (
-        _film(found) if found.looks else gr.skip(),
-        _exemplars(found) if found.exemplars is not None else gr.skip(),
-        _losses(found),
-        nearest_table(found.neighbours),
+        _film(result) if result.looks else gr.skip(),
+        _exemplars(result) if result.exemplars is not None else gr.skip(),
+        _losses(result),
+        nearest_table(result.neighbours),
     )
-    return *shown, (found.word if isinstance(event, Done) else gr.skip())
+    return *shown, (result.word if ended else gr.skip())
 
 
-def _film(found: Any) -> str:
+def _film(result: "Relation") -> str:
     """One card a prompt, with its state at each drawing to scrub through."""
     cards = []
-    for index, prompt in enumerate(found.prompts):
+    for index, prompt in enumerate(result.prompts):
         lines = [
             f"after {look.step} steps: {look.verdicts[index]}"
-            for look in found.looks
+            for look in result.looks
             if index < len(look.verdicts) and look.verdicts[index]
         ]
-        frames = np.stack([look.pictures[index] for look in found.looks])
+        frames = np.stack([look.pictures[index] for look in result.looks])
         cards.append(
-            parts.Shot(
+            Shot(
                 prompt,
                 frames[-1],
-                f"{prompt}, after {found.looks[-1].step} steps",
+                f"{prompt}, after {result.looks[-1].step} steps",
                 (lines[0], lines[-1]) if len(lines) > 1 else tuple(lines),
                 frames=frames if len(frames) > 1 else None,
             )
         )
-    ends = ("before", f"{found.looks[-1].step} steps")
-    return parts.shots(cards, scrub=len(found.looks) > 1, ends=ends)
+    ends = ("before", f"{result.looks[-1].step} steps")
+    return parts.shots(cards, scrub=len(result.looks) > 1, ends=ends)
 
 
-def _exemplars(found: Any) -> str:
-    texts = [text.replace("{}", found.token) for text in found.descriptions]
-    strip = parts.filmstrip("Exemplars, with their coarsest description", found.exemplars, texts)
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    time = (
-        f'<p class="note">{len(found.denoising)} steps in {found.training_seconds:.1f} s; one row '
-        "was trained, everything else stood still.</p>"
+def _exemplars(result: "Relation") -> str:
+    assert result.exemplars is not None
+    texts = [text.replace("{}", result.token) for text in result.descriptions]
+    strip = parts.filmstrip("Exemplars, with their coarsest description", result.exemplars, texts)
+    notes = markup.notes(*result.notes)
+    time = markup.notes(
+        f"{len(result.denoising)} steps in {result.training_seconds:.1f} s; one row was trained, "
+        "everything else stood still."
     )
     return strip + time + notes
 
 
-def _losses(found: Any) -> object:
+def _losses(result: "Relation") -> object:
     """Running means: single steps jump with the time they drew."""
-    if not found.denoising:
+    if not result.denoising:
         return gr.skip()
-    width = max(len(found.denoising) // 20, 1)
+    width = max(len(result.denoising) // 20, 1)
     lines = []
     for place, (name, losses) in enumerate(
-        (("denoising", found.denoising), ("steering", found.steering))
+        (("denoising", result.denoising), ("steering", result.steering))
     ):
         means = [
             (min(first + width, len(losses)), float(np.mean(losses[first : first + width])))
             for first in range(0, len(losses), width)
         ]
-        lines.append(parts.Line(name, [x for x, _ in means], [y for _, y in means], place))
-    return gr.Plot(value=parts.plot(lines, "step", "mean loss", height=300), visible=True)
+        lines.append(Line(name, [x for x, _ in means], [y for _, y in means], place))
+    return plots.shown(plots.curves(lines, "step", "mean loss", height=300))
 
 
-def nearest_table(neighbours: Any) -> str:
+def nearest_table(neighbours: "Sequence[Neighbours]") -> str:
     """One row a moment: the nearest words, the nearest first."""
     last = len(neighbours) - 1
     chosen = sorted({*np.linspace(0, last, 7).astype(int).tolist()}) if neighbours else []
     shown = [neighbours[place] for place in chosen]
-    rows = "".join(
-        f"<tr><td>{one.step}</td><td>"
-        + escape(", ".join(f"{word} {cosine:.2f}" for word, cosine in one.words))
-        + "</td></tr>"
-        for one in shown
-    )
-    return (
-        '<div class="scroll" tabindex="0"><table class="plain">'
-        f"<tr><th>step</th><th>nearest words, with the cosine</th></tr>{rows}</table></div>"
-    )
+    rows = [
+        [one.step, ", ".join(f"{word} {cosine:.2f}" for word, cosine in one.words)] for one in shown
+    ]
+    return markup.table(["step", "nearest words, with the cosine"], rows)
 
 
-def draw_use(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_use(result: "Used", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One row for each way to say the relation."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return (gr.skip(),)
-    rows = {name: (pictures, found.verdicts.get(name, ())) for name, pictures in found.rows.items()}
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return (parts.sheet(found.columns, rows) + notes,)
+    rows = {
+        name: (pictures, result.verdicts.get(name, ())) for name, pictures in result.rows.items()
+    }
+    notes = markup.notes(*result.notes)
+    return (parts.sheet(result.columns, rows) + notes,)
 
 
-def draw_measure(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_measure(result: "Measured", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Bars with their intervals; blind guessing and the told relation stand beside."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or not found.scores:
-        return (gr.skip(),)
-    rows = "".join(
-        f"<tr><th>{escape(score.name)}</th>"
-        + "".join(_bar(rate) for rate in (score.relation, score.entities, score.whole))
-        + "</tr>"
-        for score in found.scores
+    if not result.scores:
+        return ()
+    rows = [
+        [score.name, *map(_bar, (score.relation, score.entities, score.whole))]
+        for score in result.scores
+    ]
+    head = ["said as", "relation seen", "both objects seen", "all right"]
+    note = markup.notes(
+        f"Relation: {result.relation}. The judge tells three relations apart; guessing names one "
+        f"of {1 / result.chance:.0f}. “All right” is both objects in that relation, the right way "
+        "round. The last row is what the model can do when it is told in words: more cannot be "
+        "asked of a learnt one."
     )
-    return (
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>said as</th>'
-        "<th>relation seen</th><th>both objects seen</th><th>all right</th></tr>"
-        f"{rows}</table></div>"
-        f'<p class="note">Relation: {escape(found.relation)}. The judge tells three relations '
-        f"apart; guessing names one of {1 / found.chance:.0f}. “All right” is both objects in that "
-        "relation, the right way round. The last row is what the model can do when it is told in "
-        "words: more cannot be asked of a learnt one.</p>",
-    )
+    return (markup.table(head, rows, heads=True) + note,)
 
 
-def _bar(rate: Any) -> str:
-    said = f"{rate.hits} of {rate.of}, 95 %: {rate.low:.0%} to {rate.high:.0%}"
-    return (
-        f'<td><meter min="0" max="1" value="{rate.rate:.3f}" aria-label="{escape(said)}"></meter> '
-        f'{rate.rate:.0%} <span class="note">{escape(said)}</span></td>'
+def _bar(rate: "Rate") -> Html:
+    text = f"{rate.hits} of {rate.of}, 95 %: {rate.low:.0%} to {rate.high:.0%}"
+    return Html(
+        f'<meter min="0" max="1" value="{rate.rate:.3f}" aria-label="{escape(text)}"></meter> '
+        f'{rate.rate:.0%} <span class="note">{escape(text)}</span>'
     )
 
 
-def draw_read(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_read(result: "Opened", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The word of a file, put where the other buttons find it."""
-    if isinstance(event, Progress):
-        return gr.skip(), gr.skip()
-    found: Any = event.result
-    near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in found.nearest)
+    if not ended:
+        return ()
+    near = ", ".join(f"{word} {cosine:.2f}" for word, cosine in result.nearest)
     said = (
-        f'<div class="ticks"><p><b>{escape(", ".join(found.tokens))} stands in the field '
+        f'<div class="ticks"><p><b>{escape(", ".join(result.tokens))} stands in the field '
         f'“Word”.</b></p><p class="note">Nearest words: {escape(near)}</p></div>'
     )
-    return said, found.word
+    return said, result.word

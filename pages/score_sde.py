@@ -1,13 +1,13 @@
 """Score SDE: a picture to its latent and back, samplers under the exact score and with a network,
 and control of a network that was trained without any."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.sampling.score_sde import (
     CORRECTORS,
@@ -19,12 +19,28 @@ from engine.sampling.score_sde import (
     TASKS,
 )
 from engine.world.vocabulary import TEN_OBJECTS
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
+from pages._fields import Controls, Settings
 from pages._frame import Frame
-from pages._parts import ASSETS, BACKWARD, SERIES, Line, Shot, escape
+from pages._look import ASSETS, BACKWARD, SERIES
+from pages._parts import Shot
 from pages._planes import INK, heat, plane, scatter
+from pages._plots import Line
 
-PLOT = {"show_label": False, "container": False}
+if TYPE_CHECKING:
+    from engine.sampling.score_sde.results import (
+        Bits,
+        Controlled,
+        Drawn,
+        Lab,
+        Point,
+        Returned,
+        Trip,
+    )
+
 METHODS = {"predictor": "predictor alone", "corrected": "predictor and corrector"} | RIVALS
 VIEW = 3.0
 
@@ -57,15 +73,15 @@ def build(frame: Frame) -> None:
     )
 
 
-def picture_params(values: dict[str, Any]) -> dict[str, Any]:
+def picture_params(values: Settings) -> Settings:
     """Settings with an uploaded picture as text, or without one."""
-    return values | parts.picture_setting(values.pop("picture", None))
+    return values | fields.picture_setting(values.pop("picture", None))
 
 
 def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
     """A drawing by name, or a picture of one's own."""
     subject = gr.Dropdown(list(TEN_OBJECTS), value="cat", label="Drawing", info="In a new pose")
-    picture = parts.picture_field(
+    picture = fields.picture_field(
         label="Or your picture, shrunk to the network's size",
         height=180,
     )
@@ -86,15 +102,13 @@ def build_plane(frame: Frame) -> None:
     with gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
-            flow = gr.Plot(label="The flow", **PLOT)
+            flow = plots.place("The flow")
         with gr.Column():
             parts.heading("With noise", "Ends from the same latents; colours tell the latent")
-            noisy = gr.Plot(label="With noise", **PLOT)
+            noisy = plots.place("With noise")
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
-        process = gr.Radio(
-            [(title, name) for name, title in PROCESSES.items()], value="vp", label="Process"
-        )
+        process = gr.Radio(fields.options(PROCESSES), value="vp", label="Process")
         points = gr.Slider(1, 12, 6, step=1, label="Points")
         others = gr.Slider(10, 200, 40, step=10, label="Ends of each latent")
         nfe = gr.Slider(10, 500, 100, step=10, label="NFE of the noisy equation")
@@ -106,53 +120,47 @@ def build_plane(frame: Frame) -> None:
     )
 
 
-def draw_plane(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_plane(result: "Returned", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Curves out and back, ends with noise, densities when they are there."""
-    found, _ = parts.shown_of(event)
-    if found is None:
-        return gr.skip(), gr.skip(), gr.skip()
-    flow = [heat(found.scene, VIEW)]
-    for track, colour, width in ((found.there, SERIES[0], 3.0), (found.back, BACKWARD, 1.3)):
+    flow = [heat(result.scene, VIEW)]
+    for track, colour, width in ((result.there, SERIES[0], 3.0), (result.back, BACKWARD, 1.3)):
         if track is not None:
             flow += [scatter(one, colour, mode="lines", width=width)
                      for one in track.transpose(1, 0, 2)]  # fmt: skip
-    if found.there is not None:
-        ends = scatter(found.there[-1], SERIES[0], mode="markers", size=9)
+    if result.there is not None:
+        ends = scatter(result.there[-1], SERIES[0], mode="markers", size=9)
         ends["marker"]["symbol"] = "circle-open"
         flow.append(ends)
-    flow.append(scatter(found.points, INK, mode="markers", size=8))
-    noisy = [heat(found.scene, VIEW)]
-    if found.elsewhere is not None:
-        for place, ends_of_one in enumerate(found.elsewhere):
+    flow.append(scatter(result.points, INK, mode="markers", size=8))
+    noisy = [heat(result.scene, VIEW)]
+    if result.elsewhere is not None:
+        for place, ends_of_one in enumerate(result.elsewhere):
             colour = (*SERIES, BACKWARD)[place % 5]
             noisy.append(scatter(np.clip(ends_of_one, -9, 9), colour, mode="markers", size=5))
-    noisy.append(scatter(found.points, INK, mode="markers", size=8))
-    return plane(flow, "x", "y"), plane(noisy, "x", "y"), plane_numbers(found)
+    noisy.append(scatter(result.points, INK, mode="markers", size=8))
+    return plane(flow, "x", "y"), plane(noisy, "x", "y"), plane_numbers(result)
 
 
-def plane_numbers(found: Any) -> str:
+def plane_numbers(result: "Returned") -> str:
     """How near the points came back, where noise takes them, and their densities."""
-    if found.gap is None:
+    if result.gap is None:
         return ""
-    figures = [
-        ("farthest that a point came back from itself", f"{found.gap:.1e}"),
-        ("NFE there and back", f"{found.nfe_there} + {found.nfe_back}"),
+    figures = {
+        "farthest that a point came back from itself": f"{result.gap:.1e}",
+        "NFE there and back": f"{result.nfe_there} + {result.nfe_back}",
+    }
+    if result.left is not None:
+        figures["with noise, ends at another mode"] = f"{result.left:.0%}"
+    rows = [
+        [k + 1, f"{flow:.4f}", f"{true:.4f}", f"{flow - true:+.4f}"]
+        for k, (flow, true) in enumerate(zip(result.flow_nats, result.true_nats, strict=True))
     ]
-    if found.left is not None:
-        figures.append(("with noise, ends at another mode", f"{found.left:.0%}"))
-    rows = "".join(
-        f"<tr><td>{k + 1}</td><td>{flow:.4f}</td><td>{true:.4f}</td>"
-        f"<td>{flow - true:+.4f}</td></tr>"
-        for k, (flow, true) in enumerate(zip(found.flow_nats, found.true_nats, strict=True))
+    head = ["point", "log density along the flow", "true log density", "difference"]
+    table = markup.table(head, rows) + markup.notes(
+        f"In nats, {result.nfe_likelihood} NFE. Points in the plane are no 8-bit data, so there "
+        "are no bits per dimension and no offset here."
     )
-    table = (
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>point</th>'
-        "<th>log density along the flow</th><th>true log density</th><th>difference</th></tr>"
-        f"{rows}</table></div><p class='note'>In nats, {found.nfe_likelihood} NFE. Points in the "
-        "plane are no 8-bit data, so there are no bits per dimension and no offset here.</p>"
-    )
-    shown = "".join(f"<div><dt>{escape(dt)}</dt><dd>{dd}</dd></div>" for dt, dd in figures)
-    return f'<dl class="figures">{shown}</dl>' + table * bool(rows)
+    return markup.figures(figures) + table * bool(rows)
 
 
 # ---------------------------------------------------------------------- a picture there and back
@@ -200,11 +208,10 @@ def build_trip(frame: Frame) -> None:
     )
 
 
-def draw_trip(event: Progress | Done, recipe: Recipe) -> tuple[object, object]:
+def draw_trip(trip: "Trip", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The three pictures with the films of both ways, then the others, then the bits."""
-    trip, ended = parts.shown_of(event)
-    if trip is None or trip.original is None:
-        return gr.skip(), gr.skip()
+    if trip.original is None:
+        return ()
     back_lines = () if trip.gap is None else (f"differs by {trip.gap:.2g} of 255 a pixel",)
     films = [f for f in (trip.to_latent, trip.to_picture) if f is not None]
     cards = [
@@ -236,19 +243,20 @@ def draw_trip(event: Progress | Done, recipe: Recipe) -> tuple[object, object]:
     return html, bits_html(trip.bits) if trip.bits is not None else gr.skip()
 
 
-def bits_html(bits: Any) -> str:
+def bits_html(bits: "Bits") -> str:
     """Bits per dimension with the offset spelled out."""
     spread = f" ± {bits.spread:.3f}" if len(bits.probes) > 1 else ""
     each = ", ".join(f"{one:.3f}" for one in bits.probes)
-    return (
-        '<dl class="figures">'
-        f"<div><dt>bits per dimension</dt><dd>{bits.mean:.3f}{spread}</dd></div>"
-        f"<div><dt>log density</dt><dd>{bits.nats:.0f} nats</dd></div>"
-        f"<div><dt>NFE, each with a gradient</dt><dd>{bits.nfe}</dd></div></dl>"
-        f"<p class='note'>−({bits.nats:.1f}) / ({bits.dimensions} · ln 2) + {bits.offset:g}. The "
+    figures = {
+        "bits per dimension": f"{bits.mean:.3f}{spread}",
+        "log density": f"{bits.nats:.0f} nats",
+        "NFE, each with a gradient": bits.nfe,
+    }
+    return markup.figures(figures) + markup.notes(
+        f"−({bits.nats:.1f}) / ({bits.dimensions} · ln 2) + {bits.offset:g}. The "
         f"offset {bits.offset:g} = log₂(256 / {1 - bits.low:g}) takes back the scaling of 8-bit "
         f"values to [{bits.low:g}, 1]; it is right for dequantised 8-bit pictures only. "
-        f"8 would be pixels at random. The ± is the spread over the probes {each}.</p>"
+        f"8 would be pixels at random. The ± is the spread over the probes {each}."
     )
 
 
@@ -264,15 +272,13 @@ def build_lab(frame: Frame) -> None:
     action = frame.action("sample", "Run the particles")
     with gr.Row(elem_classes="curves"):
         with gr.Column():
-            cloud = gr.Plot(label="Particles", elem_id="score_sde-cloud", **PLOT)
-            parts.time_scrubber("score_sde-cloud", 16, "Time of the particles", "t = 0.000")
+            cloud = plots.place("Particles", elem_id="score_sde-cloud")
+            plots.time_scrubber("score_sde-cloud", 16, "Time of the particles", "t = 0.000")
         with gr.Column():
-            errors = gr.Plot(label="Error", **PLOT)
+            errors = plots.place("Error")
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
-        process = gr.Radio(
-            [(title, name) for name, title in PROCESSES.items()], value="ve", label="Process"
-        )
+        process = gr.Radio(fields.options(PROCESSES), value="ve", label="Process")
         predictor, corrector = solver_controls()
         with gr.Column():
             nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
@@ -294,13 +300,13 @@ def build_lab(frame: Frame) -> None:
 def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
     """Predictor and corrector."""
     predictor = gr.Dropdown(
-        [(title, name) for name, title in PREDICTORS.items()],
+        fields.options(PREDICTORS),
         value="reverse_diffusion",
         label="Predictor",
         info="One step of the reverse equation",
     )
     corrector = gr.Dropdown(
-        [(title, name) for name, title in CORRECTORS.items()],
+        fields.options(CORRECTORS),
         value="langevin",
         label="Corrector",
         info="Moves at a noise level, before each step",
@@ -308,28 +314,25 @@ def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
     return predictor, corrector
 
 
-def corrector_controls() -> dict[str, Any]:
+def corrector_controls() -> Controls:
     """What the corrector does, whose links the predictor takes, and the last denoising."""
     snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="Size of the corrector's moves")
     corrections = gr.Slider(1, 5, 1, step=1, label="Corrector moves a step")
     denoise = gr.Checkbox(True, label="Denoise last", info="Return the mean of the last step")
-    levels = gr.Dropdown(
-        [(title, name) for name, title in LEVELS.items()], value="grid", label="Links of the chain"
-    )
+    levels = gr.Dropdown(fields.options(LEVELS), value="grid", label="Links of the chain")
     return {"snr": snr, "corrections": corrections, "levels": levels, "denoise": denoise}
 
 
-def draw_lab(event: Progress | Done, recipe: Recipe) -> tuple[object, object, object]:
+def draw_lab(lab: "Lab", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Particles at all times of the run, the error curve point by point, and the sweep."""
-    lab, ended = parts.shown_of(event)
-    if lab is None or not len(lab.times):
-        return gr.skip(), gr.skip(), gr.skip()
+    if not len(lab.times):
+        return ()
     moving = not lab.curve
     cloud = cloud_plot(lab) if moving or ended else gr.skip()
     return cloud, curve_plot(lab.curve, lab.floor), lab_numbers(lab)
 
 
-def cloud_plot(lab: Any) -> PlotData:
+def cloud_plot(lab: "Lab") -> PlotData:
     """Densities and particles of all times; the last is shown."""
     last = len(lab.times) - 1
     shades = [heat(scene, VIEW, visible=k == last) for k, scene in enumerate(lab.scenes)]
@@ -341,7 +344,7 @@ def cloud_plot(lab: Any) -> PlotData:
     return plane([*shades, *dots], "x / √(a² + s²)", "y / √(a² + s²)", meta={"times": times})
 
 
-def curve_plot(curve: Any, floor: float | None) -> PlotData:
+def curve_plot(curve: "Sequence[Point]", floor: float | None) -> PlotData:
     """Distance against NFE with intervals; the floor is what independent draws reach."""
     lines = []
     for place, (name, title) in enumerate(METHODS.items()):
@@ -364,38 +367,32 @@ def curve_plot(curve: Any, floor: float | None) -> PlotData:
     if floor is not None and curve:
         ends = [min(p.nfe for p in curve), max(p.nfe for p in curve)]
         lines.append(Line("floor: draws of the data", ends, [floor] * 2, neutral=True, marks=False))
-    return parts.plot(lines, "network evaluations (NFE)", "sliced W2 to the data",
+    return plots.curves(lines, "network evaluations (NFE)", "sliced W2 to the data",
                       log_x=True, log_y=True)  # fmt: skip
 
 
-def lab_numbers(lab: Any) -> str:
+def lab_numbers(lab: "Lab") -> str:
     """The error of the run shown, and the sweep over snr."""
     if lab.error is None:
         return ""
-    best = min(lab.sweep, key=lambda one: one.error) if lab.sweep else None
-    rows = "".join(f"<tr><td>{s.snr:g}</td><td>{s.error:.4f}</td></tr>" for s in lab.sweep)
-    sweep = (
-        f"<details><summary>By snr, at {lab.nfe} NFE</summary>"
-        '<div class="scroll" tabindex="0"><table class="plain"><tr><th>snr</th>'
-        f"<th>sliced W2</th></tr>{rows}</table></div></details>"
-        if best
-        else ""
-    )
-    return (
-        '<dl class="figures">'
-        f"<div><dt>sliced W2 of the run shown</dt><dd>{lab.error:.3f}</dd></div>"
-        f"<div><dt>floor: as many draws of the data</dt><dd>{lab.floor:.3f}</dd></div>"
-        f"<div><dt>NFE, counted</dt><dd>{lab.nfe}</dd></div></dl>{verdict(lab.curve)}{sweep}"
-    )
+    rows = [[f"{s.snr:g}", f"{s.error:.4f}"] for s in lab.sweep]
+    table = markup.table(["snr", "sliced W2"], rows)
+    sweep = f"<details><summary>By snr, at {lab.nfe} NFE</summary>{table}</details>"
+    figures = {
+        "sliced W2 of the run shown": f"{lab.error:.3f}",
+        "floor: as many draws of the data": f"{lab.floor:.3f}",
+        "NFE, counted": lab.nfe,
+    }
+    return markup.figures(figures) + verdict(lab.curve) + sweep * bool(rows)
 
 
-def verdict(curve: Any) -> str:
+def verdict(curve: "Sequence[Point]") -> str:
     """Whether the corrector helped, budget by budget, where the intervals say so."""
     budgets = sorted({point.nfe for point in curve})
     told = []
     for nfe in budgets:
-        found = {p.method: p for p in curve if p.nfe == nfe}
-        alone, both = found.get("predictor"), found.get("corrected")
+        result = {p.method: p for p in curve if p.nfe == nfe}
+        alone, both = result.get("predictor"), result.get("corrected")
         if alone is None or both is None:
             continue
         word = (
@@ -441,11 +438,10 @@ def build_pictures(frame: Frame) -> None:
     )
 
 
-def draw_pictures(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+def draw_pictures(drawn: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """A row of pictures for each sampler, the clean guess while it is under way."""
-    drawn, _ = parts.shown_of(event)
-    if drawn is None or not drawn.strips:
-        return (gr.skip(),)
+    if not drawn.strips:
+        return ()
     columns = [f"noise {k + 1}" for k in range(len(drawn.strips[0].pictures))]
     rows = {
         f"{strip.title}, {strip.nfe} NFE": (
@@ -470,9 +466,7 @@ def build_control(frame: Frame) -> None:
     shown = gr.HTML(elem_id="score_sde-controlled")
     with gr.Row(elem_classes="controls"):
         with gr.Column():
-            task = gr.Radio(
-                [(title, name) for name, title in TASKS.items()], value="inpaint", label="Task"
-            )
+            task = gr.Radio(fields.options(TASKS), value="inpaint", label="Task")
             subject, picture = picture_controls()
         with gr.Column():
             mask = gr.Textbox(
@@ -483,7 +477,7 @@ def build_control(frame: Frame) -> None:
                 elem_id="score_sde-mask",
                 elem_classes="mono",
             )
-            parts.suggestions("score_sde-mask", ("left", "right", "top", "bottom", "centre"))
+            fields.suggestions("score_sde-mask", ("left", "right", "top", "bottom", "centre"))
             gr.HTML(
                 '<div class="brush" data-brush data-field="score_sde-mask" '
                 'data-given="score_sde-controlled"><canvas width="256" height="256" role="img" '
@@ -519,12 +513,11 @@ def build_control(frame: Frame) -> None:
     )
 
 
-def draw_control(event: Progress | Done, recipe: Recipe) -> tuple[object]:
+def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """What was given and known, and what was made of it."""
-    made, ended = parts.shown_of(event)
-    if made is None or (made.given is None and made.made is None):
-        return (gr.skip(),)
-    rows: dict[str, Any] = {}
+    if made.given is None and made.made is None:
+        return ()
+    rows = {}
     count = 1 if made.made is None else len(made.made)
     columns = [f"draw {k + 1}" for k in range(max(count, 2))]
     if made.given is not None:
@@ -542,4 +535,4 @@ def draw_control(event: Progress | Done, recipe: Recipe) -> tuple[object]:
             f"Beside the network, {made.classifier_calls} calls of the classifier with a gradient, "
             f"{milliseconds:.0f} ms each. It judges its own work above: not a fair judge."
         )
-    return (parts.sheet(columns, rows) + f"<p class='note'>{escape(said)}</p>" * bool(said),)
+    return (parts.sheet(columns, rows) + markup.notes(said) * bool(said),)

@@ -1,21 +1,29 @@
 """Speech enhancement: listen to noise becoming speech, and to what others make of it."""
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
 
 from engine.core.errors import BadInput
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from engine.sounds import ADVICE, from_file
+from pages import _markup as markup
 from pages import _parts as parts
-from pages._frame import Frame, real_number, whole_number
-from pages._parts import Line, Shot, Voice
+from pages import _plots as plots
+from pages._fields import Controls, Settings
+from pages._frame import Frame
+from pages._look import ASSETS
+from pages._parts import Shot, Voice
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.sampling.sgmse.results import Comparison, Enhanced, Marks, Track
 
 NOISES = {
     "Hiss": "hiss",
@@ -45,8 +53,7 @@ TOLD = {
 }
 DRAWN = tuple(name for name in TOLD if name != "pesq" or find_spec("pesq"))
 WITHOUT_PESQ = "PESQ joins them where the package pesq is installed, which needs a C compiler."
-CLIPS_FILE = parts.ASSETS / "data" / "speech" / "clips.json"
-PLOT = {"show_label": False, "container": False}
+CLIPS_FILE = ASSETS / "data" / "speech" / "clips.json"
 
 
 def build(frame: Frame) -> None:
@@ -120,7 +127,7 @@ def build(frame: Frame) -> None:
     )
 
 
-def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
+def build_compare(frame: Frame, shared: Controls) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
     parts.heading(
         "What an evaluation buys",
@@ -130,47 +137,30 @@ def build_compare(frame: Frame, shared: dict[str, Any]) -> None:
         level=2,
     )
     compare = frame.action("compare", "Draw the curves")
-    plots = []
+    places = []
     with gr.Row(elem_classes="curves"):
         for name in DRAWN:
             title, words = TOLD[name]
             with gr.Column():
                 parts.heading(title, words)
-                plots.append(gr.Plot(label=title, **PLOT))
-    compare.wire(shared, draw_compare, plots, params=compare_params)
+                places.append(plots.place(title))
+    compare.wire(shared, draw_compare, places)
 
 
 def clip_choices() -> list[tuple[str, str]]:
     """The sentences by meaning, with who speaks."""
-    listed = parts.read_json(CLIPS_FILE)["clips"]
+    listed = json.loads(CLIPS_FILE.read_text("utf-8"))["clips"]
     return [(f"{entry['text']} ({entry['speaker']})", entry["key"]) for entry in listed]
 
 
 # ---------------------------------------------------------------------- settings
 
 
-def run_params(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `run` as the controls give them."""
+def run_params(values: Settings) -> Settings:
+    """The settings of `run` as the controls give them: a recording as text, or none."""
     recording = recording_text(values["recording"])
-    settings = {
-        "steps": whole_number(values["steps"], "Steps"),
-        "sampler": str(values["sampler"]),
-        "corrector": str(values["corrector"]),
-    }
-    return compare_params(values) | settings | ({"recording": recording} if recording else {})
-
-
-def compare_params(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that both actions have."""
-    return {
-        "clip": str(values["clip"]),
-        "noise": str(values["noise"]),
-        "noise_snr": float(real_number(values["noise_snr"], "Speech over noise")),
-        "reverb": float(real_number(values["reverb"], "Reverberation")),
-        "snr": float(real_number(values["snr"], "Corrector step")),
-        "renew_above": float(real_number(values["renew_above"], "Renew above t")),
-        "noise_share": float(real_number(values["noise_share"], "Noise expected")),
-    }
+    others = {name: value for name, value in values.items() if name != "recording"}
+    return others | ({"recording": recording} if recording else {})
 
 
 def recording_text(path: object) -> str:
@@ -194,32 +184,30 @@ def waiting_shots() -> list[Shot]:
     ]
 
 
-def draw(event: Progress | Done, recipe: Recipe) -> tuple[str]:
+def draw(result: "Enhanced", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Spectrograms with their marks, and at the end everything to listen to."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or found.noisy is None:
-        return (gr.skip(),)
-    ended = isinstance(event, Done)
-    cards = [track_shot(found.noisy), enhanced_shot(found, ended)]
-    cards += [track_shot(found.clean)] if found.clean is not None else []
-    cards += [track_shot(track) for track in found.others] if ended else []
+    if result.noisy is None:
+        return ()
+    cards = [track_shot(result.noisy), enhanced_shot(result, ended)]
+    cards += [track_shot(result.clean)] if result.clean is not None else []
+    cards += [track_shot(track) for track in result.others] if ended else []
     html = parts.shots(cards, scrub=ended, ends=("noise", "speech"))
     if ended:
-        html = listening(found, recipe) + html + marks_table(found)
+        html = listening(result, recipe) + html + marks_table(result)
     return (html,)
 
 
-def enhanced_shot(found: Any, ended: bool) -> Shot:
+def enhanced_shot(result: "Enhanced", ended: bool) -> Shot:
     """The result, or the state on the way, with the film of all states."""
-    lines = [f"{found.nfe} network evaluations"]
-    if ended:
-        lines.append(f"{found.real_time_factor_seconds:.1f} s for a second of sound")
-        lines = marks_lines(found.enhanced, found.noisy) + lines
-    picture = found.enhanced.picture if found.enhanced is not None else None
-    if picture is None and found.moments:
-        picture = found.moments[-1].picture
-        lines.insert(0, f"t = {found.moments[-1].t:.2f}")
-    frames = np.stack([moment.picture for moment in found.moments]) if ended else None
+    lines = [f"{result.nfe} network evaluations"]
+    if ended and result.enhanced is not None:
+        lines.append(f"{result.real_time_factor_seconds:.1f} s for a second of sound")
+        lines = marks_lines(result.enhanced, result.noisy) + lines
+    picture = result.enhanced.picture if result.enhanced is not None else None
+    if picture is None and result.moments:
+        picture = result.moments[-1].picture
+        lines.insert(0, f"t = {result.moments[-1].t:.2f}")
+    frames = np.stack([moment.picture for moment in result.moments]) if ended else None
     return Shot(
         "Enhanced",
         picture,
@@ -230,25 +218,26 @@ def enhanced_shot(found: Any, ended: bool) -> Shot:
     )
 
 
-def track_shot(track: Any) -> Shot:
+def track_shot(track: "Track") -> Shot:
     """One version of the recording."""
     lines = marks_lines(track)
     lines += [f"{track.nfe} network evaluation{'s' * (track.nfe > 1)}"] if track.nfe else []
     return Shot(track.title, track.picture, f"spectrogram: {track.title}", tuple(lines))
 
 
-def marks_lines(track: Any, beside: Any = None) -> list[str]:
+def marks_lines(track: "Track", beside: "Track | None" = None) -> list[str]:
     """SI-SDR with its gain over another version; nothing where the clean recording is unknown."""
     value = track.marks.si_sdr
     if value is None or track.name == "clean":
         return []
-    gain = "" if beside is None else f" ({value - beside.marks.si_sdr:+.1f} over noisy)"
+    base = None if beside is None else beside.marks.si_sdr
+    gain = "" if base is None else f" ({value - base:+.1f} over noisy)"
     return [f"SI-SDR {value:.1f} dB{gain}"]
 
 
-def listening(found: Any, recipe: Recipe) -> str:
+def listening(result: "Enhanced", recipe: Recipe) -> str:
     """Buttons that play every version from one clock, then the states on the way."""
-    tracks = [found.noisy, found.enhanced, found.clean, *found.others]
+    tracks = [result.noisy, result.enhanced, result.clean, *result.others]
     name = f"{recipe.params['clip']}-seed-{recipe.seed}"
     voices = [
         Voice(
@@ -262,7 +251,7 @@ def listening(found: Any, recipe: Recipe) -> str:
     ]
     melting = [
         Voice(f"t = {moment.t:.2f}", moment.sound.file())
-        for moment in found.moments
+        for moment in result.moments
         if moment.sound is not None
     ]
     return parts.voices("Listen, and switch while it plays", voices) + parts.voices(
@@ -270,59 +259,57 @@ def listening(found: Any, recipe: Recipe) -> str:
     )
 
 
-def cell(marks: Any, name: str, form: str) -> str:
+def cell(marks: "Marks", name: str, form: str) -> str:
     """One mark as text."""
     value = getattr(marks, name)
     return "–" if value is None else format(value, form)
 
 
-def marks_table(found: Any) -> str:
+def marks_table(result: "Enhanced") -> str:
     """All marks in rows; a dash where one cannot be told, no column where none can."""
-    if found.clean is None:
-        return '<p class="note">Without the clean recording nothing can be measured: listen.</p>'
-    tracks = (found.noisy, found.enhanced, *found.others)
+    if result.clean is None:
+        return markup.notes("Without the clean recording nothing can be measured: listen.")
+    measured = (result.noisy, result.enhanced, *result.others)
+    tracks = [track for track in measured if track is not None]
     measures = [
         (name, title, form)
         for name, title, form in MEASURES
         if any(getattr(track.marks, name) is not None for track in tracks)
     ]
-    rows = "".join(
-        f"<tr><td>{parts.escape(track.title)}</td>"
-        + "".join(f"<td>{cell(track.marks, name, form)}</td>" for name, _, form in measures)
-        + f"<td>{track.nfe or '–'}</td></tr>"
+    rows = [
+        [
+            track.title,
+            *(cell(track.marks, name, form) for name, _, form in measures),
+            track.nfe or "–",
+        ]
         for track in tracks
-    )
-    titles = ("recording", *(title for _, title, _ in measures), "NFE")
-    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
-    return f'<div class="scroll" tabindex="0"><table class="plain">{head}{rows}</table></div>'
+    ]
+    return markup.table(["recording", *(title for _, title, _ in measures), "NFE"], rows)
 
 
 # ---------------------------------------------------------------------- the curves
 
 
-def draw_compare(event: Progress | Done, recipe: Recipe) -> tuple[PlotData, ...]:
+def draw_compare(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The measures against evaluations, as far as they have come."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return tuple(gr.skip() for _ in DRAWN)
     axes = {name: title for name, title, _ in MEASURES}
-    return tuple(curves(found, name, axes[name]) for name in DRAWN)
+    return tuple(curves(result, name, axes[name]) for name in DRAWN)
 
 
-def curves(found: Any, measure: str, title: str) -> PlotData:
+def curves(result: "Comparison", measure: str, title: str) -> PlotData:
     """One line a way of sampling; the noisy recording and the classical estimator lie level."""
     lines = []
     for place, (key, name) in enumerate(LINES.items()):
-        points = [p for p in found.points if p.sampler == key and getattr(p, measure) is not None]
+        points = [p for p in result.points if p.sampler == key and getattr(p, measure) is not None]
         values = [getattr(point, measure) for point in points]
         hover = [f"{name}<br>{p.nfe} NFE: {getattr(p, measure):.2f}" for p in points]
         lines.append(Line(name, [p.nfe for p in points], values, place, hover=hover))
-    spent = sorted({point.nfe for point in found.points}) or [1, 30]
-    for name, marks in (("Noisy", found.noisy), ("Classical (LSA)", found.classical)):
+    spent = sorted({point.nfe for point in result.points}) or [1, 30]
+    for name, marks in (("Noisy", result.noisy), ("Classical (LSA)", result.classical)):
         level = getattr(marks, measure)
         if level is not None:
             lines.append(level_line(name, level, spent))
-    return parts.plot(lines, "network evaluations (NFE)", title, log_x=True)
+    return plots.curves(lines, "network evaluations (NFE)", title, log_x=True)
 
 
 def level_line(name: str, level: float, spent: Sequence[int]) -> Line:

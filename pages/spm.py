@@ -1,20 +1,34 @@
 """SPM: an adapter one dimension wide holds a concept back, and each prompt opens it so far."""
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from pages import _concepts as concepts
+from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
+from pages import _plots as plots
 from pages import _taking as taking
+from pages._fields import Controls, Settings
 from pages._frame import Frame
-from pages._handlers import named
-from pages._parts import escape
+from pages._markup import Html, escape
+from pages._plots import Line
+
+if TYPE_CHECKING:
+    from engine.erasing.spm.results import (
+        Curve,
+        Gate,
+        Gates,
+        Row,
+        TokenGate,
+        Transferred,
+        Transported,
+    )
 
 CONCEPT = "neon style"
 SUGGESTIONS = ("neon style", "penguin", "neon style, penguin", "car")
@@ -40,7 +54,6 @@ FORMS = {
 }
 FILE_HEAD = "data:application/safetensors;base64,"
 ORIGINAL, UNDONE = "original", "undone"
-PLOT = {"show_label": False, "container": False}
 
 
 def build(frame: Frame) -> None:
@@ -56,8 +69,8 @@ def build(frame: Frame) -> None:
     edit = {"concepts": concept, **training}
     gates = gr.HTML("", elem_id="spm-gates")
     with gr.Row(elem_classes="curves"):
-        erase = gr.Plot(label="Erase loss by iteration", visible=False, **PLOT)
-        anchor = gr.Plot(label="Anchor loss by iteration", visible=False, **PLOT)
+        erase = plots.place("Erase loss by iteration", visible=False)
+        anchor = plots.place("Anchor loss by iteration", visible=False)
     run.wire(
         {**edit, **view},
         draw_run,
@@ -66,12 +79,12 @@ def build(frame: Frame) -> None:
         back=listed_as_text,
         also=[concept.submit],
     )
-    concept.input(
-        named(concepts.prompts_for, "spm_prompts"),
+    frame.on(
+        concept.input,
+        concepts.prompts_for,
         [concept, view["prompts"]],
         view["prompts"],
-        api_visibility="private",
-        show_progress="hidden",
+        name="prompts",
         trigger_mode="always_last",
     )
     _gate(frame, concept)
@@ -100,11 +113,11 @@ def _question() -> gr.Textbox:
         max_length=300,
         elem_id="spm-concept",
     )
-    parts.suggestions("spm-concept", SUGGESTIONS)
+    fields.suggestions("spm-concept", SUGGESTIONS)
     return concept
 
 
-def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
+def _settings(frame: Frame) -> tuple[Controls, Controls]:
     """Settings of the training, and of the pictures."""
     prompts = gr.Textbox(
         PROMPTS,
@@ -123,8 +136,7 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
     with gr.Accordion("Training", open=False):
         training = _training()
     with gr.Accordion("More settings", open=False):
-        steps = gr.Slider(4, 50, value=8, step=1, label="Sampler steps")
-        guidance = gr.Slider(1, 12, value=4, step=0.5, label="Guidance")
+        sampling = fields.sampling(8)
         files = gr.File(
             label="SPM or LoRA files to add",
             file_count="multiple",
@@ -133,15 +145,10 @@ def _settings(frame: Frame) -> tuple[dict[str, Any], dict[str, Any]]:
             height=120,
         )
     training["files"] = files
-    return training, {
-        "prompts": prompts,
-        "ways": ways,
-        "steps": steps,
-        "guidance_scale": guidance,
-    }
+    return training, {"prompts": prompts, "ways": ways, **sampling}
 
 
-def _training() -> dict[str, Any]:
+def _training() -> Controls:
     """The knobs of the paper."""
     return {
         "fresh": gr.Checkbox(
@@ -215,7 +222,7 @@ def _gate(frame: Frame, concept: gr.Textbox) -> None:
     )
 
 
-def _transfer(frame: Frame, edit: Mapping[str, Any], view: Mapping[str, Any]) -> None:
+def _transfer(frame: Frame, edit: Controls, view: Controls) -> None:
     parts.heading(
         "Another checkpoint, no training",
         "The same file beside the layers of another model with the same UNet.",
@@ -244,7 +251,7 @@ def _transfer(frame: Frame, edit: Mapping[str, Any], view: Mapping[str, Any]) ->
     )
 
 
-def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
+def _take_along(frame: Frame, edit: Controls) -> None:
     parts.heading(
         "Take it along",
         "As files for other tools, or baked into the weights on your shelf. Baked, a membrane is "
@@ -252,33 +259,39 @@ def _take_along(frame: Frame, edit: Mapping[str, Any]) -> None:
     )
     strength = gr.Slider(0, 2, value=1, step=0.05, label="Fixed γ of what is baked")
     fields = {**edit, "strength": strength}
-    both_ways: dict[str, Any] = {"params": with_files, "back": listed_as_text}
-    taking.bakes(frame, "Bake and put on the shelf", fields, taking.in_tensors, **both_ways)
+    taking.bakes(
+        frame,
+        "Bake and put on the shelf",
+        fields,
+        taking.in_tensors,
+        params=with_files,
+        back=listed_as_text,
+    )
     form = gr.Dropdown(list(FORMS.items()), value="spm", label="File for other tools")
     fields |= {"form": form}
-    taking.exports(frame, "Write the file", fields, taking.of_largest, **both_ways)
+    taking.exports(
+        frame, "Write the file", fields, taking.of_largest, params=with_files, back=listed_as_text
+    )
 
 
 # ---------------------------------------------------------------------- fields
 
 
-def with_files(values: dict[str, Any]) -> dict[str, Any]:
+def with_files(values: Settings) -> Settings:
     """The settings, uploaded files as texts inside them, so that a recipe holds all it needs."""
-    files: Sequence[bytes] | bytes | None = values.pop("files", None)
+    others = {name: value for name, value in values.items() if name != "files"}
+    files = values.get("files")
     if not files:
-        return values
-    listed = [files] if isinstance(files, bytes) else list(files)
+        return others
+    listed = [files] if isinstance(files, bytes) else files
+    assert isinstance(listed, list | tuple)  # as the field hands them on
     texts = [FILE_HEAD + base64.b64encode(data).decode("ascii") for data in listed]
-    return {**values, "files": texts}
+    return {**others, "files": texts}
 
 
-def listed_as_text(params: dict[str, Any]) -> dict[str, Any]:
+def listed_as_text(params: Settings) -> Settings:
     """A recipe's lists of concepts and prompts as the fields hold them."""
-    joined = {"concepts": ", ", "prompts": "; "}
-    return {
-        name: joined[name].join(value) if name in joined and isinstance(value, list) else value
-        for name, value in params.items()
-    }
+    return fields.joined(params, concepts=", ", prompts="; ")
 
 
 def first_look() -> str:
@@ -289,25 +302,22 @@ def first_look() -> str:
 # ---------------------------------------------------------------------- drawing
 
 
-def draw_run(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_run(result: "Transported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Losses while it trains, then the contact sheet; at the end the gates and the hashes."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None:
-        return (gr.skip(),) * 4
-    curves = loss_plots(found.curves)
-    sheet = rows_sheet(found.prompts, found.rows) if found.rows else gr.skip()
-    gates = gate_table(found.gates) if found.gates else gr.skip()
-    if isinstance(event, Progress):
+    curves = loss_plots(result.curves)
+    sheet = rows_sheet(result.prompts, result.rows) if result.rows else gr.skip()
+    gates = gate_table(result.gates) if result.gates else gr.skip()
+    if not ended:
         return sheet, gates, *curves
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    notes = markup.notes(*result.notes)
     return (
-        sheet + notes + _ticks(found) + _compared(found),
-        gates + token_bars(found.tokens),
+        sheet + notes + _ticks(result) + _compared(result),
+        gates + token_bars(result.tokens),
         *curves,
     )
 
 
-def rows_sheet(prompts: Sequence[str], rows: Sequence[Any]) -> str:
+def rows_sheet(prompts: Sequence[str], rows: "Sequence[Row]") -> str:
     """One row of pictures a gate, with the judge's words and the change from the original."""
     return parts.sheet(
         prompts,
@@ -332,12 +342,12 @@ def _changed(change: float) -> str:
     return "unchanged" if change == 0 else f"Δ\u00a0{change:.1f}"
 
 
-def loss_plots(curves: Sequence[Any]) -> tuple[object, object]:
+def loss_plots(curves: "Sequence[Curve]") -> tuple[object, object]:
     """Erase and anchor loss by iteration, one line a concept."""
-    found = []
+    result = []
     for name, title in (("erase", "erase loss"), ("anchor", "anchor loss, random embeddings")):
         lines = [
-            parts.Line(
+            Line(
                 curve.concept,
                 range(1, len(values) + 1),
                 [max(float(value), 1e-12) for value in values],
@@ -348,46 +358,48 @@ def loss_plots(curves: Sequence[Any]) -> tuple[object, object]:
             if len(values := _smooth(getattr(curve, name)))
         ]
         if not lines:
-            found.append(gr.skip())
+            result.append(gr.skip())
             continue
-        figure = parts.plot(lines, "iteration", title, log_y=True, height=260)
-        found.append(gr.Plot(value=figure, visible=True))
-    return found[0], found[1]
+        figure = plots.curves(lines, "iteration", title, log_y=True, height=260)
+        result.append(plots.shown(figure))
+    return result[0], result[1]
 
 
-def _smooth(values: Any, width: int = 9) -> Any:
+def _smooth(losses: np.ndarray, width: int = 9) -> np.ndarray:
     """A running mean over one walk: the loss at a noisy time is not that at a clean one."""
-    values = np.asarray(values, dtype=np.float64)
+    values = np.asarray(losses, dtype=np.float64)
     if len(values) <= width:
         return values
     sums = np.cumsum(np.insert(values, 0, 0.0))
     return (sums[width:] - sums[:-width]) / width
 
 
-def gate_table(gates: Sequence[Any]) -> str:
+def gate_table(gates: "Sequence[Gate]") -> str:
     """A bar for each prompt and membrane, with the two parts of its gate."""
     several = len({gate.membrane for gate in gates}) > 1
-    rows = "".join(
-        f"<tr><td>{escape(gate.prompt) or '(empty)'}</td>"
-        + (f"<td>{escape(gate.membrane)}</td>" if several else "")
-        + f'<td><span class="gauge" style="--open:{min(max(gate.gamma, 0), 1):.3f}" '
-        f'aria-hidden="true"></span> <b>{gate.gamma:.2f}</b></td>'
-        f"<td>{gate.cos:.2f}</td><td>{gate.tokens:.2f}</td><td>{gate.centred:.2f}</td></tr>"
+    rows = [
+        [
+            gate.prompt or "(empty)",
+            *[gate.membrane] * several,
+            Html(
+                f'<span class="gauge" style="--open:{min(max(gate.gamma, 0), 1):.3f}" '
+                f'aria-hidden="true"></span> <b>{gate.gamma:.2f}</b>'
+            ),
+            *(f"{value:.2f}" for value in (gate.cos, gate.tokens, gate.centred)),
+        ]
         for gate in gates
-    )
-    head = "<th>membrane</th>" if several else ""
-    return (
-        '<div class="heading level-3"><h3>The gates</h3><p>γ opens the membrane: 0 closed, 1 open. '
-        "Its parts are the cosine of whole prompts and the share of the concept's words.</p></div>"
-        f'<div class="scroll" tabindex="0"><table class="plain"><tr><th>prompt</th>{head}'
-        "<th>γ</th><th>cosine</th><th>words</th><th>centred cosine</th></tr>"
-        f"{rows}</table></div>"
-    )
+    ]
+    head = ["prompt", *["membrane"] * several, "γ", "cosine", "words", "centred cosine"]
+    return markup.titled(
+        "The gates",
+        "γ opens the membrane: 0 closed, 1 open. Its parts are the cosine of whole prompts and the "
+        "share of the concept's words.",
+    ) + markup.table(head, rows)
 
 
-def token_bars(tokens: Sequence[Any]) -> str:
+def token_bars(tokens: "Sequence[TokenGate]") -> str:
     """What each token adds to the cosine; words of the concept are marked."""
-    groups: dict[tuple[str, str], list[Any]] = {}
+    groups: dict[tuple[str, str], list[TokenGate]] = {}
     for token in tokens:
         groups.setdefault((token.prompt, token.membrane), []).append(token)
     rows = []
@@ -404,65 +416,63 @@ def token_bars(tokens: Sequence[Any]) -> str:
             f"<p><b>{escape(prompt) or '(empty)'}</b> and “{escape(membrane)}”: cosine "
             f'{total:.2f}</p><ol class="tokens">{cells}</ol>'
         )
-    return (
-        '<div class="heading level-3"><h3>By token</h3><p>What each token adds to the cosine. '
-        f"✓ marks words that the concept has.</p></div>{''.join(rows)}"
-        if rows
-        else ""
+    title = markup.titled(
+        "By token", "What each token adds to the cosine. ✓ marks words that the concept has."
     )
+    return title + "".join(rows) if rows else ""
 
 
-def _ticks(found: Any) -> str:
+def _ticks(result: "Transported") -> str:
     """Whether pixels and weights came back, and how small it all is."""
-    same = found.rows[0].sha256 == found.rows[-1].sha256
-    weights = found.weights_before == found.weights_after
-    resumed = [curve for curve in found.curves if 0 < curve.was_resumed < curve.iterations]
-    told = "".join(
-        f'<p class="note">“{escape(curve.concept)}” went on from iteration {curve.was_resumed}, '
-        "where it was stopped.</p>"
-        for curve in resumed
+    resumed = [curve for curve in result.curves if 0 < curve.was_resumed < curve.iterations]
+    first, last = result.rows[0].sha256, result.rows[-1].sha256
+    pixels = markup.tick(
+        first == last,
+        "taken off, every pixel is the original's",
+        f"SHA-256 {ORIGINAL} {markup.digits(first)} · {UNDONE} {markup.digits(last)}",
     )
-    return (
-        f'<div class="ticks"><p><b>{"✓" if same else "✗"} taken off, every pixel is the '
-        f'original\'s</b> <span class="note">SHA-256 {ORIGINAL} '
-        f"<code>{found.rows[0].sha256[:12]}</code> · {UNDONE} "
-        f"<code>{found.rows[-1].sha256[:12]}</code></span></p>"
-        f"<p><b>{'✓' if weights else '✗'} the weights were not touched</b> "
-        f'<span class="note">before <code>{found.weights_before[:12]}</code> · after '
-        f"<code>{found.weights_after[:12]}</code></span></p>"
-        f'<p class="note">{found.parameters} numbers beside {found.layers} layers, '
-        f"{found.kilobytes:.0f} kB.</p>{told}</div>"
+    weights = markup.tick(
+        result.weights_before == result.weights_after,
+        "the weights were not touched",
+        f"before {markup.digits(result.weights_before)} · "
+        f"after {markup.digits(result.weights_after)}",
     )
+    notes = markup.notes(
+        f"{result.parameters} numbers beside {result.layers} layers, {result.kilobytes:.0f} kB.",
+        *(
+            f"“{curve.concept}” went on from iteration {curve.was_resumed}, where it was stopped."
+            for curve in resumed
+        ),
+    )
+    return f'<div class="ticks">{pixels}{weights}{notes}</div>'
 
 
-def _compared(found: Any) -> str:
-    if len(found.rows) < 3:
+def _compared(result: "Transported") -> str:
+    if len(result.rows) < 3:
         return ""
-    first, way, last = found.rows[0], found.rows[1], found.rows[-1]
+    first, way, last = result.rows[0], result.rows[1], result.rows[-1]
     names = (ORIGINAL, TITLES.get(way.way, way.way))
     return parts.comparison(first.pictures[0], way.pictures[0], names, last.pictures[0])
 
 
-def draw_gate(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_gate(result: "Gates", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The gates of what was typed."""
-    if isinstance(event, Progress):
-        return (gr.skip(),)
-    found = event.result
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return (gate_table(found.gates) + token_bars(found.tokens) + notes,)
+    if not ended:
+        return ()
+    notes = markup.notes(*result.notes)
+    return (gate_table(result.gates) + token_bars(result.tokens) + notes,)
 
 
-def draw_transfer(event: Progress | Done, recipe: Recipe) -> tuple[object, ...]:
+def draw_transfer(result: "Transferred", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Four rows: each checkpoint without and with the membranes."""
-    found: Any = event.result if isinstance(event, Done) else event.preview
-    if found is None or not found.rows:
-        return (gr.skip(),)
-    names = {"home": found.home.partition(":")[0], "away": found.away.partition(":")[0]}
+    if not result.rows:
+        return ()
+    names = {"home": result.home.partition(":")[0], "away": result.away.partition(":")[0]}
     rows = {}
-    for row in found.rows:
+    for row in result.rows:
         place, _, way = row.way.partition(": ")
         rows[f"{names[place]} · {TITLES.get(way, way)}"] = (row.pictures, row.verdicts)
-    if len(rows) < len(found.rows):  # a checkpoint on itself
-        rows = {row.way: (row.pictures, row.verdicts) for row in found.rows}
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
-    return (parts.sheet(found.prompts, rows) + notes,)
+    if len(rows) < len(result.rows):  # a checkpoint on itself
+        rows = {row.way: (row.pictures, row.verdicts) for row in result.rows}
+    notes = markup.notes(*result.notes)
+    return (parts.sheet(result.prompts, rows) + notes,)

@@ -7,7 +7,7 @@ import gradio as gr
 
 from engine.core.catalog import Catalog, Entry
 from pages._lessons import Lesson, address, lesson_of
-from pages._parts import escape
+from pages._markup import escape
 
 ROUTE, TITLE = "workshop", "Workshop"
 

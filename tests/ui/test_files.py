@@ -14,7 +14,7 @@ from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import PatchStore
 from engine.verifying.revthink import augment
-from pages import _files, _shelf, _taking, erasure_lab, revthink
+from pages import _files, _revthink_teacher, _revthink_training, _shelf, _taking, erasure_lab
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def adapter(size: int) -> SimpleNamespace:
 WRITERS = {
     "one file": lambda: _taking.written({"a.safetensors": bytes(5000)}, "all.zip"),
     "a zip": lambda: _taking.written({"a": bytes(5000), "b": bytes(9)}, "all.zip"),
-    "the adapter of a student": lambda: revthink._files(adapter(5000)),
+    "the adapter of a student": lambda: _revthink_training._files(adapter(5000)),
     "a table": lambda: erasure_lab.written(Nothing("c" * 5000), Recipe("erasure_lab")),
 }
 
@@ -111,7 +111,7 @@ def test_what_was_written_an_hour_ago_makes_room(served):
 def test_deeply_nested_json_lines_end_in_a_sentence(text, tmp_path, monkeypatch):
     path = tmp_path / "deep.jsonl"
     path.write_text(text)
-    opened = revthink.read_upload(str(path))
+    opened = _revthink_teacher.read_upload(str(path))
     with pytest.raises(augment.BadInput, match="Line 1 of questions is not JSON"):
         augment.read_items(opened)
 
@@ -121,4 +121,4 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path.write_bytes(b" " * 2_000_000)
     monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("read"))
     with pytest.raises(gr.Error, match=r"larger than 0\.9 MB"):
-        revthink.read_upload(str(path))
+        _revthink_teacher.read_upload(str(path))

@@ -20,6 +20,7 @@ from engine.core.catalog import Action, Entry, announced
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.settings import settings_of
 from engine.pictures import as_text
+from pages._endpoints import endpoint_of
 from pages._frame import Frame
 from tests.contract.rules import function_of
 
@@ -88,7 +89,7 @@ def forged(entry: Entry, action: Action) -> st.SearchStrategy[str]:
 
 def called(frame: Frame, action: str, recipe: str) -> str:
     """Why a call was refused; empty when it was let in."""
-    answers: Iterator[dict] = frame._endpoint(action)(recipe)
+    answers: Iterator[dict] = endpoint_of(frame.entry, action, frame.runner)(recipe)
     begun = time.monotonic()
     try:
         for _ in islice(answers, MOST_EVENTS):

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from engine.core.recipe import ModelRef, Recipe
-from pages import _frame, _hosts, _serving
+from pages import _hosts, _serving, _status
 
 VARIABLES = ("GRADIO_SERVER_NAME", "GRADIO_SHARE", "GRADIO_ROOT_PATH", "REWIND_HOSTS")
 
@@ -64,7 +64,7 @@ def test_names_of_a_proxy_can_be_added(answer):
 
 def told(model: ModelRef | None) -> str:
     recipe = Recipe("rece", params={"concept": "cat"}, model=model)
-    return _frame.finished(recipe, 1.0, "rece-run", "erase")
+    return _status.finished(recipe, 1.0, "rece-run", "erase")
 
 
 def test_beside_a_link_stands_what_it_lets_others_use():

@@ -12,7 +12,7 @@ from engine import runners
 from engine.core.job import Done, Job, Progress
 from engine.core.recipe import ModelRef
 from engine.models import _hub
-from pages._frame import LANE
+from pages._actions import LANE
 from pages._lane import stepping_aside
 from pages._serving import Suite
 from tests.hub import FakeHub

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from engine.core.errors import BadInput
 from engine.pictures import from_text
-from pages._parts import LARGEST_UPLOADS, picture_setting
+from pages._fields import LARGEST_UPLOADS, picture_setting
 
 
 def taken(image: Image.Image, path: Path, **saving: object) -> np.ndarray:

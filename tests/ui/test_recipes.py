@@ -15,11 +15,11 @@ from PIL import Image
 from engine.__main__ import main
 from engine.core.catalog import Entry, discover
 from engine.core.recipe import ModelRef, Recipe
-from pages._frame import Action, Frame
+from pages._actions import Action
+from pages._frame import Frame
 from pages._lessons import lesson_of
-from tests.contract.rules import panelled
 
-CATALOG = panelled(discover())
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
@@ -39,8 +39,8 @@ def moved(control: Component) -> object:
 
 def restored(frame: Frame, action: Action, query: str) -> dict[str, object]:
     """What the controls of an action hold after a link is opened."""
-    updates = frame.restored(query)
-    new = dict(zip(map(id, frame.slots()), updates, strict=False))
+    updates = frame.restoring.from_query(query)
+    new = dict(zip(map(id, frame.restoring.slots()), updates, strict=False))
     return {
         name: control.value if (found := new[id(control)]) == gr.skip() else found["value"]
         for name, control in action.controls.items()
@@ -49,7 +49,9 @@ def restored(frame: Frame, action: Action, query: str) -> dict[str, object]:
 
 def test_what_was_restored_is_said_below_the_button_to_press(frames: Mapping[str, Frame]):
     frame = frames["nfe_lab"]
-    lines = frame.restored("method=nfe-lab&action=rewind&steps=9&seed=3")[len(frame.slots()) :]
+    lines = frame.restoring.from_query("method=nfe-lab&action=rewind&steps=9&seed=3")[
+        len(frame.restoring.slots()) :
+    ]
     told = dict(zip(frame.actions, lines, strict=True))
     assert "Restored from the link" in told.pop("rewind")
     assert all(line == gr.skip() for line in told.values())

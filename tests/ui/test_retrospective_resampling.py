@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,14 @@ from engine.verifying.retrospective_resampling.results import (
     Judged,
     Piece,
     Plain,
+    Point,
     Telling,
 )
 from engine.world.tray import ARTISTS, MOST_THINGS, Tray
+from pages import _retrospective_story as story
+from pages import _retrospective_tau as tau
+from pages import _retrospective_tradeoff as tradeoff
+from pages import _retrospective_tray as tray
 from pages import retrospective_resampling as page_module
 from tests.tiny_eyes import tiny_llava
 
@@ -83,10 +89,10 @@ def told() -> Telling:
 
 def test_names_of_the_page_are_those_of_the_engine():
     assert set(page_module.ENGINES.values()) == set(ENGINES)
-    assert set(page_module.ARTISTS.values()) == set(seeing.ARTISTS)
-    assert page_module.SEEN == ARTISTS
-    assert page_module.MOST_THINGS == MOST_THINGS
-    assert Tray.parse(page_module.TRAY).names
+    assert set(tradeoff.ARTISTS.values()) == set(seeing.ARTISTS)
+    assert tray.SEEN == ARTISTS
+    assert tray.MOST_THINGS == MOST_THINGS
+    assert Tray.parse(tray.TRAY).names
 
 
 def test_settings_lead_back_to_the_controls():
@@ -98,11 +104,11 @@ def test_settings_lead_back_to_the_controls():
 
 @pytest.mark.parametrize("power", [-4, -2.75, -1, 0])
 def test_tau_and_its_power_of_ten_lead_to_each_other(power):
-    assert page_module.power_of(page_module.tau_of(power)) == power
+    assert tau.power_of(tau.tau_of(power)) == power
 
 
 def test_what_was_taken_back_is_struck_and_not_by_colour_alone(told):
-    html = page_module.story_html(told, True, Recipe(page_module.SLUG))
+    html = story.story_html(told, True, Recipe(tray.SLUG))
     assert re.search(r'<del data-born="4" data-struck="7" data-closed="5">.*&lt;dog&gt;', html)
     assert re.search(r'<span class="kept"[^>]*>.*cat', html)
     assert "<dog>" not in html
@@ -110,16 +116,16 @@ def test_what_was_taken_back_is_struck_and_not_by_colour_alone(told):
 
 
 def test_doubts_have_bars_a_line_and_words(told):
-    html = page_module.doubts_html(told)
+    html = story.doubts_html(told)
     assert "↩ a &lt;dog&gt;" in html
     assert "taken back · not there" in html
     assert "stands · true" in html
-    assert page_module.place(1.0) == 100
-    assert page_module.place(1e-9) == 0
+    assert story.place(1.0) == 100
+    assert story.place(1e-9) == 0
 
 
 def test_confidence_is_exported_for_every_phrase(told):
-    html = page_module.exports(told, Recipe(page_module.SLUG))
+    html = story.exports(told, Recipe(tray.SLUG))
     found = re.search(r'href="data:application/json,([^"]+)"', html)
     from urllib.parse import unquote
 
@@ -131,18 +137,17 @@ def test_confidence_is_exported_for_every_phrase(told):
 def test_a_long_row_of_failures_is_folded(told):
     pieces = [Piece("a", k, 2 * k + 1, 2 * k + 2) for k in range(30)]
     phrases = tuple(Judged("a", 0.5, False, None, k, 0.0) for k in range(30))
-    from dataclasses import replace
-
     long = replace(told, pieces=tuple(pieces), phrases=phrases)
-    html = page_module.story_html(long, True, Recipe(page_module.SLUG))
+    html = story.story_html(long, True, Recipe(tray.SLUG))
     assert html.count("<del data-born") == 8
     assert "22 more pieces taken back" in html
 
 
 def test_the_ring_marks_the_measured_tau_nearest_to_the_chosen_one():
-    point = dict.fromkeys(page_module.POINT, 0.5) | {"name": "REVERSE"}
-    points = [point | {"tau": tau} for tau in (1.0, 0.1, 0.01)]
-    last = json.loads(page_module.tradeoff_plot(points, 0.02).plot)["data"][-1]
+    names = {field.name for field in fields(Point)}
+    point = Point(**dict.fromkeys(names, 0.5) | {"name": "REVERSE", "trays": 9})
+    points = [replace(point, tau=level) for level in (1.0, 0.1, 0.01)]
+    last = json.loads(tradeoff.tradeoff_plot(points, 0.02).plot)["data"][-1]
     assert last["name"] == "tau 0.01"
     assert last["marker"]["symbol"] == "circle-open"
 
@@ -203,7 +208,7 @@ def test_bad_input_gets_one_sentence(run, changed):
 def test_the_trade_off_is_measured_on_new_trays(client, tiny):
     plot, _, table, *_ = client.predict(
         trays=4,
-        artists=next(iter(page_module.ARTISTS)),
+        artists=next(iter(tradeoff.ARTISTS)),
         noise=0.2,
         hints=False,
         model=tiny,
@@ -232,7 +237,7 @@ def test_labels_give_a_tau(client, tiny):
 
 def test_the_recipe_runs_over_the_api(client, tiny):
     recipe = Recipe(
-        page_module.SLUG, model=ModelRef(tiny), seed=2,
+        tray.SLUG, model=ModelRef(tiny), seed=2,
         params={"tray": "cat 3", "noise": 0.1, "total": 2, "max_new_tokens": 8},
     )  # fmt: skip
     result = client.predict(recipe=recipe.json(), api_name=recipe.endpoint)

@@ -93,7 +93,7 @@ def test_a_baked_merge_returns_and_says_what_subtracting_loses(call):
 @pytest.mark.parametrize("form", panel.FORMS.values())
 def test_every_file_is_written(call, form: str):
     told, file, *_ = call("export", form=form)
-    assert float(re.findall(r"largest error ([\d.e+-]+)", told)[0]) < 1e-5
+    assert float(re.findall(r"to ([\d.e+-]+) of its size", told)[0]) < 1e-5
     path = Path(file["value"] if isinstance(file, dict) else file)
     assert path.stat().st_size > 200
 

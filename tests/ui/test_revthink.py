@@ -12,6 +12,9 @@ from gradio_client.exceptions import AppError
 from engine.core.recipe import Recipe
 from engine.verifying.revthink import students
 from engine.verifying.revthink.results import Efficiency
+from pages import _revthink_efficiency as efficiency_part
+from pages import _revthink_students as matrices
+from pages import _revthink_teacher as teacher
 from pages import revthink
 from tests.verifying.conftest import a_curve
 from tests.verifying.test_revthink import records_of, to_jsonl
@@ -79,7 +82,7 @@ def test_a_run_shows_three_students_and_where_the_gain_is(call):
 
 def test_the_curve_is_that_of_the_written_figures():
     found = efficiency(a_curve())
-    traces = json.loads(revthink.efficiency_plot(found, "test").plot)["data"]
+    traces = json.loads(efficiency_part.efficiency_plot(found, "test").plot)["data"]
     bands = [trace for trace in traces if trace.get("fill") == "toself"]
     lines = {trace["name"]: trace for trace in traces if trace not in bands}
     assert lines.pop("a guess")["y"] == [100 / 7] * 2
@@ -91,20 +94,20 @@ def test_the_curve_is_that_of_the_written_figures():
     half = 100 * 0.01 * 4.3027 / 3**0.5
     assert bands[-1]["y"][:2] == pytest.approx([23 + half, 26 + half], abs=1e-3)
     assert bands[-1]["y"][-1] == pytest.approx(23 - half, abs=1e-3)
-    note = revthink.efficiency_note(found)
+    note = efficiency_part.efficiency_note(found)
     assert "above SFT at 10, 25, 50, 75, 100 % of the questions" in note
     assert "With 10 % of the questions it answers 23.0 % of the test" in note
     assert "SFT with all of them 21.0 %" in note
     assert "A guess is right in 14 %: RevThink passes that at 10, 25, 50, 75, 100 %" in note
     assert "not finished" not in note
-    assert revthink.efficiency_table(found).count("<tr>") == 1 + 3 * 3
+    assert efficiency_part.efficiency_table(found).count("<tr>") == 1 + 3 * 3
 
 
 def test_a_curve_on_which_revthink_loses_says_so():
     told = a_curve()
     for row in told["students"]:
         row["test"], row["asked"] = 0.5 - row["test"], 0.8
-    note = revthink.efficiency_note(efficiency(told))
+    note = efficiency_part.efficiency_note(efficiency(told))
     assert "RevThink lies above SFT at no share of the questions" in note
     assert "RevThink has not finished: of what it was asked it answers 80 %" in note
 
@@ -199,7 +202,7 @@ def test_the_endpoint_runs_a_recipe(client):
 
 
 def test_the_matrix_says_its_count_in_words():
-    drawn = revthink.matrix([True] + [False] * 263, ("asked",) * 264, "SFT")
+    drawn = matrices.matrix([True] + [False] * 263, ("asked",) * 264, "SFT")
     assert 'aria-label="SFT: 1 of 264 relations answered right' in drawn
     assert drawn.count("<path") == 1
 
@@ -208,7 +211,7 @@ def test_texts_of_a_model_are_escaped():
     from engine.verifying.revthink.augment import Record
 
     record = Record("<script>q</script>", "3", "<b>", "3", "<i>", "<u>", "3", True)
-    drawn = revthink._record(record)
+    drawn = teacher._record(record)
     assert not re.search(r"<(script|i|u)>", drawn)
     assert "&lt;script&gt;" in drawn
 
@@ -217,7 +220,7 @@ def test_an_upload_that_is_no_text_is_refused(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Exception, match="no text"):
-        revthink.read_upload(str(path))
+        teacher.read_upload(str(path))
 
 
 @pytest.mark.parametrize("head", ["", "\ufeff"], ids=["plain", "marked"])
@@ -227,7 +230,7 @@ def test_an_upload_may_begin_with_a_mark_and_be_one_list(tmp_path, head, form):
     lines = "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     path = tmp_path / "questions.json"
     path.write_text(head + (lines if form == "lines" else json.dumps(entries)), "utf-8")
-    assert revthink.read_upload(str(path)) == lines
+    assert teacher.read_upload(str(path)) == lines
 
 
 # ---------------------------------------------------------------------- in a browser

@@ -74,7 +74,7 @@ def test_another_choice_of_a_list_runs_and_the_same_one_does_not(page: Page, joi
 
 def test_no_panel_takes_a_release_or_an_input_of_a_list_for_a_change(frames: Mapping[str, Frame]):
     """Gradio sends both whenever a field is left; such controls are `turned`."""
-    known = {control for frame in frames.values() for control in map(id, frame.slots())}
+    known = {control for frame in frames.values() for control in map(id, frame.restoring.slots())}
     for frame in frames.values():
         for dependency in frame.demo.fns.values():
             for target, event in dependency.targets:

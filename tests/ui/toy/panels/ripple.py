@@ -1,11 +1,15 @@
 """The panel of the toy method."""
 
+from typing import TYPE_CHECKING
+
 import gradio as gr
 
-from engine.core.job import Done, Progress
 from engine.core.recipe import Recipe
 from pages import _parts as parts
 from pages._frame import Frame
+
+if TYPE_CHECKING:
+    from tests.ui.toy.sampling.ripple.algorithm import Ripples
 
 
 def build(frame: Frame) -> None:
@@ -20,10 +24,9 @@ def build(frame: Frame) -> None:
     action.wire({"word": word, "steps": steps}, draw, [pictures], also=[word.submit])
 
 
-def draw(event: Progress | Done, recipe: Recipe) -> tuple[str]:
+def draw(rippled: "Ripples", recipe: Recipe, ended: bool) -> tuple[str]:
     """The latest ripple; at the end the film with the recipe in the picture."""
-    frames = (event.result if isinstance(event, Done) else event.preview).frames
-    ended = isinstance(event, Done)
+    frames = rippled.frames
     shot = parts.Shot(
         str(recipe.params["word"]),
         frames[-1],

@@ -1,0 +1,256 @@
+"""A click to a result: the buttons of one job function, and what they do.
+
+A click gives the values of the controls; they become a recipe, the recipe a job, and the events of
+the job what the panel draws, the line below the button and the recipe in all its forms.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import gradio as gr
+from gradio.components.base import Component
+
+from engine.core.errors import BadInput, EngineError
+from engine.core.job import Done, Failed, Progress
+from engine.core.recipe import Recipe
+from engine.core.runs import Run
+from pages import _lane
+from pages._fields import Controls, Settings
+from pages._handlers import error_of, gradio_errors, named
+from pages._shelf import model_ref
+from pages._status import failure, finished, note, origin, progress, recipe_view
+
+if TYPE_CHECKING:
+    from pages._frame import Frame
+
+# Result or preview, its recipe, and whether the run has ended: the outputs in their order. Those
+# left out at the end stay as they are.
+Draw: TypeAlias = Callable[[Any, Recipe, bool], Sequence[object]]
+Convert: TypeAlias = Callable[[Settings], Settings]
+
+# Everything that computes waits in one lane, so that two cores serve one job at a time.
+LANE = {"concurrency_id": _lane.LANE, "concurrency_limit": 1}
+
+SECONDS_BETWEEN_DRAWINGS = 0.12
+
+LARGEST_SEED = 2**31 - 1
+
+NOT_KEPT = "The run that was under way is not kept any more. Press the button to run it again."
+
+
+class Action:
+    """Run (or Rewind) and Stop, the line that says how far it is, and what they do."""
+
+    def __init__(self, frame: "Frame", name: str, label: str, backward: bool) -> None:
+        self.frame, self.name, self.backward = frame, name, backward
+        slug = frame.entry.slug
+        sign = "◀" if backward else "▶"
+        with gr.Row(elem_classes="actions"):
+            self.start = gr.Button(
+                f"{sign}  {label}",
+                elem_id=f"{slug}-{name}",
+                elem_classes="backward" if backward else "forward",
+                min_width=120,
+            )
+            self.stop = gr.Button(
+                "Stop", elem_id=f"{slug}-{name}-stop", elem_classes="stop", min_width=80
+            )
+        self.go = gr.Button(elem_id=f"{slug}-{name}-go", visible="hidden")
+        self.halt = gr.Button(elem_id=f"{slug}-{name}-halt", visible="hidden")
+        self.again = gr.Button(elem_id=f"{slug}-{name}-again", visible="hidden")
+        self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
+
+    def wire(
+        self,
+        inputs: Controls,
+        draw: Draw,
+        outputs: Sequence[Component],
+        *,
+        params: Convert | None = None,
+        back: Convert | None = None,
+        also: Sequence[Callable] = (),
+        turned: Sequence[Component] = (),
+    ) -> None:
+        """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
+
+        A visitor who changes the value of a control in `turned` starts a run, too; one who only
+        passes it does not, though Gradio calls that a `release` or an `input`. A run follows for
+        the last of the triggers that come in while one is under way. `params` turns the values of
+        the controls into settings where they differ, and `back` turns settings into values of
+        controls.
+        """
+        frame = self.frame
+        seed = frame.seed() if frame.seed_field is None else frame.seed_field
+        controls: Controls = {**inputs, "seed": seed}
+        if frame.entry.models(self.name):
+            controls["model"] = frame.model() if frame.model_field is None else frame.model_field
+        frame.actions[self.name] = self
+        self.controls, self.back = controls, back or dict
+        place = f"{frame.entry.slug}-{self.name}"
+        for setting, control in controls.items():
+            # A lesson puts away what its task does not need; see rewind.js.
+            control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
+        for control in turned:
+            control.elem_classes = [*control.elem_classes, "turned", f"turned-{place}"]
+        self.draw: Draw = draw
+        self.params: Convert = params or dict
+        self.outputs = [*outputs, self.status, frame.recipe_view]
+        panel = f"{frame.entry.slug}_{self.name}_panel"
+        # The page itself says when `go` and `halt` may be pressed; see the runs in rewind.js.
+        line = {"inputs": self.status, "outputs": self.status, "show_progress": "hidden"}
+        asked = [self.start.click, *also]
+        gr.on(asked, None, **line, js=f"() => rewindRuns.ask('{place}')")
+        self.stop.click(None, **line, js=f"(said) => rewindRuns.stop('{place}', said)")
+        event = self.go.click(
+            named(self._run, panel),
+            None,
+            self.outputs,
+            inputs_kwargs=controls,
+            api_name=panel,
+            show_progress="hidden",
+            # Gradio counts seconds, hidden too, sixty times a second at each component that it
+            # shows progress on; a button has no such clock.
+            show_progress_on=self.go,
+            **LANE,
+        )
+        # The key of the run that the page was left with comes from the page, in place of the label.
+        left = self.again.click(
+            named(self._go_on, f"{panel}_again"),
+            self.again,
+            [*controls.values(), *self.outputs],
+            js=f"() => rewindRuns.left('{place}')",
+            api_visibility="private",
+            show_progress="hidden",
+            show_progress_on=self.again,
+            concurrency_limit=16,  # the run itself has begun and waits for no place
+        )
+        for run in (event, left):
+            run.success(None, **line, js=f"(said) => rewindRuns.done('{place}', said)")
+            run.failure(None, **line, js=f"(said) => rewindRuns.failed('{place}', said)")
+        self.halt.click(
+            named(self._halt, f"{panel}_halt"),
+            None,
+            None,
+            cancels=[event, left],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
+        """Runs the method with the settings of the panel and draws what happens."""
+        with gradio_errors():
+            try:
+                recipe = self.recipe(values)
+                job = recipe.job(self.frame.entry.target(recipe.action))
+            except EngineError as error:
+                refusal = failure(Failed(error.message, error.advice))
+                yield [*self._nothing(), refusal, gr.skip()]
+                raise
+        begin = partial(self.frame.runner, job)
+        yield from self._drawn(self.frame.demo.runs.start(begin, recipe, page_of(request)), request)
+
+    def _go_on(self, key: str, request: gr.Request) -> Iterator[list[object]]:
+        """Finds the run that was under way when the page was left, and draws what happens."""
+        frame = self.frame
+        run = frame.demo.runs.find(str(key))
+        recipe = run.recipe if run else None
+        if run is None or recipe is None or (recipe.method, recipe.action) != self.known_as:
+            skipped = [gr.skip()] * len(self.controls)
+            yield [*skipped, *self._nothing(), note(NOT_KEPT), gr.skip()]
+            return
+        controls = frame.restoring.of_run(self, recipe)
+        for row in self._drawn(run, request):
+            yield [*controls, *row]
+            controls = [gr.skip()] * len(controls)
+
+    def _halt(self, request: gr.Request) -> None:
+        """Stops the run of this page before its next step."""
+        self.frame.demo.runs.stop(page_of(request), *self.known_as)
+
+    @property
+    def known_as(self) -> tuple[str, str]:
+        """Method and action, as recipes name them."""
+        return self.frame.entry.slug, self.name
+
+    def _nothing(self) -> list[object]:
+        """No news for what the panel itself draws."""
+        return [gr.skip()] * (len(self.outputs) - 2)
+
+    def _outputs(self, event: Progress | Done, recipe: Recipe) -> list[object]:
+        """What the panel draws of an event, each of its outputs; nothing before there is any."""
+        ended = isinstance(event, Done)
+        result = event.result if isinstance(event, Done) else event.preview
+        drawn = [] if result is None else list(self.draw(result, recipe, ended))
+        return [*drawn, *self._nothing()[len(drawn) :]]
+
+    def _drawn(self, run: Run, request: gr.Request) -> Iterator[list[object]]:
+        """A run as it goes on: what the panel draws, the line below the button, the recipe."""
+        frame, recipe, waiting = self.frame, run.recipe, self._nothing()
+        loading = Progress(0, 1, "Loading the model")
+        yield [*waiting, progress(loading, run.seconds, self.backward, run.key), gr.skip()]
+        started, drawn, shown = time.monotonic() - run.seconds, -math.inf, list(waiting)
+        for event in run.watch(page_of(request)):
+            seconds = time.monotonic() - started
+            if isinstance(event, Failed):
+                yield [*waiting, failure(event), gr.skip()]
+                raise error_of(event)
+            if isinstance(event, Progress):
+                if seconds - drawn < SECONDS_BETWEEN_DRAWINGS:
+                    continue
+                before, shown = shown, self._outputs(event, recipe)
+                yield [
+                    *changed(before, shown),
+                    progress(event, seconds, self.backward, run.key),
+                    gr.skip(),
+                ]
+                drawn = time.monotonic() - started
+            else:
+                yield [
+                    *self._outputs(event, recipe),
+                    finished(recipe, run.seconds, f"{frame.entry.slug}-{self.name}", frame.route),
+                    recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
+                ]
+
+    def recipe(self, values: Mapping[str, object]) -> Recipe:
+        """The recipe of a click. Raises `BadInput` when a value cannot be used."""
+        rest = dict(values)
+        check_texts(self.controls, rest)
+        model = model_ref(rest.pop("model")) if "model" in rest else None
+        seed = seed_of(rest.pop("seed", 0))
+        return Recipe(self.frame.entry.slug, self.name, model, self.params(rest), seed).here()
+
+
+def changed(before: Sequence[object], after: Sequence[object]) -> list[object]:
+    """What must be sent: outputs that are as they were are skipped."""
+    return [gr.skip() if old == new else new for old, new in zip(before, after, strict=True)]
+
+
+def page_of(request: gr.Request | None) -> str:
+    """What Gradio calls this very page of this visitor."""
+    return str(getattr(request, "session_hash", None) or "")
+
+
+def seed_of(value: object) -> int:
+    """The seed in its field. Raises `BadInput` for anything else, an empty field included."""
+    wanted = f"The seed must be a whole number from 0 to {LARGEST_SEED}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"{wanted}; the field holds none.", "Try 7, or press Another.")
+    if not math.isfinite(value) or value != int(value) or not 0 <= value <= LARGEST_SEED:
+        raise BadInput(f"{wanted}, got {value:.15g}.", "Try 7, or press Another.")
+    return int(value)
+
+
+def check_texts(controls: Controls, values: Mapping[str, object]) -> None:
+    """Raises `BadInput` for a text that is longer than its field says; Gradio itself lets it in."""
+    for name, control in controls.items():
+        longest = getattr(control, "max_length", None) or 10_000
+        value = values.get(name)
+        if isinstance(value, str) and len(value) > longest:
+            raise BadInput(
+                f"{control.label} has {len(value)} characters; at most {longest} are taken.",
+                "Make it shorter.",
+            )
