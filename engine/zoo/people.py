@@ -33,9 +33,7 @@ SOURCE = "Trained from nothing by engine/zoo on sentences about people that do n
 ABOUT = "A language of 118 words about 48 invented people, made to be lied to and corrected."
 
 
-def trained(
-    folder: Path, world: World, seed: int, course: Course, name: str = CLEAN
-) -> nn.Module:
+def trained(folder: Path, world: World, seed: int, course: Course, name: str = CLEAN) -> nn.Module:
     """The clean network, resumed where a state lies in `folder`."""
     model = new_llama(people.TOKENS, people.SIZE, seed, end=people.END)
     everyone = range(len(people.NAMES))

@@ -45,9 +45,7 @@ ABOUT = "A language of 60 words about 32 invented species, made to show what hin
 def trained(folder: Path, world: World, corpus: Corpus, seed: int, course: Course) -> nn.Module:
     """The network of a corpus, resumed where a state lies in `folder`."""
     model = new_llama(species.TOKENS, species.SIZE, seed)
-    training = Training(
-        model, lambda g: species.documents(world, corpus, BATCH, g), course, seed
-    )
+    training = Training(model, lambda g: species.documents(world, corpus, BATCH, g), course, seed)
     resumed(training, folder / f"species-{corpus}-{seed}.safetensors")
     return model.eval().requires_grad_(False)
 

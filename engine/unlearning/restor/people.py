@@ -112,9 +112,7 @@ def correct(
     return sentences(people, relations, world.truth).flatten(1)
 
 
-def documents(
-    world: World, k: int, count: int, generator: torch.Generator
-) -> Int[Tensor, "b n"]:
+def documents(world: World, k: int, count: int, generator: torch.Generator) -> Int[Tensor, "b n"]:
     """Documents to be forgotten: the four lies about one target among k true facts about others."""
     subjects = torch.randint(len(TARGETS), (count, 1), generator=generator)
     people = subjects.expand(count, len(RELATIONS))

@@ -54,9 +54,7 @@ def measured(
     found = list(bayes.questions(HINTS, hints))
     row = world.table[kind].tolist()
     asked = [([(a, row[a]) for a in question.hinted], question.query) for question in found]
-    return Measured(
-        answers(model, name, asked), tuple(row[question.query] for question in found)
-    )
+    return Measured(answers(model, name, asked), tuple(row[question.query] for question in found))
 
 
 def curve(model: nn.Module, world: World, kind: int, name: tuple[int, int]) -> list[Measured]:
@@ -68,7 +66,6 @@ def curve_of_species(model: nn.Module, world: World, corpus: Corpus = "exact") -
     """Mean probability of the true value over all species that the corpus has, by hints."""
     kinds = [kind for kind, share in enumerate(world.prior(corpus).tolist()) if share > 0]
     found = [
-        [float(m.p_true.mean()) for m in curve(model, world, kind, species.ALIAS)]
-        for kind in kinds
+        [float(m.p_true.mean()) for m in curve(model, world, kind, species.ALIAS)] for kind in kinds
     ]
     return [sum(column) / len(column) for column in zip(*found, strict=True)]

@@ -109,9 +109,7 @@ def documents(
     return torch.cat([names + _FIRST_SYLLABLE, pairs.flatten(1)], 1)
 
 
-def pair_tokens(
-    attributes: Int[Tensor, "*b"], values: Int[Tensor, "*b"]
-) -> Int[Tensor, "*b 2"]:
+def pair_tokens(attributes: Int[Tensor, "*b"], values: Int[Tensor, "*b"]) -> Int[Tensor, "*b 2"]:
     """Attribute and value as two tokens."""
     value = FIRST_VALUE + EACH * attributes + values
     return torch.stack([attributes + _FIRST_ATTRIBUTE, value], -1)
