@@ -24,9 +24,7 @@ PHI: tuple[Name, ...] = ("none", "negative entropy", "squares")
 PSI: tuple[Name, ...] = ("none", "fisher", "gaussian")
 
 
-def divergence(
-    phi: Convex, p: Float[Tensor, "*d"], q: Float[Tensor, "*d"]
-) -> Float[Tensor, ""]:
+def divergence(phi: Convex, p: Float[Tensor, "*d"], q: Float[Tensor, "*d"]) -> Float[Tensor, ""]:
     """D_Phi(p, q), the gradient of Phi taken at q."""
     with torch.enable_grad():
         at = q.detach().requires_grad_()
@@ -161,9 +159,7 @@ def _anchored_own(n: Numbers) -> Tensor:
 def _variational_own(n: Numbers) -> Tensor:
     """sum 0.5 [log(s0 / s) + (s + (m - m0)^2) / s0 - 1], s variances."""
     ratio = (n.variance_old / n.variance).log()
-    return 0.5 * (
-        ratio + (n.variance + (n.mean - n.mean_old).square()) / n.variance_old - 1
-    ).sum()
+    return 0.5 * (ratio + (n.variance + (n.mean - n.mean_old).square()) / n.variance_old - 1).sum()
 
 
 def _spread_own(n: Numbers) -> Tensor:

@@ -24,7 +24,7 @@ from torch import nn
 
 from engine.core import rng
 from engine.core.errors import BadInput
-from engine.core.shapes import Float, Int, Tensor
+from engine.core.shapes import Float, Tensor
 from engine.unlearning._losses import Batch, logits_of
 from engine.unlearning._samples import garments
 from engine.unlearning.refresh_learning.networks import CLASSES, Kind, new_network
@@ -248,7 +248,7 @@ def accuracies(
 
 
 def backward_transfer(matrix: Float[Tensor, "times tasks"]) -> float:
-    """Mean over the tasks but the last of final minus just-learnt accuracy; below 0 is forgetting."""
+    """Mean over all tasks but the last of final minus just-learnt accuracy; below 0: forgotten."""
     just = matrix.diagonal()[:-1]
     return float((matrix[-1, :-1] - just).mean())
 
@@ -257,9 +257,3 @@ def forgetting(matrix: Float[Tensor, "times tasks"]) -> Float[Tensor, " tasks"]:
     """By how much each task's accuracy fell from its best to the end; the last has fallen by 0."""
     best = torch.stack([matrix[task:, task].max() for task in range(matrix.shape[1])])
     return best - matrix[-1]
-
-
-def predicted(model: nn.Module, inputs: Tensor) -> Int[Tensor, " b"]:
-    """The most probable class of each picture."""
-    with torch.no_grad():
-        return logits_of(model.eval()(inputs)).argmax(1)

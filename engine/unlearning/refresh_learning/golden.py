@@ -97,9 +97,7 @@ def _fisher(arrays: Arrays) -> float:
     parts = [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]
     new = fisher_of(network(arrays, 2), parts, batch_size=10)
     old = _named(arrays, "F.")
-    return max(
-        apart(TAU * old[name] + value, arrays[f"F1.{name}"]) for name, value in new.items()
-    )
+    return max(apart(TAU * old[name] + value, arrays[f"F1.{name}"]) for name, value in new.items())
 
 
 def numbers(arrays: Arrays) -> bregman.Numbers:
@@ -133,7 +131,11 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "refresh-learning_bregman_f64": tuple(
         (bregman.SPECIAL[key].title, 1e-10, _term(key, name))
         for key, name in (
-            ("er", "er"), ("der", "der"), ("lwf", "lwf_kl"), ("ewc", "ewc"), ("vcl", "vcl_kl"),
-        )  # fmt: skip
+            ("er", "er"),
+            ("der", "der"),
+            ("lwf", "lwf_kl"),
+            ("ewc", "ewc"),
+            ("vcl", "vcl_kl"),
+        )
     ),
 }

@@ -1,5 +1,6 @@
 """Networks that learn one task after the other: a small MLP, and one of the shape of ResNet18."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -64,7 +65,7 @@ class ResNet(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(_Block(a, b, 1 if stage == 0 else 2), _Block(b, b, 1))
-                for stage, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+                for stage, (a, b) in enumerate(pairwise(widths))
             )
         )
         self.head = nn.Linear(8 * width, CLASSES)

@@ -96,7 +96,7 @@ class Refresh:
 
 
 def batch_loss(model: Network, batch: Batch) -> Float[Tensor, ""]:
-    """The mean cross-entropy of a batch of inputs and labels; no buffer takes part in unlearning."""
+    """The mean cross-entropy of a batch of inputs and labels; the buffer takes no part in it."""
     inputs, labels, *_ = batch
     return F.cross_entropy(logits_of(model(inputs)), labels)
 
@@ -104,9 +104,9 @@ def batch_loss(model: Network, batch: Batch) -> Float[Tensor, ""]:
 class RefreshOptimizer:
     """A training step that unlearns its batch a little before it learns it.
 
-    `loss` is (model, batch) -> a number or one number a sample. `fisher` is by parameter name; where
-    there is none, it counts as zero, as in the first task. The step after unlearning starts from
-    where unlearning led; weights are not put back as in sharpness-aware minimisation.
+    `loss` is (model, batch) -> a number or one number a sample. `fisher` is by parameter name;
+    where there is none, it counts as zero, as in the first task. The step after unlearning starts
+    from where unlearning led; weights are not put back as in sharpness-aware minimisation.
     """
 
     def __init__(
