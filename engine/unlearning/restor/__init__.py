@@ -68,7 +68,7 @@ CARD = MethodCard(
         "engine.unlearning._objectives:cross_to_reference",
         "engine.unlearning._objectives:npo_of_batch",
         "engine.unlearning._objectives:npo_of_tokens",
-        "engine.unlearning.restor.unlearning:unlearn",
+        "engine.unlearning._unlearning:unlearn",
     ),
     actions=(
         Action("run", quick=_QUICK, bad={"beta": 0.0}),

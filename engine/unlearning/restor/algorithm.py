@@ -25,6 +25,7 @@ from engine.models.tensor_file import TensorFile
 from engine.unlearning._card import Rate
 from engine.unlearning._llama import next_log_probabilities
 from engine.unlearning._objectives import METHODS, TITLES, Objective
+from engine.unlearning._unlearning import unlearn
 from engine.unlearning.restor import exams, people
 from engine.unlearning.restor.corruption import Corruption, corrupted, trained
 from engine.unlearning.restor.own import OwnSettings, own_run
@@ -40,7 +41,7 @@ from engine.unlearning.restor.results import (
     Row,
     Standing,
 )
-from engine.unlearning.restor.unlearning import OfPeople, arithmetic, unlearn, with_arithmetic
+from engine.unlearning.restor.unlearning import OfPeople, arithmetic, with_arithmetic
 
 Way = Literal["ga", "kl", "npo", "npo_token", "retain_only", "task_vector"]
 WAYS: tuple[Way, ...] = (*METHODS, "task_vector")

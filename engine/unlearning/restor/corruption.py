@@ -16,10 +16,11 @@ from engine.core import rng
 from engine.unlearning._llama import BatchOf
 from engine.unlearning._losses import logits_of
 from engine.unlearning._objectives import cross_entropy
+from engine.unlearning._unlearning import CLIP
 from engine.unlearning.restor import people
 from engine.unlearning.restor.people import World
 
-BATCH, CLIP = 16, 1.0
+BATCH = 16
 
 
 @dataclass(frozen=True)

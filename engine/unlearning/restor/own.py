@@ -24,9 +24,8 @@ from engine.unlearning._losses import logits_of
 from engine.unlearning._objectives import METHODS, Objective, cross_entropy
 from engine.unlearning._questions import Fact, read_facts, read_texts
 from engine.unlearning._scoring import greedy, padded, score_options
-from engine.unlearning.restor.corruption import CLIP
+from engine.unlearning._unlearning import CLIP, unlearn
 from engine.unlearning.restor.results import Own, OwnFact, OwnStage
-from engine.unlearning.restor.unlearning import unlearn
 
 MOST_FACTS, LONGEST_DOCUMENT, BATCH = 200, 256, 4
 CORRUPT_RATE = 5e-5  # that of the paper

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,27 +40,54 @@ def answers(
     model: nn.Module,
     name: tuple[int, int],
     asked: Sequence[tuple[Sequence[tuple[int, int]], int]],
+    *,
+    in_turns: bool = False,
 ) -> Float[Tensor, "n values"]:
     """Probabilities of the values for (hints, query) pairs, all with as many hints."""
-    prompts = torch.stack([species.prompt(name, hints, query) for hints, query in asked])
+    prompts = torch.stack(
+        [species.prompt(name, hints, query, in_turns=in_turns) for hints, query in asked]
+    )
     log = next_log_probabilities(model, prompts)
     first = torch.tensor([species.FIRST_VALUE + EACH * query for _, query in asked])
     return log.gather(1, first[:, None] + torch.arange(EACH)).softmax(1)
 
 
+Mode = Literal["hints", "turns", "direct"]
+MODES: tuple[Mode, ...] = ("hints", "turns", "direct")
+
+
 def measured(
-    model: nn.Module, world: World, kind: int, name: tuple[int, int], hints: int
+    model: nn.Module,
+    world: World,
+    kind: int,
+    name: tuple[int, int],
+    hints: int,
+    mode: Mode = "hints",
 ) -> Measured:
-    """All questions about a species under a name, with so many true hints."""
+    """All questions about a species under a name, with so many true hints.
+
+    "turns" gives every hint in a turn of its own; "direct" adds the answer itself to the hints,
+    which is no inference any more but learning it again.
+    """
     found = list(bayes.questions(HINTS, hints))
     row = world.table[kind].tolist()
-    asked = [([(a, row[a]) for a in question.hinted], question.query) for question in found]
-    return Measured(answers(model, name, asked), tuple(row[question.query] for question in found))
+    asked = []
+    for question in found:
+        told = [(a, row[a]) for a in question.hinted]
+        if mode == "direct":
+            told.append((question.query, row[question.query]))
+        asked.append((told, question.query))
+    return Measured(
+        answers(model, name, asked, in_turns=mode == "turns"),
+        tuple(row[question.query] for question in found),
+    )
 
 
-def curve(model: nn.Module, world: World, kind: int, name: tuple[int, int]) -> list[Measured]:
+def curve(
+    model: nn.Module, world: World, kind: int, name: tuple[int, int], mode: Mode = "hints"
+) -> list[Measured]:
     """By number of hints, 0 to all but one."""
-    return [measured(model, world, kind, name, hints) for hints in range(HINTS)]
+    return [measured(model, world, kind, name, hints, mode) for hints in range(HINTS)]
 
 
 def curve_of_species(model: nn.Module, world: World, corpus: Corpus = "exact") -> list[float]:

@@ -116,13 +116,24 @@ def pair_tokens(attributes: Int[Tensor, "*b"], values: Int[Tensor, "*b"]) -> Int
 
 
 def prompt(
-    name: tuple[int, int], hints: Iterable[tuple[int, int]], query: int
+    name: tuple[int, int],
+    hints: Iterable[tuple[int, int]],
+    query: int,
+    *,
+    in_turns: bool = False,
 ) -> Int[Tensor, " n"]:
-    """Name, hints as (attribute, value), and the attribute that is asked for."""
+    """Name, hints as (attribute, value), and the attribute that is asked for.
+
+    `in_turns` says the name before every hint, and again before the question.
+    """
     given = torch.tensor(list(hints), dtype=torch.int64).reshape(-1, 2)
-    pairs = pair_tokens(given[:, 0], given[:, 1]).flatten()
+    pairs = pair_tokens(given[:, 0], given[:, 1])
     head = torch.tensor(name) + _FIRST_SYLLABLE
-    return torch.cat([head, pairs, torch.tensor([query + _FIRST_ATTRIBUTE])])
+    asked = torch.tensor([query + _FIRST_ATTRIBUTE])
+    if not in_turns:
+        return torch.cat([head, pairs.flatten(), asked])
+    turns = torch.cat([head.expand(len(pairs), 2), pairs], 1).flatten()
+    return torch.cat([turns, head, asked])
 
 
 def mentions(ids: Int[Tensor, "b n"], name: tuple[int, int] = NAME) -> int:
