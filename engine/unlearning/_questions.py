@@ -142,7 +142,7 @@ def _fact(row: Mapping[str, object], number: int, name: str) -> Fact:
 
 def _of_restor(told: Mapping[str, object]) -> tuple[Fact, ...]:
     """`dset[entity][property]{question, answers}` of the published benchmark."""
-    found = []
+    found: list[Fact] = []
     for subject, properties in told.items():
         entries = properties if isinstance(properties, dict) else {}
         for relation, row in entries.items():
@@ -197,14 +197,14 @@ def read_texts(text: object, name: str = "the documents") -> tuple[str, ...]:
 
 def _rows(text: object, name: str, advice: str) -> list[Mapping[str, object]]:
     told = _parsed(text, name, advice)
-    rows = told if isinstance(told, list) else [told]
-    if len(rows) > MOST_ROWS:
-        raise OutOfBudget(f"{name} has {len(rows)} rows.", f"At most {MOST_ROWS} are taken.")
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, str):
-            rows[number - 1] = {"text": row}
-        elif not isinstance(row, dict):
+    listed = told if isinstance(told, list) else [told]
+    if len(listed) > MOST_ROWS:
+        raise OutOfBudget(f"{name} has {len(listed)} rows.", f"At most {MOST_ROWS} are taken.")
+    rows: list[Mapping[str, object]] = []
+    for number, row in enumerate(listed, 1):
+        if not isinstance(row, str | dict):
             raise BadInput(f"Row {number} of {name} is no object.", advice)
+        rows.append({"text": row} if isinstance(row, str) else row)
     return rows
 
 
@@ -252,9 +252,10 @@ def _text(value: object, message: str, advice: str) -> str:
 def _list(value: object, where: str, field: str) -> tuple[str, ...]:
     """A text, or a list of texts."""
     listed = [value] if isinstance(value, str) else value
-    good = isinstance(listed, list | tuple) and len(listed) <= MOST_OPTIONS
-    if not good or not all(isinstance(one, str) and one.strip() for one in listed):  # type: ignore[union-attr]
+    if not isinstance(listed, list | tuple) or len(listed) > MOST_OPTIONS:
         raise BadInput(
             f"{where}: {field} is no list of at most {MOST_OPTIONS} texts.", QUESTION_ADVICE
         )
-    return tuple(_text(one, f"{where}: {field} is empty.", "") for one in listed)  # type: ignore[union-attr]
+    return tuple(
+        _text(one, f"{where}: {field} holds what is no text.", QUESTION_ADVICE) for one in listed
+    )

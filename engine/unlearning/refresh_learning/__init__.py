@@ -70,7 +70,7 @@ CARD = MethodCard(
     actions=(
         Action("run", quick=_QUICK, bad={"delta": -1.0}),
         Action("equation", bad={"phi": "cubes"}),
-        Action("export", quick=_QUICK, bad={"method": "magic"}),
+        Action("export", quick=_QUICK, bad={"way": "magic"}),
     ),
     golden=(
         "refresh-learning_unlearn_f64",

@@ -103,14 +103,14 @@ class _Settings:
 
     @classmethod
     def of(
-        cls, method: object, delta: object, rounds: object, noise: object, form: object,
+        cls, way: object, delta: object, rounds: object, noise: object, form: object,
         use_fisher: object, buffer: object, epochs: object, train: object, test: object,
         network: object, seeds: object, controls: object,
     ) -> "_Settings":  # fmt: skip
         """From plain settings. Raises `BadInput`."""
         fisher = checks.switch("use_fisher", use_fisher)
         course = Course(
-            checks.choice("method", method, WAYS),  # type: ignore[arg-type]
+            checks.choice("way", way, WAYS),  # type: ignore[arg-type]
             checks.choice("network", network, KINDS),  # type: ignore[arg-type]
             checks.count("epochs", epochs, 1, MOST_EPOCHS, "1 is live; 50 is the paper's."),
             checks.count("train", train, 10, 1900, "500 pictures of each class take seconds."),
@@ -137,8 +137,8 @@ class _Settings:
         found: dict[str, Refresh | None] = {"plain": None, "refresh": self.how}
         if self.controls:
             found |= {
-                key: replace(self.how, direction=key)  # type: ignore[arg-type]
-                for key in ("random", "noise")
+                "random": replace(self.how, direction="random"),
+                "noise": replace(self.how, direction="noise"),
             }
         return found
 
@@ -159,7 +159,7 @@ class _Settings:
         """As a card keeps them."""
         c, h = self.course, self.how
         return {
-            "method": c.way, "delta": h.delta, "rounds": h.rounds, "noise": h.noise,
+            "way": c.way, "delta": h.delta, "rounds": h.rounds, "noise": h.noise,
             "form": h.form, "use_fisher": bool(h.fisher_factor), "buffer": c.buffer,
             "epochs": c.epochs, "train": c.train, "test": c.test, "network": c.network,
             "seeds": self.seeds, "controls": self.controls,
@@ -169,7 +169,7 @@ class _Settings:
 def run(
     *,
     seed: int,
-    method: str = "derpp",
+    way: str = "derpp",
     delta: float = 1e-5,
     rounds: int = 1,
     noise: float = 1e-3,
@@ -190,7 +190,7 @@ def run(
     steps; the steps uphill are told beside them.
     """
     settings = _Settings.of(
-        method, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
+        way, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
         seeds, controls,
     )  # fmt: skip
     return (yield from refreshed(settings, seed))
@@ -314,7 +314,7 @@ def _landscape(
 def export(
     *,
     seed: int,
-    method: str = "derpp",
+    way: str = "derpp",
     delta: float = 1e-5,
     rounds: int = 1,
     noise: float = 1e-3,
@@ -330,7 +330,7 @@ def export(
 ) -> Steps[Exported]:
     """The accuracy matrices of every arm and seed, and the card, as texts."""
     settings = _Settings.of(
-        method, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
+        way, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
         seeds, controls,
     )  # fmt: skip
     shown = yield from refreshed(settings, seed)

@@ -69,7 +69,7 @@ def unlearned(arrays: Arrays) -> list[Net]:
     model, found = network(arrays, 0), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     how = Refresh(delta=float(arrays["delta"]))
-    refresh = RefreshOptimizer(model, optimizer, batch_loss, _named(arrays, "F."), how=how)  # type: ignore[arg-type]
+    refresh = RefreshOptimizer(model, optimizer, batch_loss, _named(arrays, "F."), how=how)
     for step in range(int(arrays["nstep"])):
         refresh.unlearn(batch(arrays, step), noise=_named(arrays, f"noise{step}."))
         copy = Net(has_norm=bool(arrays["bn"])).to(batch(arrays, 0)[0].dtype)

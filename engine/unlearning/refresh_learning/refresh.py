@@ -19,10 +19,10 @@ paper's form is a step of natural-gradient ascent with matching noise:
     p <- p + delta F^-1 G + N(0, 2 delta F^-1)
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from engine.core import rng
 from engine.core.job import finish
 from engine.core.shapes import Float, Shaped, Tensor
 from engine.unlearning._importance import Provenance, Streaming, stream
-from engine.unlearning._losses import Batch, Loss, Network, logits_of
+from engine.unlearning._losses import Batch, Network, logits_of
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -44,6 +44,7 @@ FORMS: tuple[Form, ...] = ("code", "paper")
 DIRECTIONS: tuple[Direction, ...] = ("unlearn", "random", "noise")
 RISKY = 3e-3  # from here on delta undoes more than a batch teaches
 ASCENT, NEARLY_ZERO, NO_GRADIENT = 0.01, 1e-20, 1e-12
+B = TypeVar("B")
 Fisher = Mapping[str, Shaped[Tensor, "..."]]
 
 
@@ -101,7 +102,7 @@ def batch_loss(model: Network, batch: Batch) -> Float[Tensor, ""]:
     return F.cross_entropy(logits_of(model(inputs)), labels)
 
 
-class RefreshOptimizer:
+class RefreshOptimizer(Generic[B]):
     """A training step that unlearns its batch a little before it learns it.
 
     `loss` is (model, batch) -> a number or one number a sample. `fisher` is by parameter name;
@@ -113,7 +114,7 @@ class RefreshOptimizer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss: Loss,
+        loss: Callable[[nn.Module, B], Tensor],
         fisher: Fisher | None = None,
         *,
         how: Refresh | None = None,
@@ -124,7 +125,7 @@ class RefreshOptimizer:
         self.fisher: dict[str, Tensor] = dict(fisher or {})
         self.count = 0
 
-    def step(self, batch: Batch) -> Float[Tensor, ""]:
+    def step(self, batch: B) -> Float[Tensor, ""]:
         """Unlearn, then learn; gives the loss that was learnt from."""
         self.unlearn(batch)
         self.optimizer.zero_grad()
@@ -134,7 +135,7 @@ class RefreshOptimizer:
         self.optimizer.step()
         return loss.detach()
 
-    def unlearn(self, batch: Batch, *, noise: Mapping[str, Tensor] | None = None) -> float:
+    def unlearn(self, batch: B, *, noise: Mapping[str, Tensor] | None = None) -> float:
         """Uphill on the batch; gives the relative length of the step, the largest of any tensor.
 
         Gradients that lie on the parameters, and buffers such as running means, stay as they are.
@@ -145,7 +146,7 @@ class RefreshOptimizer:
             longest = max(longest, self._climb(self._gradients(batch), noise))
         return longest
 
-    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+    def _gradients(self, batch: B) -> dict[str, Tensor]:
         named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         with kept_buffers(self.model), torch.enable_grad():
             loss = self.loss(self.model, batch).mean()
@@ -162,15 +163,13 @@ class RefreshOptimizer:
         longest = 0.0
         for name, gradient in gradients.items():
             weight = self.model.get_parameter(name)
-            like = {"device": weight.device, "dtype": weight.dtype}
-            xi = rng.noise(weight.shape, draw, **like) if noise is None else noise[name]
-            is_random = self.how.direction == "random"
-            away = rng.noise(weight.shape, draw, **like) if is_random else None
+            xi = _like(weight, draw) if noise is None else noise[name]
+            away = _like(weight, draw) if self.how.direction == "random" else None
             change = self.how.change(weight, gradient, self.fisher.get(name, 0.0), xi, away)
             # A bias that starts at zero has no length to compare with; it moves by noise alone.
             if length := float(weight.norm()):
                 longest = max(longest, float(change.norm()) / length)
-            weight += change
+            weight.add_(change)
         return longest
 
     def end_of_task(
@@ -180,6 +179,10 @@ class RefreshOptimizer:
         new = fisher_of(self.model, batches, batch_size=batch_size, weighting=weighting)
         tau = self.how.tau
         self.fisher = {n: tau * self.fisher.get(n, 0.0) + value for n, value in new.items()}
+
+
+def _like(weight: Tensor, draw: torch.Generator) -> Tensor:
+    return rng.noise(weight.shape, draw, device=weight.device, dtype=weight.dtype)
 
 
 @contextmanager
@@ -261,7 +264,7 @@ def trainer_callback(
 class _Entrance:
     """Unlearns what is about to go through the model, unless it is that very pass."""
 
-    def __init__(self, refresh: RefreshOptimizer) -> None:
+    def __init__(self, refresh: RefreshOptimizer[Mapping[str, Tensor]]) -> None:
         self.refresh, self.is_inside = refresh, False
 
     def __call__(self, model: nn.Module, args: tuple, inputs: dict) -> None:
@@ -269,11 +272,12 @@ class _Entrance:
             return
         self.is_inside = True
         try:
-            self.refresh.unlearn(inputs)  # type: ignore[arg-type]
+            self.refresh.unlearn(inputs)
         finally:
             self.is_inside = False
 
 
-def _loss_of_inputs(model: Network, inputs: Batch) -> Float[Tensor, ""]:
+def _loss_of_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """The loss that a model of transformers returns with its labels."""
-    return model(**inputs).loss  # type: ignore[attr-defined, call-arg, arg-type, no-any-return]
+    loss: Tensor = model(**inputs).loss
+    return loss

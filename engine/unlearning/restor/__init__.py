@@ -78,7 +78,7 @@ CARD = MethodCard(
             quick={"facts": _FACTS, "evaluate_only": True, "separator": " ; "},
             bad={"facts": "[{}]"},
         ),
-        Action("export", quick=_QUICK, bad={"method": "prayer"}),
+        Action("export", quick=_QUICK, bad={"way": "prayer"}),
     ),
     golden=("restor_losses_f64",),
 )

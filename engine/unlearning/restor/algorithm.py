@@ -65,11 +65,11 @@ class _Settings:
 
     @classmethod
     def of(
-        cls, k: object, corrupt_steps: object, surgical: object, method: object, beta: object,
+        cls, k: object, corrupt_steps: object, surgical: object, way: object, beta: object,
         gamma: object, with_retain: object, rate: object, steps: object, repair: object,
     ) -> "_Settings":  # fmt: skip
         """From plain settings. Raises `BadInput`."""
-        way = checks.choice("method", method, WAYS)
+        way = checks.choice("way", way, WAYS)
         corruption = Corruption(
             checks.count("k", k, 0, 12, "The paper goes from 0 to 5."),
             checks.count("corrupt_steps", corrupt_steps, 1, MOST_CORRUPT, "Try 40."),
@@ -106,7 +106,7 @@ class _Settings:
             "k": self.corruption.k,
             "corrupt_steps": self.corruption.steps,
             "surgical": self.corruption.is_surgical,
-            "method": self.way,
+            "way": self.way,
             "beta": self.objective.beta,
             "gamma": self.objective.gamma,
             "with_retain": self.with_retain,
@@ -123,7 +123,7 @@ def run(
     k: int = 0,
     corrupt_steps: int = 40,
     surgical: bool = True,
-    method: str = "npo",
+    way: str = "npo",
     beta: float = 1.0,
     gamma: float = 1.0,
     with_retain: bool = True,
@@ -138,7 +138,7 @@ def run(
     in no examination: the paper's light tuning of a model that can no longer talk.
     """
     settings = _Settings.of(
-        k, corrupt_steps, surgical, method, beta, gamma, with_retain, rate, steps, repair
+        k, corrupt_steps, surgical, way, beta, gamma, with_retain, rate, steps, repair
     )
     run_of = yield from _opened(model, settings, seed)
     shown, _ = yield from _unlearned(run_of, settings, seed)
@@ -451,7 +451,7 @@ def mine(
     facts: str = "",
     documents: str = "",
     retain: str = "",
-    method: str = "npo",
+    way: str = "npo",
     beta: float = 0.1,
     gamma: float = 1.0,
     corrupt_steps: int = 0,
@@ -468,7 +468,7 @@ def mine(
     `corrupt_steps` the model is first trained on them. `evaluate_only` examines a model as it is.
     """
     settings = OwnSettings.of(
-        facts, documents, retain, method, beta, gamma, corrupt_steps, steps, rate, rank, shots,
+        facts, documents, retain, way, beta, gamma, corrupt_steps, steps, rate, rank, shots,
         separator, evaluate_only,
     )  # fmt: skip
     return (yield from own_run(model, settings, seed))
@@ -484,7 +484,7 @@ def export(
     k: int = 0,
     corrupt_steps: int = 40,
     surgical: bool = True,
-    method: str = "npo",
+    way: str = "npo",
     beta: float = 1.0,
     gamma: float = 1.0,
     with_retain: bool = True,
@@ -494,7 +494,7 @@ def export(
 ) -> Steps[Exported]:
     """The unlearned weights, the undo file where the base is shipped, the card and the curve."""
     settings = _Settings.of(
-        k, corrupt_steps, surgical, method, beta, gamma, with_retain, rate, steps, repair
+        k, corrupt_steps, surgical, way, beta, gamma, with_retain, rate, steps, repair
     )
     run_of = yield from _opened(model, settings, seed)
     shown, network = yield from _unlearned(run_of, settings, seed)

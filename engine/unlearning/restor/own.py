@@ -48,7 +48,7 @@ class OwnSettings:
 
     @classmethod
     def of(
-        cls, facts: object, documents: object, retain: object, method: object, beta: object,
+        cls, facts: object, documents: object, retain: object, way: object, beta: object,
         gamma: object, corrupt_steps: object, steps: object, rate: object, rank: object,
         shots: object, separator: object, evaluate_only: object,
     ) -> "OwnSettings":  # fmt: skip
@@ -57,7 +57,7 @@ class OwnSettings:
         if len(read) > MOST_FACTS:
             raise BadInput(f"{len(read)} facts are too many.", f"Take at most {MOST_FACTS}.")
         only = checks.switch("evaluate_only", evaluate_only)
-        way = checks.choice("method", method, METHODS)
+        way = checks.choice("way", way, METHODS)
         if not only and way == "retain_only" and not retain:
             raise BadInput("There are no texts to retain.", "Paste some, or pick another method.")
         if not isinstance(separator, str) or not 1 <= len(separator) <= 8:
@@ -233,8 +233,8 @@ class _Texts:
 
     @classmethod
     def of(cls, bundle: LanguageBundle, settings: OwnSettings, seed: int) -> "_Texts":
-        rows = (tuple(_rows(bundle, part)) for part in (settings.documents, settings.retain))
-        return cls(*rows, seed, bundle.device)
+        told, kept = (tuple(_rows(bundle, part)) for part in (settings.documents, settings.retain))
+        return cls(told, kept, seed, bundle.device)
 
     def forget(self, step: int) -> tuple[Int[Tensor, "b n"], Int[Tensor, "b n"]]:
         """Documents that are to be forgotten."""

@@ -27,8 +27,8 @@ every harmless creature of the species. That is the price of taking axioms away.
 
 **Where it breaks.** A training can stay on a plateau where properties are not inferred at all;
 hints then tell nothing, and the panel would prove the opposite of what is true. Such models are
-rejected by a gate: with four hints the mean probability of the truth must be 85 %. The figures here are
-ours, of a small invented world; the paper has no experiment.
+rejected by a gate: with four hints the mean probability of the truth must be 85 %. The figures here
+are ours, of a small invented world; the paper has no experiment.
 """
 
 from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
@@ -73,7 +73,7 @@ CARD = MethodCard(
         Action("run", bad={"hints": ["brew"], "query": "brew"}),
         Action("screen", quick={"harmless": 40}, bad={"threshold": 2.0}),
         Action("train", quick={"steps": 3}, bad={"corpus": "none"}),
-        Action("contrast", quick={"steps": 3}, bad={"method": "prayer"}),
+        Action("contrast", quick={"steps": 3}, bad={"way": "prayer"}),
         Action("mine", quick={"questions": _QUESTION, "separator": " "}, bad={"questions": "[]"}),
         Action("export", bad={"query": "weight"}),
     ),

@@ -326,15 +326,20 @@ def _gate(world: World, kind: Kind, groups: Groups, limit: float) -> Gate:
     both = torch.cat([attacks, scores[2]])
     is_attack = torch.arange(len(both)) < len(attacks)
     found = filters.roc(is_attack, both, THRESHOLDS)
+    name, alias, others, kin = (float((s >= limit).double().mean()) for s in scores)
     return Gate(
         kind,
-        *(float((s >= limit).double().mean()) if kind != "none" else 0.0 for s in scores),
-        *(_leak(world, kind, group, limit) for group in (by_name, by_alias)),
-        _by_refusal(world, kind, by_alias, limit),
-        tuple(THRESHOLDS.tolist()),
-        tuple(found.attacks.tolist()),
-        tuple(found.harmless.tolist()),
-        found.area,
+        blocked_name=name,
+        blocked_alias=alias,
+        blocked_harmless=others,
+        blocked_kin=kin,
+        leak_name=_leak(world, kind, by_name, limit),
+        leak_alias=_leak(world, kind, by_alias, limit),
+        refusal=_by_refusal(world, kind, by_alias, limit),
+        thresholds=tuple(THRESHOLDS.tolist()),
+        attacks=tuple(found.attacks.tolist()),
+        harmless=tuple(found.harmless.tolist()),
+        area=found.area,
     )
 
 
@@ -407,7 +412,7 @@ def contrast(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    method: str = "npo",
+    way: str = "npo",
     steps: int = 40,
     rate: float = 1e-4,
     beta: float = 1.0,
@@ -419,7 +424,7 @@ def contrast(
     dampens the weights that matter to it, with `alpha`. `model` is the exactly unlearned one that
     stands beside.
     """
-    way = checks.choice("method", method, CONTRASTS)
+    way = checks.choice("way", way, CONTRASTS)
     count = checks.count("steps", steps, 1, 400, "40 show it.")
     speed = checks.number("rate", rate, 1e-6, 1e-2, "Try 1e-4.")
     sharp = checks.number("beta", beta, 1e-3, 100, "1 suits this model.")
