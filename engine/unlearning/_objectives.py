@@ -38,7 +38,7 @@ TITLES: Mapping[str, str] = {
 TINY = 1e-12  # in the logarithm of q, as in the published code
 
 
-def token_losses(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"]) -> Float[Tensor, " t"]:
+def token_losses(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b m"]) -> Float[Tensor, " t"]:
     """Cross-entropy of every token that counts, under the logits one place before it.
 
     Raises `BadInput` where logits and labels are of unequal length, or no token counts.
@@ -56,7 +56,7 @@ def token_losses(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"]) -> 
     return F.cross_entropy(wide[:, :-1][counted], targets[counted], reduction="none")
 
 
-def cross_entropy(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+def cross_entropy(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b m"]) -> Float[Tensor, ""]:
     """CE: the mean over the tokens of the whole batch, as transformers takes it."""
     return token_losses(logits, labels).mean()
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ DIVERGED = 3.0  # times log(vocabulary): worse than guessing by far
 CLIP = 1.0  # of the gradient's length, as the Trainer of transformers has it
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where forget and retain batches come from; ids with labels (-100: not learnt)."""
 

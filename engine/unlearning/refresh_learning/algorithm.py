@@ -204,7 +204,7 @@ def refreshed(settings: _Settings, seed: int) -> Steps[Refreshed]:
         settings.how.delta,
         settings.seeds,
         notes=settings.notes,
-        settings=settings.plain(),  # type: ignore[arg-type]
+        settings=settings.plain(),
     )
     continual.tasks(course.train, course.test)
     first: dict[str, nn.Module] = {}

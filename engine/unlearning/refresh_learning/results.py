@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core.recipe import Plain
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -108,7 +110,7 @@ class Refreshed:
     landscape: Landscape | None = None
     relative_steps: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
-    settings: Mapping[str, float | str | bool] = field(default_factory=dict)
+    settings: Mapping[str, Plain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

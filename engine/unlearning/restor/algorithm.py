@@ -45,6 +45,7 @@ from engine.unlearning.restor.unlearning import OfPeople, arithmetic, with_arith
 
 Way = Literal["ga", "kl", "npo", "npo_token", "retain_only", "task_vector"]
 WAYS: tuple[Way, ...] = (*METHODS, "task_vector")
+CLEAN, CORRUPTED = "people", "people-corrupted-{k}"
 MOST_STEPS, MOST_CORRUPT, EVERY, ROWS = 400, 200, 5, 8
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
 REPAIR_STEPS, REPAIR_RATE = 20, 1e-4
@@ -178,8 +179,8 @@ def _opened(
     parts = exams.split(len(people.TARGETS) * len(people.RELATIONS), rng.generator(seed, "split"))
     own_steps = len(ALPHAS) if settings.way == "task_vector" else settings.steps
     total = sum(own_steps if way == settings.way else settings.steps for way in settings.ways)
-    shipped = ModelRef(f"people-corrupted-{how.k}")
-    is_ours = clean.ref.source == "people" and not clean.ref.edits
+    shipped = ModelRef(CORRUPTED.format(k=how.k))
+    is_ours = clean.ref.source == CLEAN and not clean.ref.edits
     if is_ours and how == Corruption(how.k) and shipped.source in MODELS:
         yield Progress(0, total, "Loading the corrupted model")
         bundle = open_people(shipped)
@@ -206,7 +207,7 @@ def _unlearned(
         validation=len(run_of.chooser),
         reported=len(run_of.reported),
         was_shipped=run_of.base is not None,
-        settings=settings.plain(),  # type: ignore[arg-type]
+        settings=settings.plain(),
     )
     done, result = run_of.done, run_of.corrupted
     for way in settings.ways:
@@ -236,7 +237,7 @@ def _course(
     """One way, stage by stage; the network where there is a new stage, None between them."""
     title = TITLES.get(way, "task vector")
     standing, chooser = run_of.standing(run_of.corrupted)
-    course = Course(way, title, (Point(0, standing, chooser),))
+    course = Course(way, title, (Point(0.0, standing, chooser),))
     stages = (
         _arithmetic(run_of, settings, seed)
         if way == "task_vector"
@@ -283,7 +284,7 @@ def _trained(run_of: _Run, settings: _Settings, way: Way, seed: int) -> Iterator
     ):
         is_stage = step.number % EVERY == 0 or step.number == settings.steps or step.has_diverged
         stage = student.eval() if is_stage else None
-        yield step.number, stage, step.forget_loss, step.has_diverged
+        yield float(step.number), stage, step.forget_loss, step.has_diverged
         student.train()
     student.eval().requires_grad_(False)
 
@@ -370,9 +371,9 @@ def ask(
 ) -> Steps[Answered]:
     """The beginning of a sentence, which every model goes on with: clean, corrupted, edited."""
     ids = read_words(question)
-    corrupt = f"people-corrupted-{checks.choice('k', str(k), ('0', '4'))}"
+    which = checks.choice("k", str(k), ("0", "4"))
     asked = model if isinstance(model, ModelRef) else ModelRef(model)
-    refs = [ModelRef("people"), ModelRef(corrupt)]
+    refs = [ModelRef(CLEAN), ModelRef(CORRUPTED.format(k=which))]
     refs += [asked] if asked not in refs else []
     truth, lie = _told_about(ids)
     shown = Answered(question.strip(), truth, lie)

@@ -195,7 +195,8 @@ class _OwnRun:
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             self.done += 1
-            yield Progress(self.done, self.total, f"Telling lies, loss {float(loss):.2f}", shown)
+            told = f"Telling lies, loss {float(loss.detach()):.2f}"
+            yield Progress(self.done, self.total, told, shown)
         data, _ = written(student.eval())
         shown = replace(shown, adapters={**shown.adapters, "corrupted": data})
         return merged(student), shown

@@ -97,8 +97,8 @@ def sentences(
     return torch.stack([people + _FIRST_NAME, relations + _FIRST_RELATION, value, end], -1)
 
 
-def value_token(relations: Int[Tensor, "*b"], values: Int[Tensor, "*b"]) -> Int[Tensor, "*b"]:
-    """The token of a value of a relation."""
+def value_token(relations: Int[Tensor, "..."], values: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The token of a value of a relation; the two broadcast."""
     return _FIRST_VALUE + EACH * relations + values
 
 

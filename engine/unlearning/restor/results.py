@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.core.patch import Patch
+from engine.core.recipe import Plain
 from engine.unlearning._card import Rate
 
 
@@ -86,7 +87,7 @@ class Restored:
     was_shipped: bool = False
     repaired: tuple[Standing, Standing] | None = None
     patch: Patch | None = None
-    settings: Mapping[str, float | str | bool] = field(default_factory=dict)
+    settings: Mapping[str, Plain] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -190,15 +191,18 @@ def _curves(
         hinted("turns", "hints in turns", name, "turns"),
         hinted("direct", "the answer itself told", name, "direct"),
     ]
-    ceilings = [
-        bayes.ceiling(world.table, world.prior(), k, species.EACH).p_true
-        for k in range(species.SPECIES)
-    ]
-    means = torch.stack(ceilings).mean(0)
+    means = _mean_ceiling(world.seed)
     yield [
         Curve("species", "mean over all species", tuple(curve_of_species(tested, world))),
-        Curve("species ceiling", "its ceiling", tuple(means.tolist())),
+        Curve("species ceiling", "its ceiling", means),
     ]
+
+
+@cache
+def _mean_ceiling(seed: int) -> tuple[float, ...]:
+    """A property of the world alone, and thousands of posteriors; so it is taken once."""
+    world = World(seed)
+    return tuple(bayes.mean_ceiling(world.table, world.prior(), species.EACH).tolist())
 
 
 def _told(key: str, title: str, found: Sequence[Measured], at_full: float) -> Curve:

@@ -115,6 +115,14 @@ def ceiling(
     return Ceiling(*(torch.tensor(v, dtype=torch.float64) for v in (p_true, accuracy)))
 
 
+def mean_ceiling(
+    table: Int[Tensor, "species attributes"], prior: Float[Tensor, " species"], values: int
+) -> Float[Tensor, " hints"]:
+    """The ceiling's mean posterior of the truth, averaged over all species."""
+    found = [ceiling(table, prior, kind, values).p_true for kind in range(len(table))]
+    return torch.stack(found).mean(0)
+
+
 def posteriors(
     table: Int[Tensor, "species attributes"],
     prior: Float[Tensor, " species"],

@@ -93,7 +93,13 @@ def curve(
 def curve_of_species(model: nn.Module, world: World, corpus: Corpus = "exact") -> list[float]:
     """Mean probability of the true value over all species that the corpus has, by hints."""
     kinds = [kind for kind, share in enumerate(world.prior(corpus).tolist()) if share > 0]
-    found = [
-        [float(m.p_true.mean()) for m in curve(model, world, kind, species.ALIAS)] for kind in kinds
-    ]
-    return [sum(column) / len(column) for column in zip(*found, strict=True)]
+    found = []
+    for hints in range(HINTS):
+        asked, truths = [], []
+        for row in world.table[kinds].tolist():
+            for question in bayes.questions(HINTS, hints):
+                asked.append(([(a, row[a]) for a in question.hinted], question.query))
+                truths.append(row[question.query])
+        probabilities = answers(model, species.ALIAS, asked)
+        found.append(float(Measured(probabilities, tuple(truths)).p_true.mean()))
+    return found
