@@ -69,12 +69,12 @@ def test_a_divergence_is_zero_at_itself_never_negative_and_not_symmetric():
 
 
 def test_a_choice_of_functions_names_its_methods():
-    assert bregman.named("squares", "none", 1, 0) == ("DER", "DER++")
-    assert bregman.named("none", "fisher", 0, 1) == ("online EWC",)
-    assert bregman.named("none", "fisher", 0, 0) == ("plain fine-tuning",)
-    assert bregman.named("squares", "fisher", 1, 1) == ("a new combination",)
+    assert bregman.named("squares", "none", 1.0, 0.0) == ("DER", "DER++")
+    assert bregman.named("none", "fisher", 0.0, 1.0) == ("online EWC",)
+    assert bregman.named("none", "fisher", 0.0, 0.0) == ("plain fine-tuning",)
+    assert bregman.named("squares", "fisher", 1.0, 1.0) == ("a new combination",)
     with pytest.raises(BadInput, match="Phi cannot be"):
-        bregman.named("cubes", "none", 1, 0)
+        bregman.named("cubes", "none", 1.0, 0.0)
 
 
 def test_the_equation_is_checked_live(run_job):
@@ -290,7 +290,7 @@ def test_arms_take_the_same_learning_steps_and_tell_the_extra_ones(run_job):
     steps = {run.steps for arm in shown.arms for run in arm.runs}
     assert len(steps) == 1
     extra = {arm.key: arm.runs[0].extra_steps for arm in shown.arms}
-    assert extra == {"plain": 0, "refresh": steps.copy().pop(), "random": extra["random"],
+    assert extra.pop("plain") == 0
                      "noise": extra["noise"]}  # fmt: skip
     assert [p.key for p in shown.paired] == ["refresh", "random", "noise"]
     assert all(len(p.differences) == 2 for p in shown.paired)

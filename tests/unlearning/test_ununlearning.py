@@ -246,7 +246,9 @@ def test_a_training_too_short_is_kept_out_by_the_gate(run_job):
 
 @pytest.mark.parametrize("way", algorithm.CONTRASTS)
 def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_job):
-    *_, done = run_job(Job(f"{TARGET}:contrast", {"model": shipped, "way": way, "steps": 2}, 0))
+    *_, done = run_job(
+        Job(f"{TARGET}:contrast", {"model": shipped, "way": way, "steps": 2, "alpha": 1.0}, 0)
+    )
     assert [found.key for found in done.result.curves] == ["full", "approximate", "exact"]
     assert len(done.result.distance) == measuring.HINTS
     # the tiny model stands in for both, so the full and the exact curve are one
