@@ -36,9 +36,9 @@ def arms() -> dict[str, tuple[Course, Refresh | None]]:
     }
     for way in ("sgd", "er", "derpp"):
         for delta in (1e-5, 1e-3, 1e-2):
-            found[f"{way}, {delta:g}"] = Course(way), Refresh(delta)  # type: ignore[arg-type]
+            found[f"{way}, {delta:g}"] = Course(way), Refresh(delta)
     for direction in ("random", "noise"):
-        how = replace(Refresh(), direction=direction)  # type: ignore[arg-type]
+        how = replace(Refresh(), direction=direction)
         found[f"derpp, {direction}"] = Course("derpp"), how
     return found
 

@@ -2,8 +2,8 @@
 
     python -m engine bench restor          writes assets/claims/restor.json
 
-For each seed the shipped clean model is corrupted anew, 40 surgical steps, with k = 0 and with k = 4
-true facts in a document, and every way takes 120 steps at a rate of 1e-4. Counted over all 64 facts
+For each seed the shipped clean model is corrupted anew, 40 surgical steps, with k = 0 and with
+k = 4 true facts in a document, and every way takes 120 steps at a rate of 1e-4. Counted over all 64 facts
 about the targets, after the last step and not after the best: truths restored, and answers that are
 still the lie. Without the retain term the same, as nothing is restored then. Mean over the seeds
 with the 95 % interval of Student's t.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from engine.core.catalog import Measured
-from engine.core.job import Progress, Steps, relay
+from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.means import mean_interval
 from engine.unlearning._objectives import Objective
@@ -73,10 +73,8 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = SEEDS) -> Steps[Measured]
     total, done = seeds * len(KS) * (len(ARMS) + 1), 0
     for number in range(seed, seed + seeds):
         for k in KS:
-            lied = yield from relay(
-                corrupted(clean, world, Corruption(k), number),
-                lambda loss, done=done: Progress(done, total, f"Telling lies, loss {loss:.2f}"),
-            )
+            yield Progress(done, total, "Telling lies")
+            lied = finish(corrupted(clean, world, Corruption(k), number))
             rows.setdefault((k, "corrupted"), []).append(_row(lied, world))
             for name, arm in ARMS.items():
                 found = yield from _unlearned(lied, world, k, arm, steps, number, done, total)
