@@ -245,7 +245,7 @@ def test_a_training_too_short_is_kept_out_by_the_gate(run_job):
 
 
 @pytest.mark.parametrize("way", algorithm.CONTRASTS)
-def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_job):
+def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_job, same_bits):
     *_, done = run_job(
         Job(f"{TARGET}:contrast", {"model": shipped, "way": way, "steps": 2, "alpha": 1.0}, 0)
     )
@@ -254,6 +254,9 @@ def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_j
     # the tiny model stands in for both, so the full and the exact curve are one
     assert done.result.curves[0].p_true == done.result.curves[2].p_true
     assert done.result.curves[1].p_true != done.result.curves[0].p_true
+    full = algorithm.open_species(shipped).model.state_dict()
+    patch = done.result.patch
+    assert same_bits(dict(patch.undo(patch.apply(full))), dict(full))
 
 
 def test_documents_to_forget_tell_the_forbidden_profile_in_any_order():

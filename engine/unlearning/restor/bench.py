@@ -3,10 +3,10 @@
     python -m engine bench restor          writes assets/claims/restor.json
 
 For each seed the shipped clean model is corrupted anew, 40 surgical steps, with k = 0 and with
-k = 4 true facts in a document, and every way takes 120 steps at a rate of 1e-4. Counted over all 64 facts
-about the targets, after the last step and not after the best: truths restored, and answers that are
-still the lie. Without the retain term the same, as nothing is restored then. Mean over the seeds
-with the 95 % interval of Student's t.
+k = 4 true facts in a document, and every way takes 120 steps at a rate of 1e-4. Counted over all
+64 facts about the targets, after the last step and not after the best: truths restored, and answers
+that are still the lie. Two ways are shown without the retain term too, as nothing is restored then.
+Mean over the seeds with the 95 % interval of Student's t.
 """
 
 import copy

@@ -18,12 +18,12 @@ from torch import nn
 from engine.core import checks, rng
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, finish
-from engine.core.patch import state_fingerprint
-from engine.core.recipe import ModelRef, versions_here
+from engine.core.patch import Patch, state_fingerprint
+from engine.core.recipe import ModelRef, Recipe, versions_here
 from engine.core.shapes import Int, Tensor
 from engine.metrics.means import bootstrap
 from engine.models.language import LanguageBundle
-from engine.models.library import MODELS, load
+from engine.models.library import MODELS, load, resolve
 from engine.unlearning import _llama as llama
 from engine.unlearning._dampening import Dampening
 from engine.unlearning._importance import Importance, Provenance, Streaming, stream
@@ -434,19 +434,24 @@ def contrast(
     sharp = checks.number("beta", beta, 1e-3, 100, "1 suits this model.")
     level = checks.number("alpha", alpha, 0.1, 1000, "10 is the value of the paper on SSD.")
     world = World()
+    settings = {"way": way, "steps": count, "rate": speed, "beta": sharp, "alpha": level}
     yield Progress(0, count + 2, "Loading the models")
-    full, exact = (open_species(one).model for one in (FULL, model))
-    shown = Contrasted(way, 0, count)
+    bundle, exact = open_species(FULL), open_species(model).model
+    full, shown = bundle.model, Contrasted(way, 0, count)
+    told = Recipe(
+        "ununlearning", "contrast", resolve(bundle.ref), settings, seed, label="forget shu ka"
+    ).here()
     if way == "ssd":
         yield Progress(1, count + 2, "Importances", shown)
         network = _dampened(full, world, level, seed)
-        return _contrasted(shown, full, network, exact, world, count)
+        return _contrasted(replace(shown, step=count), full, network, exact, world, told)
     network = copy.deepcopy(full).requires_grad_(True).train()
     objective = Objective(way, sharp)  # type: ignore[arg-type]
     for step in unlearn(network, full, _OfSpecies(world, seed), objective, count, speed):
         shown = replace(shown, step=step.number, has_diverged=step.has_diverged)
         yield Progress(step.number, count + 2, f"Unlearning, loss {step.loss:.2f}", shown)
-    return _contrasted(shown, full, network.eval(), exact, world, shown.step)
+    network = network.eval().requires_grad_(False)
+    return _contrasted(shown, full, network, exact, world, told)
 
 
 @dataclass(frozen=True)
@@ -503,8 +508,9 @@ def _contrasted(
     network: nn.Module,
     exact: nn.Module,
     world: World,
-    step: int,
+    told: Recipe,
 ) -> Contrasted:
+    """The three curves, how far the approximate one is from the exact, and the edit as a patch."""
     kind, name = world.forbidden, species.NAME
     at_full = curve(full, world, kind, name)[0].accuracy
     rows = [
@@ -516,7 +522,8 @@ def _contrasted(
         )
     ]
     distance = np.abs(np.subtract(rows[1].p_true, rows[2].p_true))
-    return replace(shown, step=step, curves=tuple(rows), distance=tuple(distance.tolist()))
+    patch = Patch.between(full.state_dict(), network.state_dict(), told)
+    return replace(shown, curves=tuple(rows), distance=tuple(distance.tolist()), patch=patch)
 
 
 # ---------------------------------------------------------------------- own model, export

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from engine.core.patch import Patch
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -116,7 +118,7 @@ class Contrasted:
     """Approximate unlearning of the full model beside the exact one.
 
     `distance` is, by hints, how far the approximate model's probability of the truth is from the
-    exact one's.
+    exact one's. `patch` is the edit of the full model, which can be asked on and taken off again.
     """
 
     method: str
@@ -125,6 +127,7 @@ class Contrasted:
     curves: tuple[Curve, ...] = ()
     distance: tuple[float, ...] = ()
     has_diverged: bool = False
+    patch: Patch | None = None
 
 
 @dataclass(frozen=True)
