@@ -7,8 +7,11 @@ import copy
 import csv
 import io
 import json
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import count
 from typing import Literal
 
 import torch
@@ -16,7 +19,7 @@ from torch import nn
 
 from engine.core import checks, rng
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Progress, Steps, finish
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
 from engine.models.language import LanguageBundle
@@ -159,15 +162,29 @@ class _Run:
     done: int
     total: int
 
-    def standing(self, model: nn.Module) -> tuple[Standing, float]:
+    def judged(self, model: nn.Module) -> "_Judged":
         """Where a model stands on the reported facts, and its truths among those that choose."""
         exam = exams.examine(model, self.world, people.TARGETS)
         kept = exams.examine(model, self.world, people.KEPT)
         told = exam.take(self.reported)
         rates = [Rate.of(hits) for hits in (told.is_true, told.is_lie, kept.is_true)]
-        assert all(rate is not None for rate in rates)
         logs = (float(v.mean()) for v in (told.log_true, told.log_lie, told.log_random))
-        return Standing(*rates, *logs), float(exam.is_true[self.chooser].double().mean())  # type: ignore[arg-type]
+        standing = Standing(*rates, *logs)  # type: ignore[arg-type]
+        return _Judged(standing, float(exam.is_true[self.chooser].double().mean()), exam)
+
+    @cached_property
+    def before(self) -> "tuple[_Judged, _Judged]":
+        """The clean and the corrupted model."""
+        return self.judged(self.clean), self.judged(self.corrupted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Where a model stands, its truths among the facts that choose, and all its answers."""
+
+    standing: Standing
+    chooser: float
+    exam: exams.Exam
 
 
 def _opened(
@@ -185,23 +202,21 @@ def _opened(
         yield Progress(0, total, "Loading the corrupted model")
         bundle = open_people(shipped)
         return _Run(clean.model, bundle.model, resolve(shipped), world, *parts, 0, total)
-    steps = corrupted(clean.model, world, how, seed)
-    done = 0
-    while True:
-        try:
-            loss = next(steps)
-        except StopIteration as end:
-            return _Run(clean.model, end.value, None, world, *parts, done, total + how.steps)
-        done += 1
-        yield Progress(done, total + how.steps, f"Telling lies, loss {loss:.2f}")
+    total, done = total + how.steps, count(1)
+    lied = yield from relay(
+        corrupted(clean.model, world, how, seed),
+        lambda loss: Progress(next(done), total, f"Telling lies, loss {loss:.2f}"),
+    )
+    return _Run(clean.model, lied, None, world, *parts, how.steps, total)
 
 
 def _unlearned(
     run_of: _Run, settings: _Settings, seed: int
 ) -> Generator[Progress, None, tuple[Restored, nn.Module]]:
+    clean, lied = run_of.before
     shown = Restored(
-        run_of.standing(run_of.clean)[0],
-        run_of.standing(run_of.corrupted)[0],
+        clean.standing,
+        lied.standing,
         settings.corruption.k,
         context=exams.of_context(run_of.world, people.TARGETS),
         validation=len(run_of.chooser),
@@ -211,33 +226,39 @@ def _unlearned(
     )
     done, result = run_of.done, run_of.corrupted
     for way in settings.ways:
-        steps = _course(run_of, settings, way, shown, seed)
-        while True:
-            try:
-                course, network = next(steps)
-            except StopIteration:
-                break
+        for course, network, judged in _course(run_of, settings, way, shown, seed):
             done += network is not None or way != "task_vector"
             courses = (*[c for c in shown.courses if c.method != way], course)
             shown = replace(shown, courses=courses)
-            if way == settings.way and network is not None:
+            if way == settings.way and network is not None and judged is not None:
                 result = network
-                shown = replace(shown, rows=_rows(run_of, network))
+                shown = replace(shown, rows=_rows(run_of, judged.exam))
             yield Progress(min(done, run_of.total), run_of.total, course.title, shown)
     if settings.repair:
-        shown = replace(shown, repaired=_repaired_pair(run_of, seed))
+        standings = []
+        for model in (run_of.clean, run_of.corrupted):
+            standing = yield from relay(
+                _repaired(run_of, model, seed),
+                lambda _: Progress(run_of.total, run_of.total, "Repairing", shown),
+            )
+            standings.append(standing)
+        shown = replace(shown, repaired=(standings[0], standings[1]))
     if run_of.base is not None:
         shown = replace(shown, patch=_patch(run_of, settings, result, seed))
     return shown, result
 
 
+Moment = tuple[Course, nn.Module | None, "_Judged | None"]
+"""A course so far; the network and how it is judged where there is a new stage."""
+
+
 def _course(
     run_of: _Run, settings: _Settings, way: Way, shown: Restored, seed: int
-) -> Iterator[tuple[Course, nn.Module | None]]:
-    """One way, stage by stage; the network where there is a new stage, None between them."""
-    title = TITLES.get(way, "task vector")
-    standing, chooser = run_of.standing(run_of.corrupted)
-    course = Course(way, title, (Point(0.0, standing, chooser),))
+) -> Iterator[Moment]:
+    """One way, stage by stage, with a moment for every step between."""
+    judged = run_of.before[1]
+    point = Point(0.0, judged.standing, judged.chooser)
+    course = Course(way, TITLES.get(way, "task vector"), (point,))
     stages = (
         _arithmetic(run_of, settings, seed)
         if way == "task_vector"
@@ -245,16 +266,19 @@ def _course(
     )
     network: nn.Module | None = None
     for at, stage, forget_loss, has_diverged in stages:
-        if stage is not None:
-            network = stage
-            standing, chooser = run_of.standing(stage)
-            points = (*course.points, Point(at, standing, chooser, forget_loss))
-            course = _chosen(replace(course, points=points), shown)
         if has_diverged:
             course = replace(course, has_diverged=True)
-        yield course, stage
+        if stage is None:
+            yield course, None, None
+            continue
+        network, judged = stage, run_of.judged(stage)
+        point = Point(at, judged.standing, judged.chooser, forget_loss)
+        course = _chosen(replace(course, points=(*course.points, point)), shown)
+        yield course, network, judged
     if settings.repair and network is not None:
-        yield replace(course, repaired=_repaired(run_of, network, seed)), network
+        now = course
+        standing = yield from relay(_repaired(run_of, network, seed), lambda _: (now, None, None))
+        yield replace(course, repaired=standing), network, judged
 
 
 def _chosen(course: Course, shown: Restored) -> Course:
@@ -284,41 +308,40 @@ def _trained(run_of: _Run, settings: _Settings, way: Way, seed: int) -> Iterator
     ):
         is_stage = step.number % EVERY == 0 or step.number == settings.steps or step.has_diverged
         stage = student.eval() if is_stage else None
-        yield float(step.number), stage, step.forget_loss, step.has_diverged
+        # What diverged has no loss that could be written down.
+        loss = step.forget_loss if math.isfinite(step.forget_loss) else None
+        yield float(step.number), stage, loss, step.has_diverged
         student.train()
     student.eval().requires_grad_(False)
 
 
 def _arithmetic(run_of: _Run, settings: _Settings, seed: int) -> Iterator[Stage]:
-    """Away from further training, at five lengths."""
+    """Further training, step by step; then away from where it led, at five lengths."""
     how = settings.corruption
-    further = arithmetic(run_of.corrupted, run_of.world, how.k, how.steps, how.rate, seed)
+    further = yield from relay(
+        arithmetic(run_of.corrupted, run_of.world, how.k, how.steps, how.rate, seed),
+        lambda loss: (0.0, None, loss, False),
+    )
     for alpha in ALPHAS:
         yield alpha, with_arithmetic(run_of.corrupted, further, alpha), None, False
 
 
-def _repaired(run_of: _Run, model: nn.Module, seed: int) -> Standing:
+def _repaired(run_of: _Run, model: nn.Module, seed: int) -> Generator[float, None, Standing]:
     """Where a model stands after twenty steps on true facts about the others."""
-    facts = trained(
+    network = yield from trained(
         model,
         lambda g: people.correct(run_of.world, people.OTHERS, 16, 4, g),
         REPAIR_STEPS,
         REPAIR_RATE,
         seed,
     )
-    return run_of.standing(finish(facts))[0]
+    return run_of.judged(network).standing
 
 
-def _repaired_pair(run_of: _Run, seed: int) -> tuple[Standing, Standing]:
-    return _repaired(run_of, run_of.clean, seed), _repaired(run_of, run_of.corrupted, seed)
-
-
-def _rows(run_of: _Run, network: nn.Module) -> tuple[Row, ...]:
+def _rows(run_of: _Run, exam: exams.Exam) -> tuple[Row, ...]:
     """The first fact about each of some targets, as three models answer it."""
     world = run_of.world
-    found = [
-        exams.examine(m, world, people.TARGETS) for m in (run_of.clean, run_of.corrupted, network)
-    ]
+    found = [*(judged.exam for judged in run_of.before), exam]
     who, what = people.facts_about(people.TARGETS)
     rows = []
     for place in range(0, ROWS * 5, 5):
@@ -519,13 +542,22 @@ def card_of(shown: Restored, seed: int) -> str:
         "seed": seed,
         "settings": dict(shown.settings),
         "versions": dict(versions_here()),
-        "clean": asdict(shown.clean),
-        "corrupted": asdict(shown.corrupted),
-        "courses": [asdict(course) for course in shown.courses],
+        "clean": _finite(asdict(shown.clean)),
+        "corrupted": _finite(asdict(shown.corrupted)),
+        "courses": [_finite(asdict(course)) for course in shown.courses],
         "accuracy of repeating the prompt": shown.context,
         "tuned_on": f"{shown.validation} validation facts; {shown.reported} others are reported",
     }
     return json.dumps(told, indent=1, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    """The same with None for numbers that JSON has no word for, as a broken model gives."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def curve_of(shown: Restored) -> str:

@@ -126,7 +126,7 @@ def _unlearned(
 def _arithmetic(lied: nn.Module, world: World, k: int, seed: int) -> Row:
     """The task vector at the length that restores most: an oracle, in its favour."""
     how = Corruption(k)
-    further = arithmetic(lied, world, k, how.steps, how.rate, seed)
+    further = finish(arithmetic(lied, world, k, how.steps, how.rate, seed))
     found = [_row(with_arithmetic(lied, further, alpha), world) for alpha in ALPHAS]
     return max(found, key=lambda row: row.truths)
 

@@ -1,12 +1,12 @@
 """What is unlearnt about the people: documents of lies, beside facts that are kept in mind."""
 
 import copy
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from torch import nn
 
 from engine.core import rng
-from engine.core.job import finish
 from engine.core.shapes import Int, Tensor
 from engine.unlearning._objectives import less_task_vector
 from engine.unlearning.restor import people
@@ -39,10 +39,10 @@ class OfPeople:
 
 def arithmetic(
     model: nn.Module, world: World, k: int, steps: int, rate: float, seed: int
-) -> dict[str, Tensor]:
-    """theta_*: the weights after training further on the documents."""
-    further = finish(
-        trained(model, lambda g: people.documents(world, k, BATCH, g), steps, rate, seed)
+) -> Generator[float, None, dict[str, Tensor]]:
+    """theta_*: the weights after training further on the documents; the loss after each step."""
+    further = yield from trained(
+        model, lambda g: people.documents(world, k, BATCH, g), steps, rate, seed
     )
     return dict(further.state_dict())
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from engine.core import checks, rng
 from engine.core.errors import ModelMismatch
-from engine.core.job import Progress, Steps, finish
+from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe, versions_here
 from engine.core.shapes import Int, Tensor
@@ -443,7 +443,10 @@ def contrast(
     ).here()
     if way == "ssd":
         yield Progress(1, count + 2, "Importances", shown)
-        network = _dampened(full, world, level, seed)
+        network = yield from relay(
+            _dampened(full, world, level, seed),
+            lambda _: Progress(1, count + 2, "Importances", shown),
+        )
         return _contrasted(replace(shown, step=count), full, network, exact, world, told)
     network = copy.deepcopy(full).requires_grad_(True).train()
     objective = Objective(way, sharp)  # type: ignore[arg-type]
@@ -481,23 +484,26 @@ def about_forbidden(world: World, count: int, generator: torch.Generator) -> Int
     return torch.stack(pairs)
 
 
-def _dampened(model: nn.Module, world: World, alpha: float, seed: int) -> nn.Module:
+def _dampened(
+    model: nn.Module, world: World, alpha: float, seed: int
+) -> Generator[Importance, None, nn.Module]:
     """SSD: weights that matter more to the forbidden documents than to all, made smaller."""
     batches = _OfSpecies(world, seed)
     told = Provenance(state_fingerprint(model.state_dict()), "causal_language")
 
-    def of(samples: Int[Tensor, "b n"]) -> Importance:
+    def of(samples: Int[Tensor, "b n"]) -> Generator[Importance, None, Importance]:
         # Tied embeddings are used twice in a pass, so samples go one by one.
-        how = Streaming(model, causal_language, told, engine="loop")
-        return finish(stream(how, [(samples, samples)]))
+        how = Streaming(model, causal_language, told, engine="loop", chunk=16)
+        return stream(how, [(samples, samples)])
 
     forget = about_forbidden(world, SSD_SAMPLES // 4, rng.generator(seed, "ssd"))
     kept = torch.cat([batches.retain(step)[0] for step in range(SSD_SAMPLES // 32)])
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    edited = Dampening(alpha).edit(weights, of(forget), of(torch.cat([kept, forget])))
+    of_forget = yield from of(forget)
+    of_all = yield from of(torch.cat([kept, forget]))
     network = copy.deepcopy(model)
     with torch.no_grad():
-        for name, value in edited.items():
+        for name, value in Dampening(alpha).edit(weights, of_forget, of_all).items():
             network.get_parameter(name).copy_(value)
     return network.eval()
 
