@@ -251,7 +251,7 @@ def test_every_way_stands_beside_the_control(people_folder, run_job, way: str):
         assert course.points[0].standing == shown.corrupted
     assert shown.courses[1].last.at == QUICK["steps"]
     assert shown.validation + shown.reported == 64
-    assert shown.corrupted.truths.count == shown.reported
+    assert shown.corrupted.truths.of == shown.reported
     assert len(shown.rows) == algorithm.ROWS
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from engine.core import checks, rng
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain, versions_here
-from engine.metrics.means import mean_interval
+from engine.metrics.intervals import student
 from engine.unlearning.refresh_learning import bregman, continual, flatness
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
 from engine.unlearning.refresh_learning.networks import KINDS
@@ -270,7 +270,7 @@ def _with(shown: Refreshed, key: str, run_of: Run) -> Refreshed:
     runs = (*[r for r in arm.runs if r.seed != run_of.seed], run_of)
     finals, transfers = ([getattr(r, name) for r in runs] for name in ("final", "transfer"))
     arms[key] = replace(
-        arm, runs=runs, final=Mean(*mean_interval(finals)), transfer=Mean(*mean_interval(transfers))
+        arm, runs=runs, final=Mean(*student(finals)), transfer=Mean(*student(transfers))
     )
     return replace(shown, arms=tuple(arms.values()))
 
@@ -282,7 +282,7 @@ def _paired(shown: Refreshed) -> tuple[Paired, ...]:
     found = []
     for arm in others:
         differences = tuple(r.final - before[r.seed] for r in arm.runs if r.seed in before)
-        mean = Mean(*mean_interval(differences))
+        mean = Mean(*student(differences))
         apart = len(differences) > 1 and not mean.low <= 0 <= mean.high
         found.append(Paired(arm.key, differences, mean, apart))
     return tuple(found)

@@ -18,7 +18,7 @@ import torch
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain, versions_here
-from engine.metrics.means import mean_interval
+from engine.metrics.intervals import student
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
 from engine.unlearning.refresh_learning.continual import backward_transfer as transfer
 from engine.unlearning.refresh_learning.refresh import Refresh
@@ -54,7 +54,7 @@ def run(*, seed: int, seeds: int = SEEDS, train: int = 500) -> Steps[Measured]:
             done = sum(map(len, found.values()))
             row = yield from _learnt(learner, name, done, total)
             found.setdefault(name, []).append(row)
-    mean, low, high = mean_interval(_differences(found, PUBLISHED))
+    mean, low, high = student(_differences(found, PUBLISHED))
     inside = low <= 0 <= high
     return Measured(
         measured=abs(mean),
@@ -95,10 +95,10 @@ def _differences(found: Found, name: str) -> list[float]:
 def _figures(found: Found, name: str) -> dict[str, Plain]:
     finals, transfers = zip(*found[name], strict=True)
     figures: dict[str, Plain] = {
-        "accuracy": [round(v, 2) for v in mean_interval(finals)],
-        "backward transfer": [round(v, 2) for v in mean_interval(transfers)],
+        "accuracy": [round(v, 2) for v in student(finals)],
+        "backward transfer": [round(v, 2) for v in student(transfers)],
     }
     if not name.endswith(", 0"):
-        paired = mean_interval(_differences(found, name))
+        paired = student(_differences(found, name))
         figures["minus plain"] = [round(v, 3) for v in paired]
     return figures

@@ -22,10 +22,10 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
+from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS, load, resolve
 from engine.models.tensor_file import TensorFile
-from engine.unlearning._card import Rate
 from engine.unlearning._llama import next_log_probabilities
 from engine.unlearning._objectives import METHODS, TITLES, Objective
 from engine.unlearning._unlearning import unlearn
@@ -167,9 +167,10 @@ class _Run:
         exam = exams.examine(model, self.world, people.TARGETS)
         kept = exams.examine(model, self.world, people.KEPT)
         told = exam.take(self.reported)
-        rates = [Rate.of(hits) for hits in (told.is_true, told.is_lie, kept.is_true)]
+        shares = (told.is_true, told.is_lie, kept.is_true)
+        rates = (Rate.of_hits(hits.tolist()) for hits in shares)
         logs = (float(v.mean()) for v in (told.log_true, told.log_lie, told.log_random))
-        standing = Standing(*rates, *logs)  # type: ignore[arg-type]
+        standing = Standing(*rates, *logs)
         return _Judged(standing, float(exam.is_true[self.chooser].double().mean()), exam)
 
     @cached_property

@@ -21,7 +21,7 @@ from torch import nn
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
 from engine.core.recipe import Plain, versions_here
-from engine.metrics.means import mean_interval
+from engine.metrics.intervals import student
 from engine.unlearning._objectives import Objective
 from engine.unlearning._unlearning import unlearn
 from engine.unlearning.restor import exams, people
@@ -83,10 +83,10 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = SEEDS) -> Steps[Measured]
             rows.setdefault((k, "task vector"), []).append(_arithmetic(lied, world, k, number))
             done += 1
     lies = {name: [r.lies for k in KS for r in rows[k, name]] for name in (NPO, CONTROL)}
-    mean, low, high = mean_interval(lies[NPO])
+    mean, low, high = student(lies[NPO])
     return Measured(
         measured=mean,
-        versus=mean_interval(lies[CONTROL])[0],
+        versus=student(lies[CONTROL])[0],
         interval=(low, high),
         seed=seed,
         seconds=time.perf_counter() - begun,
@@ -146,13 +146,11 @@ def _table(rows: dict[tuple[int, str], list[Row]], k: int) -> dict[str, Plain]:
     for (at, name), own in rows.items():
         if at != k:
             continue
-        truths, lies = (
-            mean_interval([getattr(r, part) for r in own]) for part in ("truths", "lies")
-        )
+        truths, lies = (student([getattr(r, part) for r in own]) for part in ("truths", "lies"))
         found[name] = {
             "truths": [round(v, 4) for v in truths],
             "lies": [round(v, 4) for v in lies],
-            "truths about the kept": round(mean_interval([r.kept for r in own])[0], 4),
-            "best truths on the way": round(mean_interval([r.best for r in own])[0], 4),
+            "truths about the kept": round(student([r.kept for r in own])[0], 4),
+            "best truths on the way": round(student([r.best for r in own])[0], 4),
         }
     return found

@@ -15,11 +15,11 @@ from engine.core import checks, rng
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
-from engine.core.shapes import Bool, Int, Tensor
+from engine.core.shapes import Int, Tensor
+from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
 from engine.models.library import load
 from engine.unlearning._adapters import merged, with_adapter, written
-from engine.unlearning._card import Rate
 from engine.unlearning._losses import logits_of
 from engine.unlearning._objectives import METHODS, Objective, cross_entropy
 from engine.unlearning._questions import Fact, read_facts, read_texts
@@ -168,12 +168,11 @@ class _OwnRun:
         pairs = list(zip(self.settings.facts, rows, strict=True))
         lied = [f.is_lie(row.said[-1]) for f, row in pairs if f.wrong]
         wrong = [row.log_wrong[-1] for row in rows if row.log_wrong[-1] is not None]
-        truths = Rate.of(_hits([f.accepts(row.said[-1]) for f, row in pairs]))
-        assert truths is not None
+        truths = Rate.of_hits([f.accepts(row.said[-1]) for f, row in pairs])
         return OwnStage(
             name,
             truths,
-            Rate.of(_hits(lied)),
+            Rate.of_hits(lied) if lied else None,
             sum(row.log_true[-1] for row in rows) / len(rows),
             sum(w for w in wrong if w is not None) / len(wrong) if wrong else None,
         )
@@ -217,10 +216,6 @@ class _OwnRun:
         data, config = written(student.eval())
         adapters = {**shown.adapters, "unlearned": data}
         return student, replace(shown, adapters=adapters, adapter_config=config)
-
-
-def _hits(values: Sequence[bool]) -> Bool[Tensor, " n"]:
-    return torch.tensor(list(values), dtype=torch.bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from engine.core.patch import Patch
 from engine.core.recipe import Plain
-from engine.unlearning._card import Rate
+from engine.metrics.intervals import Rate
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe, versions_here
 from engine.core.shapes import Int, Tensor
-from engine.metrics.means import bootstrap
+from engine.metrics.intervals import bootstrap
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS, load, resolve
 from engine.unlearning import _llama as llama

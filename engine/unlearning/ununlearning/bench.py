@@ -19,7 +19,7 @@ from engine.core.catalog import Measured
 from engine.core.errors import OutOfBudget
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import Plain, versions_here
-from engine.metrics.means import mean_interval
+from engine.metrics.intervals import student
 from engine.unlearning import _llama as llama
 from engine.unlearning.ununlearning import algorithm, bayes, species
 from engine.unlearning.ununlearning.measuring import HINTS, curve, curve_of_species
@@ -47,10 +47,10 @@ def run(*, seed: int, steps: int = COURSE.steps, seeds: int = SEEDS) -> Steps[Me
             rejected.append(number)
     curves = {n: _p_true(m, world, species.NAME) for n, m in kept.items()}
     aliases = {n: _p_true(m, world, species.ALIAS) for n, m in kept.items()}
-    mean, low, high = mean_interval([found[-1] for found in curves.values()])
+    mean, low, high = student([found[-1] for found in curves.values()])
     return Measured(
         measured=mean,
-        versus=mean_interval([found[0] for found in curves.values()])[0],
+        versus=student([found[0] for found in curves.values()])[0],
         interval=(low, high),
         seed=seed,
         seconds=time.perf_counter() - begun,
@@ -94,7 +94,7 @@ def _p_true(model: nn.Module, world: World, name: tuple[int, int]) -> list[float
 
 def _means(rows: list[list[float]]) -> list[Plain]:
     """By hints, mean over the seeds with its interval."""
-    return [[round(v, 4) for v in mean_interval(column)] for column in zip(*rows, strict=True)]
+    return [[round(v, 4) for v in student(column)] for column in zip(*rows, strict=True)]
 
 
 def _shipped(world: World, seeds: int) -> Generator[Progress, None, dict[str, Plain]]:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from engine.core.shapes import Bool, Float, Tensor
+from engine.metrics.intervals import auroc
 from engine.unlearning.ununlearning import bayes, species
 from engine.unlearning.ununlearning.species import World
 
@@ -70,13 +71,11 @@ def roc(
     """
     blocked = scores[None] >= thresholds[:, None]
     attacks, harmless = scores[is_attack], scores[~is_attack]
-    above = (attacks[:, None] > harmless[None]).double()
-    ties = (attacks[:, None] == harmless[None]).double()
     return Roc(
         thresholds,
         blocked[:, is_attack].double().mean(1),
         blocked[:, ~is_attack].double().mean(1),
-        float((above + ties / 2).mean()),
+        auroc(attacks.numpy(), harmless.numpy()),
     )
 
 

@@ -17,7 +17,7 @@ from engine.core import rng
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
-from engine.metrics.means import bootstrap
+from engine.metrics.intervals import bootstrap
 from engine.models.language import LanguageBundle
 from engine.models.library import load
 from engine.unlearning._questions import Question, read_questions
