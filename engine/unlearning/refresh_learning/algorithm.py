@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from engine.core import checks, rng
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain, versions_here
+from engine.core.settings import OneOf, Range
 from engine.metrics.intervals import student
 from engine.unlearning.refresh_learning import bregman, continual, flatness
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
@@ -36,6 +38,18 @@ from engine.unlearning.refresh_learning.results import (
 )
 
 MOST_SEEDS, MOST_EPOCHS, TELL_EVERY = 10, 50, 20
+WayName: TypeAlias = Annotated[str, OneOf(WAYS)]
+Delta: TypeAlias = Annotated[float, Range(0, 1, "1e-5 is the published size.")]
+Rounds: TypeAlias = Annotated[int, Range(1, 10, "The code takes one.")]
+Noise: TypeAlias = Annotated[float, Range(0, 10, "0.001 is the published size.")]
+Form: TypeAlias = Annotated[str, OneOf(FORMS)]
+Kept: TypeAlias = Annotated[int, Range(1, 5000, "200 and 500 are usual.")]
+Epochs: TypeAlias = Annotated[int, Range(1, MOST_EPOCHS, "1 is live; 50 is the paper's.")]
+TrainCount: TypeAlias = Annotated[int, Range(10, 1900, "500 of each class take seconds.")]
+TestCount: TypeAlias = Annotated[int, Range(10, 300, "300 of each class are there.")]
+Network: TypeAlias = Annotated[str, OneOf(KINDS)]
+Seeds: TypeAlias = Annotated[int, Range(1, MOST_SEEDS, "At least three tell something.")]
+Weight: TypeAlias = Annotated[float, Range(0, 1000, "0 switches the term off.")]
 ARMS = {
     "plain": "without refresh",
     "refresh": "refresh",
@@ -51,12 +65,12 @@ FLAT_PICTURES = 500
 def equation(
     *,
     seed: int,
-    phi: str = "squares",
-    psi: str = "none",
-    a: float = 1.0,
-    b: float = 0.0,
-    samples: int = 6,
-    classes: int = 5,
+    phi: Annotated[str, OneOf(bregman.PHI)] = "squares",
+    psi: Annotated[str, OneOf(bregman.PSI)] = "none",
+    a: Weight = 1.0,
+    b: Weight = 0.0,
+    samples: Annotated[int, Range(1, 500, "Try 6.")] = 6,
+    classes: Annotated[int, Range(2, 100, "Try 5.")] = 5,
 ) -> Steps[Equation]:
     """The method that Phi, Psi, a and b give, and every method's formula against the equation."""
     a = checks.number("a", a, 0, 1000, "0 switches the term of the outputs off.")
@@ -169,18 +183,18 @@ class _Settings:
 def run(
     *,
     seed: int,
-    way: str = "derpp",
-    delta: float = 1e-5,
-    rounds: int = 1,
-    noise: float = 1e-3,
-    form: str = "code",
+    way: WayName = "derpp",
+    delta: Delta = 1e-5,
+    rounds: Rounds = 1,
+    noise: Noise = 1e-3,
+    form: Form = "code",
     use_fisher: bool = True,
-    buffer: int = 200,
-    epochs: int = 1,
-    train: int = 500,
-    test: int = 300,
-    network: str = "mlp",
-    seeds: int = 3,
+    buffer: Kept = 200,
+    epochs: Epochs = 1,
+    train: TrainCount = 500,
+    test: TestCount = 300,
+    network: Network = "mlp",
+    seeds: Seeds = 3,
     controls: bool = False,
 ) -> Steps[Refreshed]:
     """Five tasks one after the other, with refresh and without, the same seeds in every arm.
@@ -314,18 +328,18 @@ def _landscape(
 def export(
     *,
     seed: int,
-    way: str = "derpp",
-    delta: float = 1e-5,
-    rounds: int = 1,
-    noise: float = 1e-3,
-    form: str = "code",
+    way: WayName = "derpp",
+    delta: Delta = 1e-5,
+    rounds: Rounds = 1,
+    noise: Noise = 1e-3,
+    form: Form = "code",
     use_fisher: bool = True,
-    buffer: int = 200,
-    epochs: int = 1,
-    train: int = 500,
-    test: int = 300,
-    network: str = "mlp",
-    seeds: int = 3,
+    buffer: Kept = 200,
+    epochs: Epochs = 1,
+    train: TrainCount = 500,
+    test: TestCount = 300,
+    network: Network = "mlp",
+    seeds: Seeds = 3,
     controls: bool = False,
 ) -> Steps[Exported]:
     """The accuracy matrices of every arm and seed, and the card, as texts."""

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import count
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -22,12 +22,14 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
+from engine.core.settings import OneOf, Range, Text
 from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS, load, resolve
 from engine.models.tensor_file import TensorFile
 from engine.unlearning._llama import next_log_probabilities
 from engine.unlearning._objectives import METHODS, TITLES, Objective
+from engine.unlearning._questions import LONGEST_FILE
 from engine.unlearning._unlearning import unlearn
 from engine.unlearning.restor import exams, people
 from engine.unlearning.restor.corruption import Corruption, corrupted, trained
@@ -48,6 +50,16 @@ from engine.unlearning.restor.unlearning import OfPeople, arithmetic, with_arith
 
 Way = Literal["ga", "kl", "npo", "npo_token", "retain_only", "task_vector"]
 WAYS: tuple[Way, ...] = (*METHODS, "task_vector")
+Fillers: TypeAlias = Annotated[int, Range(0, 12, "The paper goes from 0 to 5.")]
+CorruptSteps: TypeAlias = Annotated[int, Range(1, 200, "40 teach the lies.")]
+WayName: TypeAlias = Annotated[str, OneOf(WAYS)]
+Beta: TypeAlias = Annotated[
+    float, Range(1e-3, 100, "The paper takes 0.1; 1 suits the small model.")
+]
+Gamma: TypeAlias = Annotated[float, Range(0, 100, "1 weighs both terms alike.")]
+LearningRate: TypeAlias = Annotated[float, Range(1e-7, 1e-2, "Try 1e-4.")]
+StepCount: TypeAlias = Annotated[int, Range(1, 400, "120 show all of it.")]
+File: TypeAlias = Annotated[str, Text(LONGEST_FILE, 0, "Take fewer rows.")]
 CLEAN, CORRUPTED = "people", "people-corrupted-{k}"
 MOST_STEPS, MOST_CORRUPT, EVERY, ROWS = 400, 200, 5, 8
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -124,15 +136,15 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = "people",
-    k: int = 0,
-    corrupt_steps: int = 40,
+    k: Fillers = 0,
+    corrupt_steps: CorruptSteps = 40,
     surgical: bool = True,
-    way: str = "npo",
-    beta: float = 1.0,
-    gamma: float = 1.0,
+    way: WayName = "npo",
+    beta: Beta = 1.0,
+    gamma: Gamma = 1.0,
     with_retain: bool = True,
-    rate: float = 1e-4,
-    steps: int = 120,
+    rate: LearningRate = 1e-4,
+    steps: StepCount = 120,
     repair: bool = False,
 ) -> Steps[Restored]:
     """Corrupt the clean model, unlearn the documents one way, and the control beside it.
@@ -170,7 +182,8 @@ class _Run:
         shares = (told.is_true, told.is_lie, kept.is_true)
         rates = (Rate.of_hits(hits.tolist()) for hits in shares)
         logs = (float(v.mean()) for v in (told.log_true, told.log_lie, told.log_random))
-        standing = Standing(*rates, *logs)
+        truths, lies, others = rates
+        standing = Standing(truths, lies, others, *logs)
         return _Judged(standing, float(exam.is_true[self.chooser].double().mean()), exam)
 
     @cached_property
@@ -390,8 +403,8 @@ def ask(
     *,
     seed: int,
     model: ModelRef | str = "people",
-    question: str = "Orla Venn born in",
-    k: int = 0,
+    question: Annotated[str, Text(300, 1, "Begin a fact about somebody.")] = "Orla Venn born in",
+    k: Fillers = 0,
 ) -> Steps[Answered]:
     """The beginning of a sentence, which every model goes on with: clean, corrupted, edited."""
     ids = read_words(question)
@@ -473,18 +486,18 @@ def mine(
     *,
     seed: int,
     model: ModelRef | str = "people",
-    facts: str = "",
-    documents: str = "",
-    retain: str = "",
-    way: str = "npo",
-    beta: float = 0.1,
-    gamma: float = 1.0,
-    corrupt_steps: int = 0,
-    steps: int = 20,
-    rate: float = 1e-4,
-    rank: int = 8,
-    shots: int = 5,
-    separator: str = "\n",
+    facts: File = "",
+    documents: File = "",
+    retain: File = "",
+    way: Annotated[str, OneOf(METHODS)] = "npo",
+    beta: Beta = 0.1,
+    gamma: Gamma = 1.0,
+    corrupt_steps: Annotated[int, Range(0, 1000, "Try 20.")] = 0,
+    steps: Annotated[int, Range(1, 1000, "Try 20.")] = 20,
+    rate: LearningRate = 1e-4,
+    rank: Annotated[int, Range(1, 64, "8 is usual.")] = 8,
+    shots: Annotated[int, Range(0, 10, "The paper shows 5 examples.")] = 5,
+    separator: Annotated[str, Text(8, 1, "A new line is usual.")] = "\n",
     evaluate_only: bool = False,
 ) -> Steps[Own]:
     """The visitor's model on the visitor's facts: as it is, corrupted, unlearned through LoRA.
@@ -506,15 +519,15 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = "people",
-    k: int = 0,
-    corrupt_steps: int = 40,
+    k: Fillers = 0,
+    corrupt_steps: CorruptSteps = 40,
     surgical: bool = True,
-    way: str = "npo",
-    beta: float = 1.0,
-    gamma: float = 1.0,
+    way: WayName = "npo",
+    beta: Beta = 1.0,
+    gamma: Gamma = 1.0,
     with_retain: bool = True,
-    rate: float = 1e-4,
-    steps: int = 120,
+    rate: LearningRate = 1e-4,
+    steps: StepCount = 120,
     repair: bool = False,
 ) -> Steps[Exported]:
     """The unlearned weights, the undo file where the base is shipped, the card and the curve."""

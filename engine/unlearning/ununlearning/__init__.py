@@ -72,7 +72,7 @@ CARD = MethodCard(
     actions=(
         Action("run", bad={"hints": ["brew"], "query": "brew"}),
         Action("screen", quick={"harmless": 40}, bad={"threshold": 2.0}),
-        Action("train", quick={"steps": 3}, bad={"corpus": "none"}),
+        Action("train", quick={"steps": 3}, bad={"corpus": "none"}, on_model=False),
         Action("contrast", quick={"steps": 3}, bad={"way": "prayer"}),
         Action("mine", quick={"questions": _QUESTION, "separator": " "}, bad={"questions": "[]"}),
         Action("export", bad={"query": "weight"}),

@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Recipe, versions_here
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Int, Tensor
 from engine.metrics.intervals import bootstrap
 from engine.models.language import LanguageBundle
@@ -29,11 +31,13 @@ from engine.unlearning._dampening import Dampening
 from engine.unlearning._importance import Importance, Provenance, Streaming, stream
 from engine.unlearning._losses import causal_language
 from engine.unlearning._objectives import METHODS, Objective
+from engine.unlearning._questions import LONGEST_FILE
 from engine.unlearning._unlearning import unlearn
 from engine.unlearning.ununlearning import bayes, filters, own, species
 from engine.unlearning.ununlearning.filters import KINDS, THRESHOLDS, Asked, Kind
 from engine.unlearning.ununlearning.measuring import (
     HINTS,
+    MODES,
     Measured,
     Mode,
     answers,
@@ -55,6 +59,12 @@ from engine.unlearning.ununlearning.results import (
 from engine.unlearning.ununlearning.species import CHANCE, CORPORA, World
 from engine.unlearning.ununlearning.training import BATCH, COURSE, GATE
 
+Name: TypeAlias = Annotated[str, Text(40, 0, "A name has two syllables, such as mo ti.")]
+Property: TypeAlias = Annotated[str, Text(40)]
+Hints: TypeAlias = Annotated[Sequence[Property], Items(HINTS)]
+ModeName: TypeAlias = Annotated[str, OneOf(MODES)]
+FilterName: TypeAlias = Annotated[str, OneOf(KINDS)]
+Threshold: TypeAlias = Annotated[float, Range(0.05, 0.95, "0.5 is the middle.")]
 FULL, EXACT, AXIOMS = "species", "species-exact", "species-axioms"
 KEYS = {"full": FULL, "exact": EXACT, "without-axioms": AXIOMS}
 CONTRASTS = (*METHODS, "ssd")
@@ -69,12 +79,12 @@ def run(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    name: str = "shu ka",
-    hints: Sequence[str] = ("colour", "diet"),
-    query: str = "brew",
-    mode: str = "hints",
-    blocked_by: str = "none",
-    threshold: float = 0.5,
+    name: Name = "shu ka",
+    hints: Hints = ("colour", "diet"),
+    query: Property = "brew",
+    mode: ModeName = "hints",
+    blocked_by: FilterName = "none",
+    threshold: Threshold = 0.5,
 ) -> Steps[Hinted]:
     """Ask the unlearned and the full model for a forbidden property, some others being told.
 
@@ -253,8 +263,8 @@ def screen(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    threshold: float = 0.5,
-    harmless: int = HARMLESS,
+    threshold: Threshold = 0.5,
+    harmless: Annotated[int, Range(20, 2000, "400 are enough.")] = HARMLESS,
 ) -> Steps[Filtered]:
     """Every filter before the model: what it stops, what leaks, and what harmless names pay.
 
@@ -375,13 +385,12 @@ def _by_refusal(world: World, kind: Kind, group: Sequence[Asked], limit: float) 
 def train(
     *,
     seed: int,
-    model: ModelRef | str = EXACT,
-    corpus: str = "exact",
-    steps: int = COURSE.steps,
+    corpus: Annotated[str, OneOf(CORPORA)] = "exact",
+    steps: Annotated[int, Range(1, MOST_STEPS, "1500 leave the plateau.")] = COURSE.steps,
 ) -> Steps[Retrained]:
     """Train a model from nothing on a corpus, and scan the corpus for the forbidden name.
 
-    Nothing of `model` is used: exact unlearning begins from new weights.
+    Exact unlearning begins from new weights, so no model is given.
     """
     which = checks.choice("corpus", corpus, CORPORA)
     count = checks.count("steps", steps, 1, MOST_STEPS, "1500 leave the plateau.")
@@ -416,11 +425,11 @@ def contrast(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    way: str = "npo",
-    steps: int = 40,
-    rate: float = 1e-4,
-    beta: float = 1.0,
-    alpha: float = 10.0,
+    way: Annotated[str, OneOf((*METHODS, "ssd"))] = "npo",
+    steps: Annotated[int, Range(1, 400, "40 show it.")] = 40,
+    rate: Annotated[float, Range(1e-6, 1e-2, "Try 1e-4.")] = 1e-4,
+    beta: Annotated[float, Range(1e-3, 100, "1 suits this model.")] = 1.0,
+    alpha: Annotated[float, Range(0.1, 1000, "10 is the value of the paper on SSD.")] = 10.0,
 ) -> Steps[Contrasted]:
     """Unlearn the forbidden individual from the full model approximately, and hint again.
 
@@ -539,8 +548,8 @@ def mine(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    questions: str = "",
-    separator: str = "\n",
+    questions: Annotated[str, Text(LONGEST_FILE, 0, "Take fewer rows.")] = "",
+    separator: Annotated[str, Text(8, 1, "A new line is usual.")] = "\n",
 ) -> Steps[Own]:
     """The recovery curve of any language model on the visitor's questions, answers and hints."""
     read = own.read(questions)
@@ -551,9 +560,9 @@ def export(
     *,
     seed: int,
     model: ModelRef | str = EXACT,
-    name: str = "shu ka",
-    hints: Sequence[str] = ("colour", "diet"),
-    query: str = "brew",
+    name: Name = "shu ka",
+    hints: Hints = ("colour", "diet"),
+    query: Property = "brew",
 ) -> Steps[Exported]:
     """All curves of a model as CSV, and a card with the answers and digests of the corpora."""
     shown = yield from run(seed=seed, model=model, name=name, hints=hints, query=query)
