@@ -296,7 +296,7 @@ def _paired(shown: Refreshed) -> tuple[Paired, ...]:
     found = []
     for arm in others:
         differences = tuple(r.final - before[r.seed] for r in arm.runs if r.seed in before)
-        mean = Mean(*student(differences))
+        mean = Mean(*student(list(differences)))
         apart = len(differences) > 1 and not mean.low <= 0 <= mean.high
         found.append(Paired(arm.key, differences, mean, apart))
     return tuple(found)

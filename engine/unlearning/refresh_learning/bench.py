@@ -95,8 +95,8 @@ def _differences(found: Found, name: str) -> list[float]:
 def _figures(found: Found, name: str) -> dict[str, Plain]:
     finals, transfers = zip(*found[name], strict=True)
     figures: dict[str, Plain] = {
-        "accuracy": [round(v, 2) for v in student(finals)],
-        "backward transfer": [round(v, 2) for v in student(transfers)],
+        "accuracy": [round(v, 2) for v in student(list(finals))],
+        "backward transfer": [round(v, 2) for v in student(list(transfers))],
     }
     if not name.endswith(", 0"):
         paired = student(_differences(found, name))

@@ -94,7 +94,7 @@ def _p_true(model: nn.Module, world: World, name: tuple[int, int]) -> list[float
 
 def _means(rows: list[list[float]]) -> list[Plain]:
     """By hints, mean over the seeds with its interval."""
-    return [[round(v, 4) for v in student(column)] for column in zip(*rows, strict=True)]
+    return [[round(v, 4) for v in student(list(column))] for column in zip(*rows, strict=True)]
 
 
 def _shipped(world: World, seeds: int) -> Generator[Progress, None, dict[str, Plain]]:
