@@ -53,7 +53,8 @@ def trained(folder: Path, world: World, corpus: Corpus, seed: int, course: Cours
 def build(folder: Path, options: Options) -> None:
     """All three of the first seed whose models are off the plateau. Raises `AssetMissing`."""
     course = Course(options.steps or COURSE.steps, COURSE.rate)
-    world, rejected = World(WORLD_SEED), []
+    world = World(WORLD_SEED)
+    rejected: list[int] = []
     for seed in range(SEEDS):
         models = {corpus: trained(folder, world, corpus, seed, course) for corpus in CORPORA}
         good = {c: is_off_plateau(m, world, c) for c, m in models.items()}
