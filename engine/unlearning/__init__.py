@@ -6,4 +6,7 @@ card. The shared objects are `_task` (what to forget, with which loss), `_import
 matter to it), the core's `Patch`, and `_card` (what came of it).
 """
 
-ORDER = ("ssd", "corrective", "smoothinv", "forgetting_lab")
+ORDER = (
+    "ssd", "corrective", "restor", "ununlearning", "refresh_learning", "smoothinv",
+    "forgetting_lab",
+)  # fmt: skip

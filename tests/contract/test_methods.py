@@ -18,6 +18,7 @@ from engine.core.catalog import (
     methods_table,
     with_table,
 )
+from engine.models.library import MODELS
 from tests.contract import rules
 
 CATALOG = discover()
@@ -29,6 +30,13 @@ ACTIONS = [
     for entry in CATALOG.values()
     for action in entry.card.actions
 ]
+
+
+def need_models(entry: Entry) -> None:
+    """A method whose claim is not measured may still wait for its checkpoints; no other may."""
+    missing = sorted(set(entry.card.models) - set(MODELS))
+    if missing and entry.slug not in ANNOUNCED:
+        pytest.skip(f"not trained yet: {', '.join(missing)}")
 
 
 def test_no_method_is_broken():
@@ -79,20 +87,21 @@ def test_a_claim_is_measured(entry: Entry, rule: Callable[[Entry], None]):
 
 @pytest.mark.parametrize("entry", METHODS)
 def test_a_method_names_models_that_there_are(entry: Entry):
-    from engine.models.library import MODELS
-
+    need_models(entry)
     assert set(entry.card.models) <= set(MODELS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("entry", "action"), ACTIONS)
 def test_a_run_repeats_and_reports(entry: Entry, action: Action):
+    need_models(entry)
     rules.runs_repeats_and_reports(entry, action)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("entry", "action"), ACTIONS)
 def test_a_run_stops_clean_at_every_step(entry: Entry, action: Action):
+    need_models(entry)
     rules.stops_clean_at_every_step(entry, action)
 
 
@@ -104,4 +113,5 @@ def test_a_run_refuses_bad_settings_with_advice(entry: Entry, action: Action):
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", METHODS)
 def test_a_method_reaches_the_exactness_it_declares(entry: Entry):
+    need_models(entry)
     rules.reaches_its_exactness(entry)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from engine.models import picture_sets
+from tests.unlearning.languages import people_folder, species_folder  # noqa: F401 - fixtures
 
 CLASSES = ("plain", "left", "right")
 SIDE = 16
