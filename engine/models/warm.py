@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from engine.models.library import ModelRef, load
 HEAVY = ("torch", "diffusers", "transformers", "engine.models.diffusion", "engine.models.vision")
 
 
-def run(*, seed: int, models: list[str]) -> Steps[int]:
+def run(*, seed: int, models: Sequence[str]) -> Steps[int]:
     """Imports the heavy libraries and loads these models; gives how many models are ready."""
     ready = 0
     with _without_pauses():

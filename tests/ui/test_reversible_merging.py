@@ -34,7 +34,7 @@ def call(client: Client, tiny: str, looks: list[str]):
     settings = {
         "run": {**basis, **MIX, **VIEW, "p": 1, "prompt": "a cat"},
         "sweep": {**basis, **VIEW, "prompt": "a cat"},
-        "weigh": {"adapters": looks, "storage": 0, "error": 0, "seed": 3, "model": tiny},
+        "weigh": {"adapters": looks, "storage": 0, "error": 0, "seed": 3},
         "revert": {**basis, **MIX, **VIEW, "p": 1, "prompts": "a cat", "adapter": looks[1]},
         "bake": {"adapters": looks, **MIX, "seed": 3, "model": tiny},
         "export": {**basis, **MIX, "p": 1, "form": "bundle", "adapter": "", "half": False},
@@ -102,7 +102,7 @@ def test_every_file_is_written(call, form: str):
     ("action", "changed", "said"),
     [
         ("run", {"adapters": []}, ""),
-        ("run", {"adapters": ["/nowhere"]}, "no such model"),
+        ("run", {"adapters": ["/nowhere"]}, "no such adapter"),
         ("run", {"prompt": "x" * 400}, "characters"),
         ("export", {"form": "peft", "adapter": "nobody"}, "not among"),
         ("revert", {"prompts": ""}, "prompts"),

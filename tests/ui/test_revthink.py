@@ -59,7 +59,8 @@ SETTINGS = {
 @pytest.fixture
 def call(client: Client):
     def one(action: str, **changed: object) -> tuple:
-        values = {**SETTINGS[action], "seed": 3, "model": "revthink", **changed}
+        model = {} if action == "train" else {"model": "revthink"}  # trained from nothing
+        values = {**SETTINGS[action], "seed": 3, **model, **changed}
         return client.predict(**values, api_name=f"/revthink_{action}_panel")
 
     return one
@@ -195,7 +196,7 @@ def test_the_endpoint_runs_a_recipe(client):
     recipe = Recipe("revthink", "augment", params={"count": 3}, seed=1)
     *_, end = client.submit(recipe.json(), api_name="/revthink_augment")
     assert len(end["result"]["records"]) == 3
-    assert "file.jsonl" in end["files"]
+    assert "augmented.jsonl" in end["files"]
 
 
 # ---------------------------------------------------------------------- the page itself

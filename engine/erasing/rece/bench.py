@@ -34,7 +34,7 @@ from engine.world.vocabulary import CATEGORY_OF, OBJECTS, article
 EPOCHS, BATCH, STEPS = 2, 8, 12
 # Below this rate of the original nothing can be said about an erasure (the protocol's gate).
 LEAST_ORIGINAL = 0.85
-Counted = dict[str, float]
+Counted = dict[str, int | float]
 Found = Generator[Progress, None, dict[str, Plain]]
 
 

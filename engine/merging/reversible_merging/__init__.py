@@ -99,6 +99,7 @@ CARD = MethodCard(
             "count",
             quick={"adapters": _TASKS, "pictures": 10, "rivals": ["joint"], "merges": ["ties"]},
             bad={"merges": ["soup"]},
+            on_model=False,
         ),
         Action(
             "revert",

@@ -188,7 +188,6 @@ def weigh(
 def count(
     *,
     seed: int,
-    model: ModelRef | str = "world",
     adapters: Adapters = (),
     p: Components = 2,
     align: bool = False,

@@ -42,7 +42,7 @@ DARE_SEEDS = (0, 1, 2)
 # A merge's weight is chosen on the first pictures of the very ones that are counted.
 PICTURES, TRIED, STEPS = 200, 50, 10
 PROMPTS = ("a cat", "a house", "a car")
-Counted = dict[str, float]
+Counted = dict[str, int | float]
 Found = Generator[Progress, None, dict[str, Plain]]
 
 
