@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from engine.core import checks
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import relay
 from engine.core.patch import state_fingerprint
-from engine.core.recent import Recent
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Bool, Float, Int, Tensor
 from engine.models import picture_sets
@@ -478,7 +478,7 @@ def _unseen(case: Case, told: Mapping[str, Tensor]) -> Float[Tensor, "n k"]:
     )
 
 
-CARDS: Recent[Card] = Recent(64)
+CARDS: LruCache[Card] = LruCache(most=64)
 """Cards of models that do not change: the original's and the references'."""
 
 

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
+from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput
-from engine.core.recent import Recent
 from engine.models._sources import from_user
 from engine.unlearning._case import Case, state_of
 from engine.unlearning._importance import (
@@ -18,7 +18,7 @@ from engine.unlearning._samples import Samples
 
 Streamed = Generator[Importance, None, Importance]
 
-_KEPT: Recent[Importance] = Recent(8, megabytes=512)
+_KEPT: LruCache[Importance] = LruCache(512, most=8)
 
 
 @dataclass(frozen=True)
