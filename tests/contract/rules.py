@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from engine import new
-from engine.core.catalog import Action, Entry, Exactness
+from engine.core.catalog import Action, Catalog, Entry, Exactness, Family
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
@@ -35,6 +35,17 @@ from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Families that compute and have no panels yet: their methods keep every promise but those of a
+# panel. The first panel of a family takes it out of this set, and the whole family with it.
+WITHOUT_PANELS = frozenset({Family.UNLEARN, Family.REVERSE})
+
+
+def panelled(catalog: Catalog) -> Catalog:
+    """The methods of the families that have panels."""
+    shown = {s: e for s, e in catalog.entries.items() if e.card.family not in WITHOUT_PANELS}
+    return Catalog(shown, catalog.broken)
+
 
 # Processor seconds between two events of a warm run, not seconds of the clock: the machine of the
 # tests is shared. The promise is half a second; this leaves room for a slower processor.
@@ -70,10 +81,14 @@ def has_its_worksheet(entry: Entry, root: Path = ROOT) -> None:
 
 
 def has_its_tests(entry: Entry, root: Path = ROOT) -> None:
-    """The algorithm has a file of tests that imports it, the panel one that checks its failure."""
+    """A file of tests imports the algorithm."""
     folder = f"tests/{entry.card.family.package}"
     named = [path for path in (root / folder).glob("test_*.py") if entry.module in path.read_text()]
     assert named, f"No test imports {entry.module}; write {folder}/test_{entry.slug}.py"
+
+
+def has_tests_of_its_panel(entry: Entry, root: Path = ROOT) -> None:
+    """The panel has a file of tests that checks what its failure preset is said to show."""
     panel = f"tests/ui/test_{entry.slug}.py"
     assert (root / panel).is_file(), f"{entry.slug} has no test of its panel; write {panel}"
     defined = {

@@ -25,6 +25,7 @@ CATALOG = discover()
 ANNOUNCED = announced(CATALOG)
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 CLAIMED = [pytest.param(entry, id=entry.slug) for entry in ANNOUNCED.values()]
+PANELLED = [pytest.param(entry, id=entry.slug) for entry in rules.panelled(CATALOG).values()]
 ACTIONS = [
     pytest.param(entry, action, id=f"{entry.slug}-{action.name}")
     for entry in CATALOG.values()
@@ -55,13 +56,11 @@ def test_the_table_in_the_readme_is_in_step():
     "rule",
     [
         rules.is_filled_in,
-        rules.has_its_worksheet,
         rules.has_its_tests,
         rules.has_its_benchmark,
         rules.states_its_lesson,
         rules.states_its_card,
         rules.shows_its_code,
-        rules.has_its_page,
         rules.has_golden_arrays_or_says_why_not,
         rules.has_light_recipes,
         rules.names_settings_that_fit_a_recipe,
@@ -73,6 +72,22 @@ def test_the_table_in_the_readme_is_in_step():
 @pytest.mark.parametrize("entry", METHODS)
 def test_a_method_writes_down(entry: Entry, rule: Callable[[Entry], None]):
     rule(entry)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [rules.has_its_page, rules.has_its_worksheet, rules.has_tests_of_its_panel],
+    ids=lambda rule: rule.__name__,
+)
+@pytest.mark.parametrize("entry", PANELLED)
+def test_a_method_has_its_panel(entry: Entry, rule: Callable[[Entry], None]):
+    rule(entry)
+
+
+def test_a_family_without_panels_has_none_at_all():
+    rest = [entry for entry in CATALOG.values() if entry.card.family in rules.WITHOUT_PANELS]
+    assert not set(ANNOUNCED) & {entry.slug for entry in rest}
+    assert not [entry.slug for entry in rest if (ROOT / "pages" / f"{entry.slug}.py").exists()]
 
 
 @pytest.mark.parametrize(

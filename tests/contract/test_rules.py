@@ -158,6 +158,7 @@ def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
     rules.is_filled_in(toy, tmp_path)
     rules.has_its_worksheet(toy, tmp_path)
     rules.has_its_tests(toy, tmp_path)
+    rules.has_tests_of_its_panel(toy, tmp_path)
     rules.states_its_lesson(toy)
     rules.states_its_card(toy)
     rules.shows_its_code(toy)
@@ -183,7 +184,7 @@ def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
         (rules.has_golden_arrays_or_says_why_not, {"golden": ("absent",)}),
         (rules.has_its_page, {}),
         (rules.has_its_worksheet, {}),
-        (rules.has_its_tests, {}),
+        (rules.has_tests_of_its_panel, {}),
         (rules.has_its_benchmark, {}),
         (rules.has_measured_its_claim, {}),
         (rules.has_light_recipes, {"actions": (Action(quick={"x": float("nan")}),)}),

@@ -19,6 +19,7 @@ from engine.runners import local
 from pages import _family
 from pages._frame import Frame
 from pages._serving import Suite
+from tests.contract.rules import panelled
 from tests.ui.browser import PATIENT, browser, new_visitor, page, server, shot, visitor
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
@@ -36,7 +37,7 @@ def frames() -> Mapping[str, Frame]:
 
 async def _drawn() -> dict[str, Frame]:
     """Gradio makes event loops that nobody closes, except where one is running already."""
-    catalog, frames = discover(), []
+    catalog, frames = panelled(discover()), []
     for family in Family:
         if entries := catalog.of(family):
             with Suite() as demo:
