@@ -217,7 +217,7 @@ class Action:
 
     def recipe(self, values: Mapping[str, object]) -> Recipe:
         """The recipe of a click. Raises `BadInput` when a value cannot be used."""
-        rest = dict(values)
+        rest = without_blanks(self.controls, values)
         check_texts(self.controls, rest)
         model = model_ref(rest.pop("model")) if "model" in rest else None
         seed = seed_of(rest.pop("seed", 0))
@@ -242,6 +242,14 @@ def seed_of(value: object) -> int:
     if not math.isfinite(value) or value != int(value) or not 0 <= value <= LARGEST_SEED:
         raise BadInput(f"{wanted}, got {value:.15g}.", "Try 7, or press Another.")
     return int(value)
+
+
+def without_blanks(controls: Controls, values: Mapping[str, object]) -> dict[str, object]:
+    """The values with an empty text where a text field holds nothing, as a cleared one may."""
+    return {
+        name: "" if value is None and isinstance(controls.get(name), gr.Textbox) else value
+        for name, value in values.items()
+    }
 
 
 def check_texts(controls: Controls, values: Mapping[str, object]) -> None:

@@ -366,7 +366,7 @@ def test_fine_tuning_reads_its_adapters_back(run_job):
         ("run", {"arms": ["galore"]}, "galore"),
         ("run", {"texts": "a; " + "x" * 500}, "500 characters"),
         ("run", {"depth": 10**9}, "depth"),
-        ("run", {"model": "../../etc"}, "no such model"),
+        ("run", {"model": "../../nowhere/at-all"}, "no such model"),
         ("fits", {"scale": "gpt-9"}, "gpt-9"),
         ("fits", {"tokens": 511}, "tokens"),
         ("train", {"steps": 0}, "steps"),

@@ -90,7 +90,7 @@ def test_a_baked_edit_returns_and_names_its_size(call):
 def test_every_file_is_written_and_read_back(call, form: str):
     told, file, *_ = call("export", form=form)
     if form == "lora":
-        assert float(re.findall(r"([\d.]+)% of the edit is missing", told)[0]) < 10
+        assert 0 < float(re.findall(r"([\d.]+)% of the edit is missing", told)[0]) < 50  # rank 4
     else:
         assert "the whole edit, to 0.0e+00 of its size" in told
     path = Path(file["value"] if isinstance(file, dict) else file)
