@@ -84,11 +84,13 @@ def test_a_patch_file_is_saved_whole_or_not_at_all(served, tmp_path, monkeypatch
     old = {"w": torch.zeros(2000)}
     recipe = Recipe("rece", model=ModelRef("world"), label="erase cat")
     digest = store.put(Patch.between(old, {"w": old["w"] + 1}, recipe))
-    edit = f"world+{digest}|{digest}"
+    kept = _shelf.imported(_shelf.EMPTY, store.path(digest))
+    (model,) = _shelf.read(kept)
+    edit = f"{_shelf.key_of(model.ref)}|{digest}"
     with full_disk(1000), pytest.raises(gr.Error, match="could not be written"):
-        _shelf.Shelf()._save(None, edit)
+        _shelf.Shelf()._save(kept, edit)
     assert not list(served.iterdir())
-    assert "erase-cat.safetensors" in _shelf.Shelf()._save(None, edit)
+    assert "erase-cat.safetensors" in _shelf.Shelf()._save(kept, edit)
 
 
 def test_what_was_written_an_hour_ago_makes_room(served):

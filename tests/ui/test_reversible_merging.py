@@ -93,7 +93,10 @@ def test_a_baked_merge_returns_and_says_what_subtracting_loses(call):
 @pytest.mark.parametrize("form", panel.FORMS.values())
 def test_every_file_is_written(call, form: str):
     told, file, *_ = call("export", form=form)
-    assert float(re.findall(r"to ([\d.e+-]+) of its size", told)[0]) < 1e-5
+    if form in ("bundle", "peft", "kohya"):  # p = 1 of three adapters loses a part of each
+        assert 0 < float(re.findall(r"([\d.]+)% of the edit is missing", told)[0]) < 100
+    else:
+        assert float(re.findall(r"to ([\d.e+-]+) of its size", told)[0]) < 1e-5
     path = Path(file["value"] if isinstance(file, dict) else file)
     assert path.stat().st_size > 200
 

@@ -146,7 +146,7 @@ def test_a_patch_file_brings_its_model_and_label(store: PatchStore, tmp_path: Pa
 def family_of(frames, slug: str):
     """The shelf of a panel's route, and the place of the panel's picker among its pickers."""
     shelf = frames[slug].shelf
-    return shelf, [picker for picker, _ in shelf.pickers].index(frames[slug]._model)
+    return shelf, [picker for picker, _ in shelf.pickers].index(frames[slug].model_field)
 
 
 def given_to(picker) -> object:
