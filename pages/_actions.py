@@ -8,23 +8,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import gradio as gr
 from gradio.components.base import Component
 
+from engine.core.catalog import Entry
 from engine.core.errors import BadInput, EngineError
 from engine.core.job import Done, Failed, Progress
 from engine.core.recipe import Recipe
 from engine.core.runs import Run
 from pages import _lane
+from pages._endpoints import Runner
 from pages._fields import Controls, Settings
 from pages._handlers import error_of, gradio_errors, named
+from pages._serving import Suite
 from pages._shelf import model_ref
 from pages._status import failure, finished, note, origin, progress, recipe_view
-
-if TYPE_CHECKING:
-    from pages._frame import Frame
 
 # Result or preview, its recipe, and whether the run has ended: the outputs in their order. Those
 # left out at the end stay as they are.
@@ -41,10 +41,36 @@ LARGEST_SEED = 2**31 - 1
 NOT_KEPT = "The run that was under way is not kept any more. Press the button to run it again."
 
 
+class Restores(Protocol):
+    """How a panel puts the recipe of a run back into its controls."""
+
+    def of_run(self, action: "Action", recipe: Recipe) -> list[object]: ...
+
+
+class Panel(Protocol):
+    """What an action needs of the panel that it stands in, such as `pages._frame.Frame`."""
+
+    entry: Entry
+    demo: Suite
+    actions: dict[str, "Action"]
+    recipe_view: gr.HTML
+    model_field: gr.Dropdown | None
+    seed_field: gr.Number | None
+
+    @property
+    def runner(self) -> Runner: ...
+    @property
+    def route(self) -> str: ...
+    @property
+    def restoring(self) -> Restores: ...
+    def model(self) -> gr.Dropdown: ...
+    def seed(self) -> gr.Number: ...
+
+
 class Action:
     """Run (or Rewind) and Stop, the line that says how far it is, and what they do."""
 
-    def __init__(self, frame: "Frame", name: str, label: str, backward: bool) -> None:
+    def __init__(self, frame: Panel, name: str, label: str, backward: bool) -> None:
         self.frame, self.name, self.backward = frame, name, backward
         slug = frame.entry.slug
         sign = "◀" if backward else "▶"
