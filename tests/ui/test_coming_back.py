@@ -28,12 +28,13 @@ def page_of_toy(toy: str, browser: Browser) -> Iterator[Page]:
 
 
 class SlowLine:
-    """Keeps what a page asks of the queue, until it is let through."""
+    """Keeps what a page asks of the queue and beside it, until it is let through."""
 
     def __init__(self, page: Page) -> None:
         self.kept: list[Route] = []
         self.is_open = False
-        page.route("**/queue/join*", self.take)
+        for asked in ("**/queue/join*", "**/run/predict*"):  # restoring takes no place in the queue
+            page.route(asked, self.take)
 
     def take(self, route: Route) -> None:
         if self.is_open:
