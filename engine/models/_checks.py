@@ -11,7 +11,6 @@ formats are guessed only when it is none: a sound header may begin with the byte
 The limits can be moved by environment variables, each named beside its default.
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.core import tensor_header
+from engine.core import disk, tensor_header
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 from engine.core.tensor_header import TensorInfo, Unsound, is_text_map, short
 
@@ -55,11 +54,11 @@ class Limits:
     def from_environment(cls) -> "Limits":
         """Defaults hold SDXL in float32 and a 7B language model in half precision."""
         return cls(
-            header_bytes=int(_number("REWIND_MAX_HEADER_MB", 25.0) * 1e6),
-            tensors=int(_number("REWIND_MAX_TENSORS", 20_000.0)),
-            checkpoint_bytes=int(_number("REWIND_MAX_CHECKPOINT_GB", 20.0) * 1e9),
-            files=int(_number("REWIND_MAX_FILES", 500.0)),
-            text_bytes=int(_number("REWIND_MAX_TEXT_MB", 25.0) * 1e6),
+            header_bytes=int(disk.number("REWIND_MAX_HEADER_MB", 25.0) * 1e6),
+            tensors=int(disk.number("REWIND_MAX_TENSORS", 20_000.0)),
+            checkpoint_bytes=int(disk.number("REWIND_MAX_CHECKPOINT_GB", 20.0) * 1e9),
+            files=int(disk.number("REWIND_MAX_FILES", 500.0)),
+            text_bytes=int(disk.number("REWIND_MAX_TEXT_MB", 25.0) * 1e6),
         )
 
 
@@ -225,14 +224,3 @@ def refuse(path: Path, fault: str) -> NoReturn:
 def _called(path: Path) -> str:
     """The file's name, with its folder where all parts of a checkpoint call their files alike."""
     return f"{path.parent.name}/{path.name}" if path.parent.name in PARTS else path.name
-
-
-def _number(variable: str, default: float) -> float:
-    text = os.environ.get(variable, "")
-    try:
-        value = float(text or default)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise BadInput(f"{variable} must be a positive number, got {short(text)}.")
-    return value

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps
 
+from engine.core import disk
 from engine.core.disk import home
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 
@@ -76,7 +77,7 @@ def open_set(source: str) -> list[Given]:
     path = _folder() / f"{found[1]}.zip" if found else None
     if path is None or not path.is_file():
         raise AssetMissing("This set of pictures is no longer here.", "Upload it again.")
-    os.utime(path)
+    disk.mark_used(path)
     try:
         with zipfile.ZipFile(path) as packed:
             return list(_pictures(packed))
@@ -197,7 +198,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 def _make_room(keep: Path) -> None:
-    limit = float(os.environ.get("REWIND_UPLOADS_GB", "4")) * 1e9
+    limit = disk.number("REWIND_UPLOADS_GB", 4.0) * 1e9
     files = sorted(keep.parent.glob("*.zip"), key=lambda path: path.stat().st_mtime)
     total = sum(path.stat().st_size for path in files)
     for path in files:
