@@ -67,7 +67,7 @@ LAUNCH = {
     "app_kwargs": {"middleware": MIDDLEWARE},
 }
 
-STATIC = ("claims", "fonts", "living", "data/sprites", "theme.css", "rewind.js")
+STATIC = ("claims", "fonts", "living", "recordings", "data/sprites", "theme.css", "rewind.js")
 gr.set_static_paths([_look.ASSETS / name for name in STATIC])
 
 if __name__ == "__main__":

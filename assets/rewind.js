@@ -79,6 +79,7 @@
   const go = (run, name, button = "go") => {
     run.busy = true;
     run.since = performance.now();
+    holdPlace(name);
     press(`${name}-${button}`, 0);
   };
   // What the address asks for: until its panel is restored, a run would be one of the defaults.
@@ -113,6 +114,7 @@
   const over = (name) => setTimeout(() => {
     const run = runs[name];
     run.busy = false;
+    freePlace(name);
     if (run.again) go(run, name);
     run.again = run.stopped = false;
   }, runs[name].stopped ? SETTLE : 0);
@@ -158,6 +160,34 @@
       return String(said).includes("data-waiting") ? refused : said;
     },
   };
+  // Recordings: what a panel shows before its first run, fetched once its button is there and put
+  // into the places in which a run draws. A run that has begun is never drawn over.
+  const opened = new Set(), SKIP = { __type__: "update" };
+  const openRecordings = () => document.querySelectorAll("[id$=-recorded]").forEach((button) => {
+    const name = button.id.replace(/-recorded$/, "");
+    if (opened.has(name)) return;
+    opened.add(name);
+    press(button.id, 0);
+  });
+  window.rewindRecordings = {
+    async read(name, address, places) {
+      const kept = places.map(() => SKIP);
+      if (runs[name] || left[name]) return kept;
+      const held = await fetch(address).then((reply) => reply.ok ? reply.text() : "");
+      if (!held || runs[name]) return kept;
+      const { parts, drawn } = JSON.parse(held.split("\n")[1]);
+      const whole = (one) => typeof one === "string"
+        ? one.replace(/\x1a(\d+)\x1a/g, (_, part) => parts[part]) : { ...one };
+      return places.map((place) => whole(drawn[place]));
+    },
+  };
+  // While a run draws anew what stood there, its place stays as tall as it was.
+  const holdPlace = (name) => {
+    const place = document.getElementById(name)?.closest(".bench")?.querySelector(":scope > .shown");
+    if (place) place.style.minHeight = `${place.offsetHeight}px`;
+  };
+  const freePlace = (name) => document.getElementById(name)?.closest(".bench")
+    ?.querySelector(":scope > .shown")?.style.removeProperty("min-height");
   window.rewindShelf = {
     opens(kept, family) { if (kept?.models?.length) press(`${family}-shelf-show`, 0); },
   };
@@ -323,6 +353,7 @@
   const wake = () => {
     recall();
     lookForRuns();
+    openRecordings();
     document.querySelectorAll("[data-living]:not([data-awake])").forEach((group) => {
       group.dataset.awake = "";
       scrub(group.querySelector("[data-scrub]"));

@@ -19,16 +19,20 @@ from engine.core.job import Done, Failed, Progress
 from engine.core.recipe import Recipe
 from engine.core.runs import Run
 from pages import _lane
+from pages import _recordings as recordings
 from pages._endpoints import Runner
 from pages._fields import Controls, Settings
 from pages._handlers import error_of, gradio_errors, named
-from pages._serving import Suite
+from pages._recordings import Number
+from pages._serving import QUIET, Suite
 from pages._shelf import model_ref
-from pages._status import failure, finished, note, origin, progress, recipe_view
+from pages._status import failure, finished, note, origin, progress, recipe_view, recorded
 
 # Result or preview, its recipe, and whether the run has ended: the outputs in their order. Those
 # left out at the end stay as they are.
 Draw: TypeAlias = Callable[[Any, Recipe, bool], Sequence[object]]
+# Result or preview, and its recipe: the one number of it, None as long as there is none.
+Count: TypeAlias = Callable[[Any, Recipe], Number | None]
 Convert: TypeAlias = Callable[[Settings], Settings]
 
 # Everything that computes waits in one lane, so that two cores serve one job at a time.
@@ -71,8 +75,10 @@ class Action:
     """Run (or Rewind) and Stop, the line that says how far it is, and what they do."""
 
     def __init__(self, frame: Panel, name: str, label: str, backward: bool) -> None:
-        self.frame, self.name, self.backward = frame, name, backward
+        self.frame, self.name, self.label, self.backward = frame, name, label, backward
+        self.number: gr.HTML | None = None
         slug = frame.entry.slug
+        self.recording = recordings.find(slug, name)
         sign = "◀" if backward else "▶"
         with gr.Row(elem_classes="actions"):
             self.start = gr.Button(
@@ -87,7 +93,8 @@ class Action:
         self.go = gr.Button(elem_id=f"{slug}-{name}-go", visible="hidden")
         self.halt = gr.Button(elem_id=f"{slug}-{name}-halt", visible="hidden")
         self.again = gr.Button(elem_id=f"{slug}-{name}-again", visible="hidden")
-        self.status = gr.HTML(note(""), elem_id=f"{slug}-{name}-status", elem_classes="status-box")
+        told = recorded(self.recording.made, label) if self.recording else note("")
+        self.status = gr.HTML(told, elem_id=f"{slug}-{name}-status", elem_classes="status-box")
 
     def wire(
         self,
@@ -95,12 +102,15 @@ class Action:
         draw: Draw,
         outputs: Sequence[Component],
         *,
+        number: Count | None = None,
         params: Convert | None = None,
         back: Convert | None = None,
         also: Sequence[Callable] = (),
         turned: Sequence[Component] = (),
     ) -> None:
         """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
+
+        `number` reads the one number of the claim off a result, or off what is shown on the way.
 
         A visitor who changes the value of a control in `turned` starts a run, too; one who only
         passes it does not, though Gradio calls that a `release` or an `input`. A run follows for
@@ -122,8 +132,10 @@ class Action:
         for control in turned:
             control.elem_classes = [*control.elem_classes, "turned", f"turned-{place}"]
         self.draw: Draw = draw
+        self.count: Count = number or (lambda result, recipe: None)
         self.params: Convert = params or dict
-        self.outputs = [*outputs, self.status, frame.recipe_view]
+        self.places = [*outputs, *([self.number] if self.number else [])]
+        self.outputs = [*self.places, self.status, frame.recipe_view]
         panel = f"{frame.entry.slug}_{self.name}_panel"
         # The page itself says when `go` and `halt` may be pressed; see the runs in rewind.js.
         line = {"inputs": self.status, "outputs": self.status, "show_progress": "hidden"}
@@ -165,6 +177,22 @@ class Action:
             api_visibility="private",
             show_progress="hidden",
         )
+        self._opens_recorded()
+
+    def _opens_recorded(self) -> None:
+        """The places hold the recording until the first run: the page itself puts it there."""
+        if self.recording is None:
+            return
+        name = f"{self.frame.entry.slug}-{self.name}"
+        places = [place for place in self.recording.places if place < len(self.places)]
+        address = recordings.address(self.recording)
+        gr.Button(elem_id=f"{name}-recorded", visible="hidden").click(
+            None,
+            None,
+            [self.places[place] for place in places],
+            js=f"() => rewindRecordings.read('{name}', '{address}', {places})",
+            **QUIET,
+        )
 
     def _run(self, request: gr.Request, **values: object) -> Iterator[list[object]]:
         """Runs the method with the settings of the panel and draws what happens."""
@@ -204,14 +232,19 @@ class Action:
 
     def _nothing(self) -> list[object]:
         """No news for what the panel itself draws."""
-        return [gr.skip()] * (len(self.outputs) - 2)
+        return [gr.skip()] * len(self.places)
 
-    def _outputs(self, event: Progress | Done, recipe: Recipe) -> list[object]:
+    def shows(self, event: Progress | Done, recipe: Recipe) -> list[object]:
         """What the panel draws of an event, each of its outputs; nothing before there is any."""
         ended = isinstance(event, Done)
         result = event.result if isinstance(event, Done) else event.preview
-        drawn = [] if result is None else list(self.draw(result, recipe, ended))
-        return [*drawn, *self._nothing()[len(drawn) :]]
+        if result is None:
+            return self._nothing()
+        shown = list(self.draw(result, recipe, ended))
+        shown += self._nothing()[len(shown) :]
+        if self.number and (number := self.count(result, recipe)):
+            shown[-1] = number.html()
+        return shown
 
     def _drawn(self, run: Run, request: gr.Request) -> Iterator[list[object]]:
         """A run as it goes on: what the panel draws, the line below the button, the recipe."""
@@ -227,7 +260,7 @@ class Action:
             if isinstance(event, Progress):
                 if seconds - drawn < SECONDS_BETWEEN_DRAWINGS:
                     continue
-                before, shown = shown, self._outputs(event, recipe)
+                before, shown = shown, self.shows(event, recipe)
                 yield [
                     *changed(before, shown),
                     progress(event, seconds, self.backward, run.key),
@@ -236,7 +269,7 @@ class Action:
                 drawn = time.monotonic() - started
             else:
                 yield [
-                    *self._outputs(event, recipe),
+                    *self.shows(event, recipe),
                     finished(recipe, run.seconds, f"{frame.entry.slug}-{self.name}", frame.route),
                     recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
                 ]

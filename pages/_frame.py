@@ -1,20 +1,48 @@
 """The frame around every panel: what a page adds is its controls and how a result is drawn.
 
     def build(frame: Frame) -> None:
-        prompt = gr.Textbox(label="Prompt", value="a cat")
-        action = frame.action("run", "Run")
-        picture = gr.HTML()
-        action.wire(inputs={"prompt": prompt}, draw=draw, outputs=[picture])
+        run = frame.stage("run", "Erase")
+        with run.ask:
+            word = gr.Textbox("neon style", label="Erase", elem_classes="headline")
+        with run.settings:
+            steps = gr.Slider(1, 50, value=10, step=1, label="Steps")
+            frame.seed(2)
+            frame.model()
+        with run.shown:
+            picture = gr.HTML("")
+        with run.below:
+            curve = plots.place("Error")
+        run.wire({"word": word, "steps": steps}, draw, [picture, curve], number=drawn_in_neon)
+        comeback = frame.stage("comeback", "Attack it", tab="It comes back")
+        ...
+        with frame.tab("Take it along"):
+            taking.bakes(...)
 
-    def draw(drawn: Drawn, recipe: Recipe, ended: bool) -> tuple[str, ...]: ...
+    def draw(erased: Erased, recipe: Recipe, ended: bool) -> tuple[object, ...]: ...
+    def drawn_in_neon(erased: Erased, recipe: Recipe) -> Number | None: ...
 
-The names in `inputs` are the settings of the job function and of the recipe, so one click, one
-link, one command line and one API call say the same thing. `draw` gets the result of the job, or
-what it shows on the way. The frame adds model, seed, Run, Stop, progress, failures, the recipe in
-all its forms, the claim, the lesson and the code that ran.
+A stage is one job function with its places: the question, the one main button, the picture and the
+one number of the claim are in one screen, at a desk and on a phone, before a run and after it. The
+first stage is what the panel is there for and stands in the first tab; each further stage, and what
+`frame.tab` encloses, is a tab beside it. A panel with a single one shows no tabs. A link to an
+action opens its tab.
+
+The names in the first argument of `wire` are the settings of the job function and of the recipe, so
+one click, one link, one command line and one API call say the same thing. `draw` gets the result of
+the job, or what it shows on the way, and gives a value for each output; those left out at the end
+stay as they are. `number` reads the one number of the claim off the same results.
+
+Every stage opens with a recording: the result of its default run, drawn by the same `draw` and
+fetched with its tab (`pages._recordings`). `python -m scripts.record SLUG` makes it; defaults are
+such that it shows the claim. `records=False` is for a stage whose defaults need something of the
+visitor's.
+
+The frame adds model, seed, Run, Stop, progress, failures, the recipe in all its forms, the claim,
+the lesson and the code that ran.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,6 +64,7 @@ from pages._markup import escape
 from pages._restoring import Restoring, asks_for
 from pages._serving import QUIET, Query, Suite
 from pages._shelf import Shelf
+from pages._stage import Stage
 from pages._status import model_title, recipe_path
 
 if TYPE_CHECKING:
@@ -67,6 +96,9 @@ class Frame:
     model_field: gr.Dropdown | None = None
     seed_field: gr.Number | None = None
     failure: Failure | None = None
+    tabs: gr.Tabs | None = None
+    tab_of: dict[str, str] = field(default_factory=dict)  # id of the tab that an action stands in
+    open_tab: str = ""
 
     def __post_init__(self) -> None:
         self.restoring = Restoring(self.entry, self.actions)
@@ -122,18 +154,38 @@ class Frame:
         recipe = Recipe(self.entry.slug, action, params=dict(params), seed=seed)
         self.failure = Failure(recipe, why, instead)
 
+    def stage(
+        self,
+        name: str = "run",
+        label: str = "Run",
+        *,
+        tab: str = "",
+        backward: bool = False,
+        records: bool = True,
+    ) -> Stage:
+        """One job function with its places, in a tab of its own; `tab` is the name of that."""
+        with self.tab(tab or label, name):
+            self.tab_of[name] = self.open_tab
+            return Stage(self, name, label, backward, records=records)
+
+    @contextmanager
+    def tab(self, title: str, key: str = "") -> Iterator[None]:
+        """A tab of the panel around what is drawn inside; `key` is its id."""
+        if self.tabs is None:
+            self.tabs = gr.Tabs(elem_classes="inner", overflow_behavior="wrap")
+        key = key or title.lower().replace(" ", "-")
+        with self.tabs, gr.Tab(title, id=key):
+            self.open_tab = key
+            yield
+            self.open_tab = ""
+
     def action(self, name: str = "run", label: str = "Run", *, backward: bool = False) -> Action:
-        """The buttons and the progress line of one job function, drawn here and wired later."""
+        """The buttons and the progress line alone of a job function, drawn here, wired later.
+
+        For what is taken along, say; what shows a picture is a `stage`.
+        """
+        self.tab_of[name] = self.open_tab
         return Action(self, name, label, backward)
-
-    def opens(self, tabs: gr.Tabs, actions: Collection[str]) -> None:
-        """Tabs inside the panel: a link to one of these actions opens the tab of that id."""
-
-        def wanted(query: Query) -> str | None:
-            action = query.get("action", "")
-            return action if asks_for(self.entry.slug, query) and action in actions else None
-
-        self.demo.opens(tabs, wanted)
 
     def on(
         self,
@@ -152,19 +204,16 @@ class Frame:
 
     def _head(self) -> None:
         card = self.entry.card
-        paper = card.paper
-        code = f' · <a href="{escape(paper.code)}">code</a>' if paper.code else ""
         gr.HTML(
             f'<header class="panel-head"><h2 class="unseen">{escape(card.title)}</h2>'
             f'<p class="undoes"><span class="mark backward" aria-hidden="true">◀</span> '
-            f"{escape(card.undoes)}</p>"
-            f'<p class="note">Takes back {escape(card.exactness.value)}. After '
-            f'<a href="{escape(paper.link)}">{escape(paper.title)}</a>, '
-            f"{escape(paper.authors)} {paper.year}{code}.</p></header>"
+            f"{escape(card.undoes)}</p></header>"
         )
 
     def close(self) -> None:
         """What stands below every panel, once its controls are known."""
+        if self.tabs is not None:
+            self.demo.opens(self.tabs, self._wanted_tab)
         self._claim()
         with gr.Accordion("How it works", open=False) as fold:
             lesson = gr.Markdown(latex_delimiters=LATEX, elem_classes="lesson")
@@ -233,9 +282,20 @@ class Frame:
         """What a fold holds comes when it is opened, so that the page itself stays light."""
         self.on(fold.expand, read, None, place, name=name, queue=False)
 
+    def _wanted_tab(self, query: Query) -> str | None:
+        """The tab of the action that an address asks for; None is the first one."""
+        if not asks_for(self.entry.slug, query):
+            return None
+        return self.tab_of.get(query.get("action", "")) or None
+
     def _lesson(self) -> str:
-        """The lesson of the method."""
-        return self.entry.lesson
+        """The lesson of the method, and the publication that it follows."""
+        paper = self.entry.card.paper
+        code = f" Its code: <{paper.code}>." if paper.code else ""
+        return (
+            f"{self.entry.lesson}\n\nAfter [{paper.title}]({paper.link}), {paper.authors} "
+            f"{paper.year}.{code} Undo: {self.entry.card.exactness.value}."
+        )
 
     def _code(self) -> str:
         """The functions that ran, with the files they stand in."""

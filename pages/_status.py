@@ -1,5 +1,6 @@
 """What a panel says of a run: how far it is, what was wrong, and how to have it again."""
 
+from datetime import date
 from urllib.parse import quote
 
 import gradio as gr
@@ -18,6 +19,16 @@ LONGEST_SHOWN = 5000
 def note(text: str) -> str:
     """A calm line of text in the place of the progress."""
     return f'<div class="status" role="status"><p>{escape(text)}</p></div>'
+
+
+def recorded(made: date, label: str) -> str:
+    """When what is shown before the first run was made, and how to make it anew."""
+    return note(f"Recorded on {day(made)}; press {label} to make it here.")
+
+
+def day(made: date) -> str:
+    """A day as people write it: 1 December 2026."""
+    return f"{made.day} {made:%B %Y}"
 
 
 def progress(event: Progress, seconds: float, backward: bool = False, key: str = "") -> str:

@@ -33,15 +33,13 @@ def build(frame: Frame) -> None:
         if HERE:
             frame.model()
         frame.seed(7)
-    with gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs:
-        with gr.Tab("The chain in the plane", id="run"):
-            build_plane(frame)
-        with gr.Tab("The price of eta", id="eta"):
-            build_eta(frame)
-        if HERE:
-            with gr.Tab("Pictures", id="pictures"):
-                build_pictures(frame)
-    frame.opens(tabs, ("eta", "pictures") if HERE else ("eta",))
+    with frame.tab("The chain in the plane", "run"):
+        build_plane(frame)
+    with frame.tab("The price of eta", "eta"):
+        build_eta(frame)
+    if HERE:
+        with frame.tab("Pictures", "pictures"):
+            build_pictures(frame)
     frame.breaks(
         "A large eta keeps the chain at large noise. The integrator has fewer evaluations left for "
         "its states, and ends farther from the data than from pure noise.",

@@ -57,19 +57,15 @@ def build(frame: Frame) -> None:
         with gr.Column(elem_classes="world-side"):
             world = world_editor(frame)
             frame.seed(7)
-        with (
-            gr.Column(elem_classes="world-main"),
-            gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs,
-        ):
-            with gr.Tab("Curves and orders", id="run"):
+        with gr.Column(elem_classes="world-main"):
+            with frame.tab("Curves and orders", "run"):
                 build_orders(frame, world)
-            with gr.Tab("Five readings", id="views"):
+            with frame.tab("Five readings", "views"):
                 build_views(frame, world)
-            with gr.Tab("Guidance", id="guide"):
+            with frame.tab("Guidance", "guide"):
                 build_guidance(frame, world)
-            with gr.Tab("Flow map", id="distil"):
+            with frame.tab("Flow map", "distil"):
                 build_flow_map(frame, world)
-    frame.opens(tabs, ("views", "guide", "distil"))
     frame.breaks(
         "An order is a promise for many evaluations. At 8, Heun, of second order with two of them "
         "a step, ends farther from the truth than DDIM, of first order.",

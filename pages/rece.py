@@ -52,36 +52,38 @@ HEADS = {
 
 
 def build(frame: Frame) -> None:
-    """What to erase and how; the pictures; then the attack, and the ways to take it along."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            concept, guide = _question()
-            run = frame.action("run", "Erase")
-            strength = gr.Slider(
-                0,
-                1,
-                value=1,
-                step=0.05,
-                label="Erase strength",
-                info="Drag it: 1 is the papers' edit, 0 none; between is our extrapolation",
-                elem_id="rece-strength",
-            )
-        with gr.Column(elem_classes="settings"):
-            edit, view, preset = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            pictures = gr.HTML(first_look(), elem_id="rece-pictures")
+    """What to erase and how; the attack; the ways to take it along."""
+    run = frame.stage("run", "Erase")
+    with run.ask:
+        concept, guide = _question()
+        strength = gr.Slider(
+            0,
+            1,
+            value=1,
+            step=0.05,
+            label="Erase strength",
+            info="1 is the papers' edit, 0 none; between is our extrapolation",
+            elem_id="rece-strength",
+        )
+    with run.settings:
+        edit, view, preset = _settings(frame)
+    with run.shown:
+        pictures = gr.HTML(first_look(), elem_id="rece-pictures")
+    with run.below:
+        numbers = gr.HTML("", elem_id="rece-numbers")
+        curve = plots.place("Singular values of the map", visible=False)
     edit = {"concepts": concept, "guides": guide, **edit}
-    numbers = gr.HTML("", elem_id="rece-numbers")
-    curve = plots.place("Singular values of the map", visible=False)
     run.wire(
         {**edit, **view, "strength": strength},
         draw_run,
         [pictures, numbers, curve],
+        number=still_named,
         also=[concept.submit],
         turned=[strength],
     )
     _comeback(frame, edit, view)
-    _take_along(frame, edit, strength)
+    with frame.tab("Take it along"):
+        _take_along(frame, edit, strength)
     suits = [guide, view["prompts"], edit["retain"]]
     frame.on(
         concept.input, suited, [concept, *suits], suits, trigger_mode="always_last", name="suited"
@@ -185,34 +187,35 @@ def _more() -> Controls:
 
 
 def _comeback(frame: Frame, edit: Controls, view: Controls) -> None:
-    parts.heading(
-        "It comes back",
-        "In closed form there is an embedding that makes the edited model draw as it did before. "
-        "Old attack: derived after UCE. Fresh attack: derived on the very model it attacks.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            attack = frame.action("comeback", "Attack it")
-        with gr.Column(elem_classes="settings"):
-            epochs = gr.Slider(
-                0,
-                5,
-                value=2,
-                step=1,
-                label="Epochs to attack",
-                info="After UCE, and after each RECE epoch",
+    attack = frame.stage("comeback", "Attack it", tab="It comes back")
+    with attack.ask:
+        gr.HTML(
+            markup.notes(
+                "In closed form there is an embedding that makes the edited model draw as it did "
+                "before. Old attack: derived after UCE. Fresh attack: derived on the very model "
+                "it attacks."
             )
-        with gr.Column(elem_classes="shown"):
-            attacked = gr.HTML(parts.sheet(ATTACKS, {"UCE": (None, ())}), elem_id="rece-attacked")
+        )
+        epochs = gr.Slider(
+            0,
+            5,
+            value=2,
+            step=1,
+            label="Epochs to attack",
+            info="After UCE, and after each RECE epoch",
+        )
+    with attack.shown:
+        attacked = gr.HTML(parts.sheet(ATTACKS, {"UCE": (None, ())}), elem_id="rece-attacked")
     attack.wire({**edit, **view, "epochs": epochs}, draw_comeback, [attacked])
 
 
 def _take_along(frame: Frame, edit: Controls, strength: gr.Slider) -> None:
     """Baking to the shelf, and files for other tools."""
-    parts.heading(
-        "Take it along",
-        "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as a "
-        "file for other tools.",
+    gr.HTML(
+        markup.notes(
+            "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as "
+            "a file for other tools."
+        )
     )
     taking.bakes(
         frame, "Bake and put on the shelf", {**edit, "strength": strength}, taking.in_tensors

@@ -51,19 +51,17 @@ def build(frame: Frame) -> None:
         if HERE:
             frame.model()
         frame.seed(7)
-    with gr.Tabs(elem_classes="inner", overflow_behavior="wrap") as tabs:
-        with gr.Tab("There and back", id="run"):
-            build_plane(frame)
-        with gr.Tab("Sampler lab", id="sample"):
-            build_lab(frame)
-        if HERE:
-            with gr.Tab("A picture there and back", id="trip"):
-                build_trip(frame)
-            with gr.Tab("Pictures", id="draw"):
-                build_pictures(frame)
-            with gr.Tab("Control", id="control"):
-                build_control(frame)
-    frame.opens(tabs, ("sample", "trip", "draw", "control") if HERE else ("sample",))
+    with frame.tab("There and back", "run"):
+        build_plane(frame)
+    with frame.tab("Sampler lab", "sample"):
+        build_lab(frame)
+    if HERE:
+        with frame.tab("A picture there and back", "trip"):
+            build_trip(frame)
+        with frame.tab("Pictures", "draw"):
+            build_pictures(frame)
+        with frame.tab("Control", "control"):
+            build_control(frame)
     frame.breaks(
         "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
         "the exact score it ends several times farther from the data than the predictor alone.",

@@ -1,0 +1,208 @@
+"""Records what every panel opens with: `python -m scripts.record [SLUG ...] [--stale]`.
+
+Runs the defaults of each stage and keeps what its panel draws of the result, so that nobody sees an
+empty frame. Without a name it records all panels, with `--stale` only what hangs on something that
+has changed: the code of the method and of its panel, and the models.
+"""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import gradio as gr
+from gradio.components.plot import PlotData
+from PIL import Image
+
+from engine.core.catalog import ROOT, Catalog, Family, announced
+from engine.core.job import Done, finish
+from engine.core.recipe import Plain, Recipe
+from engine.runners import local
+from engine.zoo.graph import revision
+from pages import _family
+from pages import _recordings as recordings
+from pages._frame import Frame
+from pages._recordings import Drawn, Number
+from pages._serving import Suite
+from pages._stage import Stage
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.record", description=__doc__)
+    parser.add_argument("slugs", nargs="*", help="methods; all of them by default")
+    parser.add_argument("--stale", action="store_true", help="only what is older than its code")
+    options = parser.parse_args(arguments)
+    wanted = {slug.replace("-", "_") for slug in options.slugs}
+    for stage in stages(frames(announced())):
+        if wanted and stage.frame.entry.slug not in wanted:
+            continue
+        if options.stale and not is_stale(stage):
+            continue
+        path = record(stage)
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def frames(catalog: Catalog, panels: str = "pages") -> Mapping[str, Frame]:
+    """The panels of a catalogue as a server draws them, by slug.
+
+    In a thread of its own that has a loop: Gradio makes loops that nobody closes where there is
+    none, and a browser of the same process may have left one running.
+    """
+
+    async def drawn() -> list[Frame]:
+        found: list[Frame] = []
+        for family in Family:
+            if entries := catalog.of(family):
+                with Suite() as demo:
+                    found += _family.build(demo, family, entries, (), local, panels)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        return {f.entry.slug: f for f in pool.submit(lambda: asyncio.run(drawn())).result()}
+
+
+def stages(panels: Mapping[str, Frame]) -> Iterator[Stage]:
+    """The stages that open with a recording."""
+    for frame in panels.values():
+        for action in frame.actions.values():
+            if isinstance(action, Stage) and action.records:
+                yield action
+
+
+def default_recipe(stage: Stage) -> Recipe:
+    """The recipe of a click on a panel that nobody has touched."""
+    return stage.recipe({name: control.value for name, control in stage.controls.items()})
+
+
+def record(stage: Stage, folder: Path = recordings.FOLDER) -> Path:
+    """Runs the defaults of a stage and writes its recording."""
+    recipe = default_recipe(stage)
+    drawn, number = run(stage, recipe)
+    small = [one if one is None or not isinstance(one, str) else compressed(one) for one in drawn]
+    return recordings.write(
+        recipe, small, number, hangs_on(stage), made=date.today(), folder=folder
+    )
+
+
+def run(stage: Stage, recipe: Recipe) -> tuple[list[Drawn], Number | None]:
+    """What a stage draws at the end of a run, and its number."""
+    job = recipe.job(stage.frame.entry.target(recipe.action))
+    result = finish(local(job))
+    shown = stage.shows(Done(result), recipe)
+    return [drawn_of(one) for one in shown], stage.count(result, recipe)
+
+
+def drawn_of(value: object) -> Drawn:
+    """An output as a page holds it: markup, or a figure; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, gr.Plot):
+        value = value.value
+    if isinstance(value, PlotData):
+        figure: dict[str, Plain] = value.model_dump()
+        return {"__type__": "update", "value": figure, "visible": True}
+    return None
+
+
+# ---------------------------------------------------------------------- small files
+
+_PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+
+
+def compressed(markup: str) -> str:
+    """Markup whose PNGs are WebP without loss, but for those that carry a recipe."""
+    return _PNG.sub(lambda found: _smaller(found[0], base64.b64decode(found[1])), markup)
+
+
+def _smaller(url: str, png: bytes) -> str:
+    if b"rewind" in png[:4000]:
+        return url
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+# ---------------------------------------------------------------------- what they hang on
+
+
+def is_stale(stage: Stage) -> bool:
+    """Whether a stage has no recording, or an older one than its code, models or defaults."""
+    known = recordings.find(stage.frame.entry.slug, stage.name)
+    return known is None or known.hangs_on != hangs_on(stage)
+
+
+def hangs_on(stage: Stage) -> str:
+    """Sixteen letters that change with the defaults, the code that computes and draws, the models.
+
+    Docstrings and comments are no code.
+    """
+    entry, recipe = stage.frame.entry, default_recipe(stage)
+    asked = {"params": recipe.params, "seed": recipe.seed}
+    modules = [f"{entry.module}.algorithm", f"pages.{entry.slug}"]
+    code = {str(path.relative_to(ROOT)): _tree(path) for path in sorted(closure(modules))}
+    models = {key: revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
+    told = json.dumps([asked, code, models], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def closure(modules: Sequence[str]) -> set[Path]:
+    """The files of our own modules that these import, directly or through others."""
+    found: set[Path] = set()
+    waiting = [path for name in modules if (path := _file(name))]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [one.name for one in node.names]
+            waiting += [file for name in names if (file := _file(name))]
+    return found
+
+
+def _file(module: str) -> Path | None:
+    """The file of one of our modules, but for the frame, which draws no result."""
+    if not module.startswith(("engine.", "pages.")) or module in FRAME:
+        return None
+    path = ROOT / module.replace(".", "/")
+    chosen = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return chosen if chosen.is_file() else None
+
+
+FRAME = {
+    f"pages.{name}"
+    for name in ("_frame", "_actions", "_stage", "_restoring", "_serving", "_shelf", "_status")
+} | {"engine.core.catalog"}
+
+
+def _tree(path: Path) -> str:
+    """The code of a file without its comments and docstrings, as a digest."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        held = getattr(node, "body", None)
+        if isinstance(held, list) and held and _is_text(held[0]):
+            held[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+if __name__ == "__main__":
+    main()
