@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from engine.world import vocabulary as words
+from pages._recordings import Number
 
 EMPTY_GUIDE = ('"" the empty text: damages other prompts here', " ")
 
@@ -53,6 +54,31 @@ def kept_for(text: str, kept: Sequence[str]) -> object:
     gone = {words.SYNONYMS.get(concept, concept) for concept in listed(text)}
     left = [word for word in kept if words.SYNONYMS.get(word, word) not in gone]
     return left if len(left) < len(kept) else gr.skip()
+
+
+def still_seen(
+    concepts: object,
+    prompts: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+) -> Number | None:
+    """In how many pictures of prompts that name a concept the judge sees it, before and after.
+
+    `concepts` are those of a recipe, `before` and `after` what the judge says of each picture.
+    None where no prompt names one, or the judge said nothing.
+    """
+    named = listed(concepts) if isinstance(concepts, str) else [str(one) for one in _list(concepts)]
+    stems = [words.SYNONYMS.get(_stem(concept), _stem(concept)) for concept in named]
+    asked = [place for place, prompt in enumerate(prompts) if any(s in prompt for s in stems)]
+    if not asked or len(before) < len(prompts) or len(after) < len(prompts) or not any(before):
+        return None
+    seen = [sum(any(s in said[p] for s in stems) for p in asked) for said in (before, after)]
+    counts = [f"{count} of {len(asked)}" for count in seen]
+    return Number(f"pictures in which “{', '.join(stems)}” is seen", counts[1], counts[0])
+
+
+def _list(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else []
 
 
 def _prompts(concept: str) -> list[str]:

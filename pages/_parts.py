@@ -122,6 +122,30 @@ def shots(
     return f'<div class="films" data-films>{columns}{scrubber(longest, ends)}</div>'
 
 
+def before_and_after(
+    pictures: Sequence[np.ndarray | None],
+    lines: Sequence[str],
+    prompt: str,
+    titles: tuple[str, str, str] = ("Original", "Edited", "Undone"),
+) -> str:
+    """One prompt's pictures side by side: without the edit, with it, and when it was undone.
+
+    None are pictures to come, whose places are kept; `lines` say what is seen in each.
+    """
+    shown = [
+        Shot(
+            title,
+            picture,
+            f"{prompt}, {title.lower()}",
+            tuple(line for line in lines[place : place + 1] if line),
+            mark=(None, 0, None)[place],
+            backward=place == 2,
+        )
+        for place, (title, picture) in enumerate(zip(titles, pictures, strict=True))
+    ]
+    return shots(shown)
+
+
 def _shot(item: Shot) -> str:
     tone = "backward" if item.backward else f"s{item.mark}" if item.mark is not None else ""
     sign = "◀" if item.backward else MARKS[item.mark] if item.mark is not None else ""

@@ -19,7 +19,7 @@ from engine.pictures import HEAD, from_text
 from pages._handlers import gradio_errors
 from pages._serving import Query
 from pages._shelf import model_text
-from pages._status import note
+from pages._status import day, note
 
 if TYPE_CHECKING:
     from pages._actions import Action
@@ -80,6 +80,8 @@ class Restoring:
         given = {name: v for name, v in self.values(recipe).items() if name not in without}
         updates, left_out = self.updates(action, given)
         text = summary(source, sum(new != gr.skip() for new in updates), [*left_out, *unread])
+        if text and action and (kept := action.recording):
+            text += f" What stands here was recorded on {day(kept.made)} with the defaults."
         if text and (mismatch := recipe.mismatch()):
             text += f" {mismatch}"
         # Below the button that is to be pressed: the first one may be far above it, or hidden.

@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
+from gradio.components.base import Component
 from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from engine.models.library import prompt_note
 from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
-from pages._fields import Settings
+from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling._plane import Plane
@@ -55,44 +58,26 @@ EQUAL = 1e-4
 
 def build(frame: Frame) -> None:
     """The controls, what they mean as settings, and where the events are drawn."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            prompt = gr.Textbox(
-                "a rose in neon style",
-                label="Prompt",
-                lines=2,
-                max_lines=4,
-                max_length=1000,
-                elem_id="nfe_lab-prompt",
-                elem_classes="headline",
-                submit_btn=False,
-            )
-            fields.suggestions("nfe_lab-prompt", PROMPTS)
-            run = frame.action("run", "Run")
-        with gr.Column(elem_classes="settings"):
-            nfe = gr.Slider(1, 50, 10, step=1, label="NFE", info="Network evaluations a picture")
-            solvers = gr.Dropdown(
-                fields.options(SOLVERS),
-                value=list(FIRST),
-                multiselect=True,
-                max_choices=4,
-                label="Solvers",
-                info="Up to four, from the same noise",
-            )
-            guidance = gr.Slider(1, 15, 4, step=0.5, label="Guidance", info="1 is none")
-            frame.seed(7)
-            frame.model()
-            with gr.Accordion("More settings", open=False):
-                negative = gr.Textbox("", label="Negative prompt", max_length=1000)
-                grid = gr.Dropdown(list(GRIDS), value="trailing", label="Spacing of the steps")
-                eta = gr.Slider(
-                    0, 1, 0, step=0.1, label="Eta of DDIM", info="1 draws as much noise as goes"
-                )
-                curve = gr.Checkbox(True, label="Measure the error curve")
-        with gr.Column(elem_classes="shown"):
-            empty = [Shot(SOLVERS[name], None, "", mark=i) for i, name in enumerate(FIRST)]
-            pictures = gr.HTML(parts.shots(empty))
-    with gr.Row(elem_classes="curves"):
+    run = frame.stage("run", "Run", tab="Solvers side by side")
+    with run.ask:
+        prompt = gr.Textbox(
+            "a rose in neon style",
+            label="Prompt",
+            lines=1,
+            max_lines=4,
+            max_length=1000,
+            elem_id="nfe_lab-prompt",
+            elem_classes="headline",
+            submit_btn=False,
+        )
+        fields.suggestions("nfe_lab-prompt", PROMPTS)
+        nfe = gr.Slider(1, 50, 4, step=1, label="NFE", info="Network evaluations a picture")
+    with run.settings:
+        inputs = _settings(frame)
+    with run.shown:
+        empty = [Shot(SOLVERS[name], None, "", mark=i) for i, name in enumerate(FIRST)]
+        pictures = gr.HTML(parts.shots([*empty, Shot("Reference", None, "")]))
+    with run.below, gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("What an evaluation buys", "Distance to a 200-evaluation solve")
             errors = plots.place("Error")
@@ -100,23 +85,16 @@ def build(frame: Frame) -> None:
             parts.heading("The way of the latents", "In the plane of their two main components")
             plane = plots.place("Ways")
     run.wire(
-        {
-            "prompt": prompt,
-            "nfe": nfe,
-            "guidance_scale": guidance,
-            "solvers": solvers,
-            "negative": negative,
-            "grid": grid,
-            "eta": eta,
-            "curve": curve,
-        },
+        {"prompt": prompt, "nfe": nfe, **inputs},
         draw,
         [pictures, errors, plane],
+        number=number,
         params=run_params,
         back=run_values,
         also=[prompt.submit],
+        turned=[nfe],
     )
-    build_rewind(frame, prompt, negative, guidance)
+    build_rewind(frame, prompt, inputs["negative"], inputs["guidance_scale"])
     frame.breaks(
         "High guidance bends the flow: with 8 evaluations UniPC points past the goal and ends "
         "farther from the reference than DDIM, and Heun draws nothing.",
@@ -128,6 +106,35 @@ def build(frame: Frame) -> None:
             "solvers": ["ddim", "heun", "dpmpp_2m", "unipc2"],
         },
     )
+
+
+def _settings(frame: Frame) -> Controls:
+    solvers = gr.Dropdown(
+        fields.options(SOLVERS),
+        value=list(FIRST),
+        multiselect=True,
+        max_choices=4,
+        label="Solvers",
+        info="Up to four, from the same noise",
+    )
+    guidance = gr.Slider(1, 15, 4, step=0.5, label="Guidance", info="1 is none")
+    frame.seed(7)
+    frame.model()
+    with gr.Accordion("More settings", open=False):
+        negative = gr.Textbox("", label="Negative prompt", max_length=1000)
+        grid = gr.Dropdown(list(GRIDS), value="trailing", label="Spacing of the steps")
+        eta = gr.Slider(
+            0, 1, 0, step=0.1, label="Eta of DDIM", info="1 draws as much noise as goes"
+        )
+        curve = gr.Checkbox(True, label="Measure the error curve")
+    return {
+        "guidance_scale": guidance,
+        "solvers": solvers,
+        "negative": negative,
+        "grid": grid,
+        "eta": eta,
+        "curve": curve,
+    }
 
 
 def run_params(values: Settings) -> Settings:
@@ -162,6 +169,16 @@ def draw(lab: "Lab", recipe: Recipe, ended: bool) -> tuple[object, ...]:
         error_plot(lab.curve, order),
         plane_plot(lab.plane, order),
     )
+
+
+def number(lab: "Lab", recipe: Recipe) -> Number | None:
+    """How far the first solver and the best of the others end from the exact picture."""
+    first, *others = [film for film in lab.films if film.error is not None] or [None]
+    best = min(others, key=lambda film: film.error, default=None)
+    if first is None or best is None:
+        return None
+    what = f"error at {first.nfe} evaluations, {first.title} → {best.title}"
+    return Number(what, f"{best.error:.2f}", f"{first.error:.2f}")
 
 
 def words_note(recipe: Recipe) -> str:
@@ -267,37 +284,34 @@ def plane_plot(plane: "Plane | None", order: dict[str, int]) -> PlotData:
 # ---------------------------------------------------------------------- rewind
 
 
-def build_rewind(
-    frame: Frame, prompt: gr.Textbox, negative: gr.Textbox, guidance: gr.Slider
-) -> None:
+def build_rewind(frame: Frame, prompt: Component, negative: Component, guidance: Component) -> None:
     """Run a picture back to its noise, and forwards again under another prompt."""
-    parts.heading(
-        "Rewind a picture",
-        "Back to the noise it would have come from, and forwards again: once by DDIM inversion, "
-        "once by a solver that can be undone. Then the same noise under another prompt.",
-        level=2,
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            edit = gr.Textbox(
-                "a sunflower in neon style",
-                label="Prompt of the way back",
-                lines=2,
-                max_length=1000,
-                elem_classes="headline",
+    rewind = frame.stage("rewind", "Rewind", tab="Rewind a picture", backward=True)
+    with rewind.ask:
+        gr.HTML(
+            markup.notes(
+                "Back to the noise it would have come from, and forwards again: once by DDIM "
+                "inversion, once by a solver that can be undone. Then the same noise under "
+                "another prompt."
             )
-            rewind = frame.action("rewind", "Rewind", backward=True)
-        with gr.Column(elem_classes="settings"):
-            steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
-            depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
-            picture = fields.picture_field(
-                label="Your picture (shrunk to the model's size), or else the prompt above",
-                height=220,
-            )
-        with gr.Column(elem_classes="shown"):
-            empty = [Shot("Original", None, "")]
-            empty += [Shot(title, None, "", backward=True) for title in WAYS]
-            shown = gr.HTML(parts.shots(empty))
+        )
+        edit = gr.Textbox(
+            "a sunflower in neon style",
+            label="Prompt of the way back",
+            max_length=1000,
+            elem_classes="headline",
+        )
+    with rewind.settings:
+        steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
+        depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
+        picture = fields.picture_field(
+            label="Your picture (shrunk to the model's size), or else the prompt of the first tab",
+            height=220,
+        )
+    with rewind.shown:
+        empty = [Shot("Original", None, "")]
+        empty += [Shot(title, None, "", backward=True) for title in WAYS]
+        shown = gr.HTML(parts.shots(empty))
     rewind.wire(
         {
             "prompt": prompt,
@@ -310,6 +324,7 @@ def build_rewind(
         },
         draw_rewind,
         [shown],
+        number=way_back,
         params=fields.with_picture,
     )
 
@@ -333,6 +348,15 @@ def draw_rewind(shown: "Rewound", recipe: Recipe, ended: bool) -> tuple[object, 
         names = (prompt, str(recipe.params["edit"]))
         html += parts.comparison(first, best.edited, names, undone=best.picture)
     return (html,)
+
+
+def way_back(shown: "Rewound", recipe: Recipe) -> Number | None:
+    """How far the picture that came back is from the original, by both ways."""
+    errors = [way.pixel_error for way in shown.ways if way.pixel_error is not None]
+    if len(errors) < 2:
+        return None
+    what = f"comes back within, of 255: {shown.ways[0].title} → {shown.ways[-1].title}"
+    return Number(what, f"{errors[-1]:.2g}", f"{errors[0]:.2g}")
 
 
 def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:

@@ -16,6 +16,7 @@ from pages._fields import Controls
 from pages._frame import Frame
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing.rece.results import Erasure, Reattacked
@@ -251,27 +252,38 @@ def tuned(preset: str) -> list[object]:
 
 
 def first_look() -> str:
-    prompts = [text.strip() for text in PROMPTS.split(";")]
-    return parts.sheet(prompts, {ORIGINAL: (None, ()), "edited": (None, ())})
+    return parts.before_and_after((None, None, None), (), PROMPTS.partition(";")[0])
 
 
 def draw_run(result: "Erasure", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """The contact sheet as it grows; at the end the comparison, the numbers and the spectrum."""
+    """The first prompt's pictures, then those of all; at the end the numbers and the spectrum."""
     edited = f"edited, strength {result.strength:g}"
     said = result.verdicts
-    rows = {
-        ORIGINAL: (result.original, said.get("original", ())),
-        edited: (result.edited, said.get("edited", ())),
-        UNDONE: (result.undone, said.get("undone", ())),
-    }
+    drawn = (result.original, result.edited, result.undone)
+    spoken = [said.get(name, ()) for name in (ORIGINAL, "edited", UNDONE)]
+    first = parts.before_and_after(
+        [None if pictures is None else pictures[0] for pictures in drawn],
+        [next(iter(lines), "") for lines in spoken],
+        result.prompts[0],
+    )
+    names = (ORIGINAL, edited, UNDONE)
+    rows = dict(zip(names, zip(drawn, spoken, strict=True), strict=True))
     sheet = parts.sheet(result.prompts, rows, backward=UNDONE)
     if result.original is None or result.edited is None or result.undone is None or not ended:
-        return (sheet,)
+        return (first + sheet,)
     compared = parts.comparison(
         result.original[0], result.edited[0], (ORIGINAL, edited), result.undone[0]
     )
     notes = markup.notes(*result.notes)
-    return sheet + notes + _hashes(result) + compared, _numbers(result), _spectrum(result)
+    shown = first + _hashes(result) + sheet + notes + compared
+    return shown, _numbers(result), _spectrum(result)
+
+
+def still_named(result: "Erasure", recipe: Recipe) -> Number | None:
+    """In how many pictures of prompts that name the word the judge still sees it."""
+    said = result.verdicts
+    before, after = said.get(ORIGINAL, ()), said.get("edited", ())
+    return concepts.still_seen(recipe.params["concepts"], result.prompts, before, after)
 
 
 def _hashes(result: "Erasure") -> str:

@@ -1,24 +1,20 @@
 """The fixtures of the browser journeys, and a small app with a toy method for the frame."""
 
-import asyncio
 import os
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 
 from benchmarks.harness import ROOT, Server, free_port
-from engine.core.catalog import Family, discover
-from engine.runners import local
-from pages import _family
+from engine.core.catalog import discover
 from pages._frame import Frame
-from pages._serving import Suite
+from scripts import record
 from tests.contract.rules import panelled
 from tests.ui.browser import PATIENT, browser, new_visitor, page, server, shot, visitor
 
@@ -27,22 +23,8 @@ __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
 
 @pytest.fixture(scope="session")
 def frames() -> Mapping[str, Frame]:
-    """The panels of all methods, as the server draws them once their claims are measured.
-
-    In a thread of its own: a browser that an earlier file opened has left a loop running in this.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(_drawn())).result()
-
-
-async def _drawn() -> dict[str, Frame]:
-    """Gradio makes event loops that nobody closes, except where one is running already."""
-    catalog, frames = panelled(discover()), []
-    for family in Family:
-        if entries := catalog.of(family):
-            with Suite() as demo:
-                frames += _family.build(demo, family, entries, (), local, "pages")
-    return {frame.entry.slug: frame for frame in frames}
+    """The panels of all methods, as the server draws them once their claims are measured."""
+    return record.frames(panelled(discover()))
 
 
 @pytest.fixture(scope="module")

@@ -34,21 +34,21 @@ def recipe(**changed: object) -> str:
 
 
 def test_run_draws_picture_status_and_recipe(client: Client):
-    picture, status, told = panel(client)
+    picture, _, _, status, told = panel(client)
     assert "4 states" in picture
     assert "seed 7" in status
     assert "python -m engine run ripple --word pond --steps 4 --seed 7 --model world" in told
 
 
 def test_saved_picture_carries_the_recipe(client: Client):
-    picture, _, _ = panel(client, seed=11)
+    picture, *_ = panel(client, seed=11)
     data = picture.split('download="ripple.png" href="data:image/png;base64,')[1].split('"')[0]
     found = Recipe.from_png(base64.b64decode(data))
     assert (found.seed, found.params) == (11, {"word": "pond", "steps": 4})
 
 
 def test_link_of_a_run_leads_back_to_its_recipe(client: Client):
-    _, status, _ = panel(client, word="a & <b>pond</b>?", seed=3)
+    _, _, status, _ = panel(client, word="a & <b>pond</b>?", seed=3)
     query = status.split('href="sample?')[1].split('"')[0].replace("&amp;", "&")
     found = Recipe.from_query(query)
     assert found is not None
@@ -100,7 +100,7 @@ def test_a_fault_of_ours_shows_a_number_and_no_path(client: Client):
 
 
 def test_markup_in_a_word_is_escaped(client: Client):
-    picture, _, _ = panel(client, word="<img src=x onerror=alert(1)>")
+    picture, *_ = panel(client, word="<img src=x onerror=alert(1)>")
     assert "<img src=x" not in picture
 
 

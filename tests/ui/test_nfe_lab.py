@@ -77,7 +77,7 @@ def test_settings_lead_back_to_the_controls():
 
 
 def test_run_shows_each_solver_its_cost_and_what_is_equal(run):
-    pictures, _, _, status, told = run()
+    pictures, _, _, _, status, told = run()
     assert pictures.count("5 NFE ·") == 2
     assert "draw the same picture" in pictures
     assert "seed 7" in status
@@ -139,7 +139,7 @@ def test_empty_prompt_draws_without_guidance_of_words(run):
 
 
 def test_rewind_draws_both_ways_and_the_edit(rewind):
-    html, status, _ = rewind()
+    html, _, status, _ = rewind()
     for words in ("DDIM inversion", "Reversible Heun", "Back as", "a dog", "Original, edited"):
         assert words in html
     assert "seed 7" in status

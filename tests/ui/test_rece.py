@@ -60,11 +60,11 @@ def hashes(pictures: str) -> list[str]:
 
 
 def test_a_run_shows_the_original_the_edited_and_the_undone(call):
-    pictures, numbers, curve, status, told = call("run")
+    pictures, numbers, curve, number, status, told = call("run")
     original, edited, undone, before, after = hashes(pictures)
     assert original == undone != edited
     assert before == after
-    assert pictures.count("<img") == 2 * 3 + 4
+    assert pictures.count("<img") == 3 + 2 * 3 + 4
     assert "every pixel as before" in pictures
     assert "M − I at strength 1" in numbers
     assert "held out: change" in numbers
