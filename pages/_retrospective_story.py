@@ -18,6 +18,7 @@ from pages import _plots as plots
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.metrics.hallucination import Rates
@@ -47,6 +48,14 @@ def draw(result: "Telling", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     plot = heights_plot(result.heights)
     said = verdict(result) + story + figures(result) + exports(result, recipe)
     return pictures(result), said, doubts_html(result), plots.shown(plot)
+
+
+def unsaid(result: "Telling", recipe: Recipe) -> Number | None:
+    """The share of named things that are not there, never going back and taking back."""
+    if result.before is None or result.before.rates is None or result.rates is None:
+        return None
+    shares = [f"{100 * rates.chair_i:.0f} %" for rates in (result.before.rates, result.rates)]
+    return Number("named things that are not there", shares[1], shares[0])
 
 
 def pictures(result: "Telling") -> str:

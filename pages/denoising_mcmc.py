@@ -19,6 +19,7 @@ from pages._frame import Frame
 from pages._look import BACKWARD, SERIES
 from pages._planes import INK, figure, heat, plane, scatter
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.denoising_mcmc.results import Album, Chained, Side, Trace, Trades
@@ -28,18 +29,11 @@ NAMES = {"chain": "from the chain", "noise": "from pure noise"}
 
 
 def build(frame: Frame) -> None:
-    """Three tabs under one seed."""
-    with gr.Row(elem_classes="controls"):
-        if HERE:
-            frame.model()
-        frame.seed(7)
-    with frame.tab("The chain in the plane", "run"):
-        build_plane(frame)
-    with frame.tab("The price of eta", "eta"):
-        build_eta(frame)
+    """The chain in the plane, the price of eta, and pictures, under one seed."""
+    build_plane(frame)
+    build_eta(frame)
     if HERE:
-        with frame.tab("Pictures", "pictures"):
-            build_pictures(frame)
+        build_pictures(frame)
     frame.breaks(
         "A large eta keeps the chain at large noise. The integrator has fewer evaluations left for "
         "its states, and ends farther from the data than from pure noise.",
@@ -62,43 +56,42 @@ def shared_controls(share: float) -> Controls:
 
 
 def build_plane(frame: Frame) -> None:
-    """The live chain, and what it is good for."""
-    gr.HTML(
-        "<p class='lead'>With ten looks at the score, a sampler that starts in pure noise misses "
-        "the data. A Markov chain finds places where only a little noise is left; from there the "
-        "same ten looks, the chain's among them, are enough.</p>"
-    )
-    action = frame.action("run", "Run the chain")
-    with gr.Row(elem_classes="curves"):
+    """The live chain, and what it is good for.
+
+    A sampler that starts in pure noise misses the data with ten looks at the score; from where a
+    Markov chain finds little noise left the same ten, the chain's among them, are enough.
+    """
+    action = frame.stage("run", "Run the chain", tab="The chain in the plane")
+    with action.ask:
+        shared = shared_controls(0.2)
+        eta = gr.Slider(0.001, 3, 0.03, step=0.001, label="eta", info="Size of the chain's moves")
+    with action.settings:
+        pick = gr.Radio(fields.options(PICKS), value="draw", label="New level")
+        chains = gr.Slider(10, 500, 100, step=10, label="Chains")
+        rounds = gr.Slider(1, 20, 4, step=1, label="Samples of each chain")
+        burn_in = gr.Slider(1, 100, 20, step=1, label="Burn-in", info="Counted apart")
+        compare = gr.Checkbox(True, label="All six integrators")
+        frame.seed(7)
+        if HERE:
+            frame.model()
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("From pure noise", "Where the integrator ends")
             noise = plots.place("From pure noise")
         with gr.Column():
-            parts.heading(
-                "From the chain", "The same total NFE; lines are three chains on their way"
-            )
+            parts.heading("From the chain", "The same total NFE; lines are three chains")
             chain = plots.place("From the chain")
-    numbers = gr.HTML()
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            parts.heading("Noise level of the chains", "Transition by transition, and handed over")
-            levels = plots.place("Noise levels")
-        with gr.Column():
-            parts.heading("Shares of the modes", "True, and as sampled")
-            bars = plots.place("Mode shares")
-    with gr.Row(elem_classes="controls"):
-        with gr.Column():
-            shared = shared_controls(0.2)
-        with gr.Column():
-            eta = gr.Slider(
-                0.001, 3, 0.03, step=0.001, label="eta", info="Size of the chain's moves"
-            )
-            pick = gr.Radio(fields.options(PICKS), value="draw", label="New level")
-        with gr.Column():
-            chains = gr.Slider(10, 500, 100, step=10, label="Chains")
-            rounds = gr.Slider(1, 20, 4, step=1, label="Samples of each chain")
-            burn_in = gr.Slider(1, 100, 20, step=1, label="Burn-in", info="Counted apart")
-            compare = gr.Checkbox(True, label="All six integrators")
+    with action.below:
+        numbers = gr.HTML()
+        with gr.Row(elem_classes="curves"):
+            with gr.Column():
+                parts.heading(
+                    "Noise level of the chains", "Transition by transition, and handed over"
+                )
+                levels = plots.place("Noise levels")
+            with gr.Column():
+                parts.heading("Shares of the modes", "True, and as sampled")
+                bars = plots.place("Mode shares")
     action.wire(
         {
             **shared,
@@ -111,6 +104,7 @@ def build_plane(frame: Frame) -> None:
         },
         draw_plane,
         [noise, chain, numbers, levels, bars],
+        number=nearer,
         turned=[shared["nfe"], shared["integrator"], eta],
     )
 
@@ -131,6 +125,16 @@ def draw_plane(result: "Chained", recipe: Recipe, ended: bool) -> tuple[object, 
         gr.skip() if later else level_plot(result.trace, getattr(sides.get("chain"), "starts", ())),
         share_plot(result, sides) if settled and not later else gr.skip(),
     )
+
+
+def nearer(result: "Chained", recipe: Recipe) -> Number | None:
+    """How far samples end from the data: begun in pure noise, and where the chain left off."""
+    first = str(recipe.params.get("integrator", "kar1"))
+    errors = {side.name: side.error for side in result.sides if side.integrator == first}
+    if set(errors) != {"noise", "chain"}:
+        return None
+    what = "distance to the data at equal cost: from noise → from the chain"
+    return Number(what, f"{errors['chain']:.2g}", f"{errors['noise']:.2g}")
 
 
 def cloud_plot(result: "Chained", side: "Side | None", *, traced: bool) -> PlotData:
@@ -244,22 +248,26 @@ def share_plot(result: "Chained", sides: "Mapping[str, Side]") -> PlotData:
 
 def build_eta(frame: Frame) -> None:
     """Nearness against coverage."""
-    gr.HTML(
-        "<p class='lead'>Small moves stay close to the data, so each sample is good; but the chain "
-        "hardly leaves its mode, so the samples together are not. Few chains and many samples of "
-        "each make it visible.</p>"
-    )
-    action = frame.action("eta", "Sweep eta")
-    with gr.Row(elem_classes="curves"):
+    action = frame.stage("eta", "Sweep eta", tab="The price of eta")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "Small moves stay close to the data, so each sample is good; but the chain hardly "
+                "leaves its mode, so the samples together are not. Few chains and many samples of "
+                "each make it visible."
+            )
+        )
+    with action.settings:
+        shared = shared_controls(0.2)
+        chains = gr.Slider(2, 200, 20, step=2, label="Chains")
+        rounds = gr.Slider(2, 50, 20, step=1, label="Samples of each chain")
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             error = plots.place("Error")
         with gr.Column():
             covered = plots.place("Coverage")
-    table = gr.HTML()
-    with gr.Row(elem_classes="controls"):
-        shared = shared_controls(0.2)
-        chains = gr.Slider(2, 200, 20, step=2, label="Chains")
-        rounds = gr.Slider(2, 50, 20, step=1, label="Samples of each chain")
+    with action.below:
+        table = gr.HTML()
     action.wire({**shared, "chains": chains, "rounds": rounds}, draw_eta, [error, covered, table])
 
 
@@ -309,18 +317,16 @@ def draw_eta(result: "Trades", recipe: Recipe, ended: bool) -> tuple[object, ...
 
 
 def build_pictures(frame: Frame) -> None:
-    """The same with networks."""
-    gr.HTML(
-        "<p class='lead'>A network for the score, and a small one that says how noisy a picture "
-        "is. The first row are the chain's states, as they are handed over.</p>"
-    )
-    action = frame.action("pictures", "Draw")
-    shown = gr.HTML()
-    with gr.Row(elem_classes="controls"):
-        shared = shared_controls(0.5)
+    """The same with a network for the score, and a small one that says how noisy a picture is."""
+    action = frame.stage("pictures", "Draw", tab="Pictures")
+    with action.ask:
         eta = gr.Slider(0.01, 3, 0.5, step=0.01, label="eta", info="0.5 to 0.8 is published")
         count = gr.Slider(1, 12, 4, step=1, label="Chains")
+    with action.settings:
+        shared = shared_controls(0.5)
         burn_in = gr.Slider(1, 100, 10, step=1, label="Burn-in")
+    with action.shown:
+        shown = gr.HTML()
     action.wire({**shared, "eta": eta, "count": count, "burn_in": burn_in}, draw_pictures, [shown])
 
 

@@ -20,6 +20,7 @@ from pages._fields import Controls
 from pages._frame import Frame
 from pages._markup import escape
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing._evaluation import ParetoPoint, Scores
@@ -36,31 +37,35 @@ NONE_YET = '<p class="note">The table grows row by row once the sheet is drawn.<
 
 def build(frame: Frame) -> None:
     """What to erase and how; the sheet; the table; the plane of kept and erased; the files."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            concept = gr.Textbox(
-                CONCEPT,
-                label="Erase",
-                info="An object or a style of the embedded world",
-                elem_classes="headline",
-                max_length=100,
-                elem_id="lab-concept",
-            )
-            fields.suggestions("lab-concept", SUGGESTIONS)
-            run = frame.action("run", "Compare")
-        with gr.Column(elem_classes="settings"):
-            inputs = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            sheet = gr.HTML(first_look(), elem_id="lab-sheet")
-    table = gr.HTML(NONE_YET, elem_id="lab-table")
-    plane = plots.place("Erased against kept, by method and strength", visible=False)
-    files = gr.File(
-        label="Table, pictures and recipe", visible=False, interactive=False, file_count="multiple"
-    )
+    run = frame.stage("run", "Compare")
+    with run.ask:
+        concept = gr.Textbox(
+            CONCEPT,
+            label="Erase",
+            info="An object or a style of the embedded world",
+            elem_classes="headline",
+            max_length=100,
+            elem_id="lab-concept",
+        )
+        fields.suggestions("lab-concept", SUGGESTIONS)
+    with run.settings:
+        inputs = _settings(frame)
+    with run.shown:
+        sheet = gr.HTML(first_look(), elem_id="lab-sheet")
+    with run.below:
+        table = gr.HTML(NONE_YET, elem_id="lab-table")
+        plane = plots.place("Erased against kept, by method and strength", visible=False)
+        files = gr.File(
+            label="Table, pictures and recipe",
+            visible=False,
+            interactive=False,
+            file_count="multiple",
+        )
     run.wire(
         {"concept": concept, **inputs},
         draw,
         [sheet, table, plane, files],
+        number=best,
         also=[concept.submit],
     )
     frame.breaks(
@@ -132,6 +137,20 @@ def draw(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...
     if not ended:
         return shown
     return *shown, gr.File(value=written(result, recipe), visible=True)
+
+
+def best(result: "Comparison", recipe: Recipe) -> Number | None:
+    """The highest harmonic mean of gone, gone under paraphrase, and kept; and the lowest."""
+    found = [
+        (one.harmonic_words, one.name)
+        for one in result.scores[1:]
+        if one.strength == 1 and one.harmonic_words is not None
+    ]
+    if len(found) < 2:
+        return None
+    (low, worst), (high, name) = min(found), max(found)
+    what = f"gone and kept, harmonic mean: {worst} → {name}"
+    return Number(what, f"{high:.2f}", f"{low:.2f}")
 
 
 def sheet(result: "Comparison", is_whole: bool) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.core.recipe import Recipe
 from engine.erasing.few_shot_erasing import COMPARED, OPTIMIZERS, PARAMETERS
+from pages import _concepts as concepts
 from pages import _fields as fields
 from pages import _markup as markup
 from pages import _parts as parts
@@ -18,6 +19,7 @@ from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing.few_shot_erasing.results import Course, CoursePoint, Curve, Unlearning
@@ -43,28 +45,30 @@ SHARE = "share of pictures that show it"
 
 
 def build(frame: Frame) -> None:
-    """What to forget and how far; the epochs; then the curve, and the ways to take it along."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            concept, source, pictures = _question()
-            run = frame.action("run", "Forget")
-        with gr.Column(elem_classes="settings"):
-            edit, view = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            epochs = gr.HTML(first_look(), elem_id="few-shot-epochs")
+    """What to forget and how far; the curve; the ways to take it along."""
+    run = frame.stage("run", "Forget")
+    with run.ask:
+        concept, source, pictures = _question()
+    with run.settings:
+        edit, view = _settings(frame)
+    with run.shown:
+        epochs = gr.HTML(first_look(), elem_id="few-shot-epochs")
+    with run.below:
+        numbers = gr.HTML("", elem_id="few-shot-numbers")
+        errors = plots.place("Denoising error", visible=False)
     edit = {"concept": concept, "source": source, "pictures": pictures, **edit}
-    numbers = gr.HTML("", elem_id="few-shot-numbers")
-    errors = plots.place("Denoising error", visible=False)
     run.wire(
         {**edit, **view},
         draw_run,
         [epochs, numbers, errors],
+        number=still_seen,
         params=params,
         back=values,
         also=[concept.submit],
     )
     _curve(frame, edit)
-    _take_along(frame, edit)
+    with frame.tab("Take it along"):
+        _take_along(frame, edit)
     # A visitor's own change, as a link brings its own prompts with its concept.
     frame.on(
         concept.input,
@@ -174,37 +178,39 @@ def _optimizer() -> Controls:
 
 
 def _curve(frame: Frame, edit: Controls) -> None:
-    parts.heading(
-        "Collateral damage",
-        "How many pictures still show what their prompt names, as the judge of the embedded world "
-        "sees them: prompts with the word, and prompts without it.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            measure = frame.action("curve", "Measure the curve")
-        with gr.Column(elem_classes="settings"):
-            compared = gr.Dropdown(
-                list(COMPARED),
-                value=[],
-                multiselect=True,
-                max_choices=6,
-                label="Compare with",
-                info="Other weights, controls, and other methods; each takes its time",
+    measure = frame.stage("curve", "Measure the curve", tab="Collateral damage")
+    with measure.ask:
+        gr.HTML(
+            markup.notes(
+                "How many pictures still show what their prompt names, as the judge of the "
+                "embedded world sees them: prompts with the word, and prompts without it."
             )
-            each = gr.Slider(2, 64, value=8, step=2, label="Pictures of each kind")
-            points = gr.Slider(1, 10, value=5, step=1, label="Points on the curve")
-    with gr.Row(elem_classes="curves"):
+        )
+    with measure.settings:
+        compared = gr.Dropdown(
+            list(COMPARED),
+            value=[],
+            multiselect=True,
+            max_choices=6,
+            label="Compare with",
+            info="Other weights, controls, and other methods; each takes its time",
+        )
+        each = gr.Slider(2, 64, value=8, step=2, label="Pictures of each kind")
+        points = gr.Slider(1, 10, value=5, step=1, label="Points on the curve")
+    with measure.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("With the word", "Down is forgotten", 4)
             erased = plots.place("With the word", visible=False)
         with gr.Column():
             parts.heading("Without it", "Up is kept", 4)
             kept = plots.place("Without it", visible=False)
-    became = gr.HTML("", elem_id="few-shot-became")
+    with measure.below:
+        became = gr.HTML("", elem_id="few-shot-became")
     measure.wire(
         {**edit, "compared": compared, "pictures_each": each, "points": points},
         draw_curve,
         [erased, kept, became],
+        number=forgotten_and_kept,
         params=params,
         back=values,
     )
@@ -212,10 +218,11 @@ def _curve(frame: Frame, edit: Controls) -> None:
 
 def _take_along(frame: Frame, edit: Controls) -> None:
     """Baking to the shelf, and files for other tools."""
-    parts.heading(
-        "Take it along",
-        "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as a "
-        "file: it fits every checkpoint with the same text encoder.",
+    gr.HTML(
+        markup.notes(
+            "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as "
+            "a file: it fits every checkpoint with the same text encoder."
+        )
     )
     epoch = gr.Slider(-1, 20, value=-1, step=1, label="Epoch to take", info="−1 is the last")
     inputs = {**edit, "epoch": epoch}
@@ -265,21 +272,47 @@ def prompts_for(concept: str, now: str) -> object:
 
 
 def first_look() -> str:
-    prompts = [text.strip() for text in _prompts(CONCEPT).split(";")]
-    return parts.shots([Shot(prompt, None, "") for prompt in prompts])
+    return parts.before_and_after((None, None, None), (), _prompts(CONCEPT).partition(";")[0])
 
 
 def draw_run(result: "Unlearning", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The prompts through the epochs, the error as it climbs, and at the end the proof of undo."""
-    film = _film(result) if result.looks else first_look_of(result.prompts)
+    film = _first(result) + (_film(result) if result.looks else "")
     if not ended:
         return film, gr.skip(), _error_plot(result)
     notes = markup.notes(*result.notes)
     return film + notes + _proof(result), _numbers(result), _error_plot(result)
 
 
-def first_look_of(prompts: tuple[str, ...]) -> str:
-    return parts.shots([Shot(prompt, None, "") for prompt in prompts])
+def _first(result: "Unlearning") -> str:
+    """The first prompt's pictures: original, after the last epoch so far, and undone."""
+    looks = [*result.looks[:1], *result.looks[1:][-1:]]
+    states = [*looks, *[None] * (2 - len(looks)), result.undone]
+    return parts.before_and_after(
+        [None if state is None else state.pictures[0] for state in states],
+        [state.verdicts[0] if state and state.verdicts else "" for state in states],
+        result.prompts[0],
+        ("Original", f"After epoch {looks[-1].epoch}" if looks[1:] else "Forgotten", "Undone"),
+    )
+
+
+def still_seen(result: "Unlearning", recipe: Recipe) -> Number | None:
+    """In how many pictures of prompts with the word the judge still sees it."""
+    if len(result.looks) < 2:
+        return None
+    before, after = result.looks[0].verdicts, result.looks[-1].verdicts
+    return concepts.still_seen(recipe.params["concept"], result.prompts, before, after)
+
+
+def forgotten_and_kept(result: "Curve", recipe: Recipe) -> Number | None:
+    """The share of pictures that show the word, at the first and the last point of the curve."""
+    points = result.courses[0].points if result.courses else ()
+    if len(points) < 2:
+        return None
+    first, last = points[0], points[-1]
+    shares = [f"{100 * rate.rate:.0f} %" for rate in (first.target, last.target)]
+    what = f"pictures that show it, by step {last.steps}; others: {last.kept.rate:.0%} right"
+    return Number(what.replace("%", " %"), shares[1], shares[0])
 
 
 def _film(result: "Unlearning") -> str:

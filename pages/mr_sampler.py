@@ -18,6 +18,7 @@ from engine.sampling.mr_sampler import (
     UNKNOWN,
 )
 from pages import _fields as fields
+from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
 from pages._fields import Controls, Settings
@@ -25,6 +26,7 @@ from pages._frame import Frame
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling._plane import Plane
@@ -44,101 +46,96 @@ LARGEST_SHOWN = 1024
 
 def build(frame: Frame) -> None:
     """The controls, what they mean as settings, and where the events are drawn."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            example = gr.Dropdown(
-                [(one.title, name) for name, one in EXAMPLES.items()],
-                value="flower",
-                label="Picture",
-                info="None of them was in the training",
-            )
-            task = gr.Dropdown(
-                [*((title, name) for name, title in TASKS.items()), ("none", UNKNOWN)],
-                value="low_light",
-                label="Damage, done here",
-            )
-            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength of the damage")
-            nfe = gr.Slider(
-                1, 100, 5, step=1, label="NFE", info="Network evaluations a method may spend"
-            )
-            run = frame.action("run", "Restore")
-        with gr.Column(elem_classes="settings"):
-            methods = gr.Dropdown(
-                [(method.title, name) for name, method in METHODS.items()],
-                value=list(FIRST),
-                multiselect=True,
-                max_choices=4,
-                label="Methods",
-                info="Up to four, from the same noise",
-            )
-            frame.seed(7)
-            frame.model()
-            with gr.Accordion("More settings", open=False):
-                spacing = gr.Dropdown(
-                    fields.options(SPACINGS),
-                    value="auto",
-                    label="Spacing of the steps",
-                )
-                fit_target = gr.Dropdown(
-                    [
-                        ("what serves best", AUTO),
-                        *((title, name) for name, title in FIT_TARGETS.items()),
-                    ],
-                    value=AUTO,
-                    label="The network predicts",
-                )
-                tables = gr.Dropdown(
-                    fields.options(TABLES),
-                    value="ln alpha",
-                    label="Tables read, between their entries",
-                )
-                curve = gr.Checkbox(True, label="Measure quality against NFE")
-                plane = gr.Checkbox(False, label="Draw the ways in their main plane")
-                picture = fields.picture_field(
-                    label="Your picture (its middle square), or else the one chosen above",
-                    height=200,
-                )
-        with gr.Column(elem_classes="shown"):
-            empty = [Shot("Damaged", None, "")]
-            empty += [Shot(METHODS[name].title, None, "", mark=i) for i, name in enumerate(FIRST)]
-            shown = gr.HTML(parts.shots(empty))
-    parts.heading(
-        "What an evaluation buys",
-        "On the middle of the picture; the dotted line is the damaged picture itself.",
-    )
-    places = []
-    with gr.Row(elem_classes="curves"):
-        for title in FIGURES.values():
-            with gr.Column():
-                places.append(plots.place(title))
-    ways = plots.place("Ways", visible=False)
+    run = frame.stage("run", "Restore", tab="Side by side")
+    with run.ask:
+        example = gr.Dropdown(
+            [(one.title, name) for name, one in EXAMPLES.items()],
+            value="flower",
+            label="Picture",
+            info="None of them was in the training",
+        )
+        task = gr.Dropdown(
+            [*((title, name) for name, title in TASKS.items()), ("none", UNKNOWN)],
+            value="low_light",
+            label="Damage, done here",
+        )
+        nfe = gr.Slider(
+            1, 100, 5, step=1, label="NFE", info="Network evaluations a method may spend"
+        )
+    with run.settings:
+        inputs = _settings(frame)
+    with run.shown:
+        empty = [Shot("Damaged", None, "")]
+        empty += [Shot(METHODS[name].title, None, "", mark=i) for i, name in enumerate(FIRST)]
+        shown = gr.HTML(parts.shots(empty))
+    with run.below:
+        parts.heading(
+            "What an evaluation buys",
+            "On the middle of the picture; the dotted line is the damaged picture itself.",
+        )
+        places = []
+        with gr.Row(elem_classes="curves"):
+            for title in FIGURES.values():
+                with gr.Column():
+                    places.append(plots.place(title))
+        ways = plots.place("Ways", visible=False)
     run.wire(
-        {
-            "example": example,
-            "task": task,
-            "strength": strength,
-            "nfe": nfe,
-            "methods": methods,
-            "spacing": spacing,
-            "fit_target": fit_target,
-            "tables": tables,
-            "curve": curve,
-            "plane": plane,
-            "picture": picture,
-        },
+        {"example": example, "task": task, "nfe": nfe, **inputs},
         draw,
         [shown, *places, ways],
+        number=number,
         params=run_params,
         back=lambda params: params | {"curve": bool(params.get("curve", True))},
         turned=[nfe],
     )
-    build_restore(frame, {"spacing": spacing, "fit_target": fit_target, "tables": tables})
+    shared = {name: inputs[name] for name in ("spacing", "fit_target", "tables")}
+    build_restore(frame, shared)
     frame.breaks(
         "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
         "the stochastic variant explodes.",
         "a variant that extends the picture, as MRS-ODE-d-2 does; or the strided posterior.",
         {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
     )
+
+
+def _settings(frame: Frame) -> Controls:
+    strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength of the damage")
+    methods = gr.Dropdown(
+        [(method.title, name) for name, method in METHODS.items()],
+        value=list(FIRST),
+        multiselect=True,
+        max_choices=4,
+        label="Methods",
+        info="Up to four, from the same noise",
+    )
+    frame.seed(7)
+    frame.model()
+    with gr.Accordion("More settings", open=False):
+        more = {
+            "spacing": gr.Dropdown(
+                fields.options(SPACINGS), value="auto", label="Spacing of the steps"
+            ),
+            "fit_target": gr.Dropdown(
+                [
+                    ("what serves best", AUTO),
+                    *((title, name) for name, title in FIT_TARGETS.items()),
+                ],
+                value=AUTO,
+                label="The network predicts",
+            ),
+            "tables": gr.Dropdown(
+                fields.options(TABLES),
+                value="ln alpha",
+                label="Tables read, between their entries",
+            ),
+            "curve": gr.Checkbox(True, label="Measure quality against NFE"),
+            "plane": gr.Checkbox(False, label="Draw the ways in their main plane"),
+            "picture": fields.picture_field(
+                label="Your picture (its middle square), or else the one chosen above",
+                height=200,
+            ),
+        }
+    return {"strength": strength, "methods": methods, **more}
 
 
 def run_params(values: Settings) -> Settings:
@@ -168,6 +165,16 @@ def draw(seen: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     if seen.plane is None:
         return (html, *curves, gr.update(visible=False))
     return (html, *curves, gr.update(value=plane_plot(seen.plane, order), visible=True))
+
+
+def number(seen: "Comparison", recipe: Recipe) -> Number | None:
+    """How like the picture before the damage the last and the first of the methods come."""
+    marks = [(walk.title, walk.scores.psnr) for walk in seen.walks if walk.scores is not None]
+    if len(marks) < 2 or len(marks) < len(seen.walks):
+        return None
+    (ours, after), (other, before) = marks[0], marks[-1]
+    what = f"PSNR in dB at {recipe.params['nfe']} evaluations: {other} → {ours}"
+    return Number(what, f"{after:.1f}", f"{before:.1f}")
 
 
 def damaged_shot(seen: "Comparison", recipe: Recipe) -> Shot:
@@ -275,46 +282,45 @@ def plane_plot(plane: "Plane", order: dict[str, int]) -> PlotData:
 
 def build_restore(frame: Frame, shared: Controls) -> None:
     """A picture of any size, tile by tile."""
-    parts.heading(
-        "A picture of any size",
-        "Cut into overlapping tiles that see the same noise where they meet, restored one after "
-        "another and blended. Upload your own, or take a whole photograph.",
-        level=2,
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            picture = fields.picture_field(
-                label="Your picture, or else the example",
-                height=220,
+    restore = frame.stage("restore", "Restore it", tab="A whole picture")
+    with restore.ask:
+        gr.HTML(
+            markup.notes(
+                "Cut into overlapping tiles that see the same noise where they meet, restored one "
+                "after another and blended."
             )
-            damage = gr.Checkbox(
-                False, label="Damage it here first", info="So that the result can be measured"
-            )
-            restore = frame.action("restore", "Restore the whole picture")
-        with gr.Column(elem_classes="settings"):
-            example = gr.Dropdown(
-                [(one.title, name) for name, one in EXAMPLES.items()],
-                value="rocket",
-                label="Example",
-                info="Is damaged here",
-            )
-            task = gr.Dropdown(
-                [*((title, name) for name, title in TASKS.items()), ("not known", UNKNOWN)],
-                value="rain",
-                label="Kind of damage",
-            )
-            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, where it is done here")
-            method = gr.Dropdown(
-                [(one.title, name) for name, one in METHODS.items()],
-                value="mrs_ode_d_2",
-                label="Method",
-            )
-            nfe = gr.Slider(1, 100, 5, step=1, label="NFE", info="For each tile")
-            with gr.Accordion("More settings", open=False):
-                tile = gr.Slider(64, 256, 128, step=32, label="Side of a tile")
-                overlap = gr.Slider(0, 32, 32, step=8, label="Overlap of tiles")
-        with gr.Column(elem_classes="shown"):
-            shown = gr.HTML(parts.shots([Shot("Before", None, ""), Shot("After", None, "")]))
+        )
+        example = gr.Dropdown(
+            [(one.title, name) for name, one in EXAMPLES.items()],
+            value="rocket",
+            label="Example",
+            info="Is damaged here",
+        )
+    with restore.settings:
+        picture = fields.picture_field(
+            label="Your picture, or else the example",
+            height=220,
+        )
+        damage = gr.Checkbox(
+            False, label="Damage it here first", info="So that the result can be measured"
+        )
+        task = gr.Dropdown(
+            [*((title, name) for name, title in TASKS.items()), ("not known", UNKNOWN)],
+            value="rain",
+            label="Kind of damage",
+        )
+        strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, where it is done here")
+        method = gr.Dropdown(
+            [(one.title, name) for name, one in METHODS.items()],
+            value="mrs_ode_d_2",
+            label="Method",
+        )
+        nfe = gr.Slider(1, 100, 5, step=1, label="NFE", info="For each tile")
+        with gr.Accordion("More settings", open=False):
+            tile = gr.Slider(64, 256, 128, step=32, label="Side of a tile")
+            overlap = gr.Slider(0, 32, 32, step=8, label="Overlap of tiles")
+    with restore.shown:
+        shown = gr.HTML(parts.shots([Shot("Before", None, ""), Shot("After", None, "")]))
     restore.wire(
         {
             "picture": picture,

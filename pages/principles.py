@@ -29,6 +29,7 @@ from pages._look import ASSETS, SERIES
 from pages._markup import Html, escape
 from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
 from pages._plots import time_scrubber
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.principles.algorithm import Agreement, Orders, Point, Slope, Trail, Views
@@ -58,14 +59,10 @@ def build(frame: Frame) -> None:
             world = world_editor(frame)
             frame.seed(7)
         with gr.Column(elem_classes="world-main"):
-            with frame.tab("Curves and orders", "run"):
-                build_orders(frame, world)
-            with frame.tab("Five readings", "views"):
-                build_views(frame, world)
-            with frame.tab("Guidance", "guide"):
-                build_guidance(frame, world)
-            with frame.tab("Flow map", "distil"):
-                build_flow_map(frame, world)
+            build_orders(frame, world)
+            build_views(frame, world)
+            build_guidance(frame, world)
+            build_flow_map(frame, world)
     frame.breaks(
         "An order is a promise for many evaluations. At 8, Heun, of second order with two of them "
         "a step, ends farther from the truth than DDIM, of first order.",
@@ -117,19 +114,13 @@ def world_editor(frame: Frame) -> gr.Textbox:
 
 
 def build_orders(frame: Frame, world: gr.Textbox) -> None:
-    """Solvers from one noise, and how fast their errors fall."""
-    gr.HTML(
-        "<p class='lead'>Every noise point has one true curve to the data, drawn in ink. Solvers "
-        "take a few looks at the field and try to stay on it.</p>"
-    )
-    action = frame.action("run", "Run")
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            curves = plots.place("Curves", elem_id="principles-curves")
-            time_scrubber("principles-curves", 20, "Noise level behind the curves", "t = 0.001")
-        with gr.Column():
-            errors = plots.place("Errors")
-    with gr.Row(elem_classes="controls"):
+    """Solvers from one noise, and how fast their errors fall.
+
+    Every noise point has one true curve to the data, drawn in ink. Solvers take a few looks at the
+    field and try to stay on it.
+    """
+    action = frame.stage("run", "Run", tab="Curves and orders")
+    with action.ask:
         nfe = gr.Slider(
             4, 64, 8, step=1, label="NFE", info="Network evaluations of the curves on the left"
         )
@@ -139,16 +130,25 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
             label="Spacing of the steps",
             info="Equal steps in time cost UniPC its third order",
         )
-    table = gr.HTML()
-    solvers = gr.CheckboxGroup(
-        [(title, name) for name, (title, _) in SOLVERS.items()],
-        value=list(SOLVERS),
-        label="Solvers",
-    )
+    with action.settings:
+        solvers = gr.CheckboxGroup(
+            [(title, name) for name, (title, _) in SOLVERS.items()],
+            value=list(SOLVERS),
+            label="Solvers",
+        )
+    with action.shown, gr.Row(elem_classes="curves"):
+        with gr.Column():
+            curves = plots.place("Curves", elem_id="principles-curves")
+            time_scrubber("principles-curves", 20, "Noise level behind the curves", "t = 0.001")
+        with gr.Column():
+            errors = plots.place("Errors")
+    with action.below:
+        table = gr.HTML()
     action.wire(
         {"world": world, "nfe": nfe, "spacing": spacing, "solvers": solvers},
         draw_orders,
         [curves, errors, table],
+        number=orders_apart,
         turned=[nfe, spacing],
     )
 
@@ -159,6 +159,15 @@ def draw_orders(result: "Orders", recipe: Recipe, ended: bool) -> tuple[object, 
         return gr.skip(), order_plot(result.points, result.slopes), orders_table(result, recipe)
     errors = order_plot(result.points, result.slopes)
     return curve_plot(result, all_times=ended), errors, orders_table(result, recipe)
+
+
+def orders_apart(result: "Orders", recipe: Recipe) -> Number | None:
+    """The median error of DDIM and of DPM-Solver++ 2M at the same number of evaluations."""
+    errors = {t.solver: t.error for t in result.trails if t.error is not None}
+    if not {"ddim", "dpmpp_2m"} <= set(errors):
+        return None
+    what = f"error at {recipe.params['nfe']} evaluations: DDIM → DPM-Solver++ 2M"
+    return Number(what, f"{errors['dpmpp_2m']:.2g}", f"{errors['ddim']:.2g}")
 
 
 def curve_plot(result: "Orders", *, all_times: bool) -> PlotData:
@@ -309,28 +318,23 @@ for step in solve("unipc2", model, noise, grids.uniform_lam(path, 16)):
 
 
 def build_views(frame: Frame, world: gr.Textbox) -> None:
-    """One state, five coordinates."""
-    gr.HTML(
-        "<p class='lead'>Noise, clean sample, score and velocity are one field in other "
-        "coordinates. Switch, and see the same arrows turn.</p>"
-    )
-    with gr.Row(elem_classes="controls"):
+    """One state, five coordinates: noise, clean sample, score and velocities are one field."""
+    action = frame.stage("views", "Show", tab="Five readings")
+    with action.ask:
         reading = gr.Radio(
             fields.options(READINGS),
             value="score",
             label="The network predicts",
         )
+        t = gr.Slider(0.01, 1, 0.35, step=0.01, label="t", info="0 is data, 1 is noise")
+    with action.settings:
         process = gr.Dropdown(fields.options(PROCESSES), value="vp", label="Process")
-    t = gr.Slider(0.01, 1, 0.35, step=0.01, label="t", info="0 is data, 1 is noise")
-    action = frame.action("views", "Show")
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            field = plots.place("Field")
-            with gr.Row(elem_classes="controls"):
-                x = gr.Slider(-2.5, 2.5, -0.4, step=0.05, label="State, x")
-                y = gr.Slider(-2.5, 2.5, 0.6, step=0.05, label="State, y")
-        with gr.Column():
-            numbers = gr.HTML()
+        x = gr.Slider(-2.5, 2.5, -0.4, step=0.05, label="State, x")
+        y = gr.Slider(-2.5, 2.5, 0.6, step=0.05, label="State, y")
+    with action.shown:
+        field = plots.place("Field")
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {"world": world, "process": process, "reading": reading, "t": t, "x": x, "y": y},
         draw_views,
@@ -418,21 +422,23 @@ def views_numbers(result: "Views") -> str:
 
 def build_guidance(frame: Frame, world: gr.Textbox) -> None:
     """Guided samples against the density that guidance is said to sample."""
-    gr.HTML(
-        "<p class='lead'>Guidance is often said to sample the tilted density "
-        "p<sup>1−w</sup> p<sub>class</sub><sup>w</sup>. Here both are known: the shade is the "
-        "tilted density, the dots are where guidance goes.</p>"
-    )
-    with gr.Row(elem_classes="controls"):
-        of_class = gr.Textbox("A", label="Class", max_length=12, info="As written behind the modes")
+    action = frame.stage("guide", "Guide", tab="Guidance")
+    with action.ask:
+        gr.HTML(
+            '<p class="note">Guidance is often said to sample the tilted density '
+            "p<sup>1−w</sup> p<sub>class</sub><sup>w</sup>. Here both are known: the shade is the "
+            "tilted density, the dots are where guidance goes.</p>"
+        )
         scale = gr.Slider(0, 10, 3, step=0.5, label="Guidance w", info="1 is none")
-    action = frame.action("guide", "Guide")
-    with gr.Row(elem_classes="curves"):
+    with action.settings:
+        of_class = gr.Textbox("A", label="Class", max_length=12, info="As written behind the modes")
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             cloud = plots.place("Samples")
         with gr.Column():
             bars = plots.place("Along x")
-    numbers = gr.HTML()
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {"world": world, "of_class": of_class, "guidance_scale": scale},
         draw_guidance,
@@ -493,25 +499,25 @@ def guidance_numbers(result: "Guided") -> str:
 
 
 def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
-    """A network trained while one watches."""
-    gr.HTML(
-        "<p class='lead'>A small network learns where the curves end. The ring of 8 shows it best; "
-        "nothing is trained beforehand.</p>"
-    )
-    with gr.Row(elem_classes="controls"):
-        target = gr.Radio(
-            fields.options(TARGETS),
-            value="distillation",
-            label="Trained by",
+    """A network trained while one watches: it learns where the curves end."""
+    action = frame.stage("distil", "Train", tab="Flow map")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "A small network learns where the curves end. The ring of 8 shows it best; "
+                "nothing is trained beforehand."
+            )
         )
+        target = gr.Radio(fields.options(TARGETS), value="distillation", label="Trained by")
+    with action.settings:
         steps = gr.Slider(200, 4000, 1500, step=100, label="Training steps")
-    action = frame.action("distil", "Train")
-    with gr.Row(elem_classes="curves"):
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             cloud = plots.place("One jump")
         with gr.Column():
             errors = plots.place("Training")
-    numbers = gr.HTML()
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers]
     )

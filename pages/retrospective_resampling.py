@@ -1,7 +1,5 @@
 """REVERSE: a model describes a tray, doubts a phrase, takes it back and says what is there."""
 
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from engine.models.library import MODELS
@@ -12,13 +10,10 @@ from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._look import ASSETS
 from pages._parts import Shot
-from pages._retrospective_story import FIRST_STORY, draw
+from pages._retrospective_story import FIRST_STORY, draw, unsaid
 from pages._retrospective_tau import PRESETS, power_of, tau_of
 from pages._retrospective_tradeoff import build_calibration, build_tradeoff
 from pages._retrospective_tray import SLUG, tray_builder
-
-if TYPE_CHECKING:
-    pass
 
 EMBEDDED = "emoji-llava"
 QUESTIONS = (
@@ -32,33 +27,34 @@ ENGINES = {"over the cache (ours)": "fast", "as published, from the beginning": 
 
 def build(frame: Frame) -> None:
     """The tray and the question; the story of the answer; the trade-off; the calibration."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            tray = tray_builder()
-            question = gr.Textbox(
-                QUESTIONS[0],
-                label="Ask",
-                max_length=500,
-                elem_id=f"{SLUG}-question",
-                elem_classes="headline",
-            )
-            fields.suggestions(f"{SLUG}-question", QUESTIONS)
-            run = frame.action("run", "Ask the model")
-        with gr.Column(elem_classes="settings"):
-            tau, preset = _tau_controls()
-            noise = gr.Slider(
-                0,
-                1,
-                _noise(),
-                step=0.05,
-                label="Darkness",
-                info="Noise of the camera. In good light there is little to take back",
-            )
-            frame.seed(0)
-            frame.model()
-            more = _more_settings()
-        with gr.Column(elem_classes="shown"):
-            pictures = gr.HTML(parts.shots([Shot("The tray", None, ""), Shot("Seen", None, "")]))
+    run = frame.stage("run", "Ask the model", tab="Ask")
+    with run.ask:
+        question = gr.Textbox(
+            QUESTIONS[0],
+            label="Ask",
+            max_length=500,
+            elem_id=f"{SLUG}-question",
+            elem_classes="headline",
+        )
+        fields.suggestions(f"{SLUG}-question", QUESTIONS)
+        tau, preset = _tau_controls()
+    with run.settings:
+        tray = tray_builder()
+        noise = gr.Slider(
+            0,
+            1,
+            _noise(),
+            step=0.05,
+            label="Darkness",
+            info="Noise of the camera. In good light there is little to take back",
+        )
+        frame.seed(0)
+        frame.model()
+        more = _more_settings()
+    with run.shown, gr.Row(elem_classes="tray-and-story"):
+        pictures = gr.HTML(parts.shots([Shot("The tray", None, ""), Shot("Seen", None, "")]))
+        with gr.Column():
+            story = gr.HTML(FIRST_STORY, elem_id=f"{SLUG}-story")
             gr.HTML(
                 f'<div class="story-bar" data-story="{SLUG}-story" hidden>'
                 '<button type="button" class="copy">▶ Replay</button>'
@@ -66,13 +62,14 @@ def build(frame: Frame) -> None:
                 'aria-label="Step of the story"><output></output></div>',
                 js_on_load=(ASSETS / "panels" / "story.js").read_text("utf-8"),
             )
-            story = gr.HTML(FIRST_STORY, elem_id=f"{SLUG}-story")
-            doubts = gr.HTML()
-            heights = plots.place("Length of the answer", visible=False)
+    with run.below:
+        doubts = gr.HTML()
+        heights = plots.place("Length of the answer", visible=False)
     run.wire(
         {"tray": tray, "question": question, "tau": tau, "noise": noise, **more},
         draw,
         [pictures, story, doubts, heights],
+        number=unsaid,
         params=run_params,
         back=run_values,
         also=[question.submit],

@@ -22,6 +22,7 @@ from pages._handlers import gradio_errors
 from pages._markup import Html, escape
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.merging.reversible_merging.results import (
@@ -75,38 +76,39 @@ FULL = 1.0  # storage of the adapters themselves
 
 def build(frame: Frame) -> None:
     """Mush and what comes out of it; the film; then counted, weighed, reverted and taken along."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            prompt = gr.Textbox(
-                PROMPTS[0],
-                label="Draw",
-                info="One prompt for all; the adapter alone says how it is drawn",
-                elem_classes="headline",
-                max_length=300,
-                elem_id="rmm-prompt",
-            )
-            fields.suggestions("rmm-prompt", PROMPTS)
-            run = frame.action("run", "Merge and pull apart")
-            p = gr.Slider(
-                0,
-                7,
-                value=2,
-                step=1,
-                label="p: components kept beside the mean",
-                info="Drag it: 0 is the average, n − 1 gives every adapter back",
-                elem_id="rmm-p",
-            )
-        with gr.Column(elem_classes="settings"):
-            chosen, opened, mix = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            pictures = gr.HTML(first_look(), elem_id="rmm-pictures")
-    numbers = gr.HTML("", elem_id="rmm-numbers")
+    run = frame.stage("run", "Merge and pull apart", tab="Pull apart")
+    with run.ask:
+        prompt = gr.Textbox(
+            PROMPTS[0],
+            label="Draw",
+            info="One prompt for all; the adapter alone says how it is drawn",
+            elem_classes="headline",
+            max_length=300,
+            elem_id="rmm-prompt",
+        )
+        fields.suggestions("rmm-prompt", PROMPTS)
+        p = gr.Slider(
+            0,
+            7,
+            value=2,
+            step=1,
+            label="p: components kept beside the mean",
+            info="0 is the average, n − 1 gives every adapter back",
+            elem_id="rmm-p",
+        )
+    with run.settings:
+        chosen, opened, mix = _settings(frame)
+    with run.shown:
+        pictures = gr.HTML(first_look(), elem_id="rmm-pictures")
+    with run.below:
+        numbers = gr.HTML("", elem_id="rmm-numbers")
     view = {"prompt": prompt} | {name: mix.pop(name) for name in ("steps", "guidance_scale")}
     basis = {"adapters": chosen, "align": mix.pop("align")}
     run.wire(
         {**basis, "p": p, **mix, **view},
         draw_run,
         [pictures, numbers],
+        number=nearer,
         params=within,
         also=[prompt.submit],
         turned=[p],
@@ -116,7 +118,8 @@ def build(frame: Frame) -> None:
     _weighed(frame, chosen)
     adapter = _reverted(frame, basis, p, mix, view)
     frame.on(opened.upload, uploaded, [opened, chosen], [chosen, adapter], name="uploaded")
-    _take_along(frame, basis, p, mix)
+    with frame.tab("Take it along"):
+        _take_along(frame, basis, p, mix)
     frame.breaks(
         "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
         "styles are still mixed.",
@@ -172,31 +175,37 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, Controls]:
 
 
 def _film(frame: Frame, basis: Controls, view: Controls) -> None:
-    parts.heading(
-        "From mush to the originals",
-        "Every adapter at every p, to drag back and forth. The bar is what the basis takes; the "
-        "line in it is the size of the adapters themselves.",
-    )
-    sweep = frame.action("sweep", "Film every p")
-    film = gr.HTML("", elem_id="rmm-film")
+    """Every adapter at every p, to drag back and forth."""
+    sweep = frame.stage("sweep", "Film every p", tab="From mush to the originals")
+    with sweep.ask:
+        gr.HTML(
+            markup.notes(
+                "Every adapter at every p, to drag back and forth. The bar is what the basis "
+                "takes; the line in it is the size of the adapters themselves."
+            )
+        )
+    with sweep.shown:
+        film = gr.HTML("", elem_id="rmm-film")
     sweep.wire({**basis, **view}, draw_film, [film])
 
 
 def _counted(frame: Frame) -> None:
-    parts.heading(
-        "Counted",
-        "Eight tasks on one small vision transformer with one head: the adapter alone says which "
-        "question is asked. The share of right answers, live.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            count = frame.action("count", "Count the answers")
-            p = gr.Slider(0, 7, value=2, step=1, label="p", elem_id="rmm-count-p")
-        with gr.Column(elem_classes="settings"):
-            fields = _count_fields()
-        with gr.Column(elem_classes="shown"):
-            table = gr.HTML("", elem_id="rmm-count")
-    curve = plots.place("Accuracy against storage", visible=False)
+    """Eight tasks on one small vision transformer with one head: the share of right answers."""
+    count = frame.stage("count", "Count the answers", tab="Counted")
+    with count.ask:
+        gr.HTML(
+            markup.notes(
+                "Eight tasks on one small vision transformer with one head: the adapter alone "
+                "says which question is asked."
+            )
+        )
+        p = gr.Slider(0, 7, value=2, step=1, label="p", elem_id="rmm-count-p")
+    with count.settings:
+        fields = _count_fields()
+    with count.shown:
+        curve = plots.place("Accuracy against storage", visible=False)
+    with count.below:
+        table = gr.HTML("", elem_id="rmm-count")
     count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, turned=[p])
 
 
@@ -230,22 +239,26 @@ def _count_fields() -> Controls:
 
 
 def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
-    parts.heading(
-        "Weighed",
-        "From the factors of the adapters above, without any base model: what each way of keeping "
-        "them loses at which size. Upload your own to see theirs.",
-    )
-    with gr.Row():
-        weigh = frame.action("weigh", "Weigh the adapters")
+    """What each way of keeping the adapters loses at which size, of their factors alone."""
+    weigh = frame.stage("weigh", "Weigh the adapters", tab="Weighed")
+    with weigh.ask:
+        gr.HTML(
+            markup.notes(
+                "From the factors of the adapters of the first tab, without any base model: what "
+                "each way of keeping them loses at which size. Upload your own to see theirs."
+            )
+        )
         storage = gr.Slider(
             0, 1.5, value=0, step=0.05, label="At most this storage", info="0: no wish"
         )
         error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
-    said = gr.HTML("", elem_id="rmm-weighed")
-    curve = plots.place("Error against storage", visible=False)
-    energy = plots.place("Energy kept", visible=False)
-    weigh.wire({"adapters": chosen, "storage": storage, "error": error}, draw_weigh,
-               [said, curve, energy])  # fmt: skip
+    with weigh.shown:
+        curve = plots.place("Error against storage", visible=False)
+    with weigh.below:
+        said = gr.HTML("", elem_id="rmm-weighed")
+        energy = plots.place("Energy kept", visible=False)
+    fields: Controls = {"adapters": chosen, "storage": storage, "error": error}
+    weigh.wire(fields, draw_weigh, [said, curve, energy])
 
 
 def _reverted(
@@ -256,34 +269,33 @@ def _reverted(
     view: Controls,
 ) -> gr.Dropdown:
     """Gives the choice of the adapter, to which an upload adds."""
-    parts.heading(
-        "Revert to one adapter",
-        "It is rebuilt out of the basis, loaded into the model and run. Name a task adapter, such "
-        f"as {TASKS}/digits, to see it answer instead of draw.",
-    )
-    with gr.Row():
-        action = frame.action("revert", "Revert to it", backward=True)
+    revert = frame.stage("revert", "Revert to it", tab="Revert to one", backward=True)
+    with revert.ask:
         adapter = gr.Dropdown(
             [*shipped(STYLES), *shipped(TASKS)],
             value=f"{STYLES}/gold",
             allow_custom_value=True,
             label="Adapter",
+            info="Rebuilt out of the basis, loaded into the model and run. A task adapter, such "
+            f"as {TASKS}/digits, answers instead of drawing",
         )
         prompts = gr.Textbox(
             "; ".join(PROMPTS), label="Prompts", max_length=400, info="With semicolons"
         )
-    shown = gr.HTML("", elem_id="rmm-reverted")
+    with revert.shown:
+        shown = gr.HTML("", elem_id="rmm-reverted")
     fields = {**basis, "adapter": adapter, "p": p, **mix, "prompts": prompts}
     rest = {name: view[name] for name in ("steps", "guidance_scale")}
-    action.wire({**fields, **rest}, draw_reverted, [shown], params=of_its_set)
+    revert.wire({**fields, **rest}, draw_reverted, [shown], params=of_its_set)
     return adapter
 
 
 def _take_along(frame: Frame, basis: Controls, p: gr.Slider, mix: Controls) -> None:
-    parts.heading(
-        "Take it along",
-        "A merge on your shelf can be picked in other panels and comes off bit for bit. Files are "
-        "read back before you get them.",
+    gr.HTML(
+        markup.notes(
+            "A merge on your shelf can be picked in other panels and comes off bit for bit. Files "
+            "are read back before you get them."
+        )
     )
     fields = {"adapters": basis["adapters"], **mix}
     label = "Bake the merge and put it on the shelf"
@@ -393,6 +405,15 @@ def draw_run(result: "Unmerged", recipe: Recipe, ended: bool) -> tuple[object, .
     if not ended:
         return (sheet,)
     return sheet, _came_back(result)
+
+
+def nearer(result: "Unmerged", recipe: Recipe) -> Number | None:
+    """How far the pictures are from those of their own adapter: merged, and pulled out again."""
+    if not result.apart or not result.merged_apart:
+        return None
+    merged, apart = (sum(each) / len(each) for each in (result.merged_apart, result.apart))
+    what = f"distance to its own picture, of 255: merged → pulled out at p = {result.p}"
+    return Number(what, f"{apart:.0f}", f"{merged:.0f}")
 
 
 def _came_back(result: "Unmerged") -> str:

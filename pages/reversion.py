@@ -22,6 +22,7 @@ from pages._frame import Frame
 from pages._markup import Html, escape
 from pages._parts import Shot
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing.reversion.results import (
@@ -48,25 +49,26 @@ SOURCES = {
 
 def build(frame: Frame) -> None:
     """Exemplars and learning; new objects; the bars; and the ways to take the word along."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            relation, pictures, descriptions = _question()
-            run = frame.action("run", "Learn the word")
-        with gr.Column(elem_classes="settings"):
-            learning, alpha, density = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            looks = gr.HTML(first_look(), elem_id="reversion-looks")
-    exemplars = gr.HTML("", elem_id="reversion-exemplars")
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            parts.heading("The losses", "Both as they fall, or do not", 4)
-            losses = plots.place("Losses", visible=False)
-        with gr.Column():
-            parts.heading("The nearest words", "Where in the table of words the new one lies", 4)
-            near = gr.HTML(nearest_table(()), elem_id="reversion-nearest")
+    run = frame.stage("run", "Learn the word")
+    with run.ask:
+        relation, pictures, descriptions = _question()
+    with run.settings:
+        learning, alpha, density = _settings(frame)
+    with run.shown:
+        looks = gr.HTML(first_look(), elem_id="reversion-looks")
+    with run.below:
+        exemplars = gr.HTML("", elem_id="reversion-exemplars")
+        with gr.Row(elem_classes="curves"):
+            with gr.Column():
+                parts.heading("The losses", "Both as they fall, or do not", 4)
+                losses = plots.place("Losses", visible=False)
+            with gr.Column():
+                parts.heading("The nearest words", "Where in the table of words the new one is", 4)
+                near = gr.HTML(nearest_table(()), elem_id="reversion-nearest")
     word = _new_objects(frame)
     _measure(frame, word)
-    _take_along(frame, word)
+    with frame.tab("Take it along"):
+        _take_along(frame, word)
     run.wire(
         {
             "relation": relation,
@@ -77,6 +79,7 @@ def build(frame: Frame) -> None:
         },
         draw_run,
         [looks, exemplars, losses, near, word],
+        number=right,
         params=params,
         back=values,
     )
@@ -153,28 +156,24 @@ def _settings(frame: Frame) -> tuple[Controls, gr.Slider, gr.Plot]:
 
 
 def _new_objects(frame: Frame) -> gr.Textbox:
-    parts.heading(
-        "New objects",
-        "The word, its initialiser in its place, and the relation told in words: one noise.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            word = gr.Textbox(
-                RELATION,
-                label="Word",
-                max_lines=1,
-                max_length=100_000,
-                info="A shipped one by its name; a word that you learn comes here as text",
-                elem_id="reversion-word",
-            )
-            fields.suggestions("reversion-word", tuple(RELATIONS))
-            use = frame.action("use", "Draw")
-        with gr.Column(elem_classes="settings"):
-            prompts = gr.Textbox(NEW, label="Prompts", info="{} is the word", max_length=1000)
-            told = gr.Textbox(RELATION, label="The relation in words", max_length=60)
-        with gr.Column(elem_classes="shown"):
-            titles = tuple(text.strip().replace("{}", "…") for text in NEW.split(";"))
-            drawn = gr.HTML(parts.sheet(titles, {"<R>": (None, ())}), elem_id="reversion-drawn")
+    """The word, its initialiser in its place, and the relation told in words: one noise."""
+    use = frame.stage("use", "Draw", tab="New objects")
+    with use.ask:
+        word = gr.Textbox(
+            RELATION,
+            label="Word",
+            max_lines=1,
+            max_length=100_000,
+            info="A shipped one by its name; a word that you learn comes here as text",
+            elem_id="reversion-word",
+        )
+        fields.suggestions("reversion-word", tuple(RELATIONS))
+    with use.settings:
+        prompts = gr.Textbox(NEW, label="Prompts", info="{} is the word", max_length=1000)
+        told = gr.Textbox(RELATION, label="The relation in words", max_length=60)
+    with use.shown:
+        titles = tuple(text.strip().replace("{}", "…") for text in NEW.split(";"))
+        drawn = gr.HTML(parts.sheet(titles, {"<R>": (None, ())}), elem_id="reversion-drawn")
     use.wire(
         {"word": word, "prompts": prompts, "relation": told},
         draw_use,
@@ -185,28 +184,25 @@ def _new_objects(frame: Frame) -> gr.Textbox:
 
 
 def _measure(frame: Frame, word: gr.Textbox) -> None:
-    parts.heading(
-        "How well",
-        "Pairs of objects that no exemplar has; the judge of the embedded world looks at each "
-        "picture.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            measure = frame.action("measure", "Measure")
-        with gr.Column(elem_classes="settings"):
-            relation = gr.Dropdown(list(RELATIONS), value=RELATION, label="Relation to look for")
-            count = gr.Slider(4, 48, value=12, step=4, label="Pictures each")
-        with gr.Column(elem_classes="shown"):
-            bars = gr.HTML("", elem_id="reversion-bars")
+    """Pairs of objects that no exemplar has, and what the judge sees in each picture."""
+    measure = frame.stage("measure", "Measure", tab="How well")
+    with measure.ask:
+        relation = gr.Dropdown(list(RELATIONS), value=RELATION, label="Relation to look for")
+        count = gr.Slider(
+            4, 48, value=12, step=4, label="Pictures each", info="Of objects in no exemplar"
+        )
+    with measure.shown:
+        bars = gr.HTML("", elem_id="reversion-bars")
     measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars])
 
 
 def _take_along(frame: Frame, word: gr.Textbox) -> None:
     """The shelf, and textual inversion files both ways."""
-    parts.heading(
-        "Take it along",
-        "One row at the end of the token table: on your shelf other panels can use the word in "
-        "their prompts. Or as a textual inversion file, to and from other tools.",
+    gr.HTML(
+        markup.notes(
+            "One row at the end of the token table: on your shelf other panels can use the word in "
+            "their prompts. Or as a textual inversion file, to and from other tools."
+        )
     )
     label = "Add the word and put the model on the shelf"
     taking.bakes(frame, label, {"word": word}, _grown)
@@ -280,6 +276,16 @@ def draw_run(result: "Relation", recipe: Recipe, ended: bool) -> tuple[object, .
         nearest_table(result.neighbours),
     )
     return *shown, (result.word if ended else gr.skip())
+
+
+def right(result: "Relation", recipe: Recipe) -> Number | None:
+    """In how many of the watched prompts the relation is seen, before and after learning."""
+    if len(result.looks) < 2:
+        return None
+    relation = str(recipe.params["relation"])
+    seen = [sum(relation in said for said in look.verdicts) for look in result.looks]
+    counts = [f"{count} of {len(result.prompts)}" for count in (seen[0], seen[-1])]
+    return Number(f"pictures in which one is {relation} the other", counts[1], counts[0])
 
 
 def _film(result: "Relation") -> str:

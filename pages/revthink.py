@@ -11,6 +11,7 @@ from pages import _markup as markup
 from pages import _plots as plots
 from pages._frame import Frame
 from pages._markup import escape
+from pages._recordings import Number
 from pages._revthink_efficiency import efficiency_note, efficiency_plot, efficiency_table
 from pages._revthink_students import (
     CSS,
@@ -41,51 +42,52 @@ SMOLLM2 = "package:smollm2"
 
 def build(frame: Frame) -> None:
     """The students and their matrix; then the teacher, a live training, and a real student."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            start = gr.Dropdown(MONTHS, value="nov", label="It is", elem_id="revthink-start")
-            shift = gr.Slider(
-                -11,
-                11,
-                value=-4,
-                step=1,
-                label="Months later",
-                info="Below 0 is earlier; where do we end?",
-                elem_id="revthink-shift",
-            )
-            ask = frame.action("run", "Ask the students")
-        with gr.Column(elem_classes="settings"):
-            shares, starts = shipped_choices()
-            fraction = gr.Radio(
-                shares,
-                value=0.5,
-                label="Share of the 176 questions they were asked",
-                info="The other 88 relations are the test: never asked, of no student",
-                visible=len(shares) > 1,
-            )
-            students_of = gr.Radio(
-                starts,
-                value="nothing",
-                label="Trained",
-                info="The base is the SFT student of the same questions; adapters of rank 16",
-                visible=len(starts) > 1,
-            )
-            frame.seed(0)
-            frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})
-        with gr.Column(elem_classes="shown"):
-            shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
-    numbers = gr.HTML("", elem_id="revthink-numbers", css_template=CSS)
-    told = gr.HTML("", elem_id="revthink-efficiency", css_template=CSS)
-    with gr.Row(elem_classes="curves"):
-        with gr.Column():
-            curve = plots.place("Test relations by share of the questions", visible=False)
-        with gr.Column():
-            mirror = plots.place("Those whose inverse was asked", visible=False)
-    table = gr.HTML("", elem_id="revthink-curves", css_template=CSS)
+    ask = frame.stage("run", "Ask the students", tab="Ask")
+    with ask.ask:
+        start = gr.Dropdown(MONTHS, value="nov", label="It is", elem_id="revthink-start")
+        shift = gr.Slider(
+            -11,
+            11,
+            value=-4,
+            step=1,
+            label="Months later",
+            info="Below 0 is earlier; where do we end?",
+            elem_id="revthink-shift",
+        )
+    with ask.settings:
+        shares, starts = shipped_choices()
+        fraction = gr.Radio(
+            shares,
+            value=0.5,
+            label="Share of the 176 questions they were asked",
+            info="The other 88 relations are the test: never asked, of no student",
+            visible=len(shares) > 1,
+        )
+        students_of = gr.Radio(
+            starts,
+            value="nothing",
+            label="Trained",
+            info="The base is the SFT student of the same questions; adapters of rank 16",
+            visible=len(starts) > 1,
+        )
+        frame.seed(0)
+        frame.model({SMOLLM2: "SmolLM2-135M-Instruct, once fetched"})
+    with ask.shown:
+        shown = gr.HTML(first_look(), elem_id="revthink-shown", css_template=CSS)
+    with ask.below:
+        numbers = gr.HTML("", elem_id="revthink-numbers", css_template=CSS)
+        told = gr.HTML("", elem_id="revthink-efficiency", css_template=CSS)
+        with gr.Row(elem_classes="curves"):
+            with gr.Column():
+                curve = plots.place("Test relations by share of the questions", visible=False)
+            with gr.Column():
+                mirror = plots.place("Those whose inverse was asked", visible=False)
+        table = gr.HTML("", elem_id="revthink-curves", css_template=CSS)
     ask.wire(
         {"start": start, "shift": shift, "fraction": fraction, "students_of": students_of},
         draw_run,
         [shown, numbers, told, curve, mirror, table],
+        number=rightly,
     )
     build_teacher(frame)
     build_training(frame)
@@ -126,6 +128,15 @@ def draw_run(result: "Asked", recipe: Recipe, ended: bool) -> tuple[object, ...]
     curves = [gr.Plot(value=plot, visible=plot is not None) for plot in plots]
     told, numbers = efficiency_note(result.efficiency), efficiency_table(result.efficiency)
     return shown, _verdict(result) + table, told, *curves, numbers
+
+
+def rightly(result: "Asked", recipe: Recipe) -> Number | None:
+    """The share of right answers to relations that nobody was asked, by SFT and by RevThink."""
+    rates = {s.title: {part: share for part, share, _ in s.rates} for s in result.students}
+    if not {"SFT", "RevThink"} <= set(rates):
+        return None
+    shares = [f"{100 * rates[name]['test']:.0f} %" for name in ("SFT", "RevThink")]
+    return Number("right on relations that nobody was asked: SFT → RevThink", shares[1], shares[0])
 
 
 def _family(result: "Asked") -> str:

@@ -29,6 +29,7 @@ from pages._look import ASSETS, BACKWARD, SERIES
 from pages._parts import Shot
 from pages._planes import INK, heat, plane, scatter
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.score_sde.results import (
@@ -47,21 +48,12 @@ VIEW = 3.0
 
 def build(frame: Frame) -> None:
     """What is exact first; with the networks there are three tabs of pictures more."""
-    with gr.Row(elem_classes="controls"):
-        if HERE:
-            frame.model()
-        frame.seed(7)
-    with frame.tab("There and back", "run"):
-        build_plane(frame)
-    with frame.tab("Sampler lab", "sample"):
-        build_lab(frame)
+    build_plane(frame)
+    build_lab(frame)
     if HERE:
-        with frame.tab("A picture there and back", "trip"):
-            build_trip(frame)
-        with frame.tab("Pictures", "draw"):
-            build_pictures(frame)
-        with frame.tab("Control", "control"):
-            build_control(frame)
+        build_trip(frame)
+        build_pictures(frame)
+        build_control(frame)
     frame.breaks(
         "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
         "the exact score it ends several times farther from the data than the predictor alone.",
@@ -77,11 +69,10 @@ def picture_params(values: Settings) -> Settings:
 
 
 def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
-    """A drawing by name, or a picture of one's own."""
+    """A drawing by name, or a picture of one's own, which the page places."""
     subject = gr.Dropdown(list(TEN_OBJECTS), value="cat", label="Drawing", info="In a new pose")
     picture = fields.picture_field(
-        label="Or your picture, shrunk to the network's size",
-        height=180,
+        label="Or your picture, shrunk to the network's size", height=180, render=False
     )
     return subject, picture
 
@@ -91,29 +82,37 @@ def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
 
 def build_plane(frame: Frame) -> None:
     """Points to their latents, back, and elsewhere."""
-    gr.HTML(
-        "<p class='lead'>Without noise the equation runs both ways: each point goes to its latent "
-        "and comes back. With noise, the same latent ends at another point of the same density "
-        "each time. And the way itself counts how likely the point was.</p>"
-    )
-    action = frame.action("run", "There and back")
-    with gr.Row(elem_classes="curves"):
+    action = frame.stage("run", "There and back")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "Without noise the equation runs both ways: each point goes to its latent and "
+                "comes back. With noise, the same latent ends at another point of the same density "
+                "each time. And the way itself counts how likely the point was."
+            )
+        )
+        process = gr.Radio(fields.options(PROCESSES), value="vp", label="Process")
+    with action.settings:
+        points = gr.Slider(1, 12, 6, step=1, label="Points")
+        others = gr.Slider(10, 200, 40, step=10, label="Ends of each latent")
+        nfe = gr.Slider(10, 500, 100, step=10, label="NFE of the noisy equation")
+        frame.seed(7)
+        if HERE:
+            frame.model()
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
             flow = plots.place("The flow")
         with gr.Column():
             parts.heading("With noise", "Ends from the same latents; colours tell the latent")
             noisy = plots.place("With noise")
-    numbers = gr.HTML()
-    with gr.Row(elem_classes="controls"):
-        process = gr.Radio(fields.options(PROCESSES), value="vp", label="Process")
-        points = gr.Slider(1, 12, 6, step=1, label="Points")
-        others = gr.Slider(10, 200, 40, step=10, label="Ends of each latent")
-        nfe = gr.Slider(10, 500, 100, step=10, label="NFE of the noisy equation")
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {"process": process, "points": points, "others": others, "nfe": nfe},
         draw_plane,
         [flow, noisy, numbers],
+        number=gap,
         turned=[process],
     )
 
@@ -137,6 +136,13 @@ def draw_plane(result: "Returned", recipe: Recipe, ended: bool) -> tuple[object,
             noisy.append(scatter(np.clip(ends_of_one, -9, 9), colour, mode="markers", size=5))
     noisy.append(scatter(result.points, INK, mode="markers", size=8))
     return plane(flow, "x", "y"), plane(noisy, "x", "y"), plane_numbers(result)
+
+
+def gap(result: "Returned", recipe: Recipe) -> Number | None:
+    """The farthest that a point came back from itself."""
+    if result.gap is None:
+        return None
+    return Number("farthest that a point came back from itself", f"{result.gap:.0e}")
 
 
 def plane_numbers(result: "Returned") -> str:
@@ -166,30 +172,31 @@ def plane_numbers(result: "Returned") -> str:
 
 def build_trip(frame: Frame) -> None:
     """A picture to its latent, back, and elsewhere."""
-    gr.HTML(
-        "<p class='lead'>Without noise the equation runs both ways: the picture becomes its latent "
-        "and comes back. With noise, the same latent becomes other pictures. And the way itself "
-        "counts the bits that the picture is worth.</p>"
-    )
-    action = frame.action("trip", "There and back")
-    empty = [Shot("Picture", None, ""), Shot("Latent", None, ""),
-             Shot("Back again", None, "", backward=True)]  # fmt: skip
-    pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip-shown")
-    numbers = gr.HTML()
-    with gr.Row(elem_classes="controls"):
+    action = frame.stage("trip", "There and back", tab="A picture there and back")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "The picture becomes its latent and comes back. With noise, the same latent "
+                "becomes other pictures. And the way itself counts the bits that it is worth."
+            )
+        )
         subject, picture = picture_controls()
-        with gr.Column():
-            probes = gr.Slider(
-                1, 10, 2, step=1, label="Probes", info="For the error bar of the bits"
-            )
-            others = gr.Slider(0, 8, 3, step=1, label="Pictures with noise")
-        with gr.Column():
-            nfe = gr.Slider(10, 500, 60, step=10, label="NFE of the noisy equation")
-            tolerance = gr.Dropdown(
-                [("coarse, 0.01", 1e-2), ("0.001", 1e-3), ("as published, 0.00001", 1e-5)],
-                value=1e-3,
-                label="Tolerance of RK45",
-            )
+    with action.settings:
+        probes = gr.Slider(1, 10, 2, step=1, label="Probes", info="For the error bar of the bits")
+        others = gr.Slider(0, 8, 3, step=1, label="Pictures with noise")
+        nfe = gr.Slider(10, 500, 60, step=10, label="NFE of the noisy equation")
+        tolerance = gr.Dropdown(
+            [("coarse, 0.01", 1e-2), ("0.001", 1e-3), ("as published, 0.00001", 1e-5)],
+            value=1e-3,
+            label="Tolerance of RK45",
+        )
+        picture.render()
+    with action.shown:
+        empty = [Shot("Picture", None, ""), Shot("Latent", None, "")]
+        empty += [Shot("Back again", None, "", backward=True)]
+        pictures = gr.HTML(parts.shots(empty), elem_id="score_sde-trip-shown")
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {
             "subject": subject,
@@ -201,6 +208,7 @@ def build_trip(frame: Frame) -> None:
         },
         draw_trip,
         [pictures, numbers],
+        number=picture_gap,
         params=picture_params,
         turned=[subject],
     )
@@ -241,6 +249,13 @@ def draw_trip(trip: "Trip", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     return html, bits_html(trip.bits) if trip.bits is not None else gr.skip()
 
 
+def picture_gap(trip: "Trip", recipe: Recipe) -> Number | None:
+    """How far the picture that came back is from itself."""
+    if trip.gap is None:
+        return None
+    return Number("comes back within, of 255 a pixel", f"{trip.gap:.2g}")
+
+
 def bits_html(bits: "Bits") -> str:
     """Bits per dimension with the offset spelled out."""
     spread = f" ± {bits.spread:.3f}" if len(bits.probes) > 1 else ""
@@ -263,24 +278,27 @@ def bits_html(bits: "Bits") -> str:
 
 def build_lab(frame: Frame) -> None:
     """Particles under the exact score."""
-    gr.HTML(
-        "<p class='lead'>A ring of eight modes whose score is known exactly, so only the sampler "
-        "can be wrong. Every evaluation is counted, those of the corrector too.</p>"
-    )
-    action = frame.action("sample", "Run the particles")
-    with gr.Row(elem_classes="curves"):
+    action = frame.stage("sample", "Run the particles", tab="Sampler lab")
+    with action.ask:
+        gr.HTML(
+            markup.notes(
+                "A ring of eight modes whose score is known exactly, so only the sampler can be "
+                "wrong. Every evaluation is counted, those of the corrector too."
+            )
+        )
+        nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
+    with action.settings:
+        process = gr.Radio(fields.options(PROCESSES), value="ve", label="Process")
+        predictor, corrector = solver_controls()
+        moves = corrector_controls()
+    with action.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
             cloud = plots.place("Particles", elem_id="score_sde-cloud")
             plots.time_scrubber("score_sde-cloud", 16, "Time of the particles", "t = 0.000")
         with gr.Column():
             errors = plots.place("Error")
-    numbers = gr.HTML()
-    with gr.Row(elem_classes="controls"):
-        process = gr.Radio(fields.options(PROCESSES), value="ve", label="Process")
-        predictor, corrector = solver_controls()
-        with gr.Column():
-            nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
-            moves = corrector_controls()
+    with action.below:
+        numbers = gr.HTML()
     action.wire(
         {
             "process": process,
@@ -406,22 +424,20 @@ def verdict(curve: "Sequence[Point]") -> str:
 
 
 def build_pictures(frame: Frame) -> None:
-    """The same with a network."""
-    gr.HTML(
-        "<p class='lead'>The same samplers with a small network, from one noise and at equal "
-        "numbers of evaluations. sub-VP and VP do without a corrector in the paper; VE needs it "
-        "there.</p>"
-    )
-    action = frame.action("draw", "Draw")
-    shown = gr.HTML()
-    with gr.Row(elem_classes="controls"):
+    """The same samplers with a small network, from one noise and at equal numbers of evaluations.
+
+    sub-VP and VP do without a corrector in the paper; VE needs it there.
+    """
+    action = frame.stage("draw", "Draw", tab="Pictures")
+    with action.ask:
+        nfe = gr.Slider(10, 1000, 60, step=10, label="NFE a picture")
         predictor, corrector = solver_controls()
-        with gr.Column():
-            nfe = gr.Slider(10, 1000, 60, step=10, label="NFE a picture")
-            count = gr.Slider(1, 16, 4, step=1, label="Pictures")
-            with_flow = gr.Checkbox(True, label="Probability flow too")
-        with gr.Column():
-            moves = corrector_controls()
+    with action.settings:
+        count = gr.Slider(1, 16, 4, step=1, label="Pictures")
+        with_flow = gr.Checkbox(True, label="Probability flow too")
+        moves = corrector_controls()
+    with action.shown:
+        shown = gr.HTML()
     action.wire(
         {
             "predictor": predictor,
@@ -456,43 +472,27 @@ def draw_pictures(drawn: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, 
 
 def build_control(frame: Frame) -> None:
     """Inpainting by brush, colourisation, class by a noisy classifier."""
-    gr.HTML(
-        "<p class='lead'>The network was trained to draw anything. What is known, or wanted, is "
-        "put in at every noise level.</p>"
-    )
-    action = frame.action("control", "Draw with control")
-    shown = gr.HTML(elem_id="score_sde-controlled")
-    with gr.Row(elem_classes="controls"):
-        with gr.Column():
-            task = gr.Radio(fields.options(TASKS), value="inpaint", label="Task")
-            subject, picture = picture_controls()
-        with gr.Column():
-            mask = gr.Textbox(
-                "right",
-                label="Paint anew",
-                info="Brush below, or: left, right, top, bottom, centre",
-                max_length=256,
-                elem_id="score_sde-mask",
-                elem_classes="mono",
-            )
-            fields.suggestions("score_sde-mask", ("left", "right", "top", "bottom", "centre"))
-            gr.HTML(
-                '<div class="brush" data-brush data-field="score_sde-mask" '
-                'data-given="score_sde-controlled"><canvas width="256" height="256" role="img" '
-                'aria-label="The mask: orange is painted anew; the field above says it as text">'
-                "</canvas><p>Drag to mark, with Shift to unmark. "
-                '<button type="button" data-clear>Clear</button></p></div>',
-                js_on_load=(ASSETS / "panels" / "brush.js").read_text("utf-8"),
-                css_template=(ASSETS / "panels" / "brush.css").read_text("utf-8"),
-            )
-        with gr.Column():
-            label = gr.Dropdown(list(TEN_OBJECTS), value="penguin", label="Object of my choice")
-            weight = gr.Slider(
-                0, 20, 3, step=0.5, label="Weight w of the classifier", info="1 is the paper"
-            )
-            nfe = gr.Slider(20, 1000, 100, step=10, label="NFE a picture")
-            snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="For VE, with corrector")
-            count = gr.Slider(1, 8, 3, step=1, label="Pictures")
+    action = frame.stage("control", "Draw with control", tab="Control")
+    with action.ask:
+        task = gr.Radio(
+            fields.options(TASKS),
+            value="inpaint",
+            label="Task",
+            info="What is known, or wanted, is put in at every noise level",
+        )
+        subject, picture = picture_controls()
+    with action.settings:
+        mask = _mask()
+        label = gr.Dropdown(list(TEN_OBJECTS), value="penguin", label="Object of my choice")
+        weight = gr.Slider(
+            0, 20, 3, step=0.5, label="Weight w of the classifier", info="1 is the paper"
+        )
+        nfe = gr.Slider(20, 1000, 100, step=10, label="NFE a picture")
+        snr = gr.Slider(0.01, 1, 0.16, step=0.01, label="snr", info="For VE, with corrector")
+        count = gr.Slider(1, 8, 3, step=1, label="Pictures")
+        picture.render()
+    with action.shown:
+        shown = gr.HTML(elem_id="score_sde-controlled")
     action.wire(
         {
             "task": task,
@@ -509,6 +509,29 @@ def build_control(frame: Frame) -> None:
         [shown],
         params=picture_params,
     )
+
+
+def _mask() -> gr.Textbox:
+    """What is painted anew, by brush or in words."""
+    mask = gr.Textbox(
+        "right",
+        label="Paint anew",
+        info="Brush below, or: left, right, top, bottom, centre",
+        max_length=256,
+        elem_id="score_sde-mask",
+        elem_classes="mono",
+    )
+    fields.suggestions("score_sde-mask", ("left", "right", "top", "bottom", "centre"))
+    gr.HTML(
+        '<div class="brush" data-brush data-field="score_sde-mask" '
+        'data-given="score_sde-controlled"><canvas width="256" height="256" role="img" '
+        'aria-label="The mask: orange is painted anew; the field above says it as text">'
+        "</canvas><p>Drag to mark, with Shift to unmark. "
+        '<button type="button" data-clear>Clear</button></p></div>',
+        js_on_load=(ASSETS / "panels" / "brush.js").read_text("utf-8"),
+        css_template=(ASSETS / "panels" / "brush.css").read_text("utf-8"),
+    )
+    return mask
 
 
 def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[object, ...]:

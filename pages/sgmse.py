@@ -21,6 +21,7 @@ from pages._frame import Frame
 from pages._look import ASSETS
 from pages._parts import Shot, Voice
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.sgmse.results import Comparison, Enhanced, Marks, Track
@@ -58,45 +59,44 @@ CLIPS_FILE = ASSETS / "data" / "speech" / "clips.json"
 
 def build(frame: Frame) -> None:
     """The controls, what they mean as settings, and where the events are drawn."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            clip = gr.Dropdown(
-                clip_choices(), value="it-tt-weasels", label="Sentence", elem_classes="headline"
+    run = frame.stage("run", "Enhance", tab="Listen", backward=True)
+    with run.ask:
+        clip = gr.Dropdown(
+            clip_choices(), value="it-tt-weasels", label="Sentence", elem_classes="headline"
+        )
+        noise = gr.Dropdown(list(NOISES.items()), value="gusts", label="Noise")
+    with run.settings:
+        noise_snr = gr.Slider(
+            -5, 20, 5, step=1, label="Speech over noise (dB)", info="Lower is noisier"
+        )
+        reverb = gr.Slider(
+            0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
+        )
+        steps = gr.Slider(1, 60, 15, step=1, label="Steps (N)", info="The paper takes 30")
+        frame.seed(7)
+        frame.model()
+        with gr.Accordion("Your own recording", open=False):
+            recording = gr.Audio(
+                sources=["microphone", "upload"],
+                type="filepath",
+                label="Record or upload (WAV, FLAC, Ogg or MP3, at most 15 s)",
+                elem_id="sgmse-recording",
             )
-            noise = gr.Dropdown(list(NOISES.items()), value="gusts", label="Noise")
-            run = frame.action("run", "Enhance", backward=True)
-        with gr.Column(elem_classes="settings"):
-            noise_snr = gr.Slider(
-                -5, 20, 5, step=1, label="Speech over noise (dB)", info="Lower is noisier"
+            gr.HTML('<p class="note">Taken as it is, in place of sentence and noise.</p>')
+        with gr.Accordion("More settings", open=False):
+            sampler = gr.Dropdown(list(SAMPLERS.items()), value="pc", label="Sampler")
+            corrector = gr.Dropdown(list(CORRECTORS.items()), value="ald", label="Corrector")
+            snr = gr.Slider(
+                0.1, 1, 0.3, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
             )
-            reverb = gr.Slider(
-                0, 1, 0, step=0.1, label="Reverberation (s)", info="Until 60 dB are gone"
+            renew_above = gr.Slider(
+                0, 1, 0.2, step=0.1, label="Renew above t", info="The paper: 1, never"
             )
-            steps = gr.Slider(1, 60, 15, step=1, label="Steps (N)", info="The paper takes 30")
-            frame.seed(7)
-            frame.model()
-            with gr.Accordion("Your own recording", open=False):
-                recording = gr.Audio(
-                    sources=["microphone", "upload"],
-                    type="filepath",
-                    label="Record or upload (WAV, FLAC, Ogg or MP3, at most 15 s)",
-                    elem_id="sgmse-recording",
-                )
-                gr.HTML('<p class="note">Taken as it is, in place of sentence and noise.</p>')
-            with gr.Accordion("More settings", open=False):
-                sampler = gr.Dropdown(list(SAMPLERS.items()), value="pc", label="Sampler")
-                corrector = gr.Dropdown(list(CORRECTORS.items()), value="ald", label="Corrector")
-                snr = gr.Slider(
-                    0.1, 1, 0.3, step=0.05, label="Corrector step (snr)", info="The paper: 0.5"
-                )
-                renew_above = gr.Slider(
-                    0, 1, 0.2, step=0.1, label="Renew above t", info="The paper: 1, never"
-                )
-                noise_share = gr.Slider(
-                    0, 1, 0, step=0.1, label="Noise expected (share)", info="The paper: 0"
-                )
-        with gr.Column(elem_classes="shown"):
-            shown = gr.HTML(parts.shots(waiting_shots()))
+            noise_share = gr.Slider(
+                0, 1, 0, step=0.1, label="Noise expected (share)", info="The paper: 0"
+            )
+    with run.shown:
+        shown = gr.HTML(parts.shots(waiting_shots()))
     shared = {
         "clip": clip,
         "noise": noise,
@@ -116,6 +116,7 @@ def build(frame: Frame) -> None:
         },
         draw,
         [shown],
+        number=number,
         params=run_params,
     )
     build_compare(frame, shared)
@@ -129,16 +130,17 @@ def build(frame: Frame) -> None:
 
 def build_compare(frame: Frame, shared: Controls) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
-    parts.heading(
-        "What an evaluation buys",
-        "The sentence above again, with 1 to 30 network evaluations, beside the noisy recording "
-        "and a classical estimator without any learning."
-        + ("" if "pesq" in DRAWN else f" {WITHOUT_PESQ}"),
-        level=2,
-    )
-    compare = frame.action("compare", "Draw the curves")
+    compare = frame.stage("compare", "Draw the curves", tab="What an evaluation buys")
+    with compare.ask:
+        gr.HTML(
+            markup.notes(
+                "The sentence of the first tab again, with 1 to 30 network evaluations, beside the "
+                "noisy recording and a classical estimator without any learning."
+                + ("" if "pesq" in DRAWN else f" {WITHOUT_PESQ}")
+            )
+        )
     places = []
-    with gr.Row(elem_classes="curves"):
+    with compare.shown, gr.Row(elem_classes="curves"):
         for name in DRAWN:
             title, words = TOLD[name]
             with gr.Column():
@@ -195,6 +197,16 @@ def draw(result: "Enhanced", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     if ended:
         html = listening(result, recipe) + html + marks_table(result)
     return (html,)
+
+
+def number(result: "Enhanced", recipe: Recipe) -> Number | None:
+    """How far the speech stands above all else, before and after."""
+    if result.noisy is None or result.enhanced is None:
+        return None
+    before, after = result.noisy.marks.si_sdr, result.enhanced.marks.si_sdr
+    if before is None or after is None:
+        return None
+    return Number("speech over everything else (SI-SDR)", f"{after:.1f} dB", f"{before:.1f}")
 
 
 def enhanced_shot(result: "Enhanced", ended: bool) -> Shot:

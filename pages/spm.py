@@ -18,6 +18,7 @@ from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._markup import Html, escape
 from pages._plots import Line
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing.spm.results import (
@@ -57,24 +58,25 @@ ORIGINAL, UNDONE = "original", "undone"
 
 
 def build(frame: Frame) -> None:
-    """What to hold back and how; the pictures; the gates; another checkpoint; taking it along."""
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            concept = _question()
-            run = frame.action("run", "Erase")
-        with gr.Column(elem_classes="settings"):
-            training, view = _settings(frame)
-        with gr.Column(elem_classes="shown"):
-            pictures = gr.HTML(first_look(), elem_id="spm-pictures")
+    """What to hold back and how; the gates; another checkpoint; taking it along."""
+    run = frame.stage("run", "Erase")
+    with run.ask:
+        concept = _question()
+    with run.settings:
+        training, view = _settings(frame)
+    with run.shown:
+        pictures = gr.HTML(first_look(), elem_id="spm-pictures")
+    with run.below:
+        gates = gr.HTML("", elem_id="spm-gates")
+        with gr.Row(elem_classes="curves"):
+            erase = plots.place("Erase loss by iteration", visible=False)
+            anchor = plots.place("Anchor loss by iteration", visible=False)
     edit = {"concepts": concept, **training}
-    gates = gr.HTML("", elem_id="spm-gates")
-    with gr.Row(elem_classes="curves"):
-        erase = plots.place("Erase loss by iteration", visible=False)
-        anchor = plots.place("Anchor loss by iteration", visible=False)
     run.wire(
         {**edit, **view},
         draw_run,
         [pictures, gates, erase, anchor],
+        number=still_seen,
         params=with_files,
         back=listed_as_text,
         also=[concept.submit],
@@ -89,7 +91,8 @@ def build(frame: Frame) -> None:
     )
     _gate(frame, concept)
     _transfer(frame, edit, view)
-    _take_along(frame, edit)
+    with frame.tab("Take it along"):
+        _take_along(frame, edit)
     frame.breaks(
         "Strong anchoring holds the concept in place as well: after these few seconds of training "
         "neon is still there.",
@@ -190,32 +193,26 @@ def _training() -> Controls:
 
 
 def _gate(frame: Frame, concept: gr.Textbox) -> None:
-    parts.heading(
-        "Type a prompt, watch the gate",
-        "How far it would open the membrane of the concept above. No picture is drawn and nothing "
-        "is trained.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            prompt = gr.Textbox(
-                GATE_PROMPT,
-                label="Prompt",
-                info="With semicolons between several",
-                max_length=600,
-                elem_id="spm-gate-prompt",
-            )
-            metric = gr.Dropdown(
-                list(METRICS.items()), value="clipcos_tokenuni", label="Gate", elem_id="spm-metric"
-            )
-            read = frame.action("gate", "Read the gate")
-        with gr.Column(elem_classes="shown"):
-            shown = gr.HTML(
-                '<p class="note">Type, or press the button.</p>', elem_id="spm-gate-shown"
-            )
+    """How far each prompt would open the membrane; no picture is drawn and nothing is trained."""
+    read = frame.stage("gate", "Read the gate", tab="Watch the gate")
+    with read.ask:
+        prompt = gr.Textbox(
+            GATE_PROMPT,
+            label="Type a prompt",
+            info="With semicolons between several",
+            max_length=600,
+            elem_id="spm-gate-prompt",
+        )
+        metric = gr.Dropdown(
+            list(METRICS.items()), value="clipcos_tokenuni", label="Gate", elem_id="spm-metric"
+        )
+    with read.shown:
+        shown = gr.HTML("", elem_id="spm-gate-shown")
     read.wire(
         {"concepts": concept, "prompts": prompt, "metric": metric},
         draw_gate,
         [shown],
+        number=widest,
         back=listed_as_text,
         also=[prompt.input],
         turned=[metric],
@@ -223,39 +220,37 @@ def _gate(frame: Frame, concept: gr.Textbox) -> None:
 
 
 def _transfer(frame: Frame, edit: Controls, view: Controls) -> None:
-    parts.heading(
-        "Another checkpoint, no training",
-        "The same file beside the layers of another model with the same UNet.",
-    )
-    with gr.Row(elem_classes="bench"):
-        with gr.Column(elem_classes="ask"):
-            to = gr.Dropdown(
-                [("Sister of the embedded world", "world-sister"), ("The same model", "world")],
-                value="world-sister",
-                allow_custom_value=True,
-                label="To",
-                info="Shipped, a Hub id (owner/name@revision), or a folder",
-                elem_id="spm-to",
-            )
-            way = gr.Dropdown(list(WAYS.items()), value="tokenuni", label="Gate there")
-            move = frame.action("transfer", "Transfer")
-        with gr.Column(elem_classes="shown"):
-            shown = gr.HTML("", elem_id="spm-transferred")
+    """The same file beside the layers of another model with the same UNet, without training."""
+    move = frame.stage("transfer", "Transfer", tab="Another checkpoint")
+    with move.ask:
+        to = gr.Dropdown(
+            [("Sister of the embedded world", "world-sister"), ("The same model", "world")],
+            value="world-sister",
+            allow_custom_value=True,
+            label="To, without any training",
+            info="Shipped, a Hub id (owner/name@revision), or a folder",
+            elem_id="spm-to",
+        )
+        way = gr.Dropdown(list(WAYS.items()), value="tokenuni", label="Gate there")
+    with move.shown:
+        shown = gr.HTML("", elem_id="spm-transferred")
     chosen = {name: field for name, field in view.items() if name != "ways"}
     move.wire(
         {**edit, **chosen, "to": to, "way": way},
         draw_transfer,
         [shown],
+        number=seen_away,
         params=with_files,
         back=listed_as_text,
     )
 
 
 def _take_along(frame: Frame, edit: Controls) -> None:
-    parts.heading(
-        "Take it along",
-        "As files for other tools, or baked into the weights on your shelf. Baked, a membrane is "
-        "always open; the gate is lost.",
+    gr.HTML(
+        markup.notes(
+            "As files for other tools, or baked into the weights on your shelf. Baked, a membrane "
+            "is always open; the gate is lost."
+        )
     )
     strength = gr.Slider(0, 2, value=1, step=0.05, label="Fixed γ of what is baked")
     fields = {**edit, "strength": strength}
@@ -295,8 +290,7 @@ def listed_as_text(params: Settings) -> Settings:
 
 
 def first_look() -> str:
-    prompts = [text.strip() for text in PROMPTS.split(";")]
-    return parts.sheet(prompts, {ORIGINAL: (None, ()), "published gate": (None, ())})
+    return parts.before_and_after((None, None, None), (), PROMPTS.partition(";")[0])
 
 
 # ---------------------------------------------------------------------- drawing
@@ -305,16 +299,36 @@ def first_look() -> str:
 def draw_run(result: "Transported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Losses while it trains, then the contact sheet; at the end the gates and the hashes."""
     curves = loss_plots(result.curves)
-    sheet = rows_sheet(result.prompts, result.rows) if result.rows else gr.skip()
+    sheet = first_of(result) + rows_sheet(result.prompts, result.rows) if result.rows else gr.skip()
     gates = gate_table(result.gates) if result.gates else gr.skip()
     if not ended:
         return sheet, gates, *curves
     notes = markup.notes(*result.notes)
     return (
-        sheet + notes + _ticks(result) + _compared(result),
+        f"{sheet}{notes}{_ticks(result)}{_compared(result)}",
         gates + token_bars(result.tokens),
         *curves,
     )
+
+
+def first_of(result: "Transported") -> str:
+    """The first prompt's pictures: original, under the first gate, and with the membrane off."""
+    rows = {row.way: row for row in result.rows}
+    way = next((row.way for row in result.rows if row.way not in (ORIGINAL, UNDONE)), "")
+    found = [rows.get(name) for name in (ORIGINAL, way, UNDONE)]
+    return parts.before_and_after(
+        [row.pictures[0] if row and len(row.pictures) else None for row in found],
+        [row.verdicts[0] if row and row.verdicts else "" for row in found],
+        result.prompts[0],
+    )
+
+
+def still_seen(result: "Transported", recipe: Recipe) -> Number | None:
+    """In how many pictures of prompts that name the concept it is still seen, by the first gate."""
+    said = {row.way: row.verdicts for row in result.rows}
+    after = next((s for way, s in said.items() if way not in (ORIGINAL, UNDONE)), ())
+    before = said.get(ORIGINAL, ())
+    return concepts.still_seen(recipe.params["concepts"], result.prompts, before, after)
 
 
 def rows_sheet(prompts: Sequence[str], rows: "Sequence[Row]") -> str:
@@ -461,6 +475,24 @@ def draw_gate(result: "Gates", recipe: Recipe, ended: bool) -> tuple[object, ...
         return ()
     notes = markup.notes(*result.notes)
     return (gate_table(result.gates) + token_bars(result.tokens) + notes,)
+
+
+def widest(result: "Gates", recipe: Recipe) -> Number | None:
+    """How far the prompt that names the concept opens the gate, and the others at most."""
+    gammas = [gate.gamma for gate in result.gates]
+    if len(gammas) < 2:
+        return Number("the gate opens to", f"{gammas[0]:.2f}") if gammas else None
+    first, *others = gammas
+    what = f"the gate of “{result.gates[0].prompt}” → widest of the others"
+    return Number(what, f"{max(others):.2f}", f"{first:.2f}")
+
+
+def seen_away(result: "Transferred", recipe: Recipe) -> Number | None:
+    """In how many pictures of the other checkpoint the concept is seen, without and with it."""
+    away = [row.verdicts for row in result.rows if row.way.startswith("away")]
+    if len(away) < 2:
+        return None
+    return concepts.still_seen(recipe.params["concepts"], result.prompts, away[0], away[-1])
 
 
 def draw_transfer(result: "Transferred", recipe: Recipe, ended: bool) -> tuple[object, ...]:

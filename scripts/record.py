@@ -6,6 +6,7 @@ has changed: the code of the method and of its panel, and the models.
 """
 
 import argparse
+import ast
 import asyncio
 import base64
 import hashlib
@@ -18,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import gradio as gr
+from gradio.components.base import Component
 from gradio.components.plot import PlotData
 from PIL import Image
 
@@ -95,17 +97,22 @@ def run(stage: Stage, recipe: Recipe) -> tuple[list[Drawn], Number | None]:
     """What a stage draws at the end of a run, and its number."""
     job = recipe.job(stage.frame.entry.target(recipe.action))
     result = finish(local(job))
-    shown = stage.shows(Done(result), recipe)
-    return [drawn_of(one) for one in shown], stage.count(result, recipe)
+    shown = zip(stage.places, stage.shows(Done(result), recipe), strict=True)
+    drawn = [
+        drawn_of(one) if isinstance(place, gr.HTML | gr.Plot) else None for place, one in shown
+    ]
+    return drawn, stage.count(result, recipe)
 
 
-def drawn_of(value: object) -> Drawn:
-    """An output as a page holds it: markup, or a figure; None for anything else."""
-    if isinstance(value, str):
+def drawn_in(place: Component, value: object) -> Drawn:
+    """What stands in an output: markup or a figure; None for anything else, fields among it."""
+    if isinstance(place, gr.HTML) and isinstance(value, str):
         return value
     if isinstance(value, gr.Plot):
         value = value.value
-    if isinstance(value, PlotData):
+    if isinstance(value, dict):  # an update
+        value = value.get("value")
+    if isinstance(place, gr.Plot) and isinstance(value, PlotData):
         figure: dict[str, Plain] = value.model_dump()
         return {"__type__": "update", "value": figure, "visible": True}
     return None

@@ -60,7 +60,7 @@ def hashes(pictures: str) -> list[str]:
 
 
 def test_a_run_shows_the_original_the_edited_and_the_undone(call):
-    pictures, numbers, curve, number, status, told = call("run")
+    pictures, numbers, curve, _, status, told = call("run")
     original, edited, undone, before, after = hashes(pictures)
     assert original == undone != edited
     assert before == after
