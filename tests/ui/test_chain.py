@@ -62,14 +62,16 @@ def test_what_is_erased_and_merged_comes_off_in_turn(page: Page):
     base = sampled(page)
 
     page.goto("/erase?method=rece")
+    page.get_by_role("tab", name="Take it along").click()
     page.locator("#rece-bake").click()
     ended(page, "rece-bake")
     open_shelf(page)
     erased = sampled(page, "erase neon style")
 
     page.goto("/merge")
-    expect(page.locator("#reversible_merging-bake")).to_be_visible(timeout=60_000)
+    expect(page.locator("#reversible_merging-run")).to_be_visible(timeout=60_000)
     pick(page, "reversible_merging", "erase neon style")
+    page.get_by_role("tab", name="Take it along").click()
     page.locator("#reversible_merging-bake").click()
     ended(page, "reversible_merging-bake")
     open_shelf(page)

@@ -72,6 +72,7 @@ def test_text_called_png_is_answered_with_a_sentence_and_the_next_run_works(
     path = tmp_path / "mine.png"
     path.write_text("no picture")
     page.goto("/sample?method=nfe-lab")
+    page.get_by_role("tab", name="Rewind a picture").click()
     rewind, status = page.locator("#nfe_lab-rewind"), page.locator("#nfe_lab-rewind-status")
     field = page.locator(".upload", has=page.get_by_text("Your picture (shrunk"))
     field.locator("input[type=file]").set_input_files(path)

@@ -222,6 +222,7 @@ def test_a_cat_goes_comes_back_goes_again_and_is_restored(new_visitor):
 
     rows = [told("run", "#rece-pictures")[at] for at in (0, 4, 8)]
     assert [row.startswith("cat ") for row in rows] == [True, False, True]
+    page.get_by_role("tab", name="It comes back").click()
     stages = told("comeback", "#rece-attacked")
     old_attack = [stages[at].startswith("cat ") for at in (1, 4)]
     assert old_attack == [True, False]

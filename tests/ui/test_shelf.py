@@ -247,6 +247,7 @@ def test_own_checkpoint_goes_in_as_a_zip_is_edited_undone_and_saved_whole(page: 
     expect(shelf.locator(".said")).to_contain_text("Opened", timeout=60_000)
     page.locator("#rece-model input").click()
     page.get_by_role("option", name="my model (shelf)").click()
+    page.get_by_role("tab", name="Take it along").click()
     page.locator("#rece-bake").click()
     page.locator("#rece-bake-status .done").wait_for(timeout=120_000)
     expect(shelf.get_by_label("Edit")).to_have_value("erase neon style › erase neon style")
@@ -270,6 +271,7 @@ def test_after_an_undo_the_next_run_draws_with_the_model_that_is_left(page: Page
         "nfe-lab&prompt=a+penguin+in+neon+style&nfe=3&curve=%5B%5D&solvers=%5B%22ddim%22%5D&seed=4"
     )
     page.goto("/erase?method=rece")
+    page.get_by_role("tab", name="Take it along").click()
     page.locator("#rece-bake").click()
     page.locator("#rece-bake-status .done").wait_for(timeout=120_000)
     page.goto(f"/sample?method={quick}")
