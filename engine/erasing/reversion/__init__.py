@@ -73,10 +73,11 @@ CARD = MethodCard(
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(
-            "On pairs of objects that no exemplar has, the learnt word brings the relation into at "
-            "least 20 points more of the pictures than its initialiser does."
+            "On pairs of objects that no exemplar has, the learnt word draws both objects in the "
+            "relation, the right way round, in at least 20 points more of the pictures than its "
+            "initialiser does."
         ),
-        measure="unseen pairs drawn in the relation with the learnt word",
+        measure="unseen pairs drawn right with the learnt word",
         versus="with the initialiser “and”",
         direction="higher",
         margin=0.2,

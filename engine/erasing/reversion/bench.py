@@ -2,136 +2,182 @@
 
     python -m engine bench reversion          writes assets/claims/reversion.json
 
-1. For each relation that the renderer draws the shipped word: pairs of objects that no exemplar
-   has, drawn with the word, with its initialiser, and with the relation told in words. The judge
-   says whether relation and objects are there.
-2. The parts taken away: without steering, with uniform times, and with neither (which is textual
-   inversion), each from one seed.
-3. The row added and taken off: the share of equal bits.
+A picture counts when both objects are there *and* stand in the relation the right way round, on
+pairs of objects that no exemplar has.
+
+1. Words learnt from several seeds by the method and by textual inversion (no steering, uniform
+   times), each relation drawn with them, with the initialiser, and with the relation told in plain
+   words. The interval is over the learnings.
+2. The parts taken away one by one, from few exemplars, where a word is said to take up the objects
+   it was learnt on: what is drawn right, and how near the row lies to those objects' words.
+3. The relations that are not offered, drawn with the shipped words.
+4. The row added and taken off: the share of equal bits.
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
+import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay, relay_as
 from engine.core.recipe import ModelRef, Plain
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.reversion.algorithm import CHANCE, examine
-from engine.erasing.reversion.exemplars import RELATIONS, pairs
-from engine.erasing.reversion.learning import remembered
+from engine.erasing.reversion.exemplars import OFFERED, RELATIONS, pairs
+from engine.erasing.reversion.learning import Learnt, remembered
 from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import (
     Word,
     grown_table,
-    nearest,
+    one_token,
     shipped_word,
     table_name,
     with_words,
 )
-from engine.metrics.intervals import Rate
+from engine.metrics.intervals import Mean, Rate
 from engine.models import drawing
-from engine.models.diffusion import DiffusionBundle
+from engine.models.diffusion import DiffusionBundle, token_table
 
 COUNT, SAMPLER_STEPS, BATCH = 16, 10, 8
-ABLATED, ABLATION_STEPS, SEEDS = "on top of", 120, 1
-WITHOUT: dict[str, dict[str, float]] = {
+SEEDS = 3
+INVERSION = {"steer_weight": 0.0, "alpha": 0.0}
+# Part 2: four exemplars, the fewest of the paper.
+ABLATED, FEW = "on top of", 4
+WITHOUT: Mapping[str, Mapping[str, float]] = {
     "all parts": {},
     "without steering": {"steer_weight": 0.0},
     "uniform times": {"alpha": 0.0},
-    "textual inversion": {"steer_weight": 0.0, "alpha": 0.0},
+    "textual inversion": INVERSION,
 }
-Scores = dict[str, dict[str, Plain]]
+Hits = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Bench:
+    """What all parts share: the model, the seed, and how far the whole is."""
+
+    def __init__(self, bundle: DiffusionBundle, seed: int, count: int, total: int) -> None:
+        self.bundle, self.seed, self.count = bundle, seed, count
+        self.done, self.total = 0, total
+
+    def learnt(
+        self, settings: ReversionSettings, seed: int, note: str
+    ) -> Generator[Progress, None, Learnt]:
+        steps = remembered(self.bundle, settings, seed)
+        found = yield from relay_as(steps, self.done, self.total, f"{note}, seed {seed}")
+        self.done += 1
+        return found
+
+    def drawn(self, word: Word, relation: str, text: str) -> Generator[Progress, None, Hits]:
+        """Relation, both objects and the whole, for each pair and one way to say the relation."""
+        draw = np.random.default_rng([self.seed, 3])
+        examined = pairs(relation, self.count, draw, held_out=True)
+        knowing = with_words(self.bundle, [word])
+        steps = examine(knowing, relation, text, examined, self.seed, SAMPLER_STEPS, BATCH)
+        note = f"{relation}, said as {text}"
+        return (yield from relay(steps, lambda _: Progress(self.done, self.total, note)))
 
 
 def run(
-    *, seed: int, model: ModelRef | str = "world", settings: ReversionSettings | None = None,
-    relations: Sequence[str] = tuple(RELATIONS), count: int = COUNT, ablation: bool = True,
-) -> Steps[Measured]:  # fmt: skip
-    """All three; with `settings` words are learnt by them in place of the shipped ones."""
-    begun, total = time.perf_counter(), len(relations) + 2
+    *,
+    seed: int,
+    model: ModelRef | str = "world",
+    settings: ReversionSettings = SHIPPED_SETTINGS,
+    relations: Sequence[str] = OFFERED,
+    count: int = COUNT,
+) -> Steps[Measured]:
+    """All four; words are learnt by `settings`."""
+    begun = time.perf_counter()
+    total = 2 * len(relations) * SEEDS + len(WITHOUT) * SEEDS
     yield Progress(0, total, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
-    by_relation: dict[str, Scores] = {}
-    rates: dict[str, list[Rate]] = {"word": [], "initialiser": [], "in words": []}
-    for done, relation in enumerate(relations):
-        if settings is None:
-            word = shipped_word(relation)
-        else:
-            steps = remembered(bundle, replace(settings, relation=relation), seed)
-            word = (yield from relay_as(steps, done, total, relation)).word
-        ways = {"word": word.token, "initialiser": SHIPPED_SETTINGS.initialiser}
-        ways["in words"] = relation
-        by_relation[relation] = {}
-        for name, text in ways.items():
-            found = yield from _scores(bundle, word, relation, text, count, seed, done, total)
-            rates[name].append(found[0])
-            by_relation[relation][name] = _plain(found)
-        near = nearest(bundle, word.row)
-        by_relation[relation]["nearest words"] = dict(near)
-    parts: dict[str, Plain] = {}
-    if ablation:
-        parts = yield from _ablation(bundle, settings or SHIPPED_SETTINGS, count, total - 2, total)
-    found_rate, versus = Rate.pooled(rates["word"]), Rate.pooled(rates["initialiser"])
+    bench = _Bench(bundle, seed, count, total)
+    ours, inverted = list[float](), list[float]()
+    by_relation: dict[str, Plain] = {}
+    for relation in relations:
+        plan = replace(settings, relation=relation)
+        rows, runs = yield from _learnings(bench, plan, plan.placeholder)
+        others, theirs = yield from _learnings(bench, replace(plan, **INVERSION), "inversion")  # type: ignore[arg-type]
+        ours += runs
+        inverted += theirs
+        found: dict[str, Plain] = {"word": rows, "textual inversion": others}
+        word = Word(plan.placeholder, token_table(bundle)[0].detach().cpu())
+        for name, text in {"initialiser": plan.initialiser, "in words": relation}.items():
+            found[name] = _plain((yield from bench.drawn(word, relation, text)))
+        by_relation[relation] = found
+    parts = yield from _parts(bench, settings)
+    unoffered: dict[str, Plain] = {}
+    for relation in (name for name in RELATIONS if name not in OFFERED):
+        word = shipped_word(relation) if bundle.vocabulary else word
+        unoffered[relation] = _plain((yield from bench.drawn(word, relation, word.token)))
+    mean = Mean.of_values(ours)
     return Measured.of(
-        measured=found_rate.rate,
-        versus=versus.rate,
-        interval=(found_rate.low, found_rate.high),
+        measured=mean.value,
+        versus=_mean_rate(by_relation, "initialiser"),
+        interval=(mean.low, mean.high),
         seed=seed,
         begun=begun,
         device=bundle.device,
         figures={
-            "relation in words": asdict(Rate.pooled(rates["in words"])),
-            "chance": CHANCE,
+            "unit": f"{len(ours)} learnings: {len(relations)} relations, {SEEDS} seeds each",
+            "textual inversion": asdict(Mean.of_values(inverted)),
+            "word minus textual inversion": asdict(Mean.of_values(np.subtract(ours, inverted))),
+            "in words": _mean_rate(by_relation, "in words"),
+            "chance of the relation": CHANCE,
             "by relation": by_relation,
-            f"parts taken away, {ABLATED}, {ABLATION_STEPS} steps": parts,
+            f"parts taken away, {ABLATED}, {FEW} exemplars": parts,
+            "not offered": unoffered,
             "equal bits after undo": undone(bundle, word),
         },
     )
 
 
-def _ablation(
-    bundle: DiffusionBundle, settings: ReversionSettings, count: int, done: int, total: int
+def _learnings(
+    bench: _Bench, settings: ReversionSettings, note: str
+) -> Generator[Progress, None, tuple[list[Plain], list[float]]]:
+    """Every seed's rates, and its share of pictures in which all is right."""
+    rows: list[Plain] = []
+    shares: list[float] = []
+    for number in range(SEEDS):
+        learnt = yield from bench.learnt(
+            settings, bench.seed + number, f"{settings.relation}, {note}"
+        )
+        hits = yield from bench.drawn(learnt.word, settings.relation, settings.placeholder)
+        rows.append({**_plain(hits), "nearness to objects": _leak(bench.bundle, learnt)})
+        shares.append(float(hits[2].mean()))
+    return rows, shares
+
+
+def _parts(
+    bench: _Bench, settings: ReversionSettings
 ) -> Generator[Progress, None, dict[str, Plain]]:
-    """Scores of each variant, pictures of all seeds together."""
     found: dict[str, Plain] = {}
     for name, changed in WITHOUT.items():
-        variant = replace(settings, relation=ABLATED, steps=ABLATION_STEPS, **changed)  # type: ignore[arg-type]
-        several = []
-        for seed in range(SEEDS):
-            steps = remembered(bundle, variant, seed)
-            learnt = yield from relay_as(steps, done, total, f"{name}, seed {seed}")
-            scores = yield from _scores(
-                bundle, learnt.word, ABLATED, variant.placeholder, count, seed, done, total
-            )
-            several.append(scores)
-        columns = list(zip(*several, strict=True))
-        found[name] = _plain([Rate.pooled(column) for column in columns])
+        plan = replace(settings, relation=ABLATED, count=FEW, **changed)  # type: ignore[arg-type]
+        found[name], _ = yield from _learnings(bench, plan, name)
     return found
 
 
-def _scores(
-    bundle: DiffusionBundle,
-    word: Word,
-    relation: str,
-    text: str,
-    count: int,
-    seed: int,
-    done: int,
-    total: int,
-) -> Generator[Progress, None, list[Rate]]:
-    """Rates of relation, entities and the whole for one way of saying it."""
-    examined = pairs(relation, count, np.random.default_rng([seed, 3]), held_out=True)
-    knowing = with_words(bundle, [word])
-    steps = examine(knowing, relation, text, examined, seed, SAMPLER_STEPS, BATCH)
-    note = f"{relation}, said as {text}"
-    hits = yield from relay(
-        steps, lambda now: Progress(done, total, f"{note}: {now} of {len(examined)}")
-    )
-    return [Rate.of_hits(column) for column in hits]
+def _leak(bundle: DiffusionBundle, learnt: Learnt) -> dict[str, float]:
+    """Largest and mean cosine of the row to the words of the exemplars' objects."""
+    shortest = " ".join(exemplar.descriptions[0] for exemplar in learnt.exemplars)
+    objects = dict.fromkeys(shortest.replace("{}", " ").split())
+    rows = [one_token(bundle, word) for word in objects]
+    table = token_table(bundle).detach().float().cpu()[rows]
+    cosines = torch.nn.functional.cosine_similarity(learnt.word.row[None].float(), table)
+    return {"largest": float(cosines.max()), "mean": float(cosines.mean())}
+
+
+def _plain(hits: Hits) -> dict[str, Plain]:
+    names = ("relation", "both objects", "all right")
+    return {name: asdict(Rate.of_hits(row)) for name, row in zip(names, hits, strict=True)}
+
+
+def _mean_rate(by_relation: Mapping[str, Plain], way: str) -> float:
+    rates = [found[way]["all right"]["rate"] for found in by_relation.values()]  # type: ignore[index, call-overload]
+    return float(np.mean(rates))
 
 
 def undone(bundle: DiffusionBundle, word: Word) -> dict[str, float]:
@@ -140,8 +186,3 @@ def undone(bundle: DiffusionBundle, word: Word) -> dict[str, float]:
     return equal_bits_after_undo(
         {name: grown[:-1]}, lambda now: {name: grown.to(now[name].dtype)}, "reversion"
     )
-
-
-def _plain(rates: Sequence[Rate]) -> dict[str, Plain]:
-    names = ("relation", "both objects", "all right")
-    return {name: asdict(rate) for name, rate in zip(names, rates, strict=True)}

@@ -76,15 +76,14 @@ CARD = MethodCard(
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(
-            "After equally many iterations, strong latent anchoring leaves the pictures of other "
-            "prompts at most half as changed; trained for seconds, it holds the concept in place "
-            "too."
+            "Three membranes at once, carried without training to a model they never saw, take what "
+            "they erase out of at least eight in ten of the pictures that ask for it."
         ),
-        measure="same-seed change of kept pictures with anchoring, of 255",
-        versus="the same without anchoring",
+        measure="pictures on the other model that still show what is erased",
+        versus="the same model without membranes",
         direction="lower",
-        margin=2.0,
-        by="factor",
+        margin=0.8,
+        by="difference",
     ),
     models=("world", "world-sister"),
     budget=Budget(cpu_seconds=30.0, gpu_seconds=8.0),

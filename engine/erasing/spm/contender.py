@@ -3,7 +3,7 @@
 An attacker's embedding is what the gate's cosine reads; the text is what its word part reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,27 +24,30 @@ def spm(
 ) -> Steps[Erased]:
     """One membrane, trained with the defaults of the panel; the anchor is the empty text."""
     if (held := shipped(bundle, subject.concept, SpmSettings().plan)) is not None:
-        erased = erased_by(bundle, held.membrane, way, name)
+        erased = erased_by(bundle, [held.membrane], way, name)
         return replace(erased, notes=(f"{name} is the shipped membrane, trained beforehand.",))
     steps = train(bundle, subject.concept, SpmSettings().plan, seed)
     trained = yield from relay(
         steps, lambda event: replace(event[0], note=f"{name}: {event[0].note}", preview=None)
     )
-    return erased_by(bundle, trained.membrane, way, name)
+    return erased_by(bundle, [trained.membrane], way, name)
 
 
-def erased_by(bundle: DiffusionBundle, membrane: Membrane, way: str, name: str = "SPM") -> Erased:
-    """The erasure by one membrane, opened in one way; a strength multiplies gamma."""
-    cost = Cost(parameters=membrane.parameters, undo="take it off, bit for bit")
+def erased_by(
+    bundle: DiffusionBundle, membranes: Sequence[Membrane], way: str, name: str = "SPM"
+) -> Erased:
+    """The erasure by these membranes at once, opened in one way; a strength multiplies gamma."""
+    parameters = sum(membrane.parameters for membrane in membranes)
+    cost = Cost(parameters=parameters, undo="take it off, bit for bit")
 
     def at(strength: float) -> Eraser:
         def gated(asked: Asked) -> DiffusionBundle:
-            gamma = strength * opened_by(bundle, [membrane], asked, way)
-            return with_membranes(bundle, [membrane], gamma.detach())
+            gamma = strength * opened_by(bundle, membranes, asked, way)
+            return with_membranes(bundle, membranes, gamma.detach())
 
         def state() -> Mapping[str, Tensor]:
             old = dict(bundle.model.state_dict())
-            return old | baked(old, [membrane], [strength])
+            return old | baked(old, membranes, [strength] * len(membranes))
 
         return Eraser(name, bundle, cost, gated=gated, state=state)
 
