@@ -26,7 +26,8 @@ fall into the noisier half.
 **What to look at.** The nearest words: they should turn from nothing in particular to words such as
 "on" and "in". The same noise through the learning. And the bars: the word against its initialiser
 "and" and against the relation told in plain words. All are examined on pairs that no exemplar has.
-*Right of* and *under* are in no caption of the model's training, so no words can tell it those.
+*Right of* and *under* are in no caption of the model's training; no word was found for them either,
+and they are not offered.
 
 **Where it breaks.** A small model that hardly draws two things when told so in words will not do it
 for a learnt word either: read the bars from the last one. Without steering and with few exemplars
@@ -54,8 +55,10 @@ from engine.core.catalog import (
 )
 from engine.core.recipe import Plain
 
-# Relations that the renderer can draw, and whether captions of the model's training tell them.
-RELATIONS = {"left of": True, "on top of": True, "inside": True, "right of": False, "under": False}
+# Relations that the renderer can draw. The last two are in no caption of the model's training, and
+# no word was found for them.
+OFFERED = ("left of", "on top of", "inside")
+RELATIONS = (*OFFERED, "right of", "under")
 
 _QUICK: dict[str, Plain] = {"relation": "on top of", "count": 3, "steps": 4, "batch": 2}
 

@@ -25,8 +25,9 @@ from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay, relay_as
 from engine.core.recipe import ModelRef, Plain
 from engine.erasing._measuring import equal_bits_after_undo
+from engine.erasing.reversion import OFFERED, RELATIONS
 from engine.erasing.reversion.algorithm import CHANCE, examine
-from engine.erasing.reversion.exemplars import OFFERED, RELATIONS, pairs
+from engine.erasing.reversion.exemplars import pairs
 from engine.erasing.reversion.learning import Learnt, remembered
 from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSettings
 from engine.erasing.reversion.words import (

@@ -25,7 +25,6 @@ class Relation:
     swapped: bool = False
 
 
-# The last two are in no caption of the embedded model's training, and no word was found for them.
 RELATIONS = {
     "left of": Relation("left of"),
     "on top of": Relation("on top of"),
@@ -33,7 +32,6 @@ RELATIONS = {
     "right of": Relation("left of", swapped=True),
     "under": Relation("on top of", swapped=True),
 }
-OFFERED = ("left of", "on top of", "inside")
 
 
 @dataclass(frozen=True)

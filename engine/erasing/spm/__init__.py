@@ -37,7 +37,8 @@ embedding off first; it is our variant.
 **Where it breaks.** Independent tests find SPM the kindest to other pictures and among the weakest
 under attack. A synonym that shares no word with the concept and has a low cosine meets a closed
 membrane. λ far above the erase loss teaches nothing within the iterations: the paper's 1000 goes
-with 3,000 of them. λ = 0 erases soon and drags others along. The claim below measures both ends.
+with 3,000 of them. λ = 0 erases soon and drags others along. The figures of the claim below measure
+both, at as many iterations as it takes to erase.
 
 *Paper and code.* The published code multiplies down and up by γ and then sums files into one
 adapter: one membrane acts with γ², several across one another. Here they are summed as the paper
@@ -76,8 +77,8 @@ CARD = MethodCard(
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(
-            "Three membranes at once, carried without training to a model they never saw, take what "
-            "they erase out of at least eight in ten of the pictures that ask for it."
+            "Three membranes at once, carried without training to a model they never saw, erase "
+            "what they were made for from at least eight in ten of the pictures that ask for it."
         ),
         measure="pictures on the other model that still show what is erased",
         versus="the same model without membranes",

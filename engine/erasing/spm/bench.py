@@ -171,11 +171,14 @@ def _asks(subjects: Sequence[Subject], each: int) -> Iterator[tuple[Subject, lis
     """The target prompts of every concept, and its kept prompts that name none of the others."""
     for subject in subjects:
         mine = [ask for ask in subject.asks(each) if ask.group in ("target", "near", "far")]
-        yield subject, [
-            ask
-            for ask in mine
-            if ask.group == "target" or not any(other.says(ask.prompt) for other in subjects)
-        ]
+        yield (
+            subject,
+            [
+                ask
+                for ask in mine
+                if ask.group == "target" or not any(other.says(ask.prompt) for other in subjects)
+            ],
+        )
 
 
 def _drawn(
