@@ -33,7 +33,6 @@ from engine.erasing.reversion.settings import SHIPPED_SETTINGS, ReversionSetting
 from engine.erasing.reversion.words import (
     Word,
     grown_table,
-    one_token,
     shipped_word,
     table_name,
     with_words,
@@ -164,8 +163,8 @@ def _parts(
 def _leak(bundle: DiffusionBundle, learnt: Learnt) -> dict[str, float]:
     """Largest and mean cosine of the row to the words of the exemplars' objects."""
     shortest = " ".join(exemplar.descriptions[0] for exemplar in learnt.exemplars)
-    objects = dict.fromkeys(shortest.replace("{}", " ").split())
-    rows = [one_token(bundle, word) for word in objects]
+    objects = shortest.replace("{}", " ")
+    rows = bundle.tokenizers[0](objects, add_special_tokens=False).input_ids
     table = token_table(bundle).detach().float().cpu()[rows]
     cosines = torch.nn.functional.cosine_similarity(learnt.word.row[None].float(), table)
     return {"largest": float(cosines.max()), "mean": float(cosines.mean())}
