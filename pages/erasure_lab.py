@@ -66,6 +66,7 @@ def build(frame: Frame) -> None:
         draw,
         [sheet, table, plane, files],
         number=best,
+        film=lambda result: [row.pictures[0] for row in result.rows],
         also=[concept.submit],
     )
     frame.breaks(

@@ -109,6 +109,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         number=nearer,
+        film=lambda result: [row.pictures[0] for row in result.rows],
         params=within,
         also=[prompt.submit],
         turned=[p],
