@@ -1,4 +1,4 @@
-"""Records what every panel opens with: `python -m scripts.record [SLUG ...] [--stale]`.
+"""Records what every panel opens with: `python -m scripts.record [SLUG[.ACTION] ...] [--stale]`.
 
 Runs the defaults of each stage and keeps what its panel draws of the result, so that nobody sees an
 empty frame. Without a name it records all panels, with `--stale` only what hangs on something that
@@ -41,13 +41,16 @@ from pages._stage import Stage
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.record", description=__doc__)
-    parser.add_argument("slugs", nargs="*", help="methods; all of them by default")
+    parser.add_argument("names", nargs="*", help="rece, or rece.comeback; all of them by default")
     parser.add_argument("--stale", action="store_true", help="only what is older than its code")
     options = parser.parse_args(arguments)
-    wanted = {slug.replace("-", "_") for slug in options.slugs}
-    known = announced()
-    chosen = Catalog({slug: known[slug] for slug in known if not wanted or slug in wanted})
+    wanted = [name.replace("-", "_").partition(".")[::2] for name in options.names]
+    known, slugs = announced(), {slug for slug, _ in wanted}
+    chosen = Catalog({slug: known[slug] for slug in known if not slugs or slug in slugs})
     for stage in stages(frames(chosen)):
+        slug = stage.frame.entry.slug
+        if wanted and not {(slug, ""), (slug, stage.name)} & set(wanted):
+            continue
         if not options.stale or is_stale(stage):
             path = record(stage)
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
