@@ -29,7 +29,7 @@ from engine.core.catalog import ROOT, Catalog, Family, announced
 from engine.core.job import Done, finish
 from engine.core.recipe import Plain, Recipe
 from engine.runners import local
-from engine.zoo.graph import revision
+from engine.zoo import graph
 from pages import _family
 from pages import _parts as parts
 from pages import _recordings as recordings
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.stale or is_stale(stage):
             path = record(stage)
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+            if (made := f"recordings/{slug}") in graph.products():
+                graph.record(made, ROOT / "build" / "zoo")
 
 
 def frames(catalog: Catalog, panels: str = "pages") -> Mapping[str, Frame]:
@@ -215,7 +217,7 @@ def hangs_on(stage: Stage) -> str:
     asked = {"params": recipe.params, "seed": recipe.seed}
     modules = [f"{entry.module}.algorithm", f"pages.{entry.slug}"]
     code = {str(path.relative_to(ROOT)): _tree(path) for path in sorted(closure(modules))}
-    models = {key: revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
+    models = {key: graph.revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
     told = json.dumps([asked, code, models], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
