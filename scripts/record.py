@@ -121,7 +121,7 @@ class Ran(NamedTuple):
 def run(stage: Stage, recipe: Recipe) -> Ran:
     """Runs a recipe to its end."""
     job = recipe.job(stage.frame.entry.target(recipe.action))
-    result = finish(local(job))
+    result = finish(job.start())
     shown = stage.shows(Done(result), recipe)
     drawn = [drawn_in(place, one) for place, one in zip(stage.places, shown, strict=True)]
     return Ran(result, drawn, stage.count(result, recipe))
