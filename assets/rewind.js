@@ -7,6 +7,10 @@
       const frame = Math.round(position * last);
       film.style.setProperty("--at", last > 0 ? frame / last : 0);
     });
+    group.querySelectorAll("[data-states]").forEach(({ children }) => {
+      const now = Math.round(position * (children.length - 1));
+      [...children].forEach((state, place) => state.toggleAttribute("data-off", place !== now));
+    });
     // At the end of the film the exact picture below it shows again.
     group.toggleAttribute("data-scrubbing", position < 1 || "living" in group.dataset);
   };

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import gradio as gr
+import numpy as np
 from gradio.components.base import Component
 
 from engine.core.catalog import Entry
@@ -33,6 +34,8 @@ from pages._status import failure, finished, note, origin, progress, recipe_view
 Draw: TypeAlias = Callable[[Any, Recipe, bool], Sequence[object]]
 # Result or preview, and its recipe: the one number of it, None as long as there is none.
 Count: TypeAlias = Callable[[Any, Recipe], Number | None]
+# A result as a few states for Home, pictures `h w 3` or sentences, from the first to the last.
+Film: TypeAlias = Callable[[Any], Sequence[np.ndarray | str]]
 Convert: TypeAlias = Callable[[Settings], Settings]
 
 # Everything that computes waits in one lane, so that two cores serve one job at a time.
@@ -103,6 +106,7 @@ class Action:
         outputs: Sequence[Component],
         *,
         number: Count | None = None,
+        film: Film | None = None,
         params: Convert | None = None,
         back: Convert | None = None,
         also: Sequence[Callable] = (),
@@ -111,6 +115,8 @@ class Action:
         """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
 
         `number` reads the one number of the claim off a result, or off what is shown on the way.
+        `film` makes of a result what moves on Home; by default the first film or the first
+        pictures of what is drawn.
 
         A visitor who changes the value of a control in `turned` starts a run, too; one who only
         passes it does not, though Gradio calls that a `release` or an `input`. A run follows for
@@ -132,6 +138,7 @@ class Action:
         for control in turned:
             control.elem_classes = [*control.elem_classes, "turned", f"turned-{place}"]
         self.draw: Draw = draw
+        self.film: Film | None = film
         self.count: Count = number or (lambda result, recipe: None)
         self.params: Convert = params or dict
         self.places = [*outputs, *([self.number] if self.number else [])]

@@ -9,6 +9,7 @@ import numpy as np
 from gradio.components.plot import PlotData
 
 from pages import _plots as plots
+from pages._look import FORWARD
 
 VIEW = 3.0
 # The style sheet paints this colour as ink, dark on light and light on dark.
@@ -92,6 +93,19 @@ def scatter(
         "marker": {"color": colour, "size": size},
         "hoverinfo": "skip",
     }
+
+
+def dotted(values: np.ndarray, points: np.ndarray, reach: float = VIEW) -> np.ndarray:
+    """A picture `n n 3` of a density with points, `n 2`, on it: a plane small enough for Home."""
+    level = np.sqrt(np.clip(values, 0, None) / max(float(values.max()), 1e-30))[::-1, :, None]
+    paper, shade = np.array([250, 249, 245.0]), np.array([168, 162, 152.0])
+    picture = paper + level * (shade - paper)
+    side = len(values)
+    inked = np.array([int(FORWARD[k : k + 2], 16) for k in (1, 3, 5)])
+    places = np.round((points + reach) / (2 * reach) * (side - 1)).astype(int)
+    for x, y in places[np.all((places > 1) & (places < side - 2), axis=1)]:
+        picture[side - 1 - y - 1 : side - 1 - y + 2, x - 1 : x + 2] = inked
+    return picture.round().astype(np.uint8)
 
 
 def arrows(

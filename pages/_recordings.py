@@ -65,7 +65,8 @@ class Recording:
     """What is known of a recording before it is fetched.
 
     `hangs_on` tells the code and the models that made it, `places` the outputs that it fills, and
-    `digest` what it holds.
+    `digest` what it holds. For Home there is a film of so many square frames beside it (see
+    `film_path`), or a few sentences that it `says` one after another.
     """
 
     recipe: Recipe
@@ -74,6 +75,8 @@ class Recording:
     number: Number | None
     places: Sequence[int]
     digest: str
+    film: int = 0
+    says: Sequence[str] = ()
 
     def line(self) -> str:
         """The first line of the file."""
@@ -84,6 +87,8 @@ class Recording:
             "number": asdict(self.number) if self.number else None,
             "places": list(self.places),
             "digest": self.digest,
+            "film": self.film,
+            "says": list(self.says),
         }
         return json.dumps(head, ensure_ascii=False)
 
@@ -98,6 +103,8 @@ class Recording:
             Number(**head["number"]) if head["number"] else None,
             head["places"],
             head["digest"],
+            head["film"],
+            head["says"],
         )
 
 
@@ -120,13 +127,15 @@ def write(
     hangs_on: str,
     *,
     made: date,
+    film: int = 0,
+    says: Sequence[str] = (),
     folder: Path = FOLDER,
 ) -> Path:
     """Writes the recording of an action and gives its file."""
     held = body(drawn)
     places = [place for place, one in enumerate(drawn) if one is not None]
     digest = hashlib.sha256(held.encode()).hexdigest()[:8]
-    head = Recording(recipe, made, hangs_on, number, places, digest)
+    head = Recording(recipe, made, hangs_on, number, places, digest, film, says)
     path = path_of(recipe.method, recipe.action, folder)
     disk.write(path, [f"{head.line()}\n{held}\n".encode()])
     return path
@@ -145,6 +154,11 @@ def drawn_in(path: Path) -> list[Drawn]:
 def path_of(slug: str, action: str, folder: Path = FOLDER) -> Path:
     """Where the recording of an action lies, or would lie."""
     return folder / f"{slug}.{action}.json"
+
+
+def film_path(slug: str, folder: Path = FOLDER) -> Path:
+    """Where the film of a method for Home lies: square frames in a row, in one picture."""
+    return folder / f"{slug}.webp"
 
 
 def find(slug: str, action: str, folder: Path = FOLDER) -> Recording | None:

@@ -17,7 +17,7 @@ from pages import _plots as plots
 from pages._fields import Controls
 from pages._frame import Frame
 from pages._look import BACKWARD, SERIES
-from pages._planes import INK, figure, heat, plane, scatter
+from pages._planes import INK, dotted, figure, heat, plane, scatter
 from pages._plots import Line
 from pages._recordings import Number
 
@@ -105,6 +105,7 @@ def build_plane(frame: Frame) -> None:
         draw_plane,
         [noise, chain, numbers, levels, bars],
         number=nearer,
+        film=two_clouds,
         turned=[shared["nfe"], shared["integrator"], eta],
     )
 
@@ -135,6 +136,12 @@ def nearer(result: "Chained", recipe: Recipe) -> Number | None:
         return None
     what = "distance to the data at equal cost: from noise → from the chain"
     return Number(what, f"{errors['chain']:.2g}", f"{errors['noise']:.2g}")
+
+
+def two_clouds(result: "Chained") -> list[np.ndarray]:
+    """Where samples end that began in pure noise, and those that the chain handed over."""
+    first = {side.name: side for side in reversed(result.sides)}
+    return [dotted(result.scene, first[name].ends) for name in ("noise", "chain")]
 
 
 def cloud_plot(result: "Chained", side: "Side | None", *, traced: bool) -> PlotData:

@@ -19,6 +19,7 @@ from pages import _plots as plots
 from pages._fields import Controls
 from pages._frame import Frame
 from pages._markup import escape
+from pages._parts import Shot
 from pages._plots import Line
 from pages._recordings import Number
 
@@ -31,7 +32,6 @@ CONCEPT = "neon style"
 SUGGESTIONS = ("neon style", "sketch style", "penguin", "car")
 CHOSEN = ("negative prompt", "word filter", "UCE", "SPM")
 ATTACKS = ("paraphrase", "closed form", "inversion")
-COLUMNS = ("names it", "names it", "paraphrase", "near", "far")
 NONE_YET = '<p class="note">The table grows row by row once the sheet is drawn.</p>'
 
 
@@ -66,6 +66,7 @@ def build(frame: Frame) -> None:
         draw,
         [sheet, table, plane, files],
         number=best,
+        film=lambda result: [row.pictures[0] for row in result.rows],
         also=[concept.submit],
     )
     frame.breaks(
@@ -122,8 +123,7 @@ def _settings(frame: Frame) -> Controls:
 
 
 def first_look() -> str:
-    rows: dict[str, tuple[None, tuple[()]]] = dict.fromkeys((ORIGINAL, *CHOSEN[:2]), (None, ()))
-    return parts.sheet(COLUMNS, rows)
+    return parts.shots([Shot(name, None, "") for name in (ORIGINAL, *CHOSEN)])
 
 
 # ---------------------------------------------------------------------- drawing
@@ -133,7 +133,7 @@ def draw(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...
     """The sheet and the table as they grow; at the end the files."""
     asked: Any = recipe.params["methods"]
     is_whole = {row.name for row in result.rows} >= set(asked)
-    shown = sheet(result, is_whole), scores_table(result), plane(result)
+    shown = sheet(result, asked, is_whole), scores_table(result), plane(result)
     if not ended:
         return shown
     return *shown, gr.File(value=written(result, recipe), visible=True)
@@ -153,7 +153,7 @@ def best(result: "Comparison", recipe: Recipe) -> Number | None:
     return Number(what, f"{high:.2f}", f"{low:.2f}")
 
 
-def sheet(result: "Comparison", is_whole: bool) -> str:
+def sheet(result: "Comparison", asked: Sequence[str], is_whole: bool) -> str:
     """One column a prompt with its group, one row a model."""
     titles = {"target": "names it", "paraphrase": "paraphrase"}
     columns = [
@@ -165,7 +165,20 @@ def sheet(result: "Comparison", is_whole: bool) -> str:
         f'<p class="note">Instead: “{escape(result.anchor)}”. Told to keep, and so not counted as '
         f"kept: {escape(', '.join(result.kept_words))}.</p>"
     )
-    return parts.sheet(columns, rows or {ORIGINAL: (None, ())}, is_whole=is_whole) + told
+    return _first(result, asked) + parts.sheet(columns, rows, is_whole=is_whole) + told
+
+
+def _first(result: "Comparison", asked: Sequence[str]) -> str:
+    """The first prompt by every model, side by side; those to come have their places."""
+    rows = {row.name: row for row in result.rows}
+    cards = []
+    for place, name in enumerate((ORIGINAL, *asked)):
+        row = rows.get(name)
+        picture = row.pictures[0] if row else None
+        said = (row.verdicts[0],) if row and row.verdicts else ()
+        mark = (place - 1) % 4 if place else None
+        cards.append(Shot(name, picture, f"{result.prompts[0]}, {name}", said, mark=mark))
+    return parts.shots(cards)
 
 
 HEADS = (

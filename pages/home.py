@@ -1,4 +1,4 @@
-"""Home: what this is, a picture that runs both ways, and the families with what they claim."""
+"""Home: what this is, a picture that runs both ways, and every method as its panel opens."""
 
 from pathlib import Path
 
@@ -8,9 +8,11 @@ from PIL import Image
 from engine.core.catalog import Catalog, Entry, Family
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
+from pages import _recordings as recordings
 from pages._look import ASSETS
 from pages._markup import escape
 from pages._parts import scrubber
+from pages._recordings import Recording
 
 LIVING = ASSETS / "living"
 RECORDED = (
@@ -50,30 +52,50 @@ def hero(first: Entry | None, families: list[Family]) -> str:
 
 
 def family_section(family: Family, entries: tuple[Entry, ...], picture: str = "") -> str:
-    """One family with a picture of what it does, its methods and their claims."""
-    methods = "".join(method(entry) for entry in entries)
+    """One family with what it does, and its methods under one scrubber."""
+    cards = "".join(method(entry) for entry in entries)
     return (
         f'<section class="family"><div><h2><a href="{route_of(family)}">{escape(family.title)}</a>'
-        f"</h2><p>{escape(family.sentence)}</p>{picture}</div><div>{methods}</div></section>"
+        f"</h2><p>{escape(family.sentence)}</p>{picture}</div>"
+        f'<div class="films living" data-films data-living><div class="cards">{cards}</div>'
+        f"{scrubber(49, family.ends)}</div></section>"
     )
 
 
 def method(entry: Entry) -> str:
-    """Title, what runs backwards, the claim, and what was measured of it."""
-    card = entry.card
+    """What a panel opens with, moving; its title, one sentence, one number. All of it is a link."""
+    card, kept = entry.card, recordings.find(entry.slug, entry.card.actions[0].name)
+    number = escape(kept.number) if kept and kept.number else measured(entry)
+    return (
+        f'<div class="method">{moving(entry, kept)}<div><h3><a href="{address(entry)}">'
+        f"{escape(card.title)}</a></h3><p>{escape(card.undoes)}</p>"
+        f'<p class="measured">{number}</p></div></div>'
+    )
+
+
+def moving(entry: Entry, kept: Recording | None) -> str:
+    """The states of a recorded run, as the scrubber of its group goes through them."""
+    if kept is not None and kept.says:
+        states = "".join(f"<p>{escape(said)}</p>" for said in kept.says)
+        return f'<div class="frame says" data-states>{states}</div>'
+    if kept is None or not kept.film:
+        return '<div class="frame"></div>'
+    address = f"gradio_api/file=assets/recordings/{entry.slug}.webp?{kept.digest}"
+    return (
+        f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
+        f'style="--frames:{kept.film};background-image:url({address})"></div></div>'
+    )
+
+
+def measured(entry: Entry) -> str:
+    """What was measured of the claim, in a line."""
     try:
         found = entry.measured()
-        verdict = "✓ held" if card.claim.holds(found.measured, found.versus) else "✗ did not hold"
-        figures = (
-            f"{verdict} when measured: {escape(card.claim.measure)} {found.measured:.3g}, "
-            f"{escape(card.claim.versus)} {found.versus:.3g}"
-        )
     except AssetMissing:
-        figures = "not measured yet"
+        return "not measured yet"
+    claim = entry.card.claim
     return (
-        f'<div class="method"><h3><a href="{address(entry)}">{escape(card.title)}</a></h3>'
-        f'<p><span class="mark backward" aria-hidden="true">◀</span> {escape(card.undoes)}</p>'
-        f"<p>{escape(card.claim.sentence)}</p><p class='measured'>{figures}</p></div>"
+        f"{escape(claim.measure)} {found.measured:.3g}, {escape(claim.versus)} {found.versus:.3g}"
     )
 
 

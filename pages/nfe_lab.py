@@ -89,6 +89,7 @@ def build(frame: Frame) -> None:
         draw,
         [pictures, errors, plane],
         number=number,
+        film=film,
         params=run_params,
         back=run_values,
         also=[prompt.submit],
@@ -179,6 +180,12 @@ def number(lab: "Lab", recipe: Recipe) -> Number | None:
         return None
     what = f"error at {first.nfe} evaluations, {first.title} → {best.title}"
     return Number(what, f"{best.error:.2f}", f"{first.error:.2f}")
+
+
+def film(lab: "Lab") -> list[np.ndarray]:
+    """The guesses of the last solver, and its picture."""
+    last = lab.films[-1]
+    return [*last.frames, *([last.picture] if last.picture is not None else [])]
 
 
 def words_note(recipe: Recipe) -> str:

@@ -27,7 +27,7 @@ from pages import _plots as plots
 from pages._frame import Frame
 from pages._look import ASSETS, SERIES
 from pages._markup import Html, escape
-from pages._planes import INK, VIEW, arrows, capped, figure, heat, plane, scatter
+from pages._planes import INK, VIEW, arrows, capped, dotted, figure, heat, plane, scatter
 from pages._plots import time_scrubber
 from pages._recordings import Number
 
@@ -149,6 +149,7 @@ def build_orders(frame: Frame, world: gr.Textbox) -> None:
         draw_orders,
         [curves, errors, table],
         number=orders_apart,
+        film=lambda result: [dotted(one, np.zeros((0, 2))) for one in result.scenes[::-1]],
         turned=[nfe, spacing],
     )
 

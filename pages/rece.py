@@ -132,8 +132,8 @@ def _settings(frame: Frame) -> tuple[Controls, Controls, gr.Radio]:
         label="Keep these words",
         info="Held in place by the edit; empty the list to see what they are good for",
     )
-    preset = gr.Radio(list(PRESETS), value="UCE", label="Preset")
-    epochs = gr.Slider(0, 5, value=0, step=1, label="RECE epochs", info="0 is UCE alone")
+    preset = gr.Radio(list(PRESETS), value="RECE, one epoch", label="Preset")
+    epochs = gr.Slider(0, 5, value=1, step=1, label="RECE epochs", info="0 is UCE alone")
     prompts = gr.Textbox(
         PROMPTS,
         label="Prompts to watch",

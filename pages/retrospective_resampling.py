@@ -70,6 +70,7 @@ def build(frame: Frame) -> None:
         draw,
         [pictures, story, doubts, heights],
         number=unsaid,
+        film=lambda result: (f"Said: {result.before.text}", f"Taken back: {result.text}"),
         params=run_params,
         back=run_values,
         also=[question.submit],

@@ -71,6 +71,8 @@ FORMS = {
     "One merged adapter, PEFT folder": "merged",
     "A report of what was lost": "report",
 }
+THREE = ("Its own adapter", "Merged", "Pulled out again")
+KINDS = ("own", "merged", "rebuilt")
 FULL = 1.0  # storage of the adapters themselves
 
 
@@ -109,6 +111,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         number=nearer,
+        film=lambda result: [row.pictures[0] for row in result.rows],
         params=within,
         also=[prompt.submit],
         turned=[p],
@@ -370,8 +373,18 @@ def uploaded(files: Sequence[str], chosen: Sequence[str]) -> tuple[gr.Dropdown, 
 
 
 def first_look() -> str:
-    rows = {"its own adapter": (None, ()), "merged": (None, ()), "pulled out again": (None, ())}
-    return parts.sheet([name.replace("-", " ") for name in FIRST], rows)
+    return parts.before_and_after((None, None, None), (), FIRST[0], THREE)
+
+
+def _first(result: "Unmerged") -> str:
+    """The first adapter's picture: its own, of the merge, and pulled out again."""
+    found = [next((row for row in result.rows if row.kind == kind), None) for kind in KINDS]
+    return parts.before_and_after(
+        [row.pictures[0] if row and row.pictures is not None else None for row in found],
+        [row.lines[0] if row and row.lines else "" for row in found],
+        result.names[0],
+        THREE,
+    )
 
 
 def storage_bar(storage: float, said: str = "") -> str:
@@ -401,7 +414,7 @@ def draw_run(result: "Unmerged", recipe: Recipe, ended: bool) -> tuple[object, .
     rows = {row.title: (row.pictures, row.lines) for row in result.rows}
     back = next((row.title for row in result.rows if row.kind == "rebuilt"), "")
     names = [name.replace("-", " ") for name in result.names]
-    sheet = storage_bar(result.storage) + parts.sheet(names, rows, backward=back)
+    sheet = _first(result) + storage_bar(result.storage) + parts.sheet(names, rows, backward=back)
     if not ended:
         return (sheet,)
     return sheet, _came_back(result)

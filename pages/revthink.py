@@ -88,6 +88,10 @@ def build(frame: Frame) -> None:
         draw_run,
         [shown, numbers, told, curve, mirror, table],
         number=rightly,
+        film=lambda result: (
+            f"{result.question} {result.gold}",
+            f"{result.backward_question} {result.backward_gold}",
+        ),
     )
     build_teacher(frame)
     build_training(frame)

@@ -27,7 +27,7 @@ from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._look import ASSETS, BACKWARD, SERIES
 from pages._parts import Shot
-from pages._planes import INK, heat, plane, scatter
+from pages._planes import INK, dotted, heat, plane, scatter
 from pages._plots import Line
 from pages._recordings import Number
 
@@ -113,6 +113,7 @@ def build_plane(frame: Frame) -> None:
         draw_plane,
         [flow, noisy, numbers],
         number=gap,
+        film=there_and_back,
         turned=[process],
     )
 
@@ -143,6 +144,12 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     if result.gap is None:
         return None
     return Number("farthest that a point came back from itself", f"{result.gap:.0e}")
+
+
+def there_and_back(result: "Returned") -> list[np.ndarray]:
+    """The points on their way to the latents and back."""
+    ways = [way for way in (result.there, result.back) if way is not None]
+    return [dotted(result.scene, points) for points in (p for way in ways for p in way[::4])]
 
 
 def plane_numbers(result: "Returned") -> str:

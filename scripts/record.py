@@ -1,4 +1,4 @@
-"""Records what every panel opens with: `python -m scripts.record [SLUG ...] [--stale]`.
+"""Records what every panel opens with: `python -m scripts.record [SLUG[.ACTION] ...] [--stale]`.
 
 Runs the defaults of each stage and keeps what its panel draws of the result, so that nobody sees an
 empty frame. Without a name it records all panels, with `--stale` only what hangs on something that
@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
+import numpy as np
 from gradio.components.base import Component
 from gradio.components.plot import PlotData
 from PIL import Image
@@ -27,8 +29,9 @@ from engine.core.catalog import ROOT, Catalog, Family, announced
 from engine.core.job import Done, finish
 from engine.core.recipe import Plain, Recipe
 from engine.runners import local
-from engine.zoo.graph import revision
+from engine.zoo import graph
 from pages import _family
+from pages import _parts as parts
 from pages import _recordings as recordings
 from pages._frame import Frame
 from pages._recordings import Drawn, Number
@@ -38,17 +41,21 @@ from pages._stage import Stage
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.record", description=__doc__)
-    parser.add_argument("slugs", nargs="*", help="methods; all of them by default")
+    parser.add_argument("names", nargs="*", help="rece, or rece.comeback; all of them by default")
     parser.add_argument("--stale", action="store_true", help="only what is older than its code")
     options = parser.parse_args(arguments)
-    wanted = {slug.replace("-", "_") for slug in options.slugs}
-    for stage in stages(frames(announced())):
-        if wanted and stage.frame.entry.slug not in wanted:
+    wanted = [name.replace("-", "_").partition(".")[::2] for name in options.names]
+    known, slugs = announced(), {slug for slug, _ in wanted}
+    chosen = Catalog({slug: known[slug] for slug in known if not slugs or slug in slugs})
+    for stage in stages(frames(chosen)):
+        slug = stage.frame.entry.slug
+        if wanted and not {(slug, ""), (slug, stage.name)} & set(wanted):
             continue
-        if options.stale and not is_stale(stage):
-            continue
-        path = record(stage)
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+        if not options.stale or is_stale(stage):
+            path = record(stage)
+            print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+            if (made := f"recordings/{slug}") in graph.products():
+                graph.record(made, ROOT / "build" / "zoo")
 
 
 def frames(catalog: Catalog, panels: str = "pages") -> Mapping[str, Frame]:
@@ -86,22 +93,38 @@ def default_recipe(stage: Stage) -> Recipe:
 def record(stage: Stage, folder: Path = recordings.FOLDER) -> Path:
     """Runs the defaults of a stage and writes its recording."""
     recipe = default_recipe(stage)
-    drawn, number = run(stage, recipe)
-    small = [one if one is None or not isinstance(one, str) else compressed(one) for one in drawn]
+    ran = run(stage, recipe)
+    states = film(stage, ran)
+    frames = [one for one in states if isinstance(one, np.ndarray)]
+    if frames:
+        save_film(frames, recordings.film_path(recipe.method, folder))
     return recordings.write(
-        recipe, small, number, hangs_on(stage), made=date.today(), folder=folder
+        recipe,
+        [compressed(one) if isinstance(one, str) else one for one in ran.drawn],
+        ran.number,
+        hangs_on(stage),
+        made=date.today(),
+        film=min(len(frames), MOST_FRAMES),
+        says=[one for one in states if isinstance(one, str)],
+        folder=folder,
     )
 
 
-def run(stage: Stage, recipe: Recipe) -> tuple[list[Drawn], Number | None]:
-    """What a stage draws at the end of a run, and its number."""
+class Ran(NamedTuple):
+    """A run that ended: its result, what its stage draws of it, and its number."""
+
+    result: Any
+    drawn: Sequence[Drawn]
+    number: Number | None
+
+
+def run(stage: Stage, recipe: Recipe) -> Ran:
+    """Runs a recipe to its end."""
     job = recipe.job(stage.frame.entry.target(recipe.action))
-    result = finish(local(job))
-    shown = zip(stage.places, stage.shows(Done(result), recipe), strict=True)
-    drawn = [
-        drawn_of(one) if isinstance(place, gr.HTML | gr.Plot) else None for place, one in shown
-    ]
-    return drawn, stage.count(result, recipe)
+    result = finish(job.start())
+    shown = stage.shows(Done(result), recipe)
+    drawn = [drawn_in(place, one) for place, one in zip(stage.places, shown, strict=True)]
+    return Ran(result, drawn, stage.count(result, recipe))
 
 
 def drawn_in(place: Component, value: object) -> Drawn:
@@ -116,6 +139,46 @@ def drawn_in(place: Component, value: object) -> Drawn:
         figure: dict[str, Plain] = value.model_dump()
         return {"__type__": "update", "value": figure, "visible": True}
     return None
+
+
+# ---------------------------------------------------------------------- what moves on Home
+
+MOST_FRAMES, FRAME_SIDE = 16, 128
+_FILM = re.compile(r"--film:url\((data:image/[a-z]+;base64,[A-Za-z0-9+/=]+)\)")
+_PICTURE = re.compile(r'<img class="pixel" src="data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)"')
+
+
+def film(stage: Stage, ran: Ran) -> Sequence[np.ndarray | str]:
+    """The states of the first stage's result, as its page chooses them, or as they are drawn."""
+    if stage.name != stage.frame.entry.card.actions[0].name:
+        return ()
+    if stage.film is not None:
+        return stage.film(ran.result)
+    markup = "".join(one for one in ran.drawn if isinstance(one, str))
+    if row := _FILM.search(markup):
+        picture = _pixels(row[1].partition(",")[2])
+        return list(np.split(picture, picture.shape[1] // picture.shape[0], axis=1))
+    return [_pixels(found) for found in _PICTURE.findall(markup)[:3]]
+
+
+def _pixels(coded: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))).convert("RGB"))
+
+
+def save_film(frames: Sequence[np.ndarray], path: Path) -> None:
+    """Writes frames as squares in a row, shrunk where they are large."""
+    chosen = parts.pick_frames(np.arange(len(frames)), MOST_FRAMES)
+    squares = [_square(Image.fromarray(np.ascontiguousarray(frames[k]))) for k in chosen]
+    row = Image.new("RGB", (sum(one.width for one in squares), squares[0].height))
+    for place, one in enumerate(squares):
+        row.paste(one, (place * one.width, 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row.save(path, "WEBP", quality=85, method=6)
+
+
+def _square(image: Image.Image) -> Image.Image:
+    side = min(FRAME_SIDE, max(image.size))
+    return image.resize((side, side), Image.Resampling.LANCZOS if side < image.width else 0)
 
 
 # ---------------------------------------------------------------------- small files
@@ -154,7 +217,7 @@ def hangs_on(stage: Stage) -> str:
     asked = {"params": recipe.params, "seed": recipe.seed}
     modules = [f"{entry.module}.algorithm", f"pages.{entry.slug}"]
     code = {str(path.relative_to(ROOT)): _tree(path) for path in sorted(closure(modules))}
-    models = {key: revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
+    models = {key: graph.revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
     told = json.dumps([asked, code, models], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 

@@ -83,7 +83,10 @@ BESIDE = {
 
 
 def products() -> dict[str, Product]:
-    """All products by key, each after what it is made from; the claims of all methods come last."""
+    """All products by key, each after what it is made from.
+
+    What methods have made of the models comes last: their claims, and what their panels open with.
+    """
     every = {product.key: product for product in NETWORKS}
     for entry in discover().values():
         named = [*entry.card.models, *BESIDE.get(entry.slug, ())]
@@ -92,6 +95,10 @@ def products() -> dict[str, Product]:
             key = f"claims/{entry.slug}"
             build = ("-m", "engine", "bench", entry.name)
             every[key] = Product(key, f"claims/{entry.slug}.json", build, needs)
+            recorded = f"recordings/{entry.slug}.{entry.card.actions[0].name}.json"
+            if (ASSETS / recorded).exists():
+                key, build = f"recordings/{entry.slug}", ("-m", "scripts.record", entry.name)
+                every[key] = Product(key, recorded, build, needs)
     return every
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import gradio as gr
@@ -155,8 +156,9 @@ def test_endpoints_are_named_described_and_typed(client: Client):
 def test_a_link_opens_the_tab_of_its_action_in_its_own_panel_alone():
     with Suite() as demo:
         tabs = gr.Tabs()
-    frame = SimpleNamespace(demo=demo, entry=SimpleNamespace(slug="score_sde"))
-    Frame.opens(frame, tabs, ("sample",))
+    places = {"run": "run", "sample": "sample", "bake": "take-it-along"}
+    frame = SimpleNamespace(entry=SimpleNamespace(slug="score_sde"), tab_of=places)
+    demo.opens(tabs, partial(Frame._wanted_tab, frame))
     demo.whole = True
     demo.config = demo.get_config_file()
 
@@ -168,9 +170,11 @@ def test_a_link_opens_the_tab_of_its_action_in_its_own_panel_alone():
 
     for method in ("score-sde", "score_sde"):
         assert opened(method=method, action="sample") == "sample"
+    assert opened(method="score-sde", action="bake") == "take-it-along"
     for query in (
         {},
-        {"method": "score-sde", "action": "run"},
+        {"method": "score-sde"},
+        {"method": "score-sde", "action": "none"},
         {"method": "rece", "action": "sample"},
     ):
         assert opened(**query) is None

@@ -151,9 +151,9 @@ def test_the_default_run_gives_what_is_recorded(frames: Mapping[str, Frame], pat
     slug, action, _ = path.name.split(".")
     found = recordings.find(slug, action)
     assert found is not None
-    drawn, number = record.run(stage_of(frames, slug, action), found.recipe)
-    assert_alike(str(found.number), str(number))
-    for then, now in zip(recordings.drawn_in(path), drawn, strict=True):
+    ran = record.run(stage_of(frames, slug, action), found.recipe)
+    assert_alike(str(found.number), str(ran.number))
+    for then, now in zip(recordings.drawn_in(path), ran.drawn, strict=True):
         assert type(then) is type(now)
         if isinstance(then, str):
             assert_alike(then, str(now))
