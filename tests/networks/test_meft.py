@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Done, Failed, Job
+from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.networks import _meft_models as models
 from engine.networks._backbones import Backbone, Batch, Classifier, Vanilla
 from engine.networks._meft import MeftConfig, MeftEncoder
@@ -17,6 +17,10 @@ from engine.networks.meft.arms import ARMS, classifier, trained_parameters
 from engine.reversible.memory import kept_bytes
 
 TARGET = "engine.networks.meft.algorithm"
+
+
+def told(operations: int) -> Progress:
+    return Progress(0, 1, f"{operations} operations")
 
 
 def tiny(kind: str, layers: int = 4, **changed: object):
@@ -267,7 +271,9 @@ def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path, digits, changed)
 def test_the_published_figures_come_out_at_real_scale():
     """Two streams of 48 MiB for reversible MEFT on BERT-base, batch 32, 512 tokens."""
     costs = {
-        name: fit.arm_cost(fit.config_of(fit.SCALES["bert-base"]), name, MeftConfig(), 32, 512)
+        name: finish(
+            fit.arm_cost(fit.config_of(fit.SCALES["bert-base"]), name, MeftConfig(), 32, 512, told)
+        )
         for name in ("meft-pure", "lora-checkpoint")
     }
     assert all(cost.is_computed for cost in costs.values())
@@ -288,7 +294,7 @@ def test_bytes_on_shapes_are_those_of_a_real_step(kind: str):
         network,
         [batch.tokens, batch.mask, labels],
     )
-    computed = fit.arm_cost(model.config, "meft", MeftConfig(), 4, 8)
+    computed = finish(fit.arm_cost(model.config, "meft", MeftConfig(), 4, 8, told))
     assert computed.kept_bytes == real.kept_bytes
     assert computed.flops == real.flops
 

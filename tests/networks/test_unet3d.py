@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.core.catalog import Exactness
 from engine.core.errors import BadInput, OutOfBudget
-from engine.core.job import Failed, Job
+from engine.core.job import Failed, Job, finish
 from engine.core.reversible import Reversible, round_trip
 from engine.networks import _brain as brain
 from engine.networks import _brain_models as models
@@ -81,7 +81,7 @@ def test_kept_bytes_stand_still_when_blocks_are_added():
     for mode in ("plain", "checkpoint", "reversible"):
         for blocks in (1, 2, 4):
             config = nets.UNetConfig(widths=(8, 16), blocks=blocks, expansion=2)
-            found = sizes.cost(config, sizes.POLICIES[mode], 16)
+            found = finish(sizes.cost(config, sizes.POLICIES[mode], 16, str))
             kept[mode, blocks] = found.kept_bytes
     assert kept["reversible", 1] == kept["reversible", 2] == kept["reversible", 4]
     assert kept["checkpoint", 1] < kept["checkpoint", 2] < kept["checkpoint", 4]
@@ -104,17 +104,17 @@ def test_bytes_on_shapes_are_those_of_a_real_step():
     network, x = network_of().train(), cube(16)
     target = torch.zeros(1, 16, 16, 16, dtype=torch.long)
     real = measure(lambda: nets.segmentation_loss(network(x), target), network, [x, target])
-    computed = sizes.cost(SMALL, sizes.POLICIES["reversible"], 16)
+    computed = finish(sizes.cost(SMALL, sizes.POLICIES["reversible"], 16, str))
     assert computed.kept_bytes == real.kept_bytes
     assert computed.flops == real.flops
 
 
 def test_the_largest_cube_fits_and_the_next_one_does_not():
     most = 40_000_000
-    *_, best = sizes.largest(SMALL, "reversible", most)
+    best = finish(sizes.largest(SMALL, "reversible", most, str))
     assert best.side % 8 == 0
     assert best.peak_bytes <= most
-    larger = sizes.cost(SMALL, sizes.POLICIES["reversible"], best.side + 8)
+    larger = finish(sizes.cost(SMALL, sizes.POLICIES["reversible"], best.side + 8, str))
     assert larger.peak_bytes > most
 
 

@@ -47,6 +47,7 @@ def write(
     tensors = dict(_body(network).adapters())
     assert network.head is not None
     tensors |= {f"head.{name}": value for name, value in network.head.state_dict().items()}
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     lam, beta = config.scales
     told = {
         "method": METHOD,

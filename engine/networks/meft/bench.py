@@ -32,8 +32,11 @@ def run(*, seed: int, model: ModelRef | str = DIGITS, steps: int = STEPS) -> Ste
     costs: dict[str, Plain] = {}
     kept: dict[str, int] = {}
     for name in ARMS:
-        yield Progress(0, 4, f"{SCALE}: {ARMS[name].title}")
-        cost = fit.arm_cost(fit.config_of(fit.SCALES[SCALE]), name, MeftConfig(), BATCH, TOKENS)
+        counted = Progress(0, 4, f"{SCALE}: {ARMS[name].title}")
+        sizes = fit.config_of(fit.SCALES[SCALE])
+        cost = yield from fit.arm_cost(
+            sizes, name, MeftConfig(), BATCH, TOKENS, lambda _, told=counted: told
+        )
         kept[name] = cost.kept_bytes
         costs[name] = asdict(cost)
     encoder = open_encoder(model)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from engine.core.precision import wide
 from engine.core.reversible import RoundTrip, compare
 from engine.core.shapes import Int, Tensor
 from engine.networks._backbones import Batch, Classifier, Vanilla
@@ -145,6 +146,6 @@ def _meft(
 def _apart(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], prefix: str) -> float:
     """Norm of the difference over the norm of the truth."""
     names = [name for name in truth if name.startswith(prefix)]
-    gap = sum(float((found[name] - truth[name]).double().square().sum()) for name in names)
-    size = sum(float(truth[name].double().square().sum()) for name in names)
+    gap = sum(float(wide(found[name] - truth[name]).square().sum()) for name in names)
+    size = sum(float(wide(truth[name]).square().sum()) for name in names)
     return (gap / size) ** 0.5 if size else 0.0
