@@ -1,5 +1,6 @@
 """MEFT: units of three layouts, the start and the way back, arms, files, and what is refused."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -346,6 +347,24 @@ def test_the_job_shows_start_errors_and_bars(run_job):
     assert shown.original_accuracy > 0.85
 
 
+def test_the_error_of_walking_back_climbs_as_lambda_falls_and_anchors_hold_it(run_job):
+    shown = run_job(Job(f"{TARGET}:run", {"depth": 1, "arms": ["head"]}, seed=0))[-1].result
+    lowest = {start.lam: start.inverse[0] for start in shown.starts}
+    assert lowest[1.0] < 1e-5 < 1e-3 < lowest[0.1] < lowest[0.01]
+    # The upper layer is one step back: each of the next ones costs about another factor of 1/lam.
+    tenth = next(start for start in shown.starts if start.lam == 0.1)
+    factors = [a / b for a, b in itertools.pairwise(tenth.inverse[:5])]
+    assert all(3 < factor < 40 for factor in factors)
+    assert max(tenth.anchored) < 0.1 * tenth.inverse[0]
+
+
+@pytest.mark.parametrize(("scale", "tokens"), [("bert-base", 512), ("roberta-large", 512)])
+def test_the_longest_text_of_a_model_is_counted(run_job, scale: str, tokens: int):
+    params = {"scale": scale, "tokens": tokens, "batch": 1, "arms": ["head"]}
+    shown = run_job(Job(f"{TARGET}:fits", params, seed=0))[-1].result
+    assert shown.costs[0].is_computed
+
+
 def test_a_small_scale_without_anchors_is_warned_of(run_job):
     params = {"lam": 0.02, "anchors": "none", "arms": ["head"], "depth": 1}
     shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
@@ -374,7 +393,8 @@ def test_fine_tuning_reads_its_adapters_back(run_job):
         ("run", {"depth": 10**9}, "depth"),
         ("run", {"model": "../../nowhere/at-all"}, "no such model"),
         ("fits", {"scale": "gpt-9"}, "gpt-9"),
-        ("fits", {"tokens": 511}, "tokens"),
+        ("fits", {"tokens": 513}, "tokens"),
+        ("fits", {"scale": "roberta-large", "tokens": 513}, "tokens"),
         ("train", {"steps": 0}, "steps"),
         ("train", {"table": "a,b"}, "1 rows"),
         ("predict", {"adapters": ""}, "0 characters"),

@@ -116,7 +116,7 @@ def fits(
     """
     config = _config(variant, 0.0, 0.0, rank, reversible_layers, anchors)
     named, sizes = _arms(arms), fit.scale_named(scale)
-    checks.count("tokens", tokens, 1, min(MOST_TOKENS, sizes.positions - 2))
+    checks.count("tokens", tokens, 1, min(MOST_TOKENS, sizes.longest))
     shown = Fitted(scale, batch, tokens, gibibytes)
     yield Progress(0, len(named), "Laying out shapes")
     built = fit.config_of(sizes)
@@ -278,12 +278,11 @@ def _inputs(encoder: Encoder, texts: Sequence[str]) -> tuple[Batch, Int[Tensor, 
 
 
 def _few(read: Batch, labels: Int[Tensor, " n"] | None) -> tuple[Batch, Int[Tensor, " few"]]:
-    """At most 16 of them, with labels that stand in where there are none."""
-    few = Batch(read.tokens[:16], read.mask[:16])
-    known = (
-        torch.arange(len(few.mask), device=few.mask.device) % 2 if labels is None else labels[:16]
-    )
-    return few, known
+    """Some of them, with labels that stand in where there are none."""
+    few = Batch(read.tokens[: measure.FEW], read.mask[: measure.FEW])
+    if labels is not None:
+        return few, labels[: measure.FEW]
+    return few, torch.arange(len(few.mask), device=few.mask.device) % 2
 
 
 def _counted(

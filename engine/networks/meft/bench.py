@@ -22,7 +22,7 @@ from engine.networks.meft.algorithm import _few, _inputs
 from engine.networks.meft.arms import ARMS, classifier
 
 SCALE, BATCH, TOKENS = "bert-base", 32, 512
-SEEDS, STEPS = 3, 240
+SEEDS, STEPS = 3, 120
 TRAINED = ("meft", "meft-plain", "meft-pure", "lora", "full", "head")
 
 

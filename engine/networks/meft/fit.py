@@ -40,6 +40,11 @@ class Scale:
     vocabulary: int
     positions: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text: RoBERTa counts its positions from 2."""
+        return self.positions - 2 * (self.kind == "roberta")
+
 
 # As their published configurations say.
 SCALES: Mapping[str, Scale] = {

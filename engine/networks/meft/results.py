@@ -11,13 +11,16 @@ class Start:
     """How near the reversible network begins to the pre-trained one at these scales.
 
     `agreement` is the mean cosine of the pooled outputs; `accuracy` is that of the untouched head
-    on the task the network knows, where there is one.
+    on the task the network knows, where there is one. `inverse` and `anchored` are the relative
+    errors of the streams before each layer once walked back to, without anchors and with them.
     """
 
     lam: float
     beta: float
     agreement: float
     accuracy: float | None
+    inverse: tuple[float, ...] = ()
+    anchored: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
