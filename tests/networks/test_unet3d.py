@@ -296,7 +296,7 @@ def test_a_file_survives_its_way_through_a_recipe():
 def untrained(monkeypatch: pytest.MonkeyPatch) -> nets.RevUNet3d:
     """The jobs on a network that has learnt nothing, so that they do not need the shipped one."""
     network = network_of(nets.UNetConfig(widths=(8, 16), blocks=1, expansion=1)).eval()
-    monkeypatch.setattr(models, "_shipped", lambda: network.requires_grad_(False))
+    monkeypatch.setattr(models, "_shipped", lambda device: network.requires_grad_(False))
     return network
 
 
