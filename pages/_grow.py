@@ -7,9 +7,9 @@
         ], told=told_bytes, log=True),
     ])
 
-Every value is in the page, computed; the slider only picks which of them are shown, so that it can
-be dragged as fast as one likes. A bar of a logarithmic group grows by the same length for each
-factor, and says so below.
+Every value is in the page, computed; the slider only picks which of them are shown (rewind.js), so
+that it can be dragged as fast as one likes. A bar of a logarithmic group grows by the same length
+for each factor, and says so beside its title.
 """
 
 import json
@@ -17,13 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import gradio as gr
-
-from pages._look import ASSETS
 from pages._markup import escape
-
-JS = (ASSETS / "panels" / "grow.js").read_text("utf-8")
-CSS = (ASSETS / "panels" / "grow.css").read_text("utf-8")
 
 Told = Callable[[float], str]
 
@@ -48,11 +42,6 @@ class Group:
     log: bool = False
     ends: tuple[float, float] | None = None
     limit: tuple[float, str] | None = None
-
-
-def place(value: str, elem_id: str) -> gr.HTML:
-    """Where such bars are drawn, with what moves them."""
-    return gr.HTML(value, elem_id=elem_id, js_on_load=JS, css_template=CSS)
 
 
 def grow(what: str, positions: Sequence[str], groups: Sequence[Group], at: int = -1) -> str:

@@ -108,10 +108,10 @@ def _start(frame: Frame) -> None:
             arms = gr.CheckboxGroup(list(ARMS.items()), value=SHOWN, label="Bytes of these ways")
         frame.seed(0)
     with run.shown:
-        shown = bars.place(first_look(), "meft-start")
+        shown = gr.HTML(first_look(), elem_id="meft-start")
     with run.below:
         errors = gr.HTML("", elem_id="meft-errors")
-        costs = bars.place("", "meft-costs")
+        costs = gr.HTML("", elem_id="meft-costs")
     inputs = {
         "variant": variant, "anchors": anchors, "lam": lam, "beta": beta, "rank": rank,
         "reversible_layers": upper, "texts": texts, **size, "arms": arms,
@@ -151,7 +151,7 @@ def _fits(frame: Frame) -> None:
         anchors = _anchors("meft-fits-anchors")
         arms = gr.CheckboxGroup(list(ARMS.items()), value=SHOWN, label="Ways")
     with fits.shown:
-        shown = bars.place("", "meft-fits")
+        shown = gr.HTML("", elem_id="meft-fits")
     inputs = {
         "scale": scale, "gibibytes": gibibytes, "batch": batch, "tokens": tokens,
         "variant": variant, "anchors": anchors, "arms": arms,
@@ -437,9 +437,10 @@ def _trained(result: "Tuned") -> str:
 def _adapters(result: "Tuned") -> object:
     if result.adapter is None or result.adapter_config is None:
         return gr.skip()
-    pair = {one.name: one.pieces() for one in (result.adapter, result.adapter_config)}
+    made = [result.adapter, result.adapter_config, *result.lora]
+    written = files.written({one.name: one.pieces() for one in made})
     label = f"Adapters; read back into a fresh copy, logits differ by {result.read_back:.0e}"
-    return gr.File(value=[str(path) for path in files.written(pair)], visible=True, label=label)
+    return gr.File(value=[str(path) for path in written], visible=True, label=label)
 
 
 def after_training(result: "Tuned", recipe: Recipe) -> Number | None:

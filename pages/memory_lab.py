@@ -93,7 +93,7 @@ def _bars(frame: Frame) -> None:
             timed = gr.Checkbox(False, label="Take the seconds of a step too")
         frame.seed(0)
     with run.shown:
-        shown = bars.place(first_look(), "memory_lab-bars")
+        shown = gr.HTML(first_look(), elem_id="memory_lab-bars")
     with run.below:
         notes = gr.HTML("", elem_id="memory_lab-table")
         curve = plots.place("Bytes kept against depth", visible=False)

@@ -92,7 +92,7 @@ def _columns(frame: Frame) -> None:
         side = gr.Slider(32, 256, value=64, step=32, label="Side of the picture")
         batch = gr.Slider(1, 32, value=4, step=1, label="Batch")
     with memory.shown:
-        shown = bars.place(first_bars(), "revcol-bars")
+        shown = gr.HTML(first_bars(), elem_id="revcol-bars")
     with memory.below:
         told = gr.HTML("", elem_id="revcol-told")
     inputs = {
@@ -135,7 +135,7 @@ def _estimate(frame: Frame) -> None:
             list(POLICIES.items()), value=["plain", "whole"], label="Ways to remember"
         )
     with estimate.shown:
-        shown = bars.place("", "revcol-estimated")
+        shown = gr.HTML("", elem_id="revcol-estimated")
     estimate.wire(
         {"sizes": sizes, "side": side, "batch": batch, "policies": policies},
         draw_estimated, [shown],

@@ -103,7 +103,7 @@ def _train(frame: Frame) -> None:
         frame.seed(0)
     with train.shown:
         curve = plots.place("Loss")
-        kept = bars.place("", "unet3d-trained")
+        kept = gr.HTML("", elem_id="unet3d-trained")
     with train.below:
         told = gr.HTML("", elem_id="unet3d-dice")
     inputs = {
@@ -130,7 +130,7 @@ def _sizes(frame: Frame) -> None:
         expansion = gr.Slider(1, 8, value=4, step=1, label="Expansion")
         cubes = gr.Checkbox(True, label="Search for the largest cube")
     with sizes.shown:
-        shown = bars.place("", "unet3d-sizes")
+        shown = gr.HTML("", elem_id="unet3d-sizes")
     inputs = {
         "gibibytes": gibibytes, "blocks": blocks, "modes": modes, "side": side, "widths": widths,
         "expansion": expansion, "cubes": cubes,

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.networks import _meft_models as models
 from engine.networks._backbones import Backbone, Batch, Classifier, Vanilla
 from engine.networks._meft import MeftConfig, MeftEncoder
-from engine.networks.meft import adapter_file, fit, measure, tasks, training
+from engine.networks.meft import adapter_file, fit, lora_file, measure, tasks, training
 from engine.networks.meft.arms import ARMS, classifier, trained_parameters
 from engine.reversible.memory import kept_bytes
 
@@ -243,6 +244,29 @@ def test_adapters_that_were_exported_give_the_same_answers(tmp_path: Path, digit
     batch = task.test.batch(digits, range(16))
     with torch.no_grad():
         assert torch.equal(network(batch), again(batch))
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_lora_is_read_back_by_peft(tmp_path: Path, kind: str):
+    from peft import PeftModel
+
+    tiny(kind).save_pretrained(tmp_path / "base")
+    network = classifier(Backbone(tiny(kind)), ARMS["lora"], 2, MeftConfig(rank=3), 0).eval()
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:  # which starts at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / "adapter").mkdir()
+    for file in lora_file.write(network, str(tmp_path / "base"), 3):
+        (tmp_path / "adapter" / file.name).write_bytes(file.data)
+    base = AutoModel.from_pretrained(tmp_path / "base", attn_implementation="eager")
+    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    batch = Batch(torch.arange(2, 18).reshape(2, 8), torch.ones(2, 8, dtype=torch.long))
+    with torch.no_grad():
+        ours = network.hidden(batch)
+        theirs = again(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+        plain = tiny(kind)(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert float((ours - plain).abs().max()) > 1e-3
 
 
 def test_adapters_of_another_model_are_refused(digits):

@@ -23,7 +23,7 @@ from engine.networks import _digits as scans
 from engine.networks._backbones import Batch
 from engine.networks._meft import ANCHOR_ERROR, DEFAULTS, MeftConfig
 from engine.networks._meft_models import DIGITS, KINDS, Encoder, open_encoder
-from engine.networks.meft import adapter_file, fit, measure, tasks, training
+from engine.networks.meft import adapter_file, fit, lora_file, measure, tasks, training
 from engine.networks.meft.arms import ARMS, arm_named, classifier, trained_parameters
 from engine.networks.meft.results import Answered, Curve, Fitted, Reversed, Tuned
 from engine.reversible import suggest_anchor
@@ -337,6 +337,8 @@ def _trained(
         yield Progress(done, total, f"{arm.title}: step {len(curve.losses)}", shown)
     curve = replace(curve, accuracy=training.accuracy(network, encoder, task.test))
     shown = replace(shown, curves=(*others, curve))
+    if arm.kind == "lora":
+        return replace(shown, lora=lora_file.write(network, encoder.name, config.rank))
     if arm.kind != "meft" or shown.adapter is not None:
         return shown
     weights, told = adapter_file.write(network, encoder.name, config, task.classes)

@@ -14,6 +14,7 @@ import torch
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.named_file import NamedFile
 from engine.core.recipe import ModelRef
 from engine.core.reversible import round_trip
 from engine.core.settings import Items, OneOf, Range, Text
@@ -28,7 +29,6 @@ from engine.networks.reversible_unet3d.results import (
     Bar,
     Cube,
     Curve,
-    NiftiFile,
     Overlap,
     Segmented,
     Sized,
@@ -85,7 +85,7 @@ def run(
     shown = replace(
         shown,
         overlaps=overlaps(torch.from_numpy(shown.labels), truth),
-        file=NiftiFile(FILE, nifti.written(shown.labels, scan)),
+        file=NamedFile(FILE, nifti.written(shown.labels, scan)),
     )
     yield Progress(count, count + 1, "Walking the stages backwards", shown)
     if stages:
