@@ -1,6 +1,7 @@
 """The reversible 3-D U-Net: gradients, bytes, windows, volumes, files in and out, and refusals."""
 
 import gzip
+import io
 import zlib
 
 import numpy as np
@@ -245,6 +246,23 @@ def header(shape: tuple[int, ...], kind: int = 2, bits: int = 8) -> bytes:
     made["dim"][: len(shape) + 1] = (len(shape), *shape)
     made["datatype"], made["bitpix"], made["magic"], made["vox_offset"] = kind, bits, b"n+1", 352
     return made.binaryblock + b"\0" * 4 + b"\1" * 64
+
+
+def lost(*diagonal: float) -> bytes:
+    """A file whose header places its voxels by this diagonal."""
+    import nibabel
+
+    made = nibabel.Nifti1Header.from_fileobj(io.BytesIO(header((4, 4, 4), 2, 8)))
+    made["sform_code"] = 1
+    for row, value in enumerate(diagonal):
+        made[f"srow_{'xyz'[row]}"] = np.eye(4)[row] * value
+    return made.binaryblock + b"\0" * 4 + bytes(range(64))
+
+
+@pytest.mark.parametrize("diagonal", [(0, 0, 0), (1, 1, 0), (np.nan, 1, 1), (np.inf, 1, 1)])
+def test_a_file_that_places_its_voxels_nowhere_is_refused(diagonal):
+    with pytest.raises(BadInput, match="where its voxels lie"):
+        nifti.read(lost(*diagonal))
 
 
 @pytest.mark.parametrize(
