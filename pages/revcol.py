@@ -177,7 +177,7 @@ def draw_walk(result: "Walked", recipe: Recipe, ended: bool) -> tuple[object, ..
     drawn = parts.shots(shots, scrub=ended, ends=("last column", "stem"))
     if not ended:
         return (drawn,)
-    return drawn, _exits(result.exits), plots.shown(_way(steps))
+    return drawn, _exits(result.exits) + _alphas(result), plots.shown(_way(steps))
 
 
 def _where(step: "StepBack") -> str:
@@ -217,6 +217,23 @@ def _exits(exits: "Sequence[Exit]") -> str:
     last = exits[-1]
     told = f"The last head, after {last.columns} columns: {last.label}, {last.probability:.0%}."
     return markup.titled("Early exits", told) + parts.shots(shots)
+
+
+def _alphas(result: "Walked") -> str:
+    """By what each level of each column is scaled: its inverse is how an error grows there."""
+    rows = [
+        [
+            one.column,
+            *(
+                f"{mean:.2f} ({low:.2f} – {high:.2f})"
+                for low, mean, high in zip(one.smallest, one.mean, one.largest, strict=True)
+            ),
+        ]
+        for one in result.alphas
+    ]
+    told = "Size of α by column and level: mean, smallest and largest of its channels."
+    table = markup.table(["column", *LEVEL_NAMES], rows, "Alphas", heads=True)
+    return markup.titled("What a step back divides by", told) + table
 
 
 def _way(steps: "Sequence[StepBack]") -> object:
