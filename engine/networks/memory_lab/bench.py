@@ -28,8 +28,9 @@ from engine.networks.memory_lab.algorithm import POLICIES
 from engine.reversible import ReversibleSequence
 from engine.reversible.memory import measure
 
-DEPTHS, WIDTH, BATCH, REPEATS, SEEDS = (2, 8, 32), 128, 256, 9, 3
-TIMED_DEPTH = 16
+DEPTHS, WIDTH, BATCH, SEEDS = (2, 8, 32), 64, 64, 3
+# Steps that are timed are larger, so that they take their time in products and not in Python.
+TIMED_DEPTH, TIMED_WIDTH, TIMED_BATCH, REPEATS = 8, 128, 256, 5
 
 
 def run(*, seed: int, repeats: int = REPEATS) -> Steps[Measured]:
@@ -79,9 +80,9 @@ def run(*, seed: int, repeats: int = REPEATS) -> Steps[Measured]:
 
 
 def _network(
-    name: str, depth: int, seed: int, dtype: torch.dtype
+    name: str, depth: int, seed: int, dtype: torch.dtype, width: int = WIDTH, batch: int = BATCH
 ) -> tuple[ReversibleSequence, tuple[Tensor, ...]]:
-    made = arch.built("revnet", depth, WIDTH, BATCH, seed, "")
+    made = arch.built("revnet", depth, width, batch, seed, "")
     policy = POLICIES[name]
     sequence = ReversibleSequence(
         made.couplings, mode=policy.mode, anchor_every=policy.segment(2, depth, 4)
@@ -107,7 +108,9 @@ def _ratios(seed: int, repeats: int) -> dict[str, Plain]:
     """Median ratio of processor seconds, the two in turns so that both see the same machine."""
     steps: dict[str, Callable[[], None]] = {}
     for name in ("checkpoint", "plain", "reversible", "anchored"):
-        sequence, streams = _network(name, TIMED_DEPTH, seed, torch.float32)
+        sequence, streams = _network(
+            name, TIMED_DEPTH, seed, torch.float32, TIMED_WIDTH, TIMED_BATCH
+        )
         steps[name] = _backward(_step(sequence, streams))
     if importlib.util.find_spec("memcnn") is not None:
         steps["memcnn"] = _backward(_memcnn(seed))
@@ -132,7 +135,7 @@ def _backward(step: Callable[[], Tensor]) -> Callable[[], None]:
 def _memcnn(seed: int) -> Callable[[], Tensor]:
     """The same pairs by memcnn, which takes both streams as halves of one tensor."""
     memcnn = importlib.import_module("memcnn")
-    made = arch.built("revnet", TIMED_DEPTH, WIDTH, BATCH, seed, "")
+    made = arch.built("revnet", TIMED_DEPTH, TIMED_WIDTH, TIMED_BATCH, seed, "")
     fns = [coupling.fn for coupling in made.couplings]
     blocks = [
         memcnn.InvertibleModuleWrapper(

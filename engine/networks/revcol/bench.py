@@ -22,14 +22,14 @@ from engine.networks import _revcol_world as world
 from engine.networks.revcol.algorithm import KEY, memory, probe
 from engine.networks.revcol.algorithm import run as walk
 
-COLUMNS, PICTURES, CHECKED, SEEDS = (2, 4, 8, 16), 1000, 8, 3
+COLUMNS, PICTURES, CHECKED, SEEDS = (2, 4, 8, 16), 1000, 2, 3
 ERRORS_OF = ("plain", "whole", "anchored")
 
 
 def run(*, seed: int, model: ModelRef | str = KEY) -> Steps[Measured]:
     """All four."""
     begun = time.perf_counter()
-    bars = yield from memory(seed=seed, columns=COLUMNS)
+    bars = yield from memory(seed=seed, columns=COLUMNS, batch=2)
     kept = {(bar.mode, bar.columns): bar.kept_bytes for bar in bars.bars}
     growth = {
         mode: kept[mode, COLUMNS[-1]] / kept[mode, COLUMNS[0]] for mode in ("released", "whole")
@@ -47,7 +47,7 @@ def run(*, seed: int, model: ModelRef | str = KEY) -> Steps[Measured]:
     for index in range(CHECKED):
         shown = yield from walk(seed=seed, index=index)
         back.append([step.error for step in shown.steps])
-    probed = yield from probe(seed=seed, train=2000, test=1000)
+    probed = yield from probe(seed=seed, train=800, test=400)
     return Measured.of(
         growth["released"],
         growth["whole"],
