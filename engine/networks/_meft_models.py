@@ -106,7 +106,8 @@ def _read(
         )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config._attn_implementation = "eager"
-    extra: dict[str, Any] = {} if kind == "opt" else {"add_pooling_layer": source != DIGITS}
+    has_pooler = source not in (DIGITS, CAPTIONS)
+    extra: dict[str, Any] = {} if kind == "opt" else {"add_pooling_layer": has_pooler}
     model = AutoModel.from_pretrained(
         folder, config=config, local_files_only=True, use_safetensors=True,
         dtype=torch.float32, trust_remote_code=False, **extra,
