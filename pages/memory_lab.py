@@ -149,7 +149,6 @@ def draw_bars(result: "Measured", recipe: Recipe, ended: bool) -> tuple[object, 
     depths = sorted({point.depth for point in result.points})
     groups = [
         Group("Bytes kept", _rows(result.points, depths, "kept_bytes"), bars.told_bytes, log=True),
-        Group("At the peak", _rows(result.points, depths, "peak_bytes"), bars.told_bytes, log=True),
         Group("Gradient error", _rows(result.points, depths, "gradient_error"), bars.told_error,
               log=True, ends=(1e-9, 10.0)),
     ]  # fmt: skip

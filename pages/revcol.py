@@ -270,12 +270,11 @@ def draw_bars(result: "Bars", recipe: Recipe, ended: bool) -> tuple[object, ...]
             log=True,
             ends=(1e-9, 10.0),
         ),
-        Group("At the peak", _rows(result, counts, "peak_bytes"), bars.told_bytes, log=True),
     ]
     drawn = bars.grow("columns", [str(count) for count in counts], groups)
     if not ended:
         return (drawn,)
-    return drawn, _honest(result)
+    return drawn, _honest(result) + _at_most(result, counts[-1])
 
 
 def _rows(result: "Bars", counts: Sequence[int], what: str) -> list[Bar]:
@@ -309,6 +308,23 @@ def _honest(result: "Bars") -> str:
             "float32 cannot undo that. Train with anchors."
         )
     return markup.notes(*told, "Networks of this tab are untrained; bytes do not depend on that.")
+
+
+def _at_most(result: "Bars", count: int) -> str:
+    """All figures with the most columns."""
+    rows = [
+        [
+            bar.title,
+            f"{bar.kept_bytes:,}",
+            f"{bar.peak_bytes:,}",
+            f"{bar.flops / 1e9:.2f} G",
+            bars.told_error(bar.gradient_error),
+        ]
+        for bar in result.bars
+        if bar.columns == count
+    ]
+    head = ["", "bytes kept", "peak", "operations", "gradient error"]
+    return markup.titled(f"At {count} columns", "") + markup.table(head, rows, "Bytes", heads=True)
 
 
 # ---------------------------------------------------------------------- probes
