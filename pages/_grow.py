@@ -92,7 +92,7 @@ def _group(group: Group, at: int) -> str:
     low, high = _ends(group)
     rows = "".join(_bar(bar, group, (low, high), at) for bar in group.bars)
     scale = ""
-    if group.log:
+    if group.log and any(value is not None for bar in group.bars for value in bar.values):
         scale = f"{group.told(low)} to {group.told(high)}; an equal step is an equal factor"
     line = ""
     if group.limit is not None:

@@ -93,7 +93,7 @@ def to_sheet(volume: np.ndarray) -> np.ndarray:
 
 def _sheet(volume: np.ndarray, name: str) -> str:
     url = parts.data_url(parts.png(to_sheet(volume.astype(np.uint8))))
-    return f'<img hidden alt="" data-sheet="{name}" src="{url}">'
+    return f'<img hidden style="display:none" alt="" data-sheet="{name}" src="{url}">'
 
 
 def _step(shape: Sequence[int]) -> int:
