@@ -27,6 +27,10 @@ class Batch:
     tokens: Num[Tensor, "b t *p"]
     mask: Int[Tensor, "b t"]
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return Batch(self.tokens.to(device), self.mask.to(device))
+
 
 class Backbone(nn.Module):
     """A transformers model taken apart. Raises `ModelMismatch` for other architectures."""
@@ -48,6 +52,11 @@ class Backbone(nn.Module):
         if getattr(self.config, "layerdrop", 0):
             # Which layers are left out would be drawn anew when they are computed again.
             self.config.layerdrop = body.layerdrop = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
 
     def embed(self, batch: Batch) -> Float[Tensor, "b t h"]:
         """What goes into the first layer."""

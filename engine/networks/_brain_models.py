@@ -11,13 +11,14 @@ from engine.models._checks import read_json
 from engine.models.library import ASSETS, MODELS, verify
 from engine.networks import _unet3d as nets
 from engine.networks import _weights
+from engine.networks._places import place
 
 KEY = "unet3d-brain"
 WINDOW = 48
 
 
 @cache
-def _shipped() -> nets.RevUNet3d:
+def _shipped(device: torch.device) -> nets.RevUNet3d:
     card = MODELS.get(KEY)
     if card is None:
         raise AssetMissing(
@@ -29,14 +30,14 @@ def _shipped() -> nets.RevUNet3d:
     config = nets.UNetConfig(**{**told, "widths": tuple(told["widths"])})
     network = nets.RevUNet3d(config)
     network.load_state_dict(_weights.read(ASSETS / KEY / "model.safetensors"))
-    return network.eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def shipped(key: str) -> nets.RevUNet3d:
     """The shipped network, read-only. Raises `BadInput` for other keys, `AssetMissing`."""
     if key != KEY:
         raise BadInput(f'"{key[:60]}" is no segmentation network of this lab.', f"Take {KEY}.")
-    return _shipped()
+    return _shipped(place())
 
 
 def windowed(
@@ -51,7 +52,7 @@ def windowed(
     size = tuple(x.shape[2:])
     longest = max(side, network.step)
     corners = nets.windows(size, longest, overlap)
-    weight = nets.window_weight(longest)
+    weight, device = nets.window_weight(longest), next(network.parameters()).device
     scores = torch.zeros(network.config.classes, *size)
     scores[0] = 1e-6
     for number, (d, h, w) in enumerate(corners, start=1):
@@ -59,7 +60,7 @@ def windowed(
         part = x[(slice(None), slice(None), *cut)]
         if bool((part != 0).any()):
             with torch.no_grad():
-                found = network(part)[0].softmax(0)
+                found = network(part.to(device))[0].softmax(0).cpu()
             held = tuple(slice(0, length) for length in found.shape[1:])
             scores[(slice(None), *cut)] += found * weight[held]
         yield number, len(corners), scores

@@ -17,6 +17,7 @@ from engine.models._checks import read_json
 from engine.models.library import ASSETS, MODELS, fork, source_title, verify
 from engine.networks import _weights
 from engine.networks._backbones import Backbone, Batch, DigitsBackbone
+from engine.networks._places import place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,11 @@ class Encoder:
     head: tuple[Tensor, Tensor] | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.backbone.device
+
+    @property
     def reads_digits(self) -> bool:
         return self.tokenizer is None
 
@@ -49,7 +55,7 @@ class Encoder:
         found = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         )
-        return Batch(found["input_ids"], found["attention_mask"])
+        return Batch(found["input_ids"], found["attention_mask"]).to(self.device)
 
     def fork(self) -> "Encoder":
         """The same weights in a structure of its own, to put adapters in."""
@@ -63,7 +69,7 @@ def open_encoder(model: ModelRef | str) -> Encoder:
     """
     ref = model if isinstance(model, ModelRef) else ModelRef(model)
     folder = _folder(ref)
-    return _read(ref.source, folder, _weights.stamp(folder)).fork()
+    return _read(ref.source, folder, _weights.stamp(folder), place()).fork()
 
 
 def _folder(ref: ModelRef) -> Path:
@@ -83,7 +89,9 @@ def _folder(ref: ModelRef) -> Path:
 
 
 @lru_cache(maxsize=3)
-def _read(source: str, folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> Encoder:
+def _read(
+    source: str, folder: Path, stamp: tuple[tuple[str, int, int], ...], device: torch.device
+) -> Encoder:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging as their_logging
 
@@ -98,7 +106,8 @@ def _read(source: str, folder: Path, stamp: tuple[tuple[str, int, int], ...]) ->
         )
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config._attn_implementation = "eager"
-    extra: dict[str, Any] = {} if kind == "opt" else {"add_pooling_layer": source != DIGITS}
+    has_pooler = source not in (DIGITS, CAPTIONS)
+    extra: dict[str, Any] = {} if kind == "opt" else {"add_pooling_layer": has_pooler}
     model = AutoModel.from_pretrained(
         folder, config=config, local_files_only=True, use_safetensors=True,
         dtype=torch.float32, trust_remote_code=False, **extra,
@@ -108,12 +117,14 @@ def _read(source: str, folder: Path, stamp: tuple[tuple[str, int, int], ...]) ->
         reader = DigitsBackbone(model)
         parts = _weights.read(folder / HEAD_FILE)
         reader.patches.load_state_dict({k: parts[f"patches.{k}"] for k in ("weight", "bias")})
-        head = parts["head.weight"], parts["head.bias"]
-        return Encoder(name_of(source), reader.eval().requires_grad_(False), None, head)
+        head = parts["head.weight"].to(device), parts["head.bias"].to(device)
+        reader = reader.to(device).eval().requires_grad_(False)
+        return Encoder(name_of(source), reader, None, head)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     is_mean = source == CAPTIONS or (folder / "1_Pooling").is_dir() or _is_sentence(folder)
     backbone = Backbone(model, pool="mean" if is_mean else None)
-    return Encoder(name_of(source), backbone.eval().requires_grad_(False), tokenizer)
+    backbone = backbone.to(device).eval().requires_grad_(False)
+    return Encoder(name_of(source), backbone, tokenizer)
 
 
 def name_of(source: str) -> str:

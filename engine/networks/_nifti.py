@@ -19,6 +19,7 @@ MOST_PACKED, MOST_UNPACKED = 14_000_000, 200_000_000
 MOST_TEXT = MOST_PACKED * 4 // 3 + 100  # as a recipe holds it
 MOST_VOXELS, LONGEST_SIDE, MOST_MODALITIES = 20_000_000, 512, 8
 GZIP = b"\x1f\x8b"
+SMALLEST_VOXEL = 1e-12  # cubic millimetres
 SPACING_APART = 1.5  # of the largest to the smallest: beyond it a note is due
 
 
@@ -78,6 +79,7 @@ def read(data: bytes) -> Scan:
             "This is no NIfTI file that can be read.", "Save the volume as .nii or .nii.gz."
         ) from error
     _check(shape, kind, len(plain))
+    _check_affine(image.affine)
     canonical: Any = nibabel.as_closest_canonical(image)
     turned = nibabel.orientations.ornt_transform(
         nibabel.io_orientation(canonical.affine), nibabel.io_orientation(image.affine)
@@ -138,6 +140,14 @@ def _check(shape: tuple[int, ...], kind: np.dtype, held: int) -> None:
         raise BadInput(f"Voxels of the type {kind} are no intensities.", "Save them as float32.")
     if int(np.prod(shape, dtype=object)) * kind.itemsize > held:
         raise BadInput("The file holds fewer voxels than its header says.", "Write it anew.")
+
+
+def _check_affine(affine: Float[Array, "4 4"]) -> None:
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL:
+        raise BadInput(
+            "The file does not say where its voxels lie: its affine cannot be inverted.",
+            "Set its orientation (sform or qform) anew.",
+        )
 
 
 def _check_values(voxels: Float[Array, "m d h w"]) -> None:

@@ -369,8 +369,8 @@ class PlainDecoder(nn.Module):
 
 
 def _start(module: nn.Module) -> None:
-    """Truncated normal weights of deviation 0.02 and zero biases."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    """Truncated normal weights of deviation 0.02 and zero biases; shapes alone have no values."""
+    if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.is_meta:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

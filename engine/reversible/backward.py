@@ -13,7 +13,15 @@ import torch
 from engine.core.errors import BadInput
 from engine.core.shapes import Tensor
 from engine.reversible.coupling import Coupling
-from engine.reversible.replay import Autocast, Noise, cuda_devices, is_same, noise_now, set_noise
+from engine.reversible.replay import (
+    Autocast,
+    Noise,
+    accelerators,
+    forked_noise,
+    is_same,
+    noise_now,
+    set_noise,
+)
 from engine.reversible.segment import Segment, Tap
 
 
@@ -31,7 +39,7 @@ class Reversed(torch.autograd.Function):
         used, own = len(segment.uses), len(segment.parameters)
         context = tensors[used : len(tensors) - own]
         now = [t.detach() for t in segment.placed(tensors[:used], count)]
-        ctx.autocast, ctx.devices = Autocast.now(tensors[:used]), cuda_devices(tensors[:used])
+        ctx.autocast, ctx.devices = Autocast.now(tensors[:used]), accelerators(tensors[:used])
         found, drawn = dict[Tap, Tensor](), list[Noise | None]()
         with ctx.autocast.again():
             for k, coupling in enumerate(segment.couplings, start=segment.first):
@@ -105,7 +113,7 @@ class _Walk:
     def back(self) -> list[Tensor | None]:
         """Gradients of the used streams, the context and the parameters."""
         segment = self.ctx.segment
-        with torch.random.fork_rng(self.ctx.devices), self.ctx.autocast.again():
+        with forked_noise(self.ctx.devices), self.ctx.autocast.again():
             for k in reversed(range(len(segment.couplings))):
                 for tap in [tap for tap in self.taps if tap[0] == segment.first + k]:
                     self._add(tap[1], self.taps[tap])

@@ -10,15 +10,18 @@ user's inputs. The size of the process says nothing about this: an allocator doe
 back. On the meta device the same counts come without any arithmetic; call them computed then.
 
 Operations come before seconds: on a busy machine the clock tells of the machine.
+
+    cost = yield from counting(step, network, [x], told)      the same, and `told` on the way
 """
 
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -29,6 +32,8 @@ from engine.core.shapes import Float, Tensor
 
 Step = Callable[[], Float[Tensor, ""]]
 """One forward pass; gives the loss."""
+Told = TypeVar("Told")
+SECONDS_BETWEEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,25 @@ class Cost:
     is_computed: bool
 
 
-def measure(step: Step, module: nn.Module, inputs: Iterable[Tensor] = ()) -> Cost:
+def measure(
+    step: Step,
+    module: nn.Module,
+    inputs: Iterable[Tensor] = (),
+    *,
+    counter: "Counter | None" = None,
+) -> Cost:
     """Counts a forward and a backward pass. The gradients of the parameters are left as they were.
 
     Gradients are laid out beforehand: they are as large in every mode, and are no activations.
+    A counter of one's own can be looked at, and stopped, from another thread.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
+    counter = counter or Counter(trained)
     before = [p.grad for p in trained]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     try:
-        with Counter(trained) as counter:
+        with torch.enable_grad(), counter:
             with kept_bytes(module, inputs) as kept:
                 loss = step()
             live = counter.live - _bytes(loss)
@@ -80,15 +93,42 @@ def measure(step: Step, module: nn.Module, inputs: Iterable[Tensor] = ()) -> Cos
     )
 
 
+def counting(
+    step: Step, module: nn.Module, inputs: Iterable[Tensor], told: Callable[[int], Told]
+) -> Generator[Told, None, Cost]:
+    """`measure` in a thread of its own: what `told` makes of the number of operations so far comes
+    several times a second, and whoever closes the generator ends the pass before its next one.
+
+    Counting a large network takes seconds, in which a visitor sees nothing and cannot stop it.
+    """
+    counter = Counter([p for p in module.parameters() if p.requires_grad])
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(measure, step, module, inputs, counter=counter)
+        try:
+            while not wait([running], SECONDS_BETWEEN).done:
+                yield told(counter.operations)
+        finally:
+            counter.is_stopped = True
+        return running.result()
+
+
 def median_seconds(run: Callable[[], object], repeats: int = 5) -> float:
     """Median time of a call, after one that is not counted."""
     run()
     seconds = []
     for _ in range(repeats):
+        _settle()
         begun = time.perf_counter()
         run()
+        _settle()
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds)
+
+
+def _settle() -> None:
+    """Waits for what an accelerator has still to do."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 # ---------------------------------------------------------------------- kept
@@ -147,7 +187,8 @@ class Counter(TorchDispatchMode):
 
     def __init__(self, placed: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.live = self.peak = self.flops = 0
+        self.live = self.peak = self.flops = self.operations = 0
+        self.is_stopped = False
         self._known = set[int]()
         self._device = next((t.device for t in placed if t.is_cuda), None)
         self._level = 0
@@ -160,6 +201,9 @@ class Counter(TorchDispatchMode):
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_stopped:
+            raise CancelledError
+        self.operations += 1
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:

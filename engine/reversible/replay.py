@@ -9,24 +9,44 @@ import torch
 from engine.core.shapes import Tensor, UInt8
 
 Noise = tuple[UInt8[Tensor, " n"], ...]
-"""States of the generators of the CPU (5056 bytes) and of each CUDA device (16 bytes)."""
+"""States of the generators of the CPU (5056 bytes) and of each accelerator (16 bytes on CUDA)."""
 
 
-def cuda_devices(tensors: Sequence[Tensor]) -> list[int]:
-    """Indices of the CUDA devices that the tensors lie on."""
-    return sorted({tensor.device.index for tensor in tensors if tensor.is_cuda})
+def accelerators(tensors: Sequence[Tensor]) -> list[torch.device]:
+    """The accelerators that the tensors lie on, each once; they have generators of their own."""
+    found = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
+    return sorted(found, key=str)
 
 
-def noise_now(devices: Sequence[int]) -> Noise:
+def noise_now(devices: Sequence[torch.device]) -> Noise:
     """The states of torch's global generators."""
-    return (torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices))
+    return (torch.get_rng_state(), *map(_state, devices))
 
 
-def set_noise(noise: Noise, devices: Sequence[int]) -> None:
+def set_noise(noise: Noise, devices: Sequence[torch.device]) -> None:
     """Put the global generators where they were."""
     torch.set_rng_state(noise[0])
     for device, state in zip(devices, noise[1:], strict=True):
-        torch.cuda.set_rng_state(state, device)
+        torch.get_device_module(device).set_rng_state(state, *_index(device))
+
+
+@contextmanager
+def forked_noise(devices: Sequence[torch.device]) -> Iterator[None]:
+    """What is drawn in the block leaves the global generators as they were."""
+    before = noise_now(devices)
+    try:
+        yield
+    finally:
+        set_noise(before, devices)
+
+
+def _state(device: torch.device) -> UInt8[Tensor, " n"]:
+    return torch.get_device_module(device).get_rng_state(*_index(device))
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    """Apple's MPS is a single device, whose functions take none."""
+    return () if device.type == "mps" else (device,)
 
 
 def is_same(noise: Noise, other: Noise) -> bool:

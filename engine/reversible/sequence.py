@@ -13,7 +13,7 @@ from engine.core.errors import BadInput
 from engine.core.shapes import Tensor
 from engine.reversible.backward import Reversed
 from engine.reversible.coupling import Coupling, check_steady, has_half_precision
-from engine.reversible.replay import cuda_devices, is_same, noise_now
+from engine.reversible.replay import accelerators, is_same, noise_now
 from engine.reversible.segment import Segment, Tap
 
 Streams = tuple[Tensor, ...]
@@ -89,7 +89,7 @@ class ReversibleSequence(nn.Module):
 
         Raises `BadInput` when F draws random numbers on the way back: nothing says which.
         """
-        now, devices = list(streams), cuda_devices(streams)
+        now, devices = list(streams), accelerators(streams)
         order = list(enumerate(self.steps))
         for k, coupling in reversed(order) if backward else order:
             noise = noise_now(devices)

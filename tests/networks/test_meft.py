@@ -1,22 +1,28 @@
 """MEFT: units of three layouts, the start and the way back, arms, files, and what is refused."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.job import Done, Failed, Job
+from engine.core.job import Done, Failed, Job, Progress, finish
 from engine.networks import _meft_models as models
 from engine.networks._backbones import Backbone, Batch, Classifier, Vanilla
 from engine.networks._meft import MeftConfig, MeftEncoder
-from engine.networks.meft import adapter_file, fit, measure, tasks, training
+from engine.networks.meft import adapter_file, fit, lora_file, measure, tasks, training
 from engine.networks.meft.arms import ARMS, classifier, trained_parameters
 from engine.reversible.memory import kept_bytes
 
 TARGET = "engine.networks.meft.algorithm"
+
+
+def told(operations: int) -> Progress:
+    return Progress(0, 1, f"{operations} operations")
 
 
 def tiny(kind: str, layers: int = 4, **changed: object):
@@ -240,6 +246,29 @@ def test_adapters_that_were_exported_give_the_same_answers(tmp_path: Path, digit
         assert torch.equal(network(batch), again(batch))
 
 
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_lora_is_read_back_by_peft(tmp_path: Path, kind: str):
+    from peft import PeftModel
+
+    tiny(kind).save_pretrained(tmp_path / "base")
+    network = classifier(Backbone(tiny(kind)), ARMS["lora"], 2, MeftConfig(rank=3), 0).eval()
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:  # which starts at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / "adapter").mkdir()
+    for file in lora_file.write(network, str(tmp_path / "base"), 3):
+        (tmp_path / "adapter" / file.name).write_bytes(file.data)
+    base = AutoModel.from_pretrained(tmp_path / "base", attn_implementation="eager")
+    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    batch = Batch(torch.arange(2, 18).reshape(2, 8), torch.ones(2, 8, dtype=torch.long))
+    with torch.no_grad():
+        ours = network.hidden(batch)
+        theirs = again(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+        plain = tiny(kind)(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert float((ours - plain).abs().max()) > 1e-3
+
+
 def test_adapters_of_another_model_are_refused(digits):
     network = classifier(Backbone(tiny("bert")), ARMS["meft"], 2, MeftConfig(), 0)
     weights, told = adapter_file.write(network, "tiny", MeftConfig(), ("a", "b"))
@@ -267,7 +296,9 @@ def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path, digits, changed)
 def test_the_published_figures_come_out_at_real_scale():
     """Two streams of 48 MiB for reversible MEFT on BERT-base, batch 32, 512 tokens."""
     costs = {
-        name: fit.arm_cost(fit.config_of(fit.SCALES["bert-base"]), name, MeftConfig(), 32, 512)
+        name: finish(
+            fit.arm_cost(fit.config_of(fit.SCALES["bert-base"]), name, MeftConfig(), 32, 512, told)
+        )
         for name in ("meft-pure", "lora-checkpoint")
     }
     assert all(cost.is_computed for cost in costs.values())
@@ -288,7 +319,7 @@ def test_bytes_on_shapes_are_those_of_a_real_step(kind: str):
         network,
         [batch.tokens, batch.mask, labels],
     )
-    computed = fit.arm_cost(model.config, "meft", MeftConfig(), 4, 8)
+    computed = finish(fit.arm_cost(model.config, "meft", MeftConfig(), 4, 8, told))
     assert computed.kept_bytes == real.kept_bytes
     assert computed.flops == real.flops
 
@@ -340,6 +371,24 @@ def test_the_job_shows_start_errors_and_bars(run_job):
     assert shown.original_accuracy > 0.85
 
 
+def test_the_error_of_walking_back_climbs_as_lambda_falls_and_anchors_hold_it(run_job):
+    shown = run_job(Job(f"{TARGET}:run", {"depth": 1, "arms": ["head"]}, seed=0))[-1].result
+    lowest = {start.lam: start.inverse[0] for start in shown.starts}
+    assert lowest[1.0] < 1e-5 < 1e-3 < lowest[0.1] < lowest[0.01]
+    # The upper layer is one step back: each of the next ones costs about another factor of 1/lam.
+    tenth = next(start for start in shown.starts if start.lam == 0.1)
+    factors = [a / b for a, b in itertools.pairwise(tenth.inverse[:5])]
+    assert all(3 < factor < 40 for factor in factors)
+    assert max(tenth.anchored) < 0.1 * tenth.inverse[0]
+
+
+@pytest.mark.parametrize(("scale", "tokens"), [("bert-base", 512), ("roberta-large", 512)])
+def test_the_longest_text_of_a_model_is_counted(run_job, scale: str, tokens: int):
+    params = {"scale": scale, "tokens": tokens, "batch": 1, "arms": ["head"]}
+    shown = run_job(Job(f"{TARGET}:fits", params, seed=0))[-1].result
+    assert shown.costs[0].is_computed
+
+
 def test_a_small_scale_without_anchors_is_warned_of(run_job):
     params = {"lam": 0.02, "anchors": "none", "arms": ["head"], "depth": 1}
     shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
@@ -368,7 +417,8 @@ def test_fine_tuning_reads_its_adapters_back(run_job):
         ("run", {"depth": 10**9}, "depth"),
         ("run", {"model": "../../nowhere/at-all"}, "no such model"),
         ("fits", {"scale": "gpt-9"}, "gpt-9"),
-        ("fits", {"tokens": 511}, "tokens"),
+        ("fits", {"tokens": 513}, "tokens"),
+        ("fits", {"scale": "roberta-large", "tokens": 513}, "tokens"),
         ("train", {"steps": 0}, "steps"),
         ("train", {"table": "a,b"}, "1 rows"),
         ("predict", {"adapters": ""}, "0 characters"),

@@ -1,6 +1,7 @@
 """The reversible 3-D U-Net: gradients, bytes, windows, volumes, files in and out, and refusals."""
 
 import gzip
+import io
 import zlib
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from engine.core.catalog import Exactness
 from engine.core.errors import BadInput, OutOfBudget
-from engine.core.job import Failed, Job
+from engine.core.job import Failed, Job, finish
 from engine.core.reversible import Reversible, round_trip
 from engine.networks import _brain as brain
 from engine.networks import _brain_models as models
@@ -81,7 +82,7 @@ def test_kept_bytes_stand_still_when_blocks_are_added():
     for mode in ("plain", "checkpoint", "reversible"):
         for blocks in (1, 2, 4):
             config = nets.UNetConfig(widths=(8, 16), blocks=blocks, expansion=2)
-            found = sizes.cost(config, sizes.POLICIES[mode], 16)
+            found = finish(sizes.cost(config, sizes.POLICIES[mode], 16, str))
             kept[mode, blocks] = found.kept_bytes
     assert kept["reversible", 1] == kept["reversible", 2] == kept["reversible", 4]
     assert kept["checkpoint", 1] < kept["checkpoint", 2] < kept["checkpoint", 4]
@@ -104,17 +105,17 @@ def test_bytes_on_shapes_are_those_of_a_real_step():
     network, x = network_of().train(), cube(16)
     target = torch.zeros(1, 16, 16, 16, dtype=torch.long)
     real = measure(lambda: nets.segmentation_loss(network(x), target), network, [x, target])
-    computed = sizes.cost(SMALL, sizes.POLICIES["reversible"], 16)
+    computed = finish(sizes.cost(SMALL, sizes.POLICIES["reversible"], 16, str))
     assert computed.kept_bytes == real.kept_bytes
     assert computed.flops == real.flops
 
 
 def test_the_largest_cube_fits_and_the_next_one_does_not():
     most = 40_000_000
-    *_, best = sizes.largest(SMALL, "reversible", most)
+    best = finish(sizes.largest(SMALL, "reversible", most, str))
     assert best.side % 8 == 0
     assert best.peak_bytes <= most
-    larger = sizes.cost(SMALL, sizes.POLICIES["reversible"], best.side + 8)
+    larger = finish(sizes.cost(SMALL, sizes.POLICIES["reversible"], best.side + 8, str))
     assert larger.peak_bytes > most
 
 
@@ -247,6 +248,23 @@ def header(shape: tuple[int, ...], kind: int = 2, bits: int = 8) -> bytes:
     return made.binaryblock + b"\0" * 4 + b"\1" * 64
 
 
+def lost(*diagonal: float) -> bytes:
+    """A file whose header places its voxels by this diagonal."""
+    import nibabel
+
+    made = nibabel.Nifti1Header.from_fileobj(io.BytesIO(header((4, 4, 4), 2, 8)))
+    made["sform_code"] = 1
+    for row, value in enumerate(diagonal):
+        made[f"srow_{'xyz'[row]}"] = np.eye(4)[row] * value
+    return made.binaryblock + b"\0" * 4 + bytes(range(64))
+
+
+@pytest.mark.parametrize("diagonal", [(0, 0, 0), (1, 1, 0), (np.nan, 1, 1), (np.inf, 1, 1)])
+def test_a_file_that_places_its_voxels_nowhere_is_refused(diagonal):
+    with pytest.raises(BadInput, match="where its voxels lie"):
+        nifti.read(lost(*diagonal))
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "match"),
     [
@@ -296,7 +314,7 @@ def test_a_file_survives_its_way_through_a_recipe():
 def untrained(monkeypatch: pytest.MonkeyPatch) -> nets.RevUNet3d:
     """The jobs on a network that has learnt nothing, so that they do not need the shipped one."""
     network = network_of(nets.UNetConfig(widths=(8, 16), blocks=1, expansion=1)).eval()
-    monkeypatch.setattr(models, "_shipped", lambda: network.requires_grad_(False))
+    monkeypatch.setattr(models, "_shipped", lambda device: network.requires_grad_(False))
     return network
 
 

@@ -1,11 +1,15 @@
 """Bytes and operations, against networks whose answer is known."""
 
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
 
+from engine.core.job import finish
 from engine.reversible import ReversibleSequence, additive
-from engine.reversible.memory import kept_bytes, measure
+from engine.reversible.memory import counting, kept_bytes, measure
 from tests.reversible.test_sequence import Mlp, halves, pairs
 
 B, D, L = 64, 256, 7
@@ -57,6 +61,40 @@ def test_meta_tensors_give_the_same_counts_without_arithmetic():
     assert not counts[0].is_computed
     for name in ("kept_bytes", "live_bytes", "flops", "gradient_bytes"):
         assert getattr(counts[0], name) == getattr(counts[1], name), name
+
+
+def test_counting_tells_how_far_it_is_and_counts_the_same():
+    network, x = deep(nn.Tanh), torch.randn(B, D)
+    told = []
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.3)
+            return network(x)
+
+    counted = finish(counting(lambda: Slow()(x).sum(), network, [x], told.append))
+    assert told
+    assert counted == measure(lambda: network(x).sum(), network, [x])
+
+
+def test_counting_that_is_closed_ends_before_the_next_operation():
+    network, x = deep(nn.Tanh), torch.randn(B, D)
+    reached = []
+
+    def endless():
+        for k in range(10_000):
+            reached.append(k)
+            time.sleep(0.01)
+            network(x)
+        return network(x).sum()
+
+    threads = threading.active_count()
+    running = counting(endless, network, [x], lambda operations: operations)
+    next(running)
+    running.close()
+    assert len(reached) < 200
+    assert threading.active_count() == threads
+    assert all(p.grad is None for p in network.parameters())
 
 
 def costs(count, mode, anchor_every=None, dropout=0.0):

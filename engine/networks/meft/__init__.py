@@ -32,7 +32,8 @@ no method here avoids.
 *The networks* are small: six layers that read scanned digits, six that read captions. MiniLM, a
 real encoder of sentences, can be fetched. Bytes at the scale of BERT-base, RoBERTa-large and
 OPT-1.3B are computed on shapes, not measured. RoBERTa and OPT go through the same code; the authors
-published BERT alone.
+published BERT alone. Adapters are taken along as safetensors with their configuration, LoRA beside
+them in the layout of PEFT.
 """
 
 from engine.core.catalog import (

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.named_file import TextFile
 from engine.core.shapes import Tensor
 from engine.models._checks import read_header, read_json
 from engine.models.tensor_file import TensorFile
@@ -23,7 +24,6 @@ from engine.networks._backbones import Classifier
 from engine.networks._meft import MeftConfig, MeftEncoder
 from engine.networks._meft_models import Encoder
 from engine.networks.meft.arms import ARMS, classifier
-from engine.networks.meft.results import TextFile
 
 WEIGHTS, CONFIG = "meft_adapter.safetensors", "config.json"
 METHOD = "meft"
@@ -47,6 +47,7 @@ def write(
     tensors = dict(_body(network).adapters())
     assert network.head is not None
     tensors |= {f"head.{name}": value for name, value in network.head.state_dict().items()}
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     lam, beta = config.scales
     told = {
         "method": METHOD,
@@ -57,7 +58,7 @@ def write(
         "beta": beta,
     }
     text = json.dumps(told, indent=2, sort_keys=True) + "\n"
-    return TensorFile.of(WEIGHTS, tensors, {"format": "pt"}), TextFile(CONFIG, text)
+    return TensorFile.of(WEIGHTS, tensors, {"format": "pt"}), TextFile.of(CONFIG, text)
 
 
 def read(folder: Path) -> Adapters:

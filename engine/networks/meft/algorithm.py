@@ -5,6 +5,7 @@ Units and encoder are in `engine.networks._meft`, what is compared with in `arms
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,11 +23,12 @@ from engine.networks import _digits as scans
 from engine.networks._backbones import Batch
 from engine.networks._meft import ANCHOR_ERROR, DEFAULTS, MeftConfig
 from engine.networks._meft_models import DIGITS, KINDS, Encoder, open_encoder
-from engine.networks.meft import adapter_file, fit, measure, tasks, training
+from engine.networks.meft import adapter_file, fit, lora_file, measure, tasks, training
 from engine.networks.meft.arms import ARMS, arm_named, classifier, trained_parameters
 from engine.networks.meft.results import Answered, Curve, Fitted, Reversed, Tuned
 from engine.reversible import suggest_anchor
 from engine.reversible.memory import kept_bytes
+from engine.reversible.replay import accelerators, forked_noise
 
 SHOWN = ("full", "lora", "lora-checkpoint", "meft-plain", "meft", "meft-pure")
 MOST_ARMS, MOST_TEXTS, LONGEST_TEXT, LONGEST_TABLE = 6, 32, 400, 200_000
@@ -85,8 +87,9 @@ def run(
     yield Progress(len(measure.LAMBDAS) + 1, total, "The way back", shown)
     scale = fit.like(encoder, depth)
     for done, name in enumerate(named, start=len(measure.LAMBDAS) + 2):
-        cost = fit.arm_cost(
+        cost = yield from fit.arm_cost(
             scale, name, _of_depth(config), batch, _tokens(encoder, tokens),
+            partial(_counted, done - 1, total, ARMS[name].title, shown),
             patches=encoder.reads_digits,
         )  # fmt: skip
         shown = replace(shown, costs=(*shown.costs, cost))
@@ -113,12 +116,13 @@ def fits(
     """
     config = _config(variant, 0.0, 0.0, rank, reversible_layers, anchors)
     named, sizes = _arms(arms), fit.scale_named(scale)
-    checks.count("tokens", tokens, 1, min(MOST_TOKENS, sizes.positions - 2))
+    checks.count("tokens", tokens, 1, min(MOST_TOKENS, sizes.longest))
     shown = Fitted(scale, batch, tokens, gibibytes)
     yield Progress(0, len(named), "Laying out shapes")
     built = fit.config_of(sizes)
     for done, name in enumerate(named, start=1):
-        cost = fit.arm_cost(built, name, config, batch, tokens)
+        told = partial(_counted, done - 1, len(named), ARMS[name].title, shown)
+        cost = yield from fit.arm_cost(built, name, config, batch, tokens, told)
         found = (name,) if cost.total_bytes <= gibibytes * 2**30 else ()
         shown = replace(shown, costs=(*shown.costs, cost), fits=(*shown.fits, *found))
         yield Progress(done, len(named), f"Bytes of {cost.title}", shown)
@@ -268,15 +272,23 @@ def _inputs(encoder: Encoder, texts: Sequence[str]) -> tuple[Batch, Int[Tensor, 
     """The test digits with their labels, or the texts."""
     if encoder.reads_digits:
         test = scans.digits("test")
-        return scans.batch_of(test.pixels), scans.labels_of(test)
+        read = scans.batch_of(test.pixels).to(encoder.device)
+        return read, scans.labels_of(test).to(encoder.device)
     return encoder.batch(texts), None
 
 
 def _few(read: Batch, labels: Int[Tensor, " n"] | None) -> tuple[Batch, Int[Tensor, " few"]]:
-    """At most 16 of them, with labels that stand in where there are none."""
-    few = Batch(read.tokens[:16], read.mask[:16])
-    known = torch.arange(len(few.mask)) % 2 if labels is None else labels[:16]
-    return few, known
+    """Some of them, with labels that stand in where there are none."""
+    few = Batch(read.tokens[: measure.FEW], read.mask[: measure.FEW])
+    if labels is not None:
+        return few, labels[: measure.FEW]
+    return few, torch.arange(len(few.mask), device=few.mask.device) % 2
+
+
+def _counted(
+    done: int, total: int, title: str, shown: Reversed | Fitted, operations: int
+) -> Progress:
+    return Progress(done, total, f"Bytes of {title}: {operations:,} operations", shown)
 
 
 def _of_depth(config: MeftConfig) -> MeftConfig:
@@ -325,6 +337,8 @@ def _trained(
         yield Progress(done, total, f"{arm.title}: step {len(curve.losses)}", shown)
     curve = replace(curve, accuracy=training.accuracy(network, encoder, task.test))
     shown = replace(shown, curves=(*others, curve))
+    if arm.kind == "lora":
+        return replace(shown, lora=lora_file.write(network, encoder.name, config.rank))
     if arm.kind != "meft" or shown.adapter is not None:
         return shown
     weights, told = adapter_file.write(network, encoder.name, config, task.classes)
@@ -340,7 +354,7 @@ def _kept(network: torch.nn.Module, encoder: Encoder, task: tasks.Task, plan: tr
     """Bytes kept of the first batch, measured."""
     rows = next(training.batches(len(task.train), plan, 0))
     read = task.train.batch(encoder, rows)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with forked_noise(accelerators([read.mask])), torch.enable_grad():
         torch.manual_seed(0)
         network.train()
         with kept_bytes(network, [read.tokens, read.mask]) as kept:

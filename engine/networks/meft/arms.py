@@ -59,7 +59,7 @@ def classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "new weights").initial_seed())
         backbone.requires_grad_(False)
-        made = Classifier(backbone, _body(backbone, arm, config), classes)
+        made = Classifier(backbone, _body(backbone, arm, config), classes).to(backbone.device)
     if arm.kind == "full":
         _own(backbone)
     return made

@@ -5,7 +5,7 @@ tensors have shapes only, and the counters of `engine.reversible.memory` see eve
 states of dropout, 5 kB for each coupling, are not in these figures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from engine.core.errors import BadInput
+from engine.core.job import Progress, Steps
 from engine.networks._backbones import Backbone, Batch, Classifier, DigitsBackbone
 from engine.networks._meft import MeftConfig
 from engine.networks._meft_models import Encoder
 from engine.networks.meft.arms import ARMS, classifier, trained_parameters
 from engine.networks.meft.results import ArmCost
-from engine.reversible.memory import Cost, measure
+from engine.reversible.memory import Cost, counting
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -38,6 +39,11 @@ class Scale:
     inner: int
     vocabulary: int
     positions: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text: RoBERTa counts its positions from 2."""
+        return self.positions - 2 * (self.kind == "roberta")
 
 
 # As their published configurations say.
@@ -88,9 +94,12 @@ def like(encoder: Encoder, layers: int) -> "PretrainedConfig":
 
 def arm_cost(
     config: "PretrainedConfig", name: str, meft: MeftConfig, batch: int, tokens: int,
-    *, patches: bool = False,
-) -> ArmCost:  # fmt: skip
-    """Bytes and operations of one step of an arm, at this batch and length."""
+    told_so_far: Callable[[int], Progress], *, patches: bool = False,
+) -> Steps[ArmCost]:  # fmt: skip
+    """Bytes and operations of one step of an arm, at this batch and length.
+
+    `told_so_far` makes a sentence of the number of operations while they are counted.
+    """
     from transformers import AutoModel
 
     limit = int(config.max_position_embeddings)
@@ -106,7 +115,8 @@ def arm_cost(
         shape = (batch, tokens, 4) if patches else (batch, tokens)
         read = Batch(torch.zeros(shape, dtype=torch.float32 if patches else torch.long), mask)
         labels = torch.zeros(batch, dtype=torch.long)
-    cost = measure(lambda: _loss(network, read, labels), network, [read.tokens, read.mask, labels])
+    inputs = [read.tokens, read.mask, labels]
+    cost = yield from counting(lambda: _loss(network, read, labels), network, inputs, told_so_far)
     return told(name, cost, network)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from engine.core.precision import wide
 from engine.core.reversible import RoundTrip, compare
 from engine.core.shapes import Int, Tensor
 from engine.networks._backbones import Batch, Classifier, Vanilla
@@ -17,6 +18,7 @@ from engine.reversible import Mode, ReversibleSequence
 from engine.reversible.sequence import Streams
 
 LAMBDAS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+FEW = 16  # examples that are walked back
 
 
 def with_lambda(config: MeftConfig, value: float) -> MeftConfig:
@@ -28,7 +30,8 @@ def with_lambda(config: MeftConfig, value: float) -> MeftConfig:
 def starts(
     encoder: Encoder, config: MeftConfig, batch: Batch, labels: Int[Tensor, " n"] | None, seed: int
 ) -> Iterator[Start]:
-    """The start at every lambda, against the network as it was pre-trained."""
+    """The start at every lambda, against the network as it was pre-trained, and what walking back
+    loses there."""
     truth = features(encoder, batch)
     for value in LAMBDAS:
         changed = with_lambda(config, value)
@@ -37,7 +40,11 @@ def starts(
             found = network(batch)
         lam, beta = changed.scales
         agreement = float(F.cosine_similarity(found, truth).mean())
-        yield Start(lam, beta, agreement, accuracy_of(encoder, found, labels))
+        few = Batch(batch.tokens[:FEW], batch.mask[:FEW])
+        pure, _ = inverse_errors(encoder, replace(changed, anchor_every=None), few, seed)
+        anchored, _ = inverse_errors(encoder, changed, few, seed)
+        accuracy = accuracy_of(encoder, found, labels)
+        yield Start(lam, beta, agreement, accuracy, tuple(pure), tuple(anchored))
 
 
 @torch.no_grad()
@@ -145,6 +152,6 @@ def _meft(
 def _apart(found: Mapping[str, Tensor], truth: Mapping[str, Tensor], prefix: str) -> float:
     """Norm of the difference over the norm of the truth."""
     names = [name for name in truth if name.startswith(prefix)]
-    gap = sum(float((found[name] - truth[name]).double().square().sum()) for name in names)
-    size = sum(float(truth[name].double().square().sum()) for name in names)
+    gap = sum(float(wide(found[name] - truth[name]).square().sum()) for name in names)
+    size = sum(float(wide(truth[name]).square().sum()) for name in names)
     return (gap / size) ** 0.5 if size else 0.0

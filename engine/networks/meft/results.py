@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from engine.core.named_file import NamedFile, TextFile
 from engine.core.reversible import RoundTrip
 from engine.models.tensor_file import TensorFile
 
@@ -11,13 +12,16 @@ class Start:
     """How near the reversible network begins to the pre-trained one at these scales.
 
     `agreement` is the mean cosine of the pooled outputs; `accuracy` is that of the untouched head
-    on the task the network knows, where there is one.
+    on the task the network knows, where there is one. `inverse` and `anchored` are the relative
+    errors of the streams before each layer once walked back to, without anchors and with them.
     """
 
     lam: float
     beta: float
     agreement: float
     accuracy: float | None
+    inverse: tuple[float, ...] = ()
+    anchored: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ class Predicted:
 @dataclass(frozen=True)
 class Tuned:
     """Fine-tuning: curves, the adapters as files, and the largest difference of logits once these
-    files were read back into a fresh copy of the model."""
+    files were read back into a fresh copy of the model. `lora` are the files of the LoRA arm as
+    PEFT reads them, with its head beside them."""
 
     task: str
     classes: tuple[str, ...]
@@ -112,8 +117,9 @@ class Tuned:
     held_out: int
     curves: tuple[Curve, ...] = ()
     adapter: TensorFile | None = None
-    adapter_config: "TextFile | None" = None
+    adapter_config: TextFile | None = None
     read_back: float | None = None
+    lora: tuple[NamedFile, ...] = ()
     predictions: tuple[Predicted, ...] = ()
 
 
@@ -124,19 +130,3 @@ class Answered:
     model: str
     classes: tuple[str, ...]
     predictions: tuple[Predicted, ...]
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A text to take along."""
-
-    name: str
-    text: str
-
-    @property
-    def suffix(self) -> str:
-        return ".json"
-
-    def pieces(self) -> tuple[bytes, ...]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        return (self.text.encode(),)

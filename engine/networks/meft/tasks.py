@@ -34,7 +34,7 @@ class Examples:
     def batch(self, encoder: Encoder, rows: Sequence[int]) -> Batch:
         """Some of them as the encoder reads them."""
         if isinstance(self.inputs, np.ndarray):
-            return scans.batch_of(self.inputs[list(rows)])
+            return scans.batch_of(self.inputs[list(rows)]).to(encoder.device)
         return encoder.batch([self.inputs[row] for row in rows])
 
 

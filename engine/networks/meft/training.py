@@ -11,6 +11,7 @@ from engine.networks._backbones import Batch, Classifier
 from engine.networks._meft_models import Encoder
 from engine.networks.meft.results import Predicted
 from engine.networks.meft.tasks import Examples, Task
+from engine.reversible.replay import accelerators, forked_noise
 
 EVALUATED = 64  # at once
 
@@ -49,11 +50,10 @@ def losses(
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step)
         optimizer.zero_grad(set_to_none=True)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        labels = task.train.labels[rows].to(encoder.device)
+        with forked_noise(accelerators(trained)), torch.enable_grad():
             torch.manual_seed(rng.generator(seed, "dropout", step).initial_seed())
-            loss = F.cross_entropy(
-                network(task.train.batch(encoder, rows)), task.train.labels[rows]
-            )
+            loss = F.cross_entropy(network(task.train.batch(encoder, rows)), labels)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, plan.clip)
         optimizer.step()
@@ -77,7 +77,8 @@ def probabilities(network: Classifier, encoder: Encoder, examples: Examples) -> 
     network.eval()
     rows = range(len(examples))
     parts = [rows[i : i + EVALUATED] for i in range(0, len(rows), EVALUATED)]
-    return torch.cat([network(examples.batch(encoder, part)).softmax(-1) for part in parts])
+    found = [network(examples.batch(encoder, part)).softmax(-1) for part in parts]
+    return torch.cat(found).cpu()
 
 
 def accuracy(network: Classifier, encoder: Encoder, examples: Examples) -> float:

@@ -18,11 +18,13 @@ from engine.core.reversible import compare
 from engine.core.rng import generator
 from engine.core.settings import Items, OneOf, Range, Text
 from engine.core.shapes import Array, Float, Tensor, UInt8
+from engine.networks._places import place
 from engine.networks.memory_lab import architectures as arch
 from engine.networks.memory_lab.results import Frame, Measured, PictureBack, Point, Way
 from engine.pictures import PictureSetting
 from engine.reversible import Mode, ReversibleSequence, additive, suggest_anchor
 from engine.reversible.memory import kept_bytes, measure, median_seconds
+from engine.reversible.replay import accelerators, forked_noise
 from engine.reversible.sequence import Streams
 
 MOST_DEPTH, MOST_BATCH, MOST_DEPTHS = 64, 64, 6
@@ -114,8 +116,8 @@ def walk(
     yield Progress(0, 1, "Opening the picture")
     pixels = _pixels(photograph, picture)
     dtype = getattr(torch, precision)
-    x = _halves(pixels, dtype)
-    sequence = _picture_network(depth, width, seed).to(dtype).eval()
+    x = _halves(pixels, place(dtype), dtype)
+    sequence = _picture_network(depth, width, seed).to(place(dtype), dtype).eval()
     count = len(sequence.steps)
     shown = PictureBack(depth, pixels)
     kept = [_kept(sequence, mode, x) for mode in ("reversible", "plain")]
@@ -175,11 +177,11 @@ class _Setting:
 
     def built(self, depth: int, seed: int) -> arch.Built:
         made = arch.built(self.architecture, depth, self.width, self.batch, seed, self.blocks)
-        if self.precision != "float64":
-            return made
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        to = place(dtype), dtype
         for coupling in made.couplings:
-            coupling.double()
-        streams, ctx = (tuple(t.double() for t in ts) for ts in (made.streams, made.ctx))
+            coupling.to(*to)
+        streams, ctx = (tuple(t.to(*to) for t in ts) for ts in (made.streams, made.ctx))
         return replace(made, streams=streams, ctx=ctx)
 
     def parameters(self, seed: int) -> int:
@@ -190,7 +192,7 @@ class _Setting:
     def autocast(self) -> AbstractContextManager[object]:
         """bfloat16 inside F; the streams stay float32."""
         half = self.precision == "bfloat16"
-        return torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
+        return torch.autocast(place().type, torch.bfloat16) if half else nullcontext()
 
 
 # ---------------------------------------------------------------------- one bar
@@ -212,13 +214,14 @@ def _point(
             return sum((s.square().mean() for s in out[1:]), out[0].square().mean())
 
     trained = [p for p in sequence.parameters() if p.requires_grad]
+    devices = accelerators(streams)
 
     def gradients() -> list[Tensor]:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with forked_noise(devices), torch.enable_grad():
             torch.manual_seed(0)
             return list(torch.autograd.grad(step(), trained))
 
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with forked_noise(devices), torch.enable_grad():
         torch.manual_seed(0)
         cost = measure(step, sequence, [*streams, *made.ctx])
     found = gradients()
@@ -287,15 +290,15 @@ def _pixels(photograph: str, picture: UInt8[Array, "h w 3"] | None) -> UInt8[Arr
     return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def _halves(pixels: UInt8[Array, "h w 3"], dtype: torch.dtype) -> Streams:
-    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(dtype) / 255
+def _halves(pixels: UInt8[Array, "h w 3"], device: torch.device, dtype: torch.dtype) -> Streams:
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(device, dtype) / 255
     return x[..., ::2].contiguous(), x[..., 1::2].contiguous()
 
 
 def _picture(streams: Streams) -> UInt8[Array, "h w 3"]:
     """Both halves side by side again; values beyond black and white are cut off."""
     x = torch.stack(streams, -1).flatten(-2)[0]
-    return (x.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return (x.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _picture_network(depth: int, width: int, seed: int) -> ReversibleSequence:

@@ -4,8 +4,9 @@ The network is in `engine.networks._revcol`, the way back in `walk`.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -21,16 +22,19 @@ from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.networks import _revcol as nets
 from engine.networks import _revcol_world as world
+from engine.networks._places import place
 from engine.networks.revcol import probes, walk
 from engine.networks.revcol.results import Bar, Bars, Estimate, Estimated, Probed, Walked
 from engine.pictures import PictureSetting
 from engine.reversible import Mode
-from engine.reversible.memory import measure
+from engine.reversible.memory import counting, measure
 from engine.world.fashion import garments
 
 KEY = world.KEY
 FITTED_ON = 400  # pictures for the linear picture of the lowest map
 MOST_COLUMNS, MOST_WIDTH, LARGEST_SIDE, MOST_BATCH = 32, 256, 1024, 256
+# Of columns, blocks, width and side squared, and batch: a step that takes about two seconds.
+MOST_WORK = 400_000_000
 PRECISIONS = ("float32", "float64")
 
 
@@ -73,13 +77,14 @@ def run(
     yield Progress(0, 1, "Opening the network")
     network, classes = _opened(model)
     x, truth = _input(network, index, picture)
-    if precision == "float64":
-        network, x = copy.deepcopy(network).double(), x.double()
+    dtype = getattr(torch, precision)
+    network = copy.deepcopy(network).to(place(dtype), dtype)
+    x = x.to(place(dtype), dtype)
     shown = Walked(walk.to_picture(x[0]), classes, truth, alphas=walk.alphas(network))
     total = nets.LEVELS * len(network.columns) + 2
     shown = replace(shown, exits=walk.exits(network, x, classes))
     yield Progress(1, total, "Forward through all columns", shown)
-    readout = _readout(network, x.dtype)
+    readout = _readout(network, x)
     yield Progress(2, total, "Fitting the linear pictures", shown)
     for step, streams, truth_streams in walk.walked_back(network, x, readout):
         shown = replace(shown, steps=(*shown.steps, step))
@@ -112,6 +117,11 @@ def memory(
     counts, named = tuple(columns), tuple(policies)
     if side % nets.STRIDE:
         raise BadInput(f"A picture of {side} pixels does not halve evenly.", "Take 32, 64 or 96.")
+    if max(counts) * blocks * (width * side) ** 2 * batch > MOST_WORK:
+        raise BadInput(
+            f"{max(counts)} columns of width {width} at {side} pixels are too much here.",
+            "Take a smaller width, side or batch.",
+        )
     shown, total = Bars(), len(counts) * len(named)
     yield Progress(0, total, "Laying out columns")
     x = torch.randn(batch, 3, side, side, generator=generator(seed, "pictures"))
@@ -137,6 +147,7 @@ def probe(
     """What each level knows of the class and of the position, by column."""
     yield Progress(0, 1, "Opening the network")
     network, classes = _opened(model)
+    network = copy.deepcopy(network).to(place())
     parts, labels, shifts = [], [], []
     total = (train + test) // probes.AT_ONCE + 2
     done = 0
@@ -178,8 +189,12 @@ def estimate(
     yield Progress(0, total, "Laying out shapes")
     for size in known:
         for name in named:
-            shown = replace(shown, rows=(*shown.rows, _estimate(size, name, side, batch)))
-            yield Progress(len(shown.rows), total, f"RevCol-{size}, {POLICIES[name].title}", shown)
+            title, done = f"RevCol-{size}, {POLICIES[name].title}", len(shown.rows)
+            row = yield from _estimate(
+                size, name, side, batch, partial(_counted, done, total, title, shown)
+            )
+            shown = replace(shown, rows=(*shown.rows, row))
+            yield Progress(done + 1, total, title, shown)
     return shown
 
 
@@ -209,8 +224,8 @@ def _input(
     return x, ""
 
 
-def _readout(network: nets.RevCol, dtype: torch.dtype) -> walk.Readout:
-    x = world.inputs_of(garments("train").pixels[:FITTED_ON]).to(dtype)
+def _readout(network: nets.RevCol, like: Tensor) -> walk.Readout:
+    x = world.inputs_of(garments("train").pixels[:FITTED_ON]).to(like)
     return walk.Readout([streams[0] for streams in walk.columns_of(network, x)], x)
 
 
@@ -262,7 +277,13 @@ def _stack_error(config: nets.RevColConfig, x: Tensor, seed: int) -> float:
     return compare(there[first - 1], back[first]).relative_error
 
 
-def _estimate(size: str, name: str, side: int, batch: int) -> Estimate:
+def _counted(done: int, total: int, title: str, shown: Estimated, operations: int) -> Progress:
+    return Progress(done, total, f"{title}: {operations:,} operations", shown)
+
+
+def _estimate(
+    size: str, name: str, side: int, batch: int, told: Callable[[int], Progress]
+) -> Steps[Estimate]:
     policy = POLICIES[name]
     with torch.device("meta"):
         network = nets.RevCol(
@@ -275,6 +296,6 @@ def _estimate(size: str, name: str, side: int, batch: int) -> Estimate:
         seen = network(x)
         return nets.compound_loss(seen.logits, seen.decoded, x, labels).total
 
-    cost = measure(step, network, [x, labels])
+    cost = yield from counting(step, network, [x, labels], told)
     parameters = sum(p.numel() for p in network.parameters())
     return Estimate(size, side, name, parameters, cost.kept_bytes, cost.peak_bytes, cost.flops)

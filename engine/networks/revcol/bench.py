@@ -2,7 +2,8 @@
 
     python -m engine bench revcol          writes assets/claims/revcol.json
 
-1. Bytes kept and gradient errors at 2, 4, 8 and 16 columns under every policy.
+1. Bytes kept and gradient errors at 2, 4, 8 and 16 columns under every policy; the errors at 16
+   columns for three seeds.
 2. The heads on the test pictures.
 3. The way back on a few pictures: relative error before each column.
 4. Linear probes of class and position, by column and level.
@@ -21,24 +22,32 @@ from engine.networks import _revcol_world as world
 from engine.networks.revcol.algorithm import KEY, memory, probe
 from engine.networks.revcol.algorithm import run as walk
 
-COLUMNS, PICTURES, CHECKED = (2, 4, 8, 16), 1000, 8
+COLUMNS, PICTURES, CHECKED, SEEDS = (2, 4, 8, 16), 1000, 2, 3
+ERRORS_OF = ("plain", "whole", "anchored")
 
 
 def run(*, seed: int, model: ModelRef | str = KEY) -> Steps[Measured]:
     """All four."""
     begun = time.perf_counter()
-    bars = yield from memory(seed=seed, columns=COLUMNS)
+    bars = yield from memory(seed=seed, columns=COLUMNS, batch=2)
     kept = {(bar.mode, bar.columns): bar.kept_bytes for bar in bars.bars}
     growth = {
         mode: kept[mode, COLUMNS[-1]] / kept[mode, COLUMNS[0]] for mode in ("released", "whole")
     }
+    errors: dict[str, list[Plain]] = {mode: [] for mode in ERRORS_OF}
+    for offset in range(SEEDS):
+        again = yield from memory(
+            seed=seed + offset, columns=COLUMNS[-1:], policies=ERRORS_OF, batch=1
+        )
+        for bar in again.bars:
+            errors[bar.mode].append(bar.gradient_error)
     yield Progress(1, 4, "Heads")
     heads = _heads()
     back: list[Plain] = []
     for index in range(CHECKED):
         shown = yield from walk(seed=seed, index=index)
         back.append([step.error for step in shown.steps])
-    probed = yield from probe(seed=seed, train=2000, test=1000)
+    probed = yield from probe(seed=seed, train=800, test=400)
     return Measured.of(
         growth["released"],
         growth["whole"],
@@ -47,6 +56,7 @@ def run(*, seed: int, model: ModelRef | str = KEY) -> Steps[Measured]:
         begun=begun,
         figures={
             "bars": [asdict(bar) for bar in bars.bars],
+            f"gradient error at {COLUMNS[-1]} columns, by seed": dict(errors),
             "inverse error of untrained columns": [list(pair) for pair in bars.inverse_errors],
             f"heads on {PICTURES} test pictures": heads,
             "error of each step back, by picture": back,

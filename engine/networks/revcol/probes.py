@@ -35,7 +35,8 @@ def moved(
 def maps_of(network: RevCol, pixels: UInt8[Array, "n h w"]) -> Iterator[list[Streams]]:
     """The maps after every column, some pictures at a time."""
     for first in range(0, len(pixels), AT_ONCE):
-        yield columns_of(network, inputs_of(pixels[first : first + AT_ONCE]))
+        x = inputs_of(pixels[first : first + AT_ONCE]).to(network.stem[0].weight.device)
+        yield columns_of(network, x)
 
 
 def features(parts: Sequence[list[Streams]], column: int, level: int) -> Float[Tensor, "n d"]:
@@ -44,7 +45,7 @@ def features(parts: Sequence[list[Streams]], column: int, level: int) -> Float[T
         torch.nn.functional.adaptive_avg_pool2d(part[column][level], PLACES).flatten(1)
         for part in parts
     ]
-    rows = torch.cat(pooled).double()
+    rows = torch.cat(pooled).cpu().double()
     return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from engine.core.precision import wide
 from engine.core.reversible import compare
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.networks._revcol import LEVELS, RevCol
@@ -45,12 +46,12 @@ class Readout:
 
     def __init__(self, maps: list[Float[Tensor, "n c h w"]], x: Float[Tensor, "n 3 i j"]) -> None:
         target = torch.nn.functional.unfold(x.mean(1, keepdim=True), PATCH, stride=PATCH)
-        rows = target.transpose(1, 2).reshape(-1, PATCH**2).double()
-        self.weights = [_ridge(_rows(one).double(), rows) for one in maps]
+        rows = wide(target.transpose(1, 2).reshape(-1, PATCH**2))
+        self.weights = [_ridge(wide(_rows(one)), rows) for one in maps]
 
     def picture(self, column: int, c0: Float[Tensor, "1 c h w"]) -> UInt8[Array, "i j 3"]:
         """The picture that the map of this column holds, as far as a linear map can read it."""
-        read = _with_one(_rows(c0).double()) @ self.weights[column]
+        read = _with_one(wide(_rows(c0))) @ self.weights[column]
         h, w = c0.shape[-2:]
         grey = torch.nn.functional.fold(
             read.T[None].float(), (h * PATCH, w * PATCH), PATCH, stride=PATCH
@@ -63,7 +64,7 @@ def _rows(c: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c"]:
 
 
 def _with_one(rows: Float[Tensor, "m c"]) -> Float[Tensor, "m d"]:
-    return torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
 
 
 def _ridge(rows: Float[Tensor, "m c"], targets: Float[Tensor, "m k"]) -> Float[Tensor, "d k"]:
@@ -99,7 +100,7 @@ def walked_back(
         truth = there[k]
         # Before the first column all maps are zero: a picture of them would show the readout alone.
         seen = max(column - (level == 0), 0)
-        gap = (streams[0] - truth[0]).abs().amax((0, 1)).numpy()
+        gap = (streams[0] - truth[0]).abs().amax((0, 1)).cpu().numpy()
         yield (
             StepBack(
                 column + 1,
@@ -132,4 +133,4 @@ def alphas(network: RevCol) -> tuple[Alphas, ...]:
 
 def to_picture(x: Float[Tensor, "3 h w"]) -> UInt8[Array, "h w 3"]:
     """Numbers in [0, 1] as a picture."""
-    return (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return (x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()

@@ -5,6 +5,7 @@ The network is in `engine.networks._unet3d`, volumes in `_brain`, files in `_nif
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from engine.core import rng
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.named_file import NamedFile
 from engine.core.recipe import ModelRef
 from engine.core.reversible import round_trip
 from engine.core.settings import Items, OneOf, Range, Text
@@ -21,18 +23,19 @@ from engine.networks import _brain as brain
 from engine.networks import _brain_models as models
 from engine.networks import _nifti as nifti
 from engine.networks import _unet3d as nets
+from engine.networks._places import place
 from engine.networks.reversible_unet3d import sizes
 from engine.networks.reversible_unet3d.results import (
     Bar,
+    Cube,
     Curve,
-    NiftiFile,
     Overlap,
     Segmented,
     Sized,
     StageBack,
     Trained,
 )
-from engine.reversible.memory import measure
+from engine.reversible.memory import counting
 
 KEY = models.KEY
 FILE = "segmentation.nii.gz"
@@ -40,6 +43,8 @@ PARTS = ("test", "train", "all")
 VOLUMES = ("average", "single")
 MOST_STEPS, LARGEST_CROP, MOST_BLOCKS, MOST_WIDTH, MOST_EXPANSION = 200, 48, 8, 256, 8
 MOST_WINDOWS = 400
+# Of voxels, blocks, expansion and width squared over all levels: a step of about three seconds.
+MOST_WORK = 60_000_000
 
 ModesSetting = Annotated[
     Sequence[Annotated[str, OneOf(sizes.POLICIES)]], Items(len(sizes.POLICIES), fewest=1)
@@ -80,7 +85,7 @@ def run(
     shown = replace(
         shown,
         overlaps=overlaps(torch.from_numpy(shown.labels), truth),
-        file=NiftiFile(FILE, nifti.written(shown.labels, scan)),
+        file=NamedFile(FILE, nifti.written(shown.labels, scan)),
     )
     yield Progress(count, count + 1, "Walking the stages backwards", shown)
     if stages:
@@ -105,6 +110,7 @@ def train(
     With `test` the held-out slices are segmented at the end.
     """
     config = _config(widths, blocks, expansion)
+    _check_work(config, side)
     named = tuple(modes)
     yield Progress(0, 1, "Cutting crops")
     part = brain.volume("average").part("train")
@@ -116,7 +122,9 @@ def train(
     total = steps * len(named) + 1
     for index, name in enumerate(named):
         network = _new(config, sizes.POLICIES[name], seed)
-        curve = _costed(network, name, data, side, seed)
+        # Bytes are counted before the network goes to a device, so that they are alike everywhere.
+        curve = yield from _costed(network, name, data, side, seed, index * steps, total, shown)
+        network = network.to(place())
         others = shown.curves
         for loss in losses(network, data, side, steps, learning_rate, seed):
             curve = replace(curve, losses=(*curve.losses, loss))
@@ -152,19 +160,33 @@ def measure_sizes(
     yield Progress(0, total, "Laying out shapes")
     for count in counts:
         for name in named:
-            policy = sizes.POLICIES[name]
-            found = sizes.cost(replace(config, blocks=count), policy, side)
+            policy, done = sizes.POLICIES[name], len(shown.bars)
+            title = f"{count} blocks, {policy.title}"
+            found = yield from sizes.cost(
+                replace(config, blocks=count), policy, side,
+                partial(_counted, done, total, title, shown),
+            )  # fmt: skip
             bar = Bar(count, name, policy.title, found.kept_bytes, found.peak_bytes, found.flops)
             shown = replace(shown, bars=(*shown.bars, bar))
-            yield Progress(len(shown.bars), total, f"{count} blocks, {policy.title}", shown)
-    done = len(shown.bars)
-    for name in named if cubes else ():
-        others = shown.cubes
-        for cube in sizes.largest(config, name, int(gibibytes * 2**30)):
-            done = min(done + 1, total)
-            shown = replace(shown, cubes=(*others, cube))
-            yield Progress(done, total, f"{cube.title}: {cube.side} fits", shown)
+            yield Progress(done + 1, total, title, shown)
+    for index, name in enumerate(named if cubes else ()):
+        done = len(shown.bars) + index * looks
+        cube = yield from sizes.largest(
+            config, name, int(gibibytes * 2**30), partial(_looked, done, total, shown)
+        )
+        shown = replace(shown, cubes=(*shown.cubes, cube))
+        yield Progress(done + looks, total, f"{cube.title}: {cube.side} fits", shown)
     return shown
+
+
+def _counted(done: int, total: int, title: str, shown: Sized, operations: int) -> Progress:
+    return Progress(done, total, f"{title}: {operations:,} operations", shown)
+
+
+def _looked(done: int, total: int, shown: Sized, cube: Cube) -> Progress:
+    """The best cube so far, among those of other modes."""
+    now = replace(shown, cubes=(*shown.cubes, cube))
+    return Progress(done, total, f"{cube.title}: {cube.side} fits", now)
 
 
 # ---------------------------------------------------------------------- volumes
@@ -239,7 +261,7 @@ def _window(x: Float[Tensor, "1 m d h w"], side: int) -> Float[Tensor, "1 m i j 
 def walked_back(network: nets.RevUNet3d, x: Float[Tensor, "1 m d h w"]) -> list[StageBack]:
     """What goes into each encoder stage, recovered from what comes out of it."""
     found = []
-    x = network.stem(nets.padded(x, network.step))
+    x = network.stem(nets.padded(x.to(place()), network.step))
     for level, stage in enumerate(network.encoder):
         assert isinstance(stage, nets.RevStage)
         y = stage(x)
@@ -249,7 +271,7 @@ def walked_back(network: nets.RevUNet3d, x: Float[Tensor, "1 m d h w"]) -> list[
                 f"encoder, level {level}",
                 len(stage.blocks),
                 round_trip(stage, x, steps=2 * len(stage.blocks)),
-                tuple(gap.amax(axis).numpy() for axis in range(3)),
+                tuple(gap.amax(axis).cpu().numpy() for axis in range(3)),
             )
         )
         x = network.down[level](y) if level < len(network.down) else y
@@ -265,6 +287,9 @@ class _Crops:
 
     inputs: Float[Tensor, "b m d h w"]
     targets: Int[Tensor, "b d h w"]
+
+    def to(self, device: torch.device) -> "_Crops":
+        return _Crops(self.inputs.to(device), self.targets.to(device))
 
     @classmethod
     def draw(cls, data: tuple[Tensor, Tensor], side: int, seed: int, step: int) -> "_Crops":
@@ -285,7 +310,7 @@ def losses(
     """Loss of each step of AdamW."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     for step in range(steps):
-        crops = _Crops.draw(data, side, seed, step)
+        crops = _Crops.draw(data, side, seed, step).to(place())
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
             loss = nets.segmentation_loss(network(crops.inputs), crops.targets)
@@ -301,17 +326,17 @@ def _new(config: nets.UNetConfig, policy: sizes.Policy, seed: int) -> nets.RevUN
 
 
 def _costed(
-    network: nets.RevUNet3d, name: str, data: tuple[Tensor, Tensor], side: int, seed: int
-) -> Curve:
+    network: nets.RevUNet3d, name: str, data: tuple[Tensor, Tensor], side: int, seed: int,
+    done: int, total: int, shown: Trained,
+) -> Steps[Curve]:  # fmt: skip
     """Bytes of the first step, measured."""
-    crops = _Crops.draw(data, side, seed, 0)
-    with torch.enable_grad():
-        cost = measure(
-            lambda: nets.segmentation_loss(network(crops.inputs), crops.targets),
-            network,
-            [crops.inputs, crops.targets],
-        )
-    title = sizes.POLICIES[name].title
+    crops, title = _Crops.draw(data, side, seed, 0), sizes.POLICIES[name].title
+    cost = yield from counting(
+        lambda: nets.segmentation_loss(network(crops.inputs), crops.targets),
+        network,
+        [crops.inputs, crops.targets],
+        lambda operations: Progress(done, total, f"{title}: {operations:,} operations", shown),
+    )
     return Curve(name, title, cost.kept_bytes, cost.peak_bytes, cost.flops)
 
 
@@ -340,3 +365,13 @@ def _key(model: ModelRef | str) -> str:
 
 def _config(widths: Sequence[int], blocks: int, expansion: int) -> nets.UNetConfig:
     return nets.UNetConfig(tuple(widths), blocks, expansion)
+
+
+def _check_work(config: nets.UNetConfig, side: int) -> None:
+    """Raises `BadInput` for a network whose steps would take minutes on a processor."""
+    inner = sum((side / 2**level) ** 3 * w**2 for level, w in enumerate(config.widths))
+    if inner * config.blocks * config.expansion > MOST_WORK:
+        raise BadInput(
+            f"Widths {', '.join(map(str, config.widths))} on crops of {side} are too much here.",
+            "Take smaller widths or crops, or fewer blocks.",
+        )

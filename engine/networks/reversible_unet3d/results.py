@@ -2,24 +2,9 @@
 
 from dataclasses import dataclass
 
+from engine.core.named_file import NamedFile
 from engine.core.reversible import RoundTrip
 from engine.core.shapes import Array, Float, UInt8
-
-
-@dataclass(frozen=True)
-class NiftiFile:
-    """Labels on the axes and with the affine of the volume that was read."""
-
-    name: str
-    data: bytes
-
-    @property
-    def suffix(self) -> str:
-        return ".nii.gz"
-
-    def pieces(self) -> tuple[bytes, ...]:
-        """The bytes of the file, as `engine.results` asks for them."""
-        return (self.data,)
 
 
 @dataclass(frozen=True)
@@ -45,7 +30,8 @@ class StageBack:
 @dataclass(frozen=True)
 class Segmented:
     """A volume and the class of every voxel, axes right, anterior, superior; three slices through
-    `centre` are enough for a picture, the volumes for a viewer."""
+    `centre` are enough for a picture, the volumes for a viewer. `file` holds the labels on the axes
+    and with the affine of the volume that was read."""
 
     title: str
     classes: tuple[str, ...]
@@ -55,7 +41,7 @@ class Segmented:
     centre: tuple[int, int, int]
     spacing: tuple[float, float, float]
     overlaps: tuple[Overlap, ...] = ()
-    file: NiftiFile | None = None
+    file: NamedFile | None = None
     stages: tuple[StageBack, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -1,6 +1,6 @@
 """Bytes at any size without the memory: the network on the meta device."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from engine.networks import _unet3d as nets
 from engine.networks.reversible_unet3d.results import Cube
 from engine.reversible import Mode
-from engine.reversible.memory import Cost, measure
+from engine.reversible.memory import Cost, Told, counting
 
 STEP, LONGEST = 8, 512
 
@@ -39,27 +39,33 @@ def network_of(config: nets.UNetConfig, policy: Policy) -> nets.RevUNet3d:
     ).train()
 
 
-def cost(config: nets.UNetConfig, policy: Policy, side: int) -> Cost:
-    """A training step on one cube, computed on shapes."""
+def cost(
+    config: nets.UNetConfig, policy: Policy, side: int, told: Callable[[int], Told]
+) -> Generator[Told, None, Cost]:
+    """A training step on one cube, computed on shapes; `told` is of the operations so far."""
     with torch.device("meta"):
         network = network_of(config, policy)
         x = torch.zeros(1, config.modalities, side, side, side)
         target = torch.zeros(1, side, side, side, dtype=torch.long)
-    return measure(lambda: nets.segmentation_loss(network(x), target), network, [x, target])
+    loss = lambda: nets.segmentation_loss(network(x), target)  # noqa: E731
+    return (yield from counting(loss, network, [x, target], told))
 
 
-def largest(config: nets.UNetConfig, name: str, most: int) -> Iterator[Cube]:
-    """Binary search over multiples of 8; gives the best so far after every look. The search ends
-    at 512, and at 0 where even the smallest cube does not fit."""
+def largest(
+    config: nets.UNetConfig, name: str, most: int, told: Callable[[Cube], Told]
+) -> Generator[Told, None, Cube]:
+    """Binary search over multiples of 8, `told` of the best so far. The search ends at 512, and at
+    0 where even the smallest cube does not fit."""
     policy = POLICIES[name]
     low, high = 0, LONGEST // STEP
     best = Cube(name, policy.title, 0, 0, 0)
     while low < high:
         middle = (low + high + 1) // 2
         side = middle * STEP
-        peak = cost(config, policy, side).peak_bytes
-        if peak <= most:
-            low, best = middle, Cube(name, policy.title, side, peak, side**3)
+        found = yield from cost(config, policy, side, lambda _, best=best: told(best))
+        if found.peak_bytes <= most:
+            low, best = middle, Cube(name, policy.title, side, found.peak_bytes, side**3)
         else:
             high = middle - 1
-        yield best
+        yield told(best)
+    return best
