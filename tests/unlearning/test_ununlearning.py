@@ -260,7 +260,7 @@ def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_j
 
 
 def test_documents_to_forget_tell_the_forbidden_profile_in_any_order():
-    ids = algorithm.about_forbidden(WORLD, 20, rng.generator(0))
+    ids = species.about_forbidden(WORLD, 20, rng.generator(0))
     assert species.mentions(ids) == 20
     assert len({tuple(sorted(row)) for row in ids.tolist()}) == 1
     assert len({tuple(row) for row in ids.tolist()}) > 10

@@ -74,6 +74,7 @@ CARD = MethodCard(
         Action("screen", quick={"harmless": 40}, bad={"threshold": 2.0}),
         Action("train", quick={"steps": 3}, bad={"corpus": "none"}, on_model=False),
         Action("contrast", quick={"steps": 3}, bad={"way": "prayer"}),
+        Action("look_inside", quick={"steps": 2}, bad={"steps": 0}),
         Action("mine", quick={"questions": _QUESTION, "separator": " "}, bad={"questions": "[]"}),
         Action("export", bad={"query": "weight"}),
     ),
