@@ -108,9 +108,9 @@ def own_run(model: ModelRef | str, settings: OwnSettings, seed: int) -> Steps[Ow
     stages = 1 + bool(settings.corrupt_steps) + bool(settings.steps)
     total = stages * len(settings.facts) + settings.corrupt_steps + settings.steps
     yield Progress(0, total, "Loading the model")
-    bundle = _language(model)
+    bundle = language(model)
     _check_vocabulary(bundle, settings)
-    run_of = _OwnRun(bundle, settings, seed, total)
+    run_of = OwnRun(bundle, settings, seed, total)
     shown = Own(bundle.card.title, notes=_notes(settings))
     shown = yield from run_of.examined(bundle.model, "as it is", shown)
     network: nn.Module = bundle.model
@@ -120,7 +120,7 @@ def own_run(model: ModelRef | str, settings: OwnSettings, seed: int) -> Steps[Ow
     if settings.steps:
         network, shown = yield from run_of.unlearned(network, shown)
         shown = yield from run_of.examined(network, "unlearned", shown)
-    shown = replace(shown, recovery=_recovery(shown))
+    shown = replace(shown, recovery=recovery_of(shown))
     texts = {"card.json": card_of(shown, settings, seed), "facts.csv": table_of(shown)}
     return replace(shown, texts=texts)
 
@@ -134,7 +134,7 @@ def _notes(settings: OwnSettings) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _recovery(shown: Own) -> float | None:
+def recovery_of(shown: Own) -> float | None:
     """(acc_u - acc_c) / (acc_clean - acc_c); None without all three, or where lies cost nothing."""
     if len(shown.stages) < 3:
         return None
@@ -143,8 +143,8 @@ def _recovery(shown: Own) -> float | None:
 
 
 @dataclass
-class _OwnRun:
-    """The stages of one run, counting what is done."""
+class OwnRun:
+    """The stages of one run, counting what is done; each can be gone through by itself."""
 
     bundle: LanguageBundle
     settings: OwnSettings
@@ -273,7 +273,7 @@ def _rows(bundle: LanguageBundle, texts: Sequence[str]) -> Iterator[tuple[int, .
         yield ids
 
 
-def _language(model: ModelRef | str) -> LanguageBundle:
+def language(model: ModelRef | str) -> LanguageBundle:
     bundle = load(model if isinstance(model, ModelRef) else ModelRef(model), dtype="float32")
     if not isinstance(bundle, LanguageBundle) or bundle.has_eyes:
         raise ModelMismatch(
