@@ -30,7 +30,7 @@ COLOURS = (BACKWARD, FORWARD, NEUTRAL)
 def slider() -> gr.HTML:
     """Plays the steps of unlearning, or is dragged."""
     return gr.HTML(
-        '<div class="steps-bar scrubber" data-board="restor-board" hidden>'
+        '<div class="steps-bar scrubber" style="margin:0" data-board="restor-board" hidden>'
         '<button type="button" class="quiet">▶ Play</button>'
         '<input type="range" min="0" max="1" value="1" step="1" aria-label="Steps of unlearning">'
         "<output>the end</output></div>",
@@ -123,7 +123,7 @@ def _fact(row: "Row", place: int, courses: "Sequence[Course]") -> str:
     """One fact: who and what, then what each model says."""
     head = (
         f'<div class="fact head">{escape(row.person)} <small>{escape(row.relation)} '
-        f"{escape(row.truth)}; the lie: {escape(row.lie)}</small></div>"
+        f"{escape(row.truth)}, not {escape(row.lie)}</small></div>"
     )
     cells = []
     for number, course in enumerate(courses):

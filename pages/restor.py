@@ -69,8 +69,8 @@ def _unlearning(frame: Frame) -> None:
     with run.settings:
         edit = _settings(frame)
     with run.shown:
-        shown = gr.HTML(board.EMPTY, elem_id="restor-board", css_template=board.CSS)
         board.slider()
+        shown = gr.HTML(board.EMPTY, elem_id="restor-board", css_template=board.CSS)
     with run.below:
         told = gr.HTML("", elem_id="restor-told")
         with gr.Row(elem_classes="curves"):
