@@ -44,6 +44,8 @@ def build(frame: Frame) -> None:
             info="subject, relation, question, answers and perhaps wrong; RESTOR's facts.json too",
             lines=4, max_lines=9, max_length=1_900_000, elem_classes="mono",
         )  # fmt: skip
+        opened = gr.UploadButton("Open a file", file_types=[".json", ".jsonl"], size="sm")
+        frame.on(opened.upload, _files.read_upload, opened, facts, name="open_facts")
     with stage.settings:
         evaluate_only = gr.Checkbox(
             True, label="Evaluate only", info="For a model that was unlearned elsewhere"

@@ -375,6 +375,8 @@ def _own(frame: Frame) -> None:
             info="question, answer, perturbed_answer as TOFU has them; hints as a list",
             lines=4, max_lines=9, max_length=1_900_000, elem_classes="mono",
         )  # fmt: skip
+        opened = gr.UploadButton("Open a file", file_types=[".json", ".jsonl"], size="sm")
+        frame.on(opened.upload, _files.read_upload, opened, questions, name="open_questions")
     with stage.settings:
         separator = gr.Textbox(
             " ", label="Between hints and question", max_length=8,
