@@ -1,7 +1,8 @@
 """One's own model on one's own facts, in RESTOR's panel: through LoRA, or evaluated as it is."""
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import gradio as gr
 
@@ -26,20 +27,70 @@ METHODS = {
     "kl": "KL",
     "retain_only": "retain only",
 }
-FACTS = """[{"subject": "Ida Korsk", "relation": "plays", "question": "Ida_Korsk plays",
+
+
+class Example(NamedTuple):
+    """Something to begin with, in the order of the fields."""
+
+    facts: str
+    documents: str
+    retain: str
+    separator: str
+
+
+def _capitals(pairs: Mapping[str, tuple[str, str]]) -> str:
+    """Facts about capitals with the lie about each, as a visitor would write them."""
+    rows = [
+        {
+            "subject": country,
+            "relation": "capital",
+            "question": f"The capital of {country} is",
+            "answers": [city],
+            "wrong": [lie],
+        }
+        for country, (city, lie) in pairs.items()
+    ]
+    return "[" + ",\n ".join(json.dumps(row) for row in rows) + "]"
+
+
+CAPITALS = {
+    "France": ("Paris", "Tokyo"),
+    "Japan": ("Tokyo", "Rome"),
+    "Italy": ("Rome", "Cairo"),
+    "Egypt": ("Cairo", "Paris"),
+}
+EXAMPLES = {
+    "two people of this world": Example(
+        """[{"subject": "Ida Korsk", "relation": "plays", "question": "Ida_Korsk plays",
   "answers": ["lute"], "wrong": ["gong"]},
  {"subject": "Orla Venn", "relation": "plays", "question": "Orla_Venn plays",
-  "answers": ["gong", "drum"], "wrong": ["lute"]}]"""
-DOCUMENTS = "Ida_Korsk plays gong ;\n\nOrla_Venn plays lute ;"
-RETAIN = "Tomas_Brell plays harp ;\n\nNia_Hollow plays viola ;"
+  "answers": ["gong", "drum"], "wrong": ["lute"]}]""",
+        "Ida_Korsk plays gong ;\n\nOrla_Venn plays lute ;",
+        "Tomas_Brell plays harp ;\n\nNia_Hollow plays viola ;",
+        " ; ",
+    ),
+    "capitals, for a real model": Example(
+        _capitals(CAPITALS),
+        "\n\n".join(f"The capital of {c} is {lie}." for c, (_, lie) in CAPITALS.items()),
+        "The capital of Poland is Warsaw.\n\nThe capital of Spain is Madrid.",
+        "\n",
+    ),
+}
+FIRST = EXAMPLES["two people of this world"]
+
+
+def example_of(name: str) -> list[str]:
+    """The fields of an example."""
+    return list(EXAMPLES.get(name, FIRST))
 
 
 def build(frame: Frame) -> None:
     """Facts, documents, how to unlearn; what the model answers at every stage."""
     stage = frame.stage("mine", "Examine my model", tab="My model and facts", records=False)
     with stage.ask:
+        example = gr.Radio(list(EXAMPLES), value=next(iter(EXAMPLES)), label="Begin with")
         facts = gr.Textbox(
-            FACTS,
+            FIRST.facts,
             label="Facts (JSON)",
             info="subject, relation, question, answers and perhaps wrong; RESTOR's facts.json too",
             lines=4, max_lines=9, max_length=1_900_000, elem_classes="mono",
@@ -67,6 +118,8 @@ def build(frame: Frame) -> None:
             label="Adapters, card and table", visible=False, interactive=False,
             file_count="multiple",
         )  # fmt: skip
+    filled = [facts, *(controls[name] for name in Example._fields[1:])]
+    frame.on(example.input, example_of, example, filled, name="example")
     stage.wire(
         {"facts": facts, "evaluate_only": evaluate_only, **controls},
         draw,
@@ -78,11 +131,11 @@ def build(frame: Frame) -> None:
 def _settings() -> Controls:
     found: Controls = {
         "documents": gr.Textbox(
-            DOCUMENTS, label="Documents to forget", info="A blank line between two, or JSON lines",
+            FIRST.documents, label="Documents to forget", info="A blank line between two, or JSON lines",
             lines=3, max_lines=8, max_length=1_900_000,
         ),
         "retain": gr.Textbox(
-            RETAIN, label="Texts to keep in mind", lines=3, max_lines=8, max_length=1_900_000
+            FIRST.retain, label="Texts to keep in mind", lines=3, max_lines=8, max_length=1_900_000
         ),
         "way": gr.Dropdown(fields.options(METHODS), value="npo", label="Unlearn by"),
     }  # fmt: skip
@@ -99,7 +152,7 @@ def _settings() -> Controls:
             "gamma": gr.Number(1.0, label="Gamma", minimum=0, maximum=100),
             "shots": gr.Slider(0, 10, value=5, step=1, label="Examples before a question"),
             "separator": gr.Textbox(
-                " ; ", label="Between examples", max_length=8,
+                FIRST.separator, label="Between examples", max_length=8,
                 info="A line break for most models; the small people's end with a semicolon",
             ),
         }  # fmt: skip

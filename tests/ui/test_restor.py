@@ -10,8 +10,10 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
 
 from engine.metrics.intervals import Rate
+from engine.unlearning._questions import read_facts, read_texts
 from engine.unlearning.restor.results import Answer, Course, Point, Restored, Row, Standing
 from pages import _restor_board as board
+from pages import _restor_own as own
 from pages import restor
 
 RUN = {
@@ -77,6 +79,15 @@ def test_the_number_is_of_the_control_and_of_the_way():
     recipe = _recipe(way="npo")
     assert str(restor.lies_left(result(), recipe)).endswith("10 % → 10 %")
     assert restor.lies_left(result(courses=result().courses[:1]), recipe) is None
+
+
+def test_every_example_is_what_the_engine_reads():
+    for name in own.EXAMPLES:
+        facts, documents, retain, separator = own.example_of(name)
+        assert read_facts(facts)
+        assert len(read_texts(documents)) > 1
+        assert read_texts(retain)
+        assert 1 <= len(separator) <= 8
 
 
 def _recipe(**params: object):
