@@ -131,8 +131,8 @@ def build(frame: Frame) -> None:
 def _settings() -> Controls:
     found: Controls = {
         "documents": gr.Textbox(
-            FIRST.documents, label="Documents to forget", info="A blank line between two, or JSON lines",
-            lines=3, max_lines=8, max_length=1_900_000,
+            FIRST.documents, label="Documents to forget", max_length=1_900_000,
+            info="A blank line between two, or JSON lines", lines=3, max_lines=8,
         ),
         "retain": gr.Textbox(
             FIRST.retain, label="Texts to keep in mind", lines=3, max_lines=8, max_length=1_900_000
