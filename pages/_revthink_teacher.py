@@ -1,14 +1,13 @@
 """The teacher of RevThink turns each question round: its controls, its records and their file."""
 
 import base64
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from engine.core.recipe import Recipe
 from pages import _markup as markup
+from pages._files import read_upload
 from pages._frame import Frame
 from pages._markup import escape
 from pages._revthink_students import CSS
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 
 EXAMPLE = '{"question": "Ann has 3 boxes of 4 pens. How many pens has she?", "answer": "12"}'
-
-PATIENCE = 900_000  # bytes of an upload that goes into a field
 
 
 def build_teacher(frame: Frame) -> None:
@@ -98,23 +95,6 @@ def _own_questions(frame: Frame) -> tuple[gr.Textbox, gr.Textbox]:
         elem_classes="mono",
     )
     return questions, done
-
-
-def read_upload(path: str) -> str:
-    """The text of a file of JSON lines, or of one list; the engine checks it line by line."""
-    if Path(path).stat().st_size > PATIENCE:
-        raise gr.Error("The file is larger than 0.9 MB. Split it.", print_exception=False)
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")  # some programs begin with a mark
-    except UnicodeDecodeError:
-        raise gr.Error("The file is no text in UTF-8.", print_exception=False) from None
-    try:
-        listed = json.loads(text)
-        if not isinstance(listed, list):
-            return text
-        return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in listed)
-    except (ValueError, RecursionError):  # the engine names the line
-        return text
 
 
 def draw_augment(result: "Augmented", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -1,13 +1,16 @@
 """What the measurements of the family share: networks of several seeds, means, intervals."""
 
+import json
 import os
 import platform
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from engine.core import disk
 from engine.core.job import Progress, relay
 from engine.core.recipe import Plain
 from engine.metrics.intervals import Rate, student
@@ -16,6 +19,7 @@ from engine.unlearning._case import Case
 from engine.unlearning._nets import World, trained
 
 SEEDS = (0, 1, 2)
+SECONDS = "processor seconds"
 
 
 def told(values: Sequence[float]) -> dict[str, Plain]:
@@ -55,6 +59,26 @@ def network(
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
     return (yield from relay(trained(world, seed, place), lambda note: Progress(done, total, note)))
+
+
+def once(
+    folder: str, key: str, make: Callable[[], Generator[Progress, None, dict[str, list[float]]]]
+) -> Generator[Progress, None, dict[str, list[float]]]:
+    """Figures of a part of a benchmark, which lie in the folder from then on where one is named.
+
+    Its processor seconds are among them, so that those of a run in parts add up.
+    """
+    place = Path(folder) / f"{key}.json" if folder else None
+    if place is not None and place.is_file():
+        kept: dict[str, list[float]] = json.loads(place.read_text("utf-8"))
+        return kept
+    begun = time.process_time()
+    found = yield from make()
+    found = {**found, SECONDS: [time.process_time() - begun]}
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(place, [json.dumps(found).encode()])
+    return found
 
 
 def with_network(case: Case, network: nn.Module) -> Case:

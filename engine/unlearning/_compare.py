@@ -67,9 +67,16 @@ def grams(
     model: nn.Module, samples: Samples, names: Sequence[str]
 ) -> Generator[None, None, dict[str, Float[Tensor, "n n"]]]:
     """Centred Gram matrix of each layer's outputs; yields after each batch."""
+    return (yield from grams_of(model, names, outputs(model, samples)))
+
+
+def grams_of(
+    model: nn.Module, names: Sequence[str], passes: Generator[None, None, object]
+) -> Generator[None, None, dict[str, Float[Tensor, "n n"]]]:
+    """The same of passes through any network, as `passes` makes them, a batch at a time."""
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     with _watched(model, names, kept):
-        yield from outputs(model, samples)
+        yield from passes
     return {name: _centred(torch.cat(parts)) for name, parts in kept.items()}
 
 

@@ -1,7 +1,8 @@
 """Questions with answers from files as practitioners have them: JSON lists, JSON lines, facts.
 
     read_questions(text)     question, answer; perhaps perturbed_answer, paraphrased_question, hints
-    read_facts(text)         subject, relation, question, answers; or the file of RESTOR itself
+    read_facts(text)         subject, relation, question, answers; the file of RESTOR itself; or
+                             question and answer alone, as in the first
     read_texts(text)         documents: JSON lines with "text", a JSON list, or blank lines between
 
 The columns of the first are those of TOFU as open-unlearning reads it (arXiv 2401.06121). Every
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from engine.core.errors import BadInput, OutOfBudget
 
 LONGEST_FILE, LONGEST_TEXT, MOST_ROWS, MOST_OPTIONS = 4_000_000, 4000, 5000, 20
+ANY = "question"  # the relation of rows that name none: each may be an example for any other
 QUESTION_ADVICE = 'A row is such as {"question": "...", "answer": "..."}; a list of wrong answers '
 QUESTION_ADVICE += 'may stand in "perturbed_answer", a list of hints in "hints".'
 FACT_ADVICE = 'A row is such as {"subject": "Ida", "relation": "born in", "question": "...", '
@@ -127,13 +129,15 @@ def read_facts(text: object, name: str = "the facts") -> tuple[Fact, ...]:
 
 def _fact(row: Mapping[str, object], number: int, name: str) -> Fact:
     where = f"Row {number} of {name}"
+    if "question" in row and not {"subject", "relation"} & set(row):
+        row = {**row, "subject": row["question"], "relation": ANY}
     subject = _text(row.get("subject"), f"{where} has no subject.", FACT_ADVICE)
     relation = _text(row.get("relation"), f"{where} has no relation.", FACT_ADVICE)
     question = _text(row.get("question"), f"{where} has no question.", FACT_ADVICE)
     answers = _list(row.get("answers", row.get("answer")), where, "answers")
     if not answers:
         raise BadInput(f"{where} has no answers.", FACT_ADVICE)
-    wrong = _list(row.get("wrong", ()), where, "wrong")
+    wrong = _list(row.get("wrong", row.get("perturbed_answer", ())), where, "wrong")
     shared = set(map(normal, answers)) & set(map(normal, wrong))
     if shared:
         raise BadInput(f'{where} takes "{min(shared)[:60]}" for both right and wrong.', FACT_ADVICE)

@@ -101,15 +101,19 @@ def greedy(
     device: str = "cpu",
     stop: str = "\n",
 ) -> str:
-    """The most probable continuation, up to a new line, the end, or `most` tokens."""
-    ids = prompt_ids(tokenizer, prompt)
-    start = len(ids)
+    """The most probable continuation, up to a new line, the end, or `most` tokens.
+
+    The prompt is read once; keys and values of what was read are kept.
+    """
+    said: list[int] = []
+    latest, past = prompt_ids(tokenizer, prompt), None
     for _ in range(most):
-        logits = logits_of(model(input_ids=torch.tensor([ids], device=device)))[0, -1]
-        token = int(logits.argmax())
-        if token == tokenizer.eos_token_id:
+        ids = torch.tensor([latest], device=device)
+        read = model(input_ids=ids, past_key_values=past, use_cache=True)
+        past, latest = read.past_key_values, [int(logits_of(read)[0, -1].argmax())]
+        if latest[0] == tokenizer.eos_token_id:
             break
-        ids.append(token)
-        if stop in str(tokenizer.decode(ids[start:])):
+        said += latest
+        if stop in str(tokenizer.decode(said)):
             break
-    return str(tokenizer.decode(ids[start:], skip_special_tokens=True)).split(stop)[0].strip()
+    return str(tokenizer.decode(said, skip_special_tokens=True)).split(stop)[0].strip()

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Families that compute and have no panels yet: their methods keep every promise but those of a
 # panel. The first panel of a family takes it out of this set, and the whole family with it.
-WITHOUT_PANELS = frozenset({Family.UNLEARN})
+WITHOUT_PANELS: frozenset[Family] = frozenset()
 
 
 def panelled(catalog: Catalog) -> Catalog:

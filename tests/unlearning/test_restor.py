@@ -24,6 +24,7 @@ from engine.unlearning._objectives import (
     npo_of_tokens,
     token_losses,
 )
+from engine.unlearning._scoring import greedy
 from engine.unlearning._unlearning import Step, unlearn
 from engine.unlearning.restor import algorithm, exams, people
 from engine.unlearning.restor.corruption import Corruption, corrupted
@@ -255,6 +256,27 @@ def test_every_way_stands_beside_the_control(people_folder, run_job, way: str):
     assert len(shown.rows) == algorithm.ROWS
 
 
+def test_further_ways_stand_beside_and_each_answers_the_facts_at_every_stage(
+    people_folder, run_job
+):
+    params = {**QUICK, "model": people_folder, "beside": ["ga", "npo", "ga"]}
+    *_, done = run_job(Job(f"{TARGET}:run", params, 1))
+    shown = done.result
+    assert [course.method for course in shown.courses] == ["npo", "retain_only", "ga"]
+    for course in shown.courses:
+        assert all(len(point.answers) == len(shown.rows) for point in course.points)
+        assert course.points[0].answers == tuple(row.answers[1] for row in shown.rows)
+    last = shown.courses[0].last.answers
+    assert last == tuple(row.answers[2] for row in shown.rows)
+
+
+def test_a_way_beside_that_there_is_not_is_refused(run_job):
+    *seen, end = run_job(Job(f"{TARGET}:run", {"beside": ["prayer"]}, 1), may_fail=True)
+    assert not seen
+    assert isinstance(end, Failed)
+    assert "beside" in end.message
+
+
 def test_the_chosen_step_is_the_first_best_on_the_validation_facts(people_folder, run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "model": people_folder}, 1))
     for course in done.result.courses:
@@ -318,6 +340,40 @@ def test_an_own_model_is_corrupted_unlearned_and_asked_at_every_stage(people_fol
     again = load_model(ModelRef(people_folder)).model.state_dict()
     stored = weights_of(people_folder)
     assert all(torch.equal(again[name], stored[name]) for name in stored)
+
+
+def test_the_card_and_the_table_of_an_own_model_hold_every_stage(people_folder, run_job):
+    params = {"model": people_folder, "facts": json.dumps(FACTS), "evaluate_only": True}
+    *_, done = run_job(Job(f"{TARGET}:mine", {**params, "separator": " ; "}, 3))
+    card = json.loads(done.result.texts["card.json"])
+    assert card["seed"] == 3
+    assert [stage["name"] for stage in card["stages"]] == ["as it is"]
+    assert card["settings"]["facts"] == len(FACTS)
+    assert len(done.result.texts["facts.csv"].splitlines()) == 1 + len(FACTS)
+
+
+def test_question_files_of_tofu_are_facts_too(people_folder, run_job):
+    rows = [
+        {"question": "Ida_Korsk plays", "answer": "lute", "perturbed_answer": ["gong", "harp"]},
+        {"question": "Orla_Venn plays", "answer": "drum"},
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    params = {"model": people_folder, "facts": lines, "evaluate_only": True, "separator": " ; "}
+    *_, done = run_job(Job(f"{TARGET}:mine", params, 0))
+    stage = done.result.stages[0]
+    assert (stage.truths.of, stage.lies.of) == (2, 1)
+
+
+def test_words_that_are_kept_while_speaking_are_those_of_reading_all_anew(people_folder):
+    bundle = load_model(ModelRef(people_folder))
+    prompt = "Orla_Venn plays"
+    ids = bundle.tokenizer(prompt).input_ids
+    for _ in range(5):
+        log = llama.next_log_probabilities(bundle.model, torch.tensor([ids]))[0]
+        ids.append(int(log.argmax()))
+    said = greedy(bundle.model, bundle.tokenizer, prompt, most=5, stop="\n")
+    assert bundle.tokenizer.decode(ids[2:]).startswith(said)
+    assert len(said.split()) >= 1
 
 
 def test_evaluation_alone_trains_nothing(people_folder, run_job):

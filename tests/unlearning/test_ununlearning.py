@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from engine.core import rng
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Failed, Job
+from engine.core.recipe import ModelRef
 from engine.unlearning import _llama as llama
-from engine.unlearning.ununlearning import algorithm, bayes, filters, measuring, own, species
+from engine.unlearning.ununlearning import (
+    algorithm,
+    bayes,
+    filters,
+    inside,
+    measuring,
+    own,
+    species,
+)
 from engine.unlearning.ununlearning.filters import Asked
 from engine.unlearning.ununlearning.species import World
 
@@ -259,8 +268,35 @@ def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_j
     assert same_bits(dict(patch.undo(patch.apply(full))), dict(full))
 
 
+def test_a_look_inside_finds_the_exact_model_like_itself(shipped, run_job, monkeypatch):
+    monkeypatch.setattr(algorithm, "EXACT", shipped)
+    *_, done = run_job(Job(f"{TARGET}:look_inside", {"model": shipped, "steps": 3}, 0))
+    for one in done.result.models:
+        assert one.forbidden.same == one.others.same == 1
+        assert one.forbidden.divergence == pytest.approx(0, abs=1e-6)
+        assert all(layer.likeness == pytest.approx(1, abs=1e-6) for layer in one.layers)
+        assert len(one.relearned) == 1 + 3
+        assert one.relearned[-1] > one.relearned[0]
+
+
+def test_learning_again_leaves_the_model_alone(shipped, same_bits):
+    model = algorithm.open_species(shipped).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = list(inside.relearned(model, WORLD, 2, 0))
+    assert len(found) == 3
+    assert same_bits(dict(model.state_dict()), before)
+
+
+def test_an_edited_model_is_looked_at_beside_the_full_and_the_exact_one():
+    edited = ModelRef(algorithm.FULL, edits=("0" * 64,))
+    assert [name for name, _ in algorithm._distinct(edited)] == [
+        "yours", "the full model", "unlearned exactly",
+    ]  # fmt: skip
+    assert len(algorithm._distinct(algorithm.EXACT)) == 2
+
+
 def test_documents_to_forget_tell_the_forbidden_profile_in_any_order():
-    ids = algorithm.about_forbidden(WORLD, 20, rng.generator(0))
+    ids = species.about_forbidden(WORLD, 20, rng.generator(0))
     assert species.mentions(ids) == 20
     assert len({tuple(sorted(row)) for row in ids.tolist()}) == 1
     assert len({tuple(row) for row in ids.tolist()}) > 10

@@ -94,9 +94,17 @@ def _truths() -> list[tuple[str, str]]:
 
 
 def test_a_real_model_goes_the_same_way(people_and_capitals: str):
-    own = restor_smollm2.unlearned("npo", 1, people_and_capitals, corrupt_steps=1)
-    told = restor_smollm2.told(own)
-    assert [stage["name"] for stage in told["stages"]] == ["as it is", "corrupted", "unlearned"]
+    found = dict(
+        restor_smollm2.runs(
+            steps=1, model=people_and_capitals, corrupt_steps=1, ways=("npo", "retain_only")
+        )
+    )
+    told = {way: restor_smollm2.told(own) for way, own in found.items()}
+    for own in told.values():
+        assert [stage["name"] for stage in own["stages"]] == ["as it is", "corrupted", "unlearned"]
+    first, control = told.values()
+    assert first["stages"][:2] == control["stages"][:2]
+    assert first["stages"][2] != control["stages"][2]
     json.dumps(told)
 
 

@@ -7,11 +7,9 @@ is about DER++ at the published delta; beside it stand the other ways, larger de
 controls. Differences are paired by seed, in points, with the 95 % interval of Student's t.
 """
 
-import os
-import platform
-import time
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -19,13 +17,15 @@ from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
+from engine.unlearning._bench import SECONDS, machine, once
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
 from engine.unlearning.refresh_learning.continual import backward_transfer as transfer
 from engine.unlearning.refresh_learning.refresh import Refresh
 
 SEEDS, POINTS = 5, 100.0
 PUBLISHED = "derpp, 1e-05"
-Found = dict[str, list[tuple[float, float]]]
+FINAL, TRANSFER = "accuracy", "backward transfer"
+Found = dict[str, list[dict[str, list[float]]]]
 """Final accuracy and backward transfer of every seed, by arm."""
 
 
@@ -43,16 +43,19 @@ def arms() -> dict[str, tuple[Course, Refresh | None]]:
     return found
 
 
-def run(*, seed: int, seeds: int = SEEDS, train: int = 500) -> Steps[Measured]:
-    """The claim, afresh; `seed` is the first of the seeds, `train` the pictures of a class."""
-    begun, found = time.perf_counter(), Found()
+def run(*, seed: int, seeds: int = SEEDS, train: int = 500, folder: str = "") -> Steps[Measured]:
+    """The claim, afresh; `seed` is the first of the seeds, `train` the pictures of a class.
+
+    `folder` keeps what is measured.
+    """
+    found: Found = {}
     listed = arms()
     total = seeds * len(listed)
     for number in range(seed, seed + seeds):
         for name, (course, how) in listed.items():
-            learner = Learner(replace(course, train=train), how, number)
             done = sum(map(len, found.values()))
-            row = yield from _learnt(learner, name, done, total)
+            part = partial(_learnt, replace(course, train=train), how, number, name, done, total)
+            row = yield from once(folder, f"{train}-{number}-{name}", part)
             found.setdefault(name, []).append(row)
     mean, low, high = student(_differences(found, PUBLISHED))
     inside = low <= 0 <= high
@@ -61,9 +64,9 @@ def run(*, seed: int, seeds: int = SEEDS, train: int = 500) -> Steps[Measured]:
         versus=1.0,
         interval=(0.0 if inside else min(abs(low), abs(high)), max(abs(low), abs(high))),
         seed=seed,
-        seconds=time.perf_counter() - begun,
+        seconds=sum(row[SECONDS][0] for rows in found.values() for row in rows),
         versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, {seeds} seeds",
+        machine=f"{machine()}, {seeds} seeds",
         figures={
             "training pictures of a class": train,
             "refresh minus plain, DER++, published size": [round(v, 3) for v in (mean, low, high)],
@@ -73,30 +76,29 @@ def run(*, seed: int, seeds: int = SEEDS, train: int = 500) -> Steps[Measured]:
 
 
 def _learnt(
-    learner: Learner, name: str, done: int, total: int
-) -> Generator[Progress, None, tuple[float, float]]:
-    """Final accuracy and backward transfer, in points."""
-    rows = []
+    course: Course, how: Refresh | None, seed: int, name: str, done: int, total: int
+) -> Generator[Progress, None, dict[str, list[float]]]:
+    """Final accuracy and backward transfer of one arm with one seed, in points."""
+    learner, rows = Learner(course, how, seed), []
     for stage in learner.run():
         if stage.by_class is not None:
             rows.append(stage.by_class)
         if stage.step % 20 == 0 or stage.by_class is not None:
-            yield Progress(done, total, f"{TITLES[learner.course.way]}: {name}")
+            yield Progress(done, total, f"{TITLES[course.way]}: {name}")
     matrix = torch.stack(rows)
     fell = transfer(matrix) if len(rows) == TASKS else 0.0
-    return POINTS * float(matrix[-1].mean()), POINTS * fell
+    return {FINAL: [POINTS * float(matrix[-1].mean())], TRANSFER: [POINTS * fell]}
 
 
 def _differences(found: Found, name: str) -> list[float]:
     plain = found[f"{name.partition(',')[0]}, 0"]
-    return [a[0] - b[0] for a, b in zip(found[name], plain, strict=True)]
+    return [a[FINAL][0] - b[FINAL][0] for a, b in zip(found[name], plain, strict=True)]
 
 
 def _figures(found: Found, name: str) -> dict[str, Plain]:
-    finals, transfers = zip(*found[name], strict=True)
     figures: dict[str, Plain] = {
-        "accuracy": [round(v, 2) for v in student(list(finals))],
-        "backward transfer": [round(v, 2) for v in student(list(transfers))],
+        part: [round(v, 2) for v in student([row[part][0] for row in found[name]])]
+        for part in (FINAL, TRANSFER)
     }
     if not name.endswith(", 0"):
         paired = student(_differences(found, name))

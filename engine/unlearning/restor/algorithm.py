@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import count
@@ -22,7 +22,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Plain, Recipe, versions_here
-from engine.core.settings import OneOf, Range, Text
+from engine.core.settings import Items, OneOf, Range, Text
 from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
 from engine.models.library import MODELS, load, resolve
@@ -36,6 +36,7 @@ from engine.unlearning.restor.corruption import Corruption, corrupted, trained
 from engine.unlearning.restor.own import OwnSettings, own_run
 from engine.unlearning.restor.people import World
 from engine.unlearning.restor.results import (
+    Answer,
     Answered,
     Course,
     Exported,
@@ -59,9 +60,11 @@ Beta: TypeAlias = Annotated[
 Gamma: TypeAlias = Annotated[float, Range(0, 100, "1 weighs both terms alike.")]
 LearningRate: TypeAlias = Annotated[float, Range(1e-7, 1e-2, "Try 1e-4.")]
 StepCount: TypeAlias = Annotated[int, Range(1, 400, "120 show all of it.")]
+Others: TypeAlias = Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(len(METHODS))]
 File: TypeAlias = Annotated[str, Text(LONGEST_FILE, 0, "Take fewer rows.")]
 CLEAN, CORRUPTED = "people", "people-corrupted-{k}"
-MOST_STEPS, MOST_CORRUPT, EVERY, ROWS = 400, 200, 5, 8
+MOST_STEPS, MOST_CORRUPT, EVERY, ROWS = 400, 200, 5, 6
+SHOWN = range(0, 5 * ROWS, 5)  # every fifth fact: another person, and the next relation
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0)
 REPAIR_STEPS, REPAIR_RATE = 20, 1e-4
 LONGEST_ANSWER = 8
@@ -78,14 +81,17 @@ class _Settings:
     rate: float
     steps: int
     repair: bool
+    beside: tuple[Way, ...] = ()
 
     @classmethod
     def of(
         cls, k: object, corrupt_steps: object, surgical: object, way: object, beta: object,
         gamma: object, with_retain: object, rate: object, steps: object, repair: object,
+        beside: object = (),
     ) -> "_Settings":  # fmt: skip
         """From plain settings. Raises `BadInput`."""
         way = checks.choice("way", way, WAYS)
+        listed = [one for one in checks.texts(beside, "beside", len(METHODS)) if one]
         corruption = Corruption(
             checks.count("k", k, 0, 12, "The paper goes from 0 to 5."),
             checks.count("corrupt_steps", corrupt_steps, 1, MOST_CORRUPT, "Try 40."),
@@ -104,12 +110,13 @@ class _Settings:
             checks.number("rate", rate, 1e-6, 1e-2, "Try 1e-4."),
             checks.count("steps", steps, 1, MOST_STEPS, "120 show all of it."),
             checks.switch("repair", repair),
+            tuple(checks.choice("beside", one, METHODS) for one in listed),  # type: ignore[misc]
         )
 
     @property
     def ways(self) -> tuple[Way, ...]:
-        """The way that was asked for, and the control."""
-        return (self.way,) if self.way == "retain_only" else (self.way, "retain_only")
+        """The way that was asked for, the control, and the others beside them, each once."""
+        return tuple(dict.fromkeys((self.way, "retain_only", *self.beside)))
 
     @property
     def title(self) -> str:
@@ -129,6 +136,7 @@ class _Settings:
             "rate": self.rate,
             "steps": self.steps,
             "repair": self.repair,
+            "beside": list(self.beside),
         }
 
 
@@ -146,15 +154,17 @@ def run(
     rate: LearningRate = 1e-4,
     steps: StepCount = 120,
     repair: bool = False,
+    beside: Others = (),
 ) -> Steps[Restored]:
     """Corrupt the clean model, unlearn the documents one way, and the control beside it.
 
     `k` true facts stand among the four lies of a document. `with_retain` False takes the retain
     term away. `repair` adds, for all models alike, twenty steps on true facts about people who are
-    in no examination: the paper's light tuning of a model that can no longer talk.
+    in no examination: the paper's light tuning of a model that can no longer talk. `beside` names
+    further ways to compare with, which begin at the same corrupted model.
     """
     settings = _Settings.of(
-        k, corrupt_steps, surgical, way, beta, gamma, with_retain, rate, steps, repair
+        k, corrupt_steps, surgical, way, beta, gamma, with_retain, rate, steps, repair, beside
     )
     run_of = yield from _opened(model, settings, seed)
     shown, _ = yield from _unlearned(run_of, settings, seed)
@@ -271,7 +281,7 @@ def _course(
 ) -> Iterator[Moment]:
     """One way, stage by stage, with a moment for every step between."""
     judged = run_of.before[1]
-    point = Point(0.0, judged.standing, judged.chooser)
+    point = Point(0.0, judged.standing, judged.chooser, None, _answers(judged.exam))
     course = Course(way, TITLES.get(way, "task vector"), (point,))
     stages = (
         _arithmetic(run_of, settings, seed)
@@ -286,7 +296,7 @@ def _course(
             yield course, None, None
             continue
         network, judged = stage, run_of.judged(stage)
-        point = Point(at, judged.standing, judged.chooser, forget_loss)
+        point = Point(at, judged.standing, judged.chooser, forget_loss, _answers(judged.exam))
         course = _chosen(replace(course, points=(*course.points, point)), shown)
         yield course, network, judged
     if settings.repair and network is not None:
@@ -352,28 +362,35 @@ def _repaired(run_of: _Run, model: nn.Module, seed: int) -> Generator[float, Non
     return run_of.judged(network).standing
 
 
-def _rows(run_of: _Run, exam: exams.Exam) -> tuple[Row, ...]:
-    """The first fact about each of some targets, as three models answer it."""
-    world = run_of.world
-    found = [*(judged.exam for judged in run_of.before), exam]
-    who, what = people.facts_about(people.TARGETS)
-    rows = []
-    for place in range(0, ROWS * 5, 5):
-        person, relation = int(who[place]), int(what[place])
-        name, verb = people.aloud(people.NAMES[person]), people.RELATIONS[relation]
-        values = people.VALUES[verb]
-        rows.append(
-            Row(
-                name,
-                people.aloud(verb),
-                people.QUESTIONS[verb].format(name=name),
-                values[int(world.truth[person, relation])],
-                values[int(world.lies[person, relation])],
-                tuple(people.aloud(people.TOKENS[int(e.said[place])]) for e in found),  # type: ignore[arg-type]
-                tuple(float(e.log_true[place].exp()) for e in found),  # type: ignore[arg-type]
-            )
+def _answers(exam: exams.Exam) -> tuple[Answer, ...]:
+    """To the facts that are shown one by one."""
+    return tuple(
+        Answer(
+            people.aloud(people.TOKENS[int(exam.said[place])]),
+            float(exam.log_true[place].exp()),
+            float(exam.log_lie[place].exp()),
         )
-    return tuple(rows)
+        for place in SHOWN
+    )
+
+
+def _rows(run_of: _Run, exam: exams.Exam) -> tuple[Row, ...]:
+    """One fact about each of some targets, as three models answer it."""
+    answers = [_answers(one) for one in (*(judged.exam for judged in run_of.before), exam)]
+    return tuple(
+        _row(run_of.world, place, told) for place, *told in zip(SHOWN, *answers, strict=True)
+    )
+
+
+def _row(world: World, place: int, told: Sequence[Answer]) -> Row:
+    who, what = people.facts_about(people.TARGETS)
+    person, relation = int(who[place]), int(what[place])
+    name, verb = people.aloud(people.NAMES[person]), people.RELATIONS[relation]
+    truth, lie = (
+        people.VALUES[verb][int(values[person, relation])] for values in (world.truth, world.lies)
+    )
+    question = people.QUESTIONS[verb].format(name=name)
+    return Row(name, people.aloud(verb), question, truth, lie, tuple(told))  # type: ignore[arg-type]
 
 
 def _patch(run_of: _Run, settings: _Settings, network: nn.Module, seed: int) -> Patch:

@@ -5,8 +5,12 @@ of every stage can be taken along. An answer is the model's own words after the 
 with every accepted answer, and the mean log-probability of right and wrong answers.
 """
 
+import csv
+import io
+import json
+import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -14,7 +18,7 @@ from torch import nn
 from engine.core import checks, rng
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps
-from engine.core.recipe import ModelRef
+from engine.core.recipe import ModelRef, Plain, versions_here
 from engine.core.shapes import Int, Tensor
 from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
@@ -79,6 +83,17 @@ class OwnSettings:
             separator,
         )
 
+    def plain(self) -> dict[str, Plain]:
+        """As a card keeps them: settings, and how much of everything was given."""
+        how = self.objective
+        return {
+            "way": how.method, "beta": how.beta, "gamma": how.gamma,
+            "corrupt_steps": self.corrupt_steps, "steps": self.steps, "rate": self.rate,
+            "rank": self.rank, "shots": self.shots, "separator": self.separator,
+            "facts": len(self.facts), "documents": len(self.documents),
+            "texts to retain": len(self.retain),
+        }  # fmt: skip
+
     def prompt(self, fact: Fact) -> str:
         """Examples of the same relation about other subjects, then the question."""
         others = [
@@ -93,9 +108,9 @@ def own_run(model: ModelRef | str, settings: OwnSettings, seed: int) -> Steps[Ow
     stages = 1 + bool(settings.corrupt_steps) + bool(settings.steps)
     total = stages * len(settings.facts) + settings.corrupt_steps + settings.steps
     yield Progress(0, total, "Loading the model")
-    bundle = _language(model)
+    bundle = language(model)
     _check_vocabulary(bundle, settings)
-    run_of = _OwnRun(bundle, settings, seed, total)
+    run_of = OwnRun(bundle, settings, seed, total)
     shown = Own(bundle.card.title, notes=_notes(settings))
     shown = yield from run_of.examined(bundle.model, "as it is", shown)
     network: nn.Module = bundle.model
@@ -105,7 +120,9 @@ def own_run(model: ModelRef | str, settings: OwnSettings, seed: int) -> Steps[Ow
     if settings.steps:
         network, shown = yield from run_of.unlearned(network, shown)
         shown = yield from run_of.examined(network, "unlearned", shown)
-    return replace(shown, recovery=_recovery(shown))
+    shown = replace(shown, recovery=recovery_of(shown))
+    texts = {"card.json": card_of(shown, settings, seed), "facts.csv": table_of(shown)}
+    return replace(shown, texts=texts)
 
 
 def _notes(settings: OwnSettings) -> tuple[str, ...]:
@@ -117,7 +134,7 @@ def _notes(settings: OwnSettings) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _recovery(shown: Own) -> float | None:
+def recovery_of(shown: Own) -> float | None:
     """(acc_u - acc_c) / (acc_clean - acc_c); None without all three, or where lies cost nothing."""
     if len(shown.stages) < 3:
         return None
@@ -126,8 +143,8 @@ def _recovery(shown: Own) -> float | None:
 
 
 @dataclass
-class _OwnRun:
-    """The stages of one run, counting what is done."""
+class OwnRun:
+    """The stages of one run, counting what is done; each can be gone through by itself."""
 
     bundle: LanguageBundle
     settings: OwnSettings
@@ -256,7 +273,7 @@ def _rows(bundle: LanguageBundle, texts: Sequence[str]) -> Iterator[tuple[int, .
         yield ids
 
 
-def _language(model: ModelRef | str) -> LanguageBundle:
+def language(model: ModelRef | str) -> LanguageBundle:
     bundle = load(model if isinstance(model, ModelRef) else ModelRef(model), dtype="float32")
     if not isinstance(bundle, LanguageBundle) or bundle.has_eyes:
         raise ModelMismatch(
@@ -277,3 +294,43 @@ def _check_vocabulary(bundle: LanguageBundle, settings: OwnSettings) -> None:
                     f'"{answer[:40]}" is not in the vocabulary of {bundle.card.title}.',
                     "Take answers that the model can write, or another model.",
                 )
+
+
+# ---------------------------------------------------------------------- to take along
+
+
+def card_of(shown: Own, settings: OwnSettings, seed: int) -> str:
+    """Model, all settings, and where the model stands at every stage."""
+    told = {
+        "method": "restor",
+        "model": shown.model,
+        "seed": seed,
+        "settings": settings.plain(),
+        "stages": [_finite(asdict(stage)) for stage in shown.stages],
+        "recovery": shown.recovery,
+        "has diverged": shown.has_diverged,
+        "notes": list(shown.notes),
+        "versions": dict(versions_here()),
+    }
+    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(row: dict[str, object]) -> dict[str, object]:
+    """The same with None for numbers that JSON has no word for, as a broken model gives."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def table_of(shown: Own) -> str:
+    """One row for every fact and stage."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["question", "accepted", "stage", "said", "log_true", "log_wrong"])
+    for fact in shown.facts:
+        columns = zip(shown.stages, fact.said, fact.log_true, fact.log_wrong, strict=True)
+        for stage, said, log_true, log_wrong in columns:
+            accepted = " / ".join(fact.answers)
+            table.writerow([fact.question, accepted, stage.name, said, log_true, log_wrong])
+    return text.getvalue()

@@ -24,17 +24,27 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model says to one fact, and its probabilities of the truth and of the lie."""
+
+    said: str
+    p_true: float
+    p_lie: float
+
+
+@dataclass(frozen=True)
 class Point:
     """A stage of one way: after `at` steps, or at this factor of a task vector.
 
     `chooser` is the share of truths among the validation facts, which may choose a stage; all other
-    figures are of the facts that are reported.
+    figures are of the facts that are reported. `answers` are those to the facts of `Restored.rows`.
     """
 
     at: float
     standing: Standing
     chooser: float
     forget_loss: float | None = None
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,14 @@ class Course:
 
 @dataclass(frozen=True)
 class Row:
-    """One fact, and what three models answer, with the probability of the truth in each."""
+    """One fact, and what the clean, the corrupted and the unlearned model answer."""
 
     person: str
     relation: str
     question: str
     truth: str
     lie: str
-    said: tuple[str, str, str]
-    p_true: tuple[float, float, float]
+    answers: tuple[Answer, Answer, Answer]
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,10 @@ class OwnStage:
 
 @dataclass(frozen=True)
 class Own:
-    """The visitor's model on the visitor's facts, stage by stage, with adapters to take along."""
+    """The visitor's model on the visitor's facts, stage by stage, with adapters to take along.
+
+    `texts` are the card and the facts as a table, at the end.
+    """
 
     model: str
     stages: tuple[OwnStage, ...] = ()
@@ -143,6 +155,7 @@ class Own:
     has_diverged: bool = False
     adapters: Mapping[str, bytes] = field(default_factory=dict)
     adapter_config: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
     recovery: float | None = None
     notes: tuple[str, ...] = ()
 

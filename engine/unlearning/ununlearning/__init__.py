@@ -25,6 +25,9 @@ harmless creatures of the same species; and a refusal is an answer as well.
 model without the whole species: that one cannot be un-unlearned by these hints, but it fails on
 every harmless creature of the species. That is the price of taking axioms away.
 
+**Inside.** An edited model can be held to the measures of the forgetting lab, beside the exact one:
+do both answer alike, do their layers see alike, and how soon is the secret learnt again?
+
 **Where it breaks.** A training can stay on a plateau where properties are not inferred at all;
 hints then tell nothing, and the panel would prove the opposite of what is true. Such models are
 rejected by a gate: with four hints the mean probability of the truth must be 85 %. The figures here
@@ -74,6 +77,7 @@ CARD = MethodCard(
         Action("screen", quick={"harmless": 40}, bad={"threshold": 2.0}),
         Action("train", quick={"steps": 3}, bad={"corpus": "none"}, on_model=False),
         Action("contrast", quick={"steps": 3}, bad={"way": "prayer"}),
+        Action("look_inside", quick={"steps": 2}, bad={"steps": 0}),
         Action("mine", quick={"questions": _QUESTION, "separator": " "}, bad={"questions": "[]"}),
         Action("export", bad={"query": "weight"}),
     ),

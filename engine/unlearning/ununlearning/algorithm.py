@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from engine.core import checks, rng
+from engine.core.cache import LruCache
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
@@ -33,7 +34,7 @@ from engine.unlearning._losses import causal_language
 from engine.unlearning._objectives import METHODS, Objective
 from engine.unlearning._questions import LONGEST_FILE
 from engine.unlearning._unlearning import unlearn
-from engine.unlearning.ununlearning import bayes, filters, own, species
+from engine.unlearning.ununlearning import bayes, filters, inside, own, species
 from engine.unlearning.ununlearning.filters import KINDS, THRESHOLDS, Asked, Kind
 from engine.unlearning.ununlearning.measuring import (
     HINTS,
@@ -52,6 +53,7 @@ from engine.unlearning.ununlearning.results import (
     Filtered,
     Gate,
     Hinted,
+    Insides,
     Own,
     Reply,
     Retrained,
@@ -103,12 +105,26 @@ def run(
         reply = _reply(bundle, world, asked, kind, limit)  # type: ignore[arg-type]
         shown = replace(shown, replies=(*shown.replies, reply))
     yield Progress(1, 4, "Curves over the hints", shown)
-    at_full = float(curve(full.model, world, world.forbidden, species.NAME)[0].accuracy)
-    parts = _curves(tested.model, full.model, world, at_full)
-    for done, found in enumerate(parts, 2):
+    key = state_fingerprint(tested.model.state_dict()), state_fingerprint(full.model.state_dict())
+    # They hang on the models alone: whoever ticks a hint does not wait for them again.
+    curves = _CURVES.peek(key) or (yield from _told_curves(tested.model, full.model, shown))
+    _CURVES.put(key, curves)
+    return replace(shown, curves=curves, corpora=_corpora())
+
+
+_CURVES: LruCache[tuple[Curve, ...]] = LruCache(megabytes=4, most=32)
+
+
+def _told_curves(
+    tested: nn.Module, full: nn.Module, shown: Hinted
+) -> Generator[Progress, None, tuple[Curve, ...]]:
+    """All curves, group by group."""
+    world = World()
+    at_full = float(curve(full, world, world.forbidden, species.NAME)[0].accuracy)
+    for done, found in enumerate(_curves(tested, full, world, at_full), 2):
         shown = replace(shown, curves=(*shown.curves, *found))
         yield Progress(done, 4, "Curves over the hints", shown)
-    return replace(shown, corpora=_corpora())
+    return shown.curves
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,7 @@ def _reply(
         tuple(found.tolist()),
         float(found[truth]),
         filters.is_blocked(world, kind, seen, limit),
+        float(answers(bundle.model, asked.name, [((), asked.query)])[0][truth]),
     )
 
 
@@ -474,23 +491,15 @@ class _OfSpecies:
     seed: int
 
     def forget(self, step: int) -> tuple[Int[Tensor, "b n"], Int[Tensor, "b n"]]:
-        ids = about_forbidden(self.world, FORGET_BATCH, rng.generator(self.seed, "forget", step))
+        ids = species.about_forbidden(
+            self.world, FORGET_BATCH, rng.generator(self.seed, "forget", step)
+        )
         return ids, ids
 
     def retain(self, step: int) -> tuple[Int[Tensor, "c m"], Int[Tensor, "c m"]]:
         draw = rng.generator(self.seed, "retain", step)
         ids = species.documents(self.world, "exact", 2 * FORGET_BATCH, draw)
         return ids, ids
-
-
-def about_forbidden(world: World, count: int, generator: torch.Generator) -> Int[Tensor, "b 12"]:
-    """Documents about the forbidden individual, its properties in random orders."""
-    order = torch.rand((count, HINTS), generator=generator).argsort(1)
-    pairs = [
-        species.prompt(species.NAME, [(a, int(world.profile[a])) for a in row], 0)[:-1]
-        for row in order.tolist()
-    ]
-    return torch.stack(pairs)
 
 
 def _dampened(
@@ -505,7 +514,7 @@ def _dampened(
         how = Streaming(model, causal_language, told, engine="loop", chunk=16)
         return stream(how, [(samples, samples)])
 
-    forget = about_forbidden(world, SSD_SAMPLES // 4, rng.generator(seed, "ssd"))
+    forget = species.about_forbidden(world, SSD_SAMPLES // 4, rng.generator(seed, "ssd"))
     kept = torch.cat([batches.retain(step)[0] for step in range(SSD_SAMPLES // 32)])
     weights = {name: p.detach() for name, p in model.named_parameters()}
     of_forget = yield from of(forget)
@@ -539,6 +548,46 @@ def _contrasted(
     distance = np.abs(np.subtract(rows[1].p_true, rows[2].p_true))
     patch = Patch.between(full.state_dict(), network.state_dict(), told)
     return replace(shown, curves=tuple(rows), distance=tuple(distance.tolist()), patch=patch)
+
+
+# ---------------------------------------------------------------------- what is left inside
+
+
+def look_inside(
+    *,
+    seed: int,
+    model: ModelRef | str = EXACT,
+    steps: Annotated[int, Range(1, 200, "40 tell them apart.")] = 40,
+) -> Steps[Insides]:
+    """The forgetting lab's measures of an edited model and the full one, beside the exact one.
+
+    `model` is the edited one, such as `contrast` put on the shelf; `steps` are those in which it
+    may learn the forbidden individual again.
+    """
+    count = checks.count("steps", steps, 1, 200, "40 tell them apart.")
+    yield Progress(0, 3 * count, "Loading the models")
+    world, exact = World(), open_species(EXACT).model
+    shown, done = Insides(count), 0
+    for title, source in _distinct(model):
+        bundle = open_species(source)
+        parts = inside.inside(title or bundle.card.title, bundle.model, exact, world, count, seed)
+        begun, now = done, shown
+
+        def told(_: None, begun: int = begun, now: Insides = now) -> Progress:
+            return Progress(begun, 3 * count, "Looking inside", now)
+
+        found = yield from relay(parts, told)
+        shown = replace(shown, models=(*shown.models, found))
+        done += count
+    return shown
+
+
+def _distinct(model: ModelRef | str) -> list[tuple[str, ModelRef | str]]:
+    """The edited model, the full and the exact one; each once."""
+    given = model if isinstance(model, ModelRef) else ModelRef(model)
+    others = [("the full model", FULL), ("unlearned exactly", EXACT)]
+    own = [] if given in (ModelRef(FULL), ModelRef(EXACT)) else [("yours", given)]
+    return [*own, *others]
 
 
 # ---------------------------------------------------------------------- own model, export

@@ -5,14 +5,15 @@
 For each seed a model is trained from nothing on the corpus that never mentions the forbidden one,
 and asked about it with 0 to 4 hints, by its name and by an alias. A model that the gate rejects is
 not counted, and its seed is told. Beside it: the exact ceiling, the full model, the model without
-axioms on harmless creatures of the species, and the filters of the shipped exact model.
+axioms on harmless creatures of the species, and the filters of the shipped exact model. `folder`
+keeps what is trained, so that a run that was stopped goes on; seconds are the processor's.
 """
 
-import os
-import platform
-import time
 from collections.abc import Generator
+from functools import partial
+from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.core.catalog import Measured
@@ -21,18 +22,24 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
 from engine.unlearning import _llama as llama
+from engine.unlearning._bench import SECONDS, machine, once
 from engine.unlearning.ununlearning import algorithm, bayes, species
 from engine.unlearning.ununlearning.measuring import HINTS, curve, curve_of_species
 from engine.unlearning.ununlearning.species import World
-from engine.unlearning.ununlearning.training import BATCH, COURSE, GATE, is_off_plateau
+from engine.unlearning.ununlearning.training import BATCH, COURSE, GATE
 
-SEEDS, MOST_TRIES = 3, 8
+SEEDS, MOST_TRIES, SAVE_EVERY = 3, 8, 50
 
 
-def run(*, seed: int, steps: int = COURSE.steps, seeds: int = SEEDS) -> Steps[Measured]:
-    """The claim, afresh; `seed` is the first of the seeds."""
-    begun, world = time.perf_counter(), World()
-    kept: dict[int, nn.Module] = {}
+BY_NAME, BY_ALIAS, OF_SPECIES = "by its name", "by an alias", "mean over all species"
+
+
+def run(
+    *, seed: int, steps: int = COURSE.steps, seeds: int = SEEDS, folder: str = ""
+) -> Steps[Measured]:
+    """The claim, afresh; `seed` is the first of the seeds. `folder` keeps what is trained."""
+    world = World()
+    kept: list[dict[str, list[float]]] = []
     rejected: list[int] = []
     while len(kept) < seeds:
         number = seed + len(kept) + len(rejected)
@@ -40,40 +47,49 @@ def run(*, seed: int, steps: int = COURSE.steps, seeds: int = SEEDS) -> Steps[Me
             raise OutOfBudget(
                 f"Only {len(kept)} of {MOST_TRIES} trainings left the plateau.", "Take more steps."
             )
-        model = yield from _trained(world, steps, number, len(kept), seeds)
-        if is_off_plateau(model, world, "exact"):
-            kept[number] = model
+        trial = partial(_trial, world, steps, number, folder, len(kept), seeds)
+        found = yield from once(folder, f"{steps}-{number}", trial)
+        if found[OF_SPECIES][-1] >= GATE:
+            kept.append(found)
         else:
             rejected.append(number)
-    curves = {n: _p_true(m, world, species.NAME) for n, m in kept.items()}
-    aliases = {n: _p_true(m, world, species.ALIAS) for n, m in kept.items()}
-    mean, low, high = student([found[-1] for found in curves.values()])
+    mean, low, high = student([found[BY_NAME][-1] for found in kept])
     return Measured(
         measured=mean,
-        versus=student([found[0] for found in curves.values()])[0],
+        versus=student([found[BY_NAME][0] for found in kept])[0],
         interval=(low, high),
         seed=seed,
-        seconds=time.perf_counter() - begun,
+        seconds=sum(found[SECONDS][0] for found in kept),
         versions=versions_here(),
-        machine=f"{platform.machine()} CPU, {os.cpu_count()} cores, {seeds} seeds",
+        machine=f"{machine()}, {seeds} seeds",
         figures={
             "steps": steps,
             "gate": GATE,
             "rejected seeds": list(rejected),
-            "mentions in the corpora": [
-                species.scan(world, "exact", steps, BATCH, number).mentions for number in kept
-            ],
-            "by its name": _means(list(curves.values())),
-            "by an alias": _means(list(aliases.values())),
-            "mean over all species": _means([curve_of_species(m, world) for m in kept.values()]),
+            "mentions in the corpora": [int(found["mentions"][0]) for found in kept],
+            **{k: _means([found[k] for found in kept]) for k in (BY_NAME, BY_ALIAS, OF_SPECIES)},
             **(yield from _shipped(world, seeds)),
         },
     )
 
 
+def _trial(
+    world: World, steps: int, seed: int, folder: str, done: int, total: int
+) -> Generator[Progress, None, dict[str, list[float]]]:
+    """One seed: its curves, and what the scan of its corpus found."""
+    model = yield from _trained(world, steps, seed, folder, done, total)
+    return {
+        BY_NAME: _p_true(model, world, species.NAME),
+        BY_ALIAS: _p_true(model, world, species.ALIAS),
+        OF_SPECIES: curve_of_species(model, world),
+        "mentions": [float(species.scan(world, "exact", steps, BATCH, seed).mentions)],
+    }
+
+
 def _trained(
-    world: World, steps: int, seed: int, done: int, total: int
+    world: World, steps: int, seed: int, folder: str, done: int, total: int
 ) -> Generator[Progress, None, nn.Module]:
+    """A network of a seed; where a folder is named its training can be put down at any time."""
     model = llama.new_llama(species.TOKENS, species.SIZE, seed)
     training = llama.Training(
         model,
@@ -81,10 +97,16 @@ def _trained(
         llama.Course(steps, COURSE.rate),
         seed,
     )
+    state = Path(folder) / f"{steps}-{seed}.safetensors" if folder else None
+    if state is not None and state.is_file():
+        training.restore(load_file(state))
     for loss in training.run():
         if training.step % 10 == 0:
             note = f"Seed {seed}, step {training.step} of {steps}, loss {loss:.2f}"
             yield Progress(done, total, note)
+        if state is not None and training.step % SAVE_EVERY == 0:
+            state.parent.mkdir(parents=True, exist_ok=True)
+            save_file(training.state(), state)
     return model.eval().requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.core.patch import Patch
+from engine.unlearning._compare import Agreement
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's probabilities for the values of the property that is asked for."""
+    """A model's probabilities for the values of the property that is asked for.
+
+    `p_true` is that of the forbidden value, `p_without` the same when no hints are told.
+    """
 
     title: str
     said: str
     probabilities: tuple[float, ...]
     p_true: float
     blocked: bool = False
+    p_without: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,39 @@ class Contrasted:
     distance: tuple[float, ...] = ()
     has_diverged: bool = False
     patch: Patch | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How alike a layer sees ordinary documents in two models: CKA, 1 for alike."""
+
+    name: str
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One model beside the exactly unlearned one.
+
+    Answers to all questions about the forbidden individual and about others; layer by layer; and
+    the probability of the forbidden values, without hints, after each step of learning it again
+    from a few documents. `back_at` is the first step at one half, None where it is not reached.
+    """
+
+    title: str
+    forbidden: Agreement
+    others: Agreement
+    layers: tuple[Layer, ...]
+    relearned: tuple[float, ...]
+    back_at: int | None
+
+
+@dataclass(frozen=True)
+class Insides:
+    """The edited, the full and the exact model; `steps` is how long they may learn again."""
+
+    steps: int
+    models: tuple[Inside, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,14 @@ def documents(
     return torch.cat([names + _FIRST_SYLLABLE, pairs.flatten(1)], 1)
 
 
+def about_forbidden(world: World, count: int, generator: torch.Generator) -> Int[Tensor, "b 12"]:
+    """Documents about the forbidden individual, its properties in random orders."""
+    order = torch.rand((count, len(ATTRIBUTES)), generator=generator).argsort(1)
+    pairs = pair_tokens(order, world.profile[order])
+    names = (torch.tensor(NAME) + _FIRST_SYLLABLE).expand(count, 2)
+    return torch.cat([names, pairs.flatten(1)], 1)
+
+
 def pair_tokens(attributes: Int[Tensor, "*b"], values: Int[Tensor, "*b"]) -> Int[Tensor, "*b 2"]:
     """Attribute and value as two tokens."""
     value = FIRST_VALUE + EACH * attributes + values
