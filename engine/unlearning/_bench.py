@@ -1,14 +1,17 @@
-"""What the measurements of the family share: networks of several seeds, means, intervals."""
+"""What the measurements of the family share: networks of several seeds, means, intervals.
 
-import os
-import platform
+`folder` of a measurement keeps trained networks and the figures of its parts, so that a run that
+was stopped goes on.
+"""
+
+import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from engine.core.job import Progress, relay
+from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import Plain
 from engine.metrics.intervals import Rate, student
 from engine.unlearning._card import Card
@@ -57,14 +60,21 @@ def network(
     return (yield from relay(trained(world, seed, place), lambda note: Progress(done, total, note)))
 
 
+def kept(folder: str, name: str, measure: Steps[dict[str, Plain]]) -> Steps[dict[str, Plain]]:
+    """The figures of a part, kept in the folder where one is named."""
+    place = Path(folder, f"{name}.json") if folder else None
+    if place is not None and place.exists():
+        found: dict[str, Plain] = json.loads(place.read_text("utf-8"))
+        return found
+    found = yield from measure
+    if place is not None:
+        place.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
 def with_network(case: Case, network: nn.Module) -> Case:
     """The case on another network of the same kind."""
     return replace(case, bundle=replace(case.bundle, model=network))
-
-
-def machine() -> str:
-    """Where it was measured."""
-    return f"{platform.machine()}, cpu, {os.cpu_count()} cores"
 
 
 def columns(rows: Mapping[str, Sequence[float]]) -> dict[str, Plain]:

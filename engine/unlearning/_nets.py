@@ -93,14 +93,17 @@ def trained(
 
 
 def rewound(world: World, gamma: float) -> World:
-    """RewoD: the same world without the flagged share of what was manipulated."""
+    """RewoD: the same world without a flagged share of what was manipulated.
+
+    The manipulation is that of the network that ships; the seed draws what of it is flagged.
+    """
 
     def samples(seed: int) -> Samples:
-        given = world.samples(seed)
+        given = world.samples(0)
         assert isinstance(given, Manipulated)
         return given.samples.without(given.flagged(gamma, seed))
 
-    return World(f"{world.key}-eu-{gamma:g}", f"{world.title}, {gamma:g} flagged", samples)
+    return World(f"{world.key}-rewound-{gamma:g}", f"{world.title}, {gamma:g} flagged", samples)
 
 
 def _without(label: int) -> Callable[[int], Samples]:

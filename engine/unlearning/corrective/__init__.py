@@ -75,6 +75,7 @@ CARD = MethodCard(
             quick={"gammas": [0.5], "methods": ["SSD"], "unit": "sample", "retained": 256},
             bad={"gammas": [2.0]},
         ),
+        Action("bake", quick=_QUICK, bad={"gamma": 0.0}),
         Action("export", quick={**_QUICK, "form": "patch"}, bad={"form": "pickle"}),
     ),
     golden=("corrective-unlearning_losses",),

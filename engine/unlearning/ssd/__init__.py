@@ -81,6 +81,7 @@ CARD = MethodCard(
             quick={"unit": "sorted", "most": 128},
             bad={"most": 0},
         ),
+        Action("bake", quick=_QUICK, bad={"lam": 0.0}),
         Action("export", quick={**_QUICK, "form": "patch"}, bad={"form": "pickle"}),
     ),
     golden=("ssd_cnn_f32", "ssd_mlp_f64", "ssd_mia_f64"),
