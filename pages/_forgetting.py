@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components.base import Component
+from PIL import Image
 
 from engine.models import picture_sets
 from pages import _fields as fields
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from engine.unlearning._card import Card
     from engine.unlearning._export import Exported
 
-CLASSES: Sequence[str] = json.loads((ASSETS / "data/fashion/card.json").read_text())["classes"]
+DATA = ASSETS / "data" / "fashion"
+CLASSES: Sequence[str] = json.loads((DATA / "card.json").read_text())["classes"]
+SIDE, THUMBNAILS = 28, 24
 PARTS = 4  # groups of a class
 WAYS = {
     "class": "a whole class",
@@ -61,7 +65,7 @@ def asks(frame: Frame) -> Controls:
     return {"what": what}
 
 
-def more(frame: Frame) -> Controls:
+def more(frame: Frame, question: Controls) -> Controls:
     """Other forget sets, and the pictures of a visitor's own model."""
     slug = frame.entry.slug
     with gr.Accordion("Other forget sets, your own pictures", open=False):
@@ -82,6 +86,7 @@ def more(frame: Frame) -> Controls:
             elem_id=f"{slug}-indices",
         )
         fields.suggestions(f"{slug}-indices", PICKED)
+        _picks(frame, question["what"], forget, table)
         sets = {
             name: zip_field(frame, name, label)
             for name, label in (
@@ -91,6 +96,45 @@ def more(frame: Frame) -> Controls:
             )
         }
     return {"forget": forget, "cluster": cluster, "count": count, "index_table": table, **sets}
+
+
+def _picks(frame: Frame, what: Component, forget: gr.Dropdown, table: gr.Textbox) -> None:
+    """Training pictures of the class to pick by hand: one that is clicked joins the numbers."""
+    with gr.Accordion("Pick pictures of the class by hand", open=False) as fold:
+        gallery = gr.Gallery(
+            label="Training pictures with their numbers; click to pick, again to put back",
+            columns=8,
+            allow_preview=False,
+            format="png",
+            elem_classes="pixel",
+        )
+    frame.on(fold.expand, thumbnails, what, gallery, name="thumbnails", queue=False)
+    frame.on(gallery.select, picked, table, [forget, table], name="picked", queue=False)
+
+
+def thumbnails(what: str) -> list[tuple[Image.Image, str]]:
+    """The first training pictures of a class, each with its number."""
+    if what not in CLASSES:
+        return []
+    labels = json.loads((DATA / "labels.json").read_text())["train"]
+    digit = str(CLASSES.index(what))
+    places = [place for place, label in enumerate(labels) if label == digit][:THUMBNAILS]
+    with Image.open(DATA / "train-1.png") as sheet:
+        return [(sheet.crop(_square(place)), str(place)) for place in places]
+
+
+def _square(place: int) -> tuple[int, int, int, int]:
+    """Where a picture lies in its sheet, which holds a hundred side by side."""
+    left, top = SIDE * (place % 100), SIDE * (place // 100)
+    return left, top, left + SIDE, top + SIDE
+
+
+def picked(table: str, event: gr.SelectData) -> tuple[str, str]:
+    """The numbers with one more, or with one less where it was picked already."""
+    number = str(event.value["caption"])
+    numbers = [one.strip() for one in str(table).split(",") if one.strip()]
+    rest = [one for one in numbers if one != number]
+    return "picked", ", ".join(rest if number in numbers else [*numbers, number])
 
 
 def zip_field(frame: Frame, name: str, label: str) -> gr.Textbox:

@@ -39,7 +39,7 @@ def build(frame: Frame) -> None:
             info="All but SSD train for one epoch; the original and the retrained are always there",
         )
     with run.settings:
-        question |= forgetting.more(frame)
+        question |= forgetting.more(frame, question)
         how = _how()
         relearn = _relearn()
         frame.seed(0)

@@ -40,7 +40,7 @@ def build(frame: Frame) -> None:
         question = forgetting.asks(frame)
         alpha = _alpha()
     with run.settings:
-        question |= forgetting.more(frame)
+        question |= forgetting.more(frame, question)
         gradients = _gradients()
         lam = gr.Number(1, label="λ", info="Scales what is left", minimum=1e-6, maximum=1e4)
         with gr.Accordion("Beside other ways", open=False):
@@ -69,7 +69,7 @@ def build(frame: Frame) -> None:
     # Whoever takes the slider chooses by hand.
     alpha["alpha"].input(None, None, alpha["choice"], js=f"() => '{BY_HAND}'")
     _sweep(frame, {**question, **gradients})
-    _take_along(frame, edit, gradients)
+    _take_along(frame, edit)
     frame.breaks(
         "T-shirts share their weights with shirts. With batches of mixed classes the alpha of the "
         "paper, which forgets bags cleanly, takes most other garments down as well.",
@@ -138,7 +138,7 @@ def _sweep(frame: Frame, inputs: Controls) -> None:
     )
 
 
-def _take_along(frame: Frame, edit: Controls, gradients: Controls) -> None:
+def _take_along(frame: Frame, edit: Controls) -> None:
     with frame.tab("Take it along"):
         parts.heading(
             "The edited network",
@@ -171,7 +171,7 @@ def _take_along(frame: Frame, edit: Controls, gradients: Controls) -> None:
         action = frame.action("importances", "Take importances")
         told = gr.HTML("", elem_id="ssd-importances-told")
         file = gr.File(label="Importances", visible=False, interactive=False)
-        chosen = {name: gradients[name] for name in ("unit", "label_free")}
+        chosen = {name: edit[name] for name in ("unit", "label_free", "retain")}
         action.wire(
             {**chosen, "most": _most(), "folder": _folder()}, draw_importances, [told, file]
         )

@@ -21,6 +21,8 @@ from engine.unlearning._world import (
     CONFUSED,
     CONFUSED_KEY,
     FORGOTTEN_PICTURES,
+    SHUFFLED_KEY,
+    SHUFFLED_SAMPLES,
     TRIGGERS,
     forgotten_at_random,
     manipulated,
@@ -157,6 +159,11 @@ def _worlds() -> list[World]:
             CONFUSED_KEY,
             f"Garments with {CONFUSED[1]} labels of {named[0]} and {named[6]} exchanged",
             _tampered(CONFUSED_KEY),
+        ),
+        World(
+            SHUFFLED_KEY,
+            f"Garments with {SHUFFLED_SAMPLES} labels dealt out at random",
+            _tampered(SHUFFLED_KEY),
         ),
         World(
             "fashion-groups",
