@@ -156,7 +156,7 @@ def _curves(frame: Frame, how: Controls) -> None:
     stage = frame.stage("curves", "Draw the curves", tab="Over the share found")
     with stage.ask:
         gammas = gr.Textbox(GAMMAS, label="Shares found", max_length=200)
-        methods = gr.CheckboxGroup(list(WAYS), value=["SSD", "CF"], label="Ways")
+        methods = gr.CheckboxGroup(list(WAYS), value=["SSD"], label="Ways")
     with stage.shown:
         plane = plots.place("Attack success over the share that was found")
     with stage.below:

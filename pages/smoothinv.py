@@ -92,10 +92,10 @@ def _begin(frame: Frame) -> Controls:
         picture = fields.picture_field(label="Your picture, in place of the one above")
         test = forgetting.zip_field(frame, "test", "Clean pictures to count on")
         denoiser = gr.Dropdown(
-            [("none", ""), ("the small one that ships", "fashion-denoiser")],
+            [("none", "")],
             value="",
             label="Denoiser in front",
-            info="Or a folder or Hub id of a DDPM of the same size",
+            info="A folder or Hub id of a DDPM of the same size",
             allow_custom_value=True,
         )
     return {"start": start, "picture": picture, "test": test, "denoiser": denoiser}
