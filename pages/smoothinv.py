@@ -265,7 +265,7 @@ def close_it(trigger: np.ndarray | None, target: str, recipe: Recipe) -> str:
             "Corrective unlearning."
         )
     return (
-        f'<p class="onward"><a class="button backward" href="{link}">◀ Close this backdoor</a> '
+        f'<p class="onward"><a class="go" href="{link}">◀ Close this backdoor</a> '
         '<span class="note">Clean pictures with this trigger become the forget set.</span></p>'
     )
 

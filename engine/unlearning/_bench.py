@@ -68,6 +68,7 @@ def kept(folder: str, name: str, measure: Steps[dict[str, Plain]]) -> Steps[dict
         return found
     found = yield from measure
     if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(found), encoding="utf-8")
     return found
 
