@@ -32,7 +32,7 @@ WAYS = {
     "BadT": "BadT: follow an untrained teacher on them",
 }
 UNITS = {name: forgetting.UNITS[name] for name in ("sample", "mixed")}
-SHOWN, GAMMAS = 8, "0.05, 0.1, 0.5, 1"
+SHOWN, GAMMAS = 6, "0.05, 0.1, 0.5, 1"
 COLUMNS = {
     "attack_success": "attack succeeds",
     "corrected": "corrected",

@@ -102,7 +102,7 @@ def _pair(frame: Frame, inputs: Controls) -> None:
             label="Make the second on top of the first, and take both off",
             info="An edit under another one cannot come off first",
         )
-        count = gr.Slider(0, 24, value=8, step=1, label="Pictures on which they differ most")
+        count = gr.Slider(0, 24, value=6, step=1, label="Pictures on which they differ most")
     with pair.shown:
         pictures = gr.HTML("", elem_id="forgetting_lab-pictures")
     with pair.below:

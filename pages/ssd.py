@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AUTOMATIC, BY_HAND = "automatic: 2 % of the weights", "by hand"
 BASELINES = ("fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF")
-SHOWN_EACH = 4
+SHOWN_EACH = 3
 FAILS = {
     "what": "T-shirt", "unit": "mixed", "alpha": 10.0, "lam": 1.0, "curve": 9,
 }  # fmt: skip

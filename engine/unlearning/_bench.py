@@ -5,6 +5,8 @@ was stopped goes on.
 """
 
 import json
+import os
+import platform
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +78,11 @@ def kept(folder: str, name: str, measure: Steps[dict[str, Plain]]) -> Steps[dict
 def with_network(case: Case, network: nn.Module) -> Case:
     """The case on another network of the same kind."""
     return replace(case, bundle=replace(case.bundle, model=network))
+
+
+def machine() -> str:
+    """Where it was measured."""
+    return f"{platform.machine()}, cpu, {os.cpu_count()} cores"
 
 
 def columns(rows: Mapping[str, Sequence[float]]) -> dict[str, Plain]:
