@@ -42,7 +42,13 @@ def build(frame: Frame) -> None:
     with run.settings:
         question |= forgetting.more(frame, question)
         gradients = _gradients()
-        lam = gr.Number(1, label="λ", info="Scales what is left", minimum=1e-6, maximum=1e4)
+        lam = gr.Number(
+            0.1,
+            label="λ",
+            info="Scales what is left; the paper takes 1 for CIFAR and 0.1 for faces",
+            minimum=1e-6,
+            maximum=1e4,
+        )
         with gr.Accordion("Beside other ways", open=False):
             compare = gr.CheckboxGroup(
                 list(BASELINES),

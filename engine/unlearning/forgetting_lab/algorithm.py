@@ -34,7 +34,7 @@ from engine.unlearning._compare import (
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
 from engine.unlearning._importance import Measure
 from engine.unlearning._samples import Samples
-from engine.unlearning._settings import Alpha, Unit
+from engine.unlearning._settings import LAMBDA, Alpha, Unit
 from engine.unlearning._world import TRIGGERS
 from engine.unlearning.forgetting_lab import METHODS, ORIGINAL, RETRAINED
 from engine.unlearning.forgetting_lab.results import (
@@ -183,7 +183,7 @@ def _dampened(case: Case, name: str, unit: str, alpha: float, seed: int) -> Maki
     between = time.perf_counter()
     forgets = stored.of_forget_set(case, measure, ())
     forget = yield from relay(forgets, always(f"{name}: importance of the forget set"))
-    how = Dampening(alpha or automatic_alpha(ratios(forget, full)))
+    how = Dampening(alpha or automatic_alpha(ratios(forget, full)), LAMBDA)
     state = case.model.state_dict()
     tensors = how.edit(state, forget, full)
     ended = time.perf_counter()

@@ -24,6 +24,7 @@ from engine.unlearning._compare import Relearning, relearned
 from engine.unlearning._dampening import Dampening, automatic_alpha, ratios
 from engine.unlearning._importance import Measure
 from engine.unlearning._nets import WORLDS
+from engine.unlearning._settings import LAMBDA
 from engine.unlearning.forgetting_lab.algorithm import REGAINED, RELEARN_RATE
 
 SAMPLES, STEPS = 32, 100
@@ -77,7 +78,7 @@ def _dampened(case: Case, seed: int) -> nn.Module:
     measure = Measure(UNIT, seed=seed)  # type: ignore[arg-type]
     full = finish(stored.of_all_data(case, measure, ())[1])
     forget = finish(stored.of_forget_set(case, measure, ()))
-    how = Dampening(automatic_alpha(ratios(forget, full)))
+    how = Dampening(automatic_alpha(ratios(forget, full)), LAMBDA)
     return with_tensors(case.model, how.edit(case.model.state_dict(), forget, full))
 
 

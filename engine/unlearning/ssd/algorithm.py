@@ -50,6 +50,7 @@ from engine.unlearning._export import FORMS, Exported, Importances, exported, wr
 from engine.unlearning._importance import Importance, Measure
 from engine.unlearning._samples import Samples
 from engine.unlearning._settings import (
+    LAMBDA,
     LARGEST_ALPHA,
     Alpha,
     Chunk,
@@ -79,11 +80,16 @@ class _Settings:
     gradients: Gradients
     measure: Measure
     alpha: float = 0.0
-    lam: float = 1.0
+    lam: float = LAMBDA
 
     @classmethod
     def of(
-        cls, question: Question, gradients: Gradients, seed: int, alpha: float = 0.0, lam: float = 1
+        cls,
+        question: Question,
+        gradients: Gradients,
+        seed: int,
+        alpha: float = 0.0,
+        lam: float = LAMBDA,
     ) -> "_Settings":
         return cls(question.chosen, gradients, gradients.measure(seed), alpha, lam)
 
@@ -105,7 +111,7 @@ def run(
     gradients: Gradients,
     model: ModelRef | str = "fashion",
     alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
+    lam: Lambda = LAMBDA,
     compare: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS))] = (),
     curve: Annotated[int, Range(0, MOST_POINTS, "9 are enough for a curve.")] = 9,
 ) -> Steps[Forgotten]:
@@ -448,7 +454,7 @@ def sweep(
     alphas: Annotated[
         Sequence[Annotated[float, Range(1e-9, LARGEST_ALPHA)]], Items(MOST_POINTS, fewest=1)
     ] = (1.0, 2.0, 4.0, 8.0),
-    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (1.0,),
+    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (LAMBDA,),
 ) -> Steps[Sweep]:
     """Every pair of alpha and lambda, and the points that no other one beats.
 
@@ -534,7 +540,7 @@ def bake(
     gradients: Gradients,
     model: ModelRef | str = "fashion",
     alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
+    lam: Lambda = LAMBDA,
 ) -> Steps[Baked]:
     """The edit as a patch, applied and undone once to see every bit come back."""
     settings = _Settings.of(question, gradients, seed, alpha, lam)
@@ -553,7 +559,7 @@ def export(
     gradients: Gradients,
     model: ModelRef | str = "fashion",
     alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
+    lam: Lambda = LAMBDA,
     form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
