@@ -77,9 +77,9 @@ def build(frame: Frame) -> None:
     _curves(frame, how)
     _take_along(frame, inputs)
     frame.breaks(
-        "Twenty flags make one batch, whose importance is one squared mean. With the published "
-        "numbers the backdoor closes, and every other class goes down with it: look at kept.",
-        "gradients of single samples, and the automatic choice; or undo.",
+        "Twenty flags are less than a batch, and their importance is one squared mean: on this scale "
+        "the published numbers select hardly a weight, and the backdoor stays open.",
+        "gradients of single samples, and the automatic choice.",
         {"gamma": 0.1, "way": "SSD", "unit": "mixed", "alpha": 10.0, "lam": 1.0},
         seed=0,
     )

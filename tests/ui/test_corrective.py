@@ -32,10 +32,8 @@ CONTROLS = {
 
 
 def breaks(found: Corrected) -> None:
-    """The backdoor closes, and what is kept goes down with it."""
-    original, edited = found.cards
-    assert edited.attack_success.rate < 0.2
-    assert edited.kept.rate < original.kept.rate - 0.2
+    """The backdoor stays open."""
+    assert found.cards[1].attack_success.rate > 0.7
 
 
 @pytest.fixture
