@@ -77,8 +77,8 @@ def build(frame: Frame) -> None:
     _curves(frame, how)
     _take_along(frame, inputs)
     frame.breaks(
-        "Twenty flags are less than a batch, and their importance is one squared mean: on this scale "
-        "the published numbers select hardly a weight, and the backdoor stays open.",
+        "Twenty flags are less than a batch, and their importance is one squared mean: on this "
+        "scale the published numbers select hardly a weight, and the backdoor stays open.",
         "gradients of single samples, and the automatic choice.",
         {"gamma": 0.1, "way": "SSD", "unit": "mixed", "alpha": 10.0, "lam": 1.0},
         seed=0,
