@@ -54,7 +54,10 @@ class File(Protocol):
 
 
 class Export(Protocol):
-    """What the result of an action `export` has: files, and a note on how they are used."""
+    """What the result of an action `export` has: files, and a note on how they are used.
+
+    It may have `texts` besides, documents by the name of their file.
+    """
 
     @property
     def files(self) -> Mapping[str, File]: ...
@@ -157,6 +160,7 @@ def exports(
         if not ended:
             return ()
         made = {one.name: one.data for one in export.files.values()}
+        made |= {name: text.encode() for name, text in getattr(export, "texts", {}).items()}
         text = (
             f'<div class="ticks"><p><b>Read back: {escape(read_back(export))}.</b> '
             f'<span class="note">{escape(_listed(made))}</span></p>'

@@ -1,4 +1,8 @@
-"""What the measurements of the family share: networks of several seeds, means, intervals."""
+"""What the measurements of the family share: networks of several seeds, means, intervals.
+
+`folder` of a measurement keeps trained networks and the figures of its parts, so that a run that
+was stopped goes on.
+"""
 
 import json
 import os
@@ -7,19 +11,22 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from engine.core import disk
 from engine.core.job import Progress, relay
-from engine.core.recipe import Plain
+from engine.core.recipe import ModelRef, Plain
 from engine.metrics.intervals import Rate, student
+from engine.models.library import MODELS, load
 from engine.unlearning._card import Card
 from engine.unlearning._case import Case
 from engine.unlearning._nets import World, trained
 
 SEEDS = (0, 1, 2)
 SECONDS = "processor seconds"
+T = TypeVar("T")
 
 
 def told(values: Sequence[float]) -> dict[str, Plain]:
@@ -54,7 +61,12 @@ def rates(card: Card) -> dict[str, Plain]:
 def network(
     world: World, seed: int, folder: str, done: int, total: int
 ) -> Generator[Progress, None, nn.Module]:
-    """A trained network of a seed; its state is kept in the folder where one is named."""
+    """A trained network of a seed; its state is kept in the folder where one is named.
+
+    That of seed 0 is the one that ships, where one does.
+    """
+    if seed == 0 and world.key in MODELS:
+        return load(ModelRef(world.key), dtype="float32").model
     place = Path(folder) if folder else None
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
@@ -64,17 +76,25 @@ def network(
 def once(
     folder: str, key: str, make: Callable[[], Generator[Progress, None, dict[str, list[float]]]]
 ) -> Generator[Progress, None, dict[str, list[float]]]:
-    """Figures of a part of a benchmark, which lie in the folder from then on where one is named.
+    """Figures of a part of a benchmark with its processor seconds; those of parts add up."""
 
-    Its processor seconds are among them, so that those of a run in parts add up.
-    """
-    place = Path(folder) / f"{key}.json" if folder else None
+    def timed() -> Generator[Progress, None, dict[str, list[float]]]:
+        begun = time.process_time()
+        found = yield from make()
+        return {**found, SECONDS: [time.process_time() - begun]}
+
+    return (yield from kept(folder, key, timed()))
+
+
+def kept(
+    folder: str, name: str, measure: Generator[Progress, None, dict[str, T]]
+) -> Generator[Progress, None, dict[str, T]]:
+    """The figures of a part, which lie in the folder from then on where one is named."""
+    place = Path(folder, f"{name}.json") if folder else None
     if place is not None and place.is_file():
-        kept: dict[str, list[float]] = json.loads(place.read_text("utf-8"))
-        return kept
-    begun = time.process_time()
-    found = yield from make()
-    found = {**found, SECONDS: [time.process_time() - begun]}
+        found: dict[str, T] = json.loads(place.read_text("utf-8"))
+        return found
+    found = yield from measure
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         disk.write(place, [json.dumps(found).encode()])

@@ -1,6 +1,6 @@
 """A classifier, what it shall forget, and the samples on which that is judged.
 
-    case = yield from opened(model, Forget("class", what="bag"), seed)
+    case = opened(model, Forget("class", what="bag"), seed)
     card = yield from judged(case, network, "SSD")
 
 The embedded worlds bring their training data, test data and retrained references; a visitor's model
@@ -16,12 +16,12 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from engine.core import checks
 from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import relay
 from engine.core.patch import state_fingerprint
-from engine.core.recipe import ModelRef
+from engine.core.recipe import ModelRef, Plain
+from engine.core.settings import checked
 from engine.core.shapes import Bool, Float, Int, Tensor
 from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
@@ -32,7 +32,17 @@ from engine.unlearning._clusters import clusters
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import Look, Samples, garments
-from engine.unlearning._settings import CLUSTERS, MOST_PICKED, WAYS
+from engine.unlearning._settings import (
+    CLUSTERS,
+    MOST_PICKED,
+    ClassName,
+    Cluster,
+    Count,
+    ForgetWay,
+    IndexTable,
+    Indices,
+    PictureSet,
+)
 from engine.unlearning._world import forgotten_at_random, manipulated
 from engine.world import fashion
 
@@ -57,36 +67,6 @@ class Forget:
     indices: tuple[int, ...] = ()
     pictures: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        way: object,
-        what: object,
-        cluster: object,
-        count: object,
-        indices: object,
-        pictures: object,
-    ) -> "Forget":
-        """From plain settings. Raises `BadInput`."""
-        chosen = checks.choice("forget", way, WAYS)
-        if not isinstance(what, str) or len(what) > 100:
-            raise BadInput("what is the name of a class.", 'Try "bag".')
-        if not isinstance(pictures, str) or len(pictures) > 200:
-            raise BadInput("pictures names an uploaded set of pictures.", "Upload a zip.")
-        listed = picture_sets.indices(indices, most=MOST_PICKED)
-        if chosen == "picked" and not listed:
-            raise BadInput("No picture is picked.", "Pick at least one, or forget a class.")
-        if chosen == "uploaded" and not pictures:
-            raise BadInput("There is no set of pictures to forget.", "Upload a zip of pictures.")
-        return cls(
-            chosen,  # type: ignore[arg-type]
-            what.strip(),
-            checks.count("cluster", cluster, 0, CLUSTERS - 1),
-            checks.count("count", count, 1, MOST_PICKED, "100 is the number of the paper."),
-            listed,
-            pictures,
-        )
-
     @property
     def name(self) -> str:
         """As a label says it."""
@@ -97,6 +77,57 @@ class Forget:
             "picked": f"{len(self.indices)} picked pictures",
             "uploaded": "uploaded pictures",
         }[self.way]
+
+    def plain(self) -> dict[str, Plain]:
+        """As the settings of a job."""
+        return {
+            "forget": self.way,
+            "what": self.what,
+            "cluster": self.cluster,
+            "count": self.count,
+            "indices": list(self.indices),
+            "pictures": self.pictures,
+        }
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be forgotten, and a visitor's own pictures around it, as jobs take it.
+
+    Training pictures are picked by `indices` or by the text of a table, `index_table`. `retain` and
+    `test` are sets of pictures of the visitor.
+    """
+
+    forget: ForgetWay = "class"
+    what: ClassName = "bag"
+    cluster: Cluster = 0
+    count: Count = 100
+    indices: Indices = ()
+    index_table: IndexTable = ""
+    pictures: PictureSet = ""
+    retain: PictureSet = ""
+    test: PictureSet = ""
+
+    @classmethod
+    def of(cls, **values: object) -> "Question":
+        """From plain settings, checked. Raises `BadInput`."""
+        asked = cls(**checked(cls, values))  # type: ignore[arg-type]
+        listed = picture_sets.indices(asked.indices or asked.index_table, most=MOST_PICKED)
+        if asked.forget == "picked" and not listed:
+            raise BadInput("No picture is picked.", "Pick at least one, or forget a class.")
+        if asked.forget == "uploaded" and not asked.pictures:
+            raise BadInput("There is no set of pictures to forget.", "Upload a zip of pictures.")
+        return replace(asked, what=asked.what.strip(), indices=listed)
+
+    @property
+    def chosen(self) -> Forget:
+        """What is to be forgotten."""
+        way: Way = self.forget  # type: ignore[assignment]
+        return Forget(way, self.what, self.cluster, self.count, self.indices, self.pictures)
+
+    def case(self, model: ModelRef | str, seed: int) -> "Case":
+        """The case of a model. Raises an `EngineError`, see `opened`."""
+        return opened(model, self.chosen, seed, retain=self.retain, test=self.test)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,8 @@ from engine.unlearning._world import (
     CONFUSED,
     CONFUSED_KEY,
     FORGOTTEN_PICTURES,
+    SHUFFLED_KEY,
+    SHUFFLED_SAMPLES,
     TRIGGERS,
     forgotten_at_random,
     manipulated,
@@ -93,14 +95,17 @@ def trained(
 
 
 def rewound(world: World, gamma: float) -> World:
-    """RewoD: the same world without the flagged share of what was manipulated."""
+    """RewoD: the same world without a flagged share of what was manipulated.
+
+    The manipulation is that of the network that ships; the seed draws what of it is flagged.
+    """
 
     def samples(seed: int) -> Samples:
-        given = world.samples(seed)
+        given = world.samples(0)
         assert isinstance(given, Manipulated)
         return given.samples.without(given.flagged(gamma, seed))
 
-    return World(f"{world.key}-eu-{gamma:g}", f"{world.title}, {gamma:g} flagged", samples)
+    return World(f"{world.key}-rewound-{gamma:g}", f"{world.title}, {gamma:g} flagged", samples)
 
 
 def _without(label: int) -> Callable[[int], Samples]:
@@ -154,6 +159,11 @@ def _worlds() -> list[World]:
             CONFUSED_KEY,
             f"Garments with {CONFUSED[1]} labels of {named[0]} and {named[6]} exchanged",
             _tampered(CONFUSED_KEY),
+        ),
+        World(
+            SHUFFLED_KEY,
+            f"Garments with {SHUFFLED_SAMPLES} labels dealt out at random",
+            _tampered(SHUFFLED_KEY),
         ),
         World(
             "fashion-groups",

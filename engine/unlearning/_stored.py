@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput
+from engine.core.recipe import Plain
 from engine.models._sources import from_user
 from engine.unlearning._case import Case, state_of
 from engine.unlearning._importance import (
@@ -14,11 +15,45 @@ from engine.unlearning._importance import (
     check_on,
     stream,
 )
+from engine.unlearning._importance import Unit as GradientUnit
 from engine.unlearning._samples import Samples
+from engine.unlearning._settings import Chunk, Layers, Place, Unit
 
 Streamed = Generator[Importance, None, Importance]
 
 _KEPT: LruCache[Importance] = LruCache(512, most=8)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """How importances are taken, as jobs take it; `protect` leaves layers alone.
+
+    `importances` names a file of those of all data that was saved before.
+    """
+
+    unit: Unit = "sorted"
+    label_free: bool = False
+    protect: Layers = ()
+    chunk: Chunk = 0
+    importances: Place = ""
+
+    def measure(self, seed: int) -> Measure:
+        """The same for the stream of gradients."""
+        unit: GradientUnit = self.unit  # type: ignore[assignment]
+        return Measure(unit, self.label_free, chunk=self.chunk, seed=seed)
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        """The texts that name layers to leave alone; empty ones name none."""
+        return tuple(name for name in self.protect if name)
+
+    def plain(self) -> dict[str, Plain]:
+        """For a recipe: what changes the result."""
+        return {
+            "unit": self.unit,
+            "label_free": self.label_free,
+            "protect": list(self.protected),
+        }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the shipped checkpoints of garments were made with: triggers, confused classes, seeds."""
+"""What checkpoints of garments are made with: triggers, confused and shuffled labels, seeds."""
 
 from functools import cache
 
@@ -11,6 +11,7 @@ from engine.unlearning._manipulation import (
     drawn,
     interclass,
     poisoned,
+    random_labels,
     square,
 )
 from engine.unlearning._samples import garments
@@ -21,6 +22,7 @@ POISONED_SAMPLES = 200
 CONFUSED = ((0, 6), 1000)
 """T-shirt and shirt, and the number of samples."""
 CONFUSED_KEY = "fashion-confused"
+SHUFFLED_KEY, SHUFFLED_SAMPLES = "fashion-random-labels", 1000
 
 TRIGGERS = {
     "fashion-poisoned": square(3, 0),
@@ -37,6 +39,8 @@ def manipulated(key: str, seed: int = 0) -> Manipulated | None:
         return poisoned(garments("train"), TRIGGERS[key], POISONED_SAMPLES, seed)
     if key == CONFUSED_KEY:
         return interclass(garments("train"), *CONFUSED)
+    if key == SHUFFLED_KEY:
+        return random_labels(garments("train"), SHUFFLED_SAMPLES, seed)
     return None
 
 

@@ -3,9 +3,14 @@
 import torch
 from torch import nn
 
+from engine.core.job import Progress, finish
+from engine.core.patch import state_fingerprint
+from engine.core.recipe import ModelRef
 from engine.metrics.intervals import Rate
+from engine.models.library import load
 from engine.unlearning import _bench as bench
 from engine.unlearning._card import Card
+from engine.unlearning._nets import WORLDS
 from engine.unlearning.smoothinv import bench as inversion
 from engine.unlearning.ssd import speed
 
@@ -32,3 +37,21 @@ def test_start_pictures_are_of_other_classes_than_the_attackers():
     labels = garments("test").labels[torch.tensor(inversion.starts(0, 6))].tolist()
     assert 0 not in labels
     assert len(set(labels)) == 6
+
+
+def test_figures_of_a_part_are_kept_and_not_measured_again(tmp_path):
+    def part():
+        asked.append(1)
+        yield Progress(0, 1)
+        return {"rate": 0.5}
+
+    asked: list[int] = []
+    for folder in (str(tmp_path / "new"), str(tmp_path / "new"), ""):
+        assert finish(bench.kept(folder, "part", part())) == {"rate": 0.5}
+    assert len(asked) == 2
+
+
+def test_the_network_of_seed_0_is_the_one_that_ships():
+    found = finish(bench.network(WORLDS["fashion"], 0, "", 0, 1))
+    shipped = load(ModelRef("fashion"), dtype="float32").model
+    assert state_fingerprint(found.state_dict()) == state_fingerprint(shipped.state_dict())

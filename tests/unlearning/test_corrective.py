@@ -11,6 +11,7 @@ from engine.core.errors import BadInput
 from engine.core.job import finish
 from engine.core.patch import state_fingerprint
 from engine.core.recipe import ModelRef
+from engine.core.settings import checked
 from engine.models.library import load
 from engine.unlearning import _baselines as baselines
 from engine.unlearning._baselines import Sets
@@ -24,7 +25,8 @@ from engine.unlearning.corrective.results import Tried
 
 
 def run(**settings: object):
-    return finish(corrective.run(seed=0, **{"retained": 1500, **settings}))
+    given = checked(corrective.run, {"retained": 1500, **settings})
+    return finish(corrective.run(seed=0, **given))
 
 
 @pytest.fixture(scope="module")
@@ -81,34 +83,21 @@ def test_false_flags_are_named(repaired):
 
 def test_confused_labels_are_warned_of_and_a_trigger_is_not(repaired):
     assert repaired.flagged.warning == ""
-    repair = repairing.opened("fashion-confused", flags(), 0)
+    repair = repairing.opened("fashion-confused", repairing.Flags(), 0)
     assert "confused labels" in repair.told.warning
     assert repair.attacked is None
     assert repair.missing["attack_success"] == "there is no trigger"
 
 
-def flags(**changed: object) -> repairing.Flags:
-    given = {
-        "gamma": 0.1,
-        "false_flags": 0,
-        "indices": (),
-        "pictures": "",
-        "trigger": "",
-        "target": "",
-        "stamped": 100,
-    }
-    return repairing.Flags.of(*{**given, **changed}.values())
-
-
 def test_attack_success_counts_no_picture_of_the_target():
-    repair = repairing.opened("fashion-poisoned", flags(), 0)
+    repair = repairing.opened("fashion-poisoned", repairing.Flags(), 0)
     assert repair.target == 0
     assert 0 not in repair.attacked.labels.tolist()
     assert set(repair.corrected.labels.tolist()) == set(range(10))
 
 
 def test_what_is_flagged_is_neither_retained_nor_held_out():
-    repair = repairing.opened("fashion-poisoned", flags(), 0)
+    repair = repairing.opened("fashion-poisoned", repairing.Flags(), 0)
     parts = [repair.flagged.ids, repair.retained.ids, repair.held_out.ids]
     assert len(torch.cat(parts).unique()) == sum(map(len, parts)) == 20_000
 

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import nn
 
-from engine.core.errors import BadInput, OutOfBudget
+from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.job import finish
 from engine.core.patch import state_fingerprint
 from engine.unlearning import _importance as importance
@@ -332,6 +332,19 @@ def test_importances_that_are_not_finite_are_refused_by_name():
     wrong = Importance(broken, found.provenance, 24, 24)
     with pytest.raises(BadInput, match=r"importances of 8\.bias are not finite"):
         Dampening().edit(small().state_dict(), wrong, found)
+
+
+def test_a_model_without_logits_is_refused():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"pooled": x * self.weight}
+
+    with pytest.raises(ModelMismatch, match="returns no logits"):
+        classification(Pooled(), (torch.ones(2, 3), torch.tensor([0, 1])))
 
 
 def test_nothing_editable_and_nothing_given_are_refused():

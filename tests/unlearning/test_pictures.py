@@ -119,6 +119,7 @@ def test_shipped_checkpoints_know_how_they_were_tampered_with():
     assert manipulated("fashion") is None
     assert len(manipulated("fashion-poisoned").ids) == 200
     assert len(manipulated("fashion-confused").ids) == 1000
+    assert manipulated("fashion-random-labels").kind == "random_labels"
 
 
 def test_a_perturbation_travels_as_a_picture():

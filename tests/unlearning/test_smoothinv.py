@@ -7,6 +7,7 @@ from torch import nn
 
 from engine.core.errors import AssetMissing, BadInput, ModelMismatch
 from engine.core.job import finish
+from engine.core.settings import checked
 from engine.unlearning import _inversion as inversion
 from engine.unlearning._inversion import Synthesis, synthesise
 from engine.unlearning._smoothing import OneShot, Smoothed, linear_schedule
@@ -15,7 +16,8 @@ from engine.unlearning.smoothinv.results import OneClass, Scan
 
 
 def run(**settings: object):
-    return finish(smoothinv.run(seed=0, **{"steps": 40, "samples": 8, **settings}))
+    given = checked(smoothinv.run, {"steps": 40, "samples": 8, **settings})
+    return finish(smoothinv.run(seed=0, **given))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def test_a_denoiser_goes_in_front(tmp_path):
         ({"target": "sandal"}, BadInput, "is a sandal already"),
         ({"target": "unicorn"}, BadInput, "no class"),
         ({"eps": 0.0}, BadInput, "eps must be"),
-        ({"sigmas": [float("nan")]}, BadInput, "sigma must be"),
+        ({"sigmas": [float("nan")]}, BadInput, "sigmas must be"),
         ({"start": 4000}, BadInput, "start must be"),
         ({"denoiser": "score-ve"}, ModelMismatch, "denoiser takes pictures of"),
         ({"denoiser": "fashion"}, ModelMismatch, "network"),

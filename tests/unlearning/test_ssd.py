@@ -11,6 +11,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Failed, Job, events, finish
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef
+from engine.core.settings import checked
 from engine.metrics.intervals import Rate
 from engine.models.library import load, with_tensors
 from engine.unlearning import _membership as membership
@@ -25,7 +26,7 @@ QUICK = {"unit": "sample", "curve": 0}
 
 
 def run(**settings: object):
-    return finish(ssd.run(seed=0, **{**QUICK, **settings}))
+    return finish(ssd.run(seed=0, **checked(ssd.run, {**QUICK, **settings})))
 
 
 @pytest.fixture(scope="module")

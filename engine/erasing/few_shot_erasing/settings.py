@@ -9,8 +9,8 @@ import numpy as np
 from engine.core.errors import BadInput
 from engine.core.job import Progress
 from engine.core.settings import Items, OneOf, Range, Text, checked
+from engine.core.taking import taking
 from engine.erasing._learning import FITS, checked_pictures, fitted
-from engine.erasing._settings import taking
 from engine.erasing.few_shot_erasing import OPTIMIZERS, PARAMETERS, SOURCES
 from engine.erasing.few_shot_erasing.ascent import Optimizer
 from engine.models import drawing
@@ -138,7 +138,7 @@ class FewShotSettings:
         return *plain, *((p.shape, p.tobytes()) for p in self.pictures)
 
 
-with_settings = taking(FewShotSettings)
+with_settings = taking(settings=FewShotSettings)
 
 
 # ---------------------------------------------------------------------- captions

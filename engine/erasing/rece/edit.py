@@ -16,7 +16,7 @@ from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.settings import Items, Range, Text, checked
 from engine.core.shapes import Float, Tensor
-from engine.erasing._settings import taking
+from engine.core.taking import taking
 from engine.erasing.rece import closed_form as cf
 from engine.erasing.rece.token_rows import Encoded, Rule, encode, kept_rows, pair
 from engine.models.diffusion import Conditioning, DiffusionBundle
@@ -159,7 +159,7 @@ class ReceSettings:
         return cf.Scales(1.0, self.epoch_preserve_scale, self.epoch_ridge)
 
 
-with_settings = taking(ReceSettings)
+with_settings = taking(settings=ReceSettings)
 
 
 # ---------------------------------------------------------------------- the edit of a model

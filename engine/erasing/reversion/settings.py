@@ -7,8 +7,8 @@ import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.settings import Items, OneOf, Range, Text, checked
+from engine.core.taking import taking
 from engine.erasing._learning import FITS, checked_pictures
-from engine.erasing._settings import taking
 from engine.erasing.reversion.exemplars import RELATIONS, Exemplar, drawn, uploaded
 from engine.erasing.reversion.words import PLACEHOLDER
 from engine.models.diffusion import DiffusionBundle
@@ -89,4 +89,4 @@ def exemplars_of(
     return drawn(settings.relation, settings.count, draw_numbers)
 
 
-with_settings = taking(ReversionSettings)
+with_settings = taking(settings=ReversionSettings)

@@ -21,9 +21,9 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range, Text, checked
 from engine.core.shapes import Float, Tensor
+from engine.core.taking import taking
 from engine.erasing._eraser import Asked
 from engine.erasing._progress import WHOLE, within
-from engine.erasing._settings import taking
 from engine.erasing.spm.files import FORMS, HEAD, MOST_BYTES, baked, exported, read_text
 from engine.erasing.spm.membrane import (
     METRICS,
@@ -108,7 +108,7 @@ class SpmSettings:
         return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(self).items()}
 
 
-with_settings = taking(SpmSettings)
+with_settings = taking(settings=SpmSettings)
 
 
 @with_settings

@@ -23,7 +23,7 @@ longer given their wrong labels while held-out retained samples keep theirs. Whe
 chosen by looking at what it is judged on, the word *oracle* stands beside it.
 
 **Where it breaks.** Few flags make one batch: its importance is one squared mean, and an α that is
-right for a hundred flags destroys the network for twenty. Gradients of single samples are steadier.
+right for a hundred flags may do nothing for twenty. Gradients of single samples are steadier.
 Confused classes share all their weights, so there is nothing to dampen that the rest does not need.
 Any edit may wreck the network: look at "kept" before accepting, and undo.
 
@@ -75,6 +75,7 @@ CARD = MethodCard(
             quick={"gammas": [0.5], "methods": ["SSD"], "unit": "sample", "retained": 256},
             bad={"gammas": [2.0]},
         ),
+        Action("bake", quick=_QUICK, bad={"gamma": 0.0}),
         Action("export", quick={**_QUICK, "form": "patch"}, bad={"form": "pickle"}),
     ),
     golden=("corrective-unlearning_losses",),

@@ -6,21 +6,21 @@ What is flagged and how a repair is judged is in `repair`, the automatic choice 
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks
+from engine.core.baked import Baked
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range
+from engine.core.taking import taking
 from engine.models.library import resolve, with_tensors
-from engine.pictures import PictureSetting
 from engine.unlearning._baselines import (
     Sets,
     Trained,
@@ -35,20 +35,12 @@ from engine.unlearning._case import always, outputs, state_of
 from engine.unlearning._dampening import Changed, Dampening, ratios
 from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Importance, Measure, stream
+from engine.unlearning._importance import Unit as GradientUnit
 from engine.unlearning._samples import Samples
-from engine.unlearning._settings import (
-    Alpha,
-    Chunk,
-    ClassName,
-    IndexTable,
-    Indices,
-    Lambda,
-    PictureSet,
-)
+from engine.unlearning._settings import Alpha, Chunk, Lambda
 from engine.unlearning.corrective import rule
 from engine.unlearning.corrective.repair import (
-    MOST_FALSE,
-    MOST_STAMPED,
+    FalseFlags,
     Flags,
     Repair,
     judged,
@@ -59,85 +51,68 @@ from engine.unlearning.corrective.results import AtGamma, Corrected, Curves, Sta
 METHODS = ("SSD", "RewoD", "CF", "SCRUB", "BadT")
 BATCH, MOST_RETAINED, MOST_GAMMAS, SHOWN = 128, 20_000, 12, 16
 UNITS = ("mixed", "sample")
+Unit: TypeAlias = Annotated[str, OneOf(UNITS)]
+Retained: TypeAlias = Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")]
 ORACLE = "oracle: the settings were given by hand, maybe by looking at the test"
 
 
 @dataclass(frozen=True)
+class How:
+    """How a repair is made, as jobs take it. `alpha` 0 leaves both numbers to the automatic rule.
+
+    `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights.
+    `retained` samples that were not flagged are looked at.
+    """
+
+    way: Annotated[str, OneOf(METHODS)] = "SSD"
+    unit: Unit = "sample"
+    alpha: Alpha = 0.0
+    lam: Lambda = 1.0
+    retained: Retained = 4000
+    chunk: Chunk = 0
+
+    def measure(self, seed: int) -> Measure:
+        """The gradients of it."""
+        unit: GradientUnit = self.unit  # type: ignore[assignment]
+        return Measure(unit, batch=BATCH, chunk=self.chunk, seed=seed)
+
+
+@dataclass(frozen=True)
 class _Settings:
-    """How a repair is made, checked. `alpha` 0 leaves both numbers to the automatic rule."""
+    """What was flagged, and how the repair is made."""
 
     flags: Flags
-    method: str
+    how: How
     measure: Measure
-    alpha: float
-    lam: float
-    retained: int
 
     @classmethod
-    def of(
-        cls,
-        seed: int,
-        flags: Flags,
-        way: object,
-        unit: object,
-        alpha: object,
-        lam: object,
-        retained: object,
-        chunk: object,
-    ) -> "_Settings":
-        checks.choice("unit", unit, UNITS)
-        return cls(
-            flags,
-            checks.choice("way", way, METHODS),
-            Measure(
-                unit,  # type: ignore[arg-type]
-                batch=BATCH,
-                chunk=checks.count("chunk", chunk, 0, 4096, "0 chooses by the size of the model."),
-                seed=seed,
-            ),
-            checks.number("alpha", alpha, 0, 1e7, "0 chooses automatically."),
-            checks.number("lam", lam, 1e-6, 1e7, "1 is the value of the paper."),
-            checks.count("retained", retained, 16, MOST_RETAINED, "4000 are enough."),
-        )
+    def of(cls, flags: Flags, how: How, seed: int) -> "_Settings":
+        return cls(flags, how, how.measure(seed))
+
+    @property
+    def method(self) -> str:
+        """The name of the way."""
+        return self.how.way
 
     def plain(self, how: Dampening | None) -> dict[str, Plain]:
         """The settings of a run that makes this very repair, the dampening's numbers filled in."""
         found: dict[str, Plain] = {**self.flags.plain(), "way": self.method}
         if how is not None:
             found |= {"unit": self.measure.unit, "alpha": how.alpha, "lam": how.lam}
-        return {**found, "retained": self.retained}
+        return {**found, "retained": self.how.retained}
 
 
+@taking(flags=Flags, how=How)
 def run(
     *,
     seed: int,
+    flags: Flags,
+    how: How,
     model: ModelRef | str = "fashion-poisoned",
-    gamma: Annotated[float, Range(0, 1, "0.1 is a tenth of what was manipulated.")] = 0.1,
-    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
-    trigger: PictureSetting | None = None,
-    target: ClassName = "",
-    stamped: Annotated[int, Range(1, MOST_STAMPED, "100 are enough.")] = 100,
-    way: Annotated[str, OneOf(METHODS)] = "SSD",
-    unit: Annotated[str, OneOf(UNITS)] = "sample",
-    alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
-    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
-    chunk: Chunk = 0,
 ) -> Steps[Corrected]:
-    """Repair with what was flagged, judge beside the original, and undo.
-
-    `gamma` of the manipulated samples are flagged; or those of `indices` or `pictures`; or clean
-    samples with a recovered `trigger` on them. `retained` samples that were not flagged are looked
-    at. `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights.
-    """
-    flags = Flags.of(gamma, false_flags, indices or index_table, pictures, trigger, target, stamped)
-    settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
-    repair = opened(model, flags, seed, retain=retain, test=test)
+    """Repair with what was flagged, judge beside the original, and undo."""
+    settings = _Settings.of(flags, how, seed)
+    repair = opened(model, flags, seed)
     shown = Corrected(repair.told, settings.method, notes=_notes(repair, settings))
     yield Progress(0, 4, "The original", shown)
     original = yield from relay(
@@ -229,11 +204,11 @@ def _dampened(
 ) -> Generator[Progress, None, tuple[_Made, Corrected]]:
     """Importances of the flagged and of retained samples, the settings, the edit."""
     begun = time.perf_counter()
-    pair = yield from importances(repair, settings.measure, settings.retained, seed, shown)
+    pair = yield from importances(repair, settings.measure, settings.how.retained, seed, shown)
     between = time.perf_counter()
     shown = replace(shown, unit=settings.measure.unit)
-    how, told = Dampening(settings.alpha, settings.lam), ORACLE
-    if not settings.alpha:
+    how, told = Dampening(settings.how.alpha, settings.how.lam), ORACLE
+    if not settings.how.alpha:
         assert repair.held_out is not None
         grid = rule.grid(ratios(*pair))
         seen = yield from relay(
@@ -346,39 +321,29 @@ def curves(
         "SCRUB",
         "BadT",
     ),
-    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
-    unit: Annotated[str, OneOf(UNITS)] = "sample",
+    false_flags: FalseFlags = 0,
+    unit: Unit = "sample",
     alpha: Alpha = 0.0,
     lam: Lambda = 1.0,
-    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
+    retained: Retained = 4000,
 ) -> Steps[Curves]:
     """Every method at every share, one point after the other; the original's comes first."""
-    if not isinstance(gammas, list | tuple) or not 1 <= len(gammas) <= MOST_GAMMAS:
-        raise BadInput(f"gammas is a list of 1 to {MOST_GAMMAS} shares.", "Try 0.1, 0.5, 1.")
-    shares = [checks.number("gamma", gamma, 1e-3, 1, "0.1 is a tenth.") for gamma in gammas]
-    listed = checks.texts(methods, "methods", len(METHODS))
-    for name in listed:
-        checks.choice("methods", name, METHODS)
-    flags = [Flags.of(share, false_flags, (), "", "", "", 100) for share in shares]
-    rows = [
-        [_Settings.of(seed, flag, name, unit, alpha, lam, retained, 0) for name in listed]
-        for flag in flags
-    ]
-    shown = Curves("")
-    total = len(shares) * len(listed) + 1
+    flags = [Flags(gamma, false_flags) for gamma in gammas]
+    ways = [How(name, unit, alpha, lam, retained) for name in methods]
+    total = len(gammas) * len(methods) + 1
     first = opened(model, flags[0], seed)
     note = ("RewoD is the only slow one: it trains anew at every share.",)
-    shown = Curves(first.kind, notes=note if "RewoD" in listed else ())
+    shown = Curves(first.kind, notes=note if "RewoD" in methods else ())
     card = yield from relay(
         judged(first, first.model, "original"), always(Progress(0, total, "original", shown))
     )
     shown = replace(shown, points=(AtGamma(0.0, 0, card),))
-    for share, row in zip(shares, rows, strict=True):
-        repair = opened(model, row[0].flags, seed)
-        for chosen in row:
-            done, note_of = len(shown.points), f"{chosen.method} at {share:g}"
+    for flag in flags:
+        repair = opened(model, flag, seed)
+        for how in ways:
+            done, note_of = len(shown.points), f"{how.way} at {flag.gamma:g}"
             point = yield from relay(
-                _point(repair, chosen, seed, share),
+                _point(repair, _Settings.of(flag, how, seed), seed),
                 always(Progress(done, total, note_of, shown)),
             )
             shown = replace(shown, points=(*shown.points, point))
@@ -386,9 +351,7 @@ def curves(
     return shown
 
 
-def _point(
-    repair: Repair, settings: _Settings, seed: int, share: float
-) -> Generator[object, None, AtGamma]:
+def _point(repair: Repair, settings: _Settings, seed: int) -> Generator[object, None, AtGamma]:
     bare = Corrected(repair.told, settings.method)
     made, shown = yield from _made(repair, settings, seed, bare)
     card: Card = yield from judged(repair, made.network, settings.method)
@@ -399,36 +362,37 @@ def _point(
         settings=made.patch.recipe.params,  # type: ignore[arg-type]
         tuned_on=shown.tuned_on,
     )
-    return AtGamma(share, len(repair.flagged), card)
+    return AtGamma(settings.flags.gamma, len(repair.flagged), card)
 
 
+@taking(flags=Flags, how=How)
+def bake(
+    *, seed: int, flags: Flags, how: How, model: ModelRef | str = "fashion-poisoned"
+) -> Steps[Baked]:
+    """The repair as a patch, applied and undone once to see every bit come back."""
+    settings = _Settings.of(flags, how, seed)
+    repair = opened(model, flags, seed)
+    yield Progress(0, 4, settings.method)
+    made, _ = yield from relay(
+        _made(repair, settings, seed, Corrected(repair.told, settings.method)),
+        lambda event: replace(event, preview=None),
+    )
+    state = repair.model.state_dict()
+    return Baked.of(made.patch.name, made.patch, {n: state[n] for n in made.patch.before})
+
+
+@taking(flags=Flags, how=How)
 def export(
     *,
     seed: int,
+    flags: Flags,
+    how: How,
     model: ModelRef | str = "fashion-poisoned",
-    gamma: Annotated[float, Range(0, 1, "0.1 is a tenth of what was manipulated.")] = 0.1,
-    false_flags: Annotated[int, Range(0, MOST_FALSE)] = 0,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
-    trigger: PictureSetting | None = None,
-    target: ClassName = "",
-    stamped: Annotated[int, Range(1, MOST_STAMPED, "100 are enough.")] = 100,
-    way: Annotated[str, OneOf(METHODS)] = "SSD",
-    unit: Annotated[str, OneOf(UNITS)] = "sample",
-    alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
-    retained: Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")] = 4000,
-    chunk: Chunk = 0,
     form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The repair as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
-    form = checks.choice("form", form, FORMS)
-    flags = Flags.of(gamma, false_flags, indices or index_table, pictures, trigger, target, stamped)
-    settings = _Settings.of(seed, flags, way, unit, alpha, lam, retained, chunk)
-    repair = opened(model, flags, seed, retain=retain, test=test)
+    settings = _Settings.of(flags, how, seed)
+    repair = opened(model, flags, seed)
     yield Progress(0, 4, settings.method)
     made, shown = yield from relay(
         _made(repair, settings, seed, Corrected(repair.told, settings.method)),

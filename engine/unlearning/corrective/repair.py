@@ -8,19 +8,20 @@ import hashlib
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks
 from engine.core.errors import BadInput
 from engine.core.job import relay
 from engine.core.recipe import ModelRef, Plain
+from engine.core.settings import Range, checked
 from engine.core.shapes import Float, Tensor
 from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
+from engine.pictures import PictureSetting
 from engine.unlearning._card import Card, rate_of
 from engine.unlearning._case import (
     always,
@@ -32,6 +33,7 @@ from engine.unlearning._case import (
 )
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._samples import Samples, garments
+from engine.unlearning._settings import ClassName, IndexTable, Indices, PictureSet
 from engine.unlearning._trigger import as_trigger, class_of
 from engine.unlearning._world import CONFUSED, TRIGGERS
 from engine.unlearning.corrective.results import Flagged
@@ -39,66 +41,55 @@ from engine.unlearning.corrective.rule import HELD_OUT
 
 Origin = Literal["found share", "picked", "uploaded", "recovered trigger"]
 MOST_FALSE, MOST_STAMPED, GALLERY, TESTED = 2000, 1000, 24, 2000
+FalseFlags: TypeAlias = Annotated[int, Range(0, MOST_FALSE)]
 # A pixel belongs to a pattern where all flagged pictures agree and the others do not look like it.
 AGREE, APART, LEAST_PIXELS = 0.03, 0.3, 2
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Which samples were found, checked.
+    """Which samples were found, as jobs take it, and a visitor's own pictures around them.
 
     By default a random share `gamma` of the manipulated ones, with `false_flags` clean ones among
-    them by mistake. `indices` picks training samples; `pictures` is an uploaded set; `trigger` is a
-    perturbation (from SmoothInv) that is stamped on `stamped` clean samples, labelled `target`.
+    them by mistake. `indices`, or the table `index_table`, pick training samples; `pictures` is an
+    uploaded set; `trigger` is a perturbation (from SmoothInv) that is stamped on `stamped` clean
+    samples, labelled `target`. `retain` and `test` are sets of pictures of the visitor.
     """
 
-    origin: Origin
-    gamma: float = 0.1
-    false_flags: int = 0
-    indices: tuple[int, ...] = ()
-    pictures: str = ""
-    trigger: Float[Tensor, "1 c h w"] | None = field(default=None, compare=False)
-    target: str = ""
-    stamped: int = 100
+    gamma: Annotated[float, Range(0, 1, "0.1 is a tenth of what was manipulated.")] = 0.1
+    false_flags: FalseFlags = 0
+    indices: Indices = ()
+    index_table: IndexTable = ""
+    pictures: PictureSet = ""
+    retain: PictureSet = ""
+    test: PictureSet = ""
+    trigger: PictureSetting | None = field(default=None, compare=False)
+    target: ClassName = ""
+    stamped: Annotated[int, Range(1, MOST_STAMPED, "100 are enough.")] = 100
 
     @classmethod
-    def of(
-        cls,
-        gamma: object,
-        false_flags: object,
-        indices: object,
-        pictures: object,
-        trigger: object,
-        target: object,
-        stamped: object,
-    ) -> "Flags":
-        """From plain settings. Raises `BadInput`."""
-        share = checks.number("gamma", gamma, 0, 1, "0.1 is a tenth of what was manipulated.")
-        listed = picture_sets.indices(indices, most=MOST_FALSE)
-        if not isinstance(pictures, str) or len(pictures) > 200:
-            raise BadInput("pictures names an uploaded set of pictures.", "Upload a zip.")
-        if not isinstance(target, str) or len(target) > 100:
-            raise BadInput("target is the name of a class.", 'Try "T-shirt".')
-        delta = as_trigger(trigger)
-        origin: Origin = "found share"
-        if delta is not None:
-            origin = "recovered trigger"
-        elif pictures:
-            origin = "uploaded"
-        elif listed:
-            origin = "picked"
-        elif share == 0:
+    def of(cls, **values: object) -> "Flags":
+        """From plain settings, checked. Raises `BadInput`."""
+        found = cls(**checked(cls, values))  # type: ignore[arg-type]
+        listed = picture_sets.indices(found.indices or found.index_table, most=MOST_FALSE)
+        found = replace(found, indices=listed, target=found.target.strip())
+        if found.origin == "found share" and found.gamma == 0:
             raise BadInput("Nothing is flagged: gamma is 0.", "Flag a tenth: 0.1.")
-        return cls(
-            origin,
-            share,
-            checks.count("false_flags", false_flags, 0, MOST_FALSE),
-            listed,
-            pictures,
-            delta,
-            target.strip(),
-            checks.count("stamped", stamped, 1, MOST_STAMPED, "100 are enough."),
-        )
+        return found
+
+    @property
+    def origin(self) -> Origin:
+        """Where the flags come from."""
+        if self.delta is not None:
+            return "recovered trigger"
+        if self.pictures:
+            return "uploaded"
+        return "picked" if self.indices else "found share"
+
+    @property
+    def delta(self) -> Float[Tensor, "1 c h w"] | None:
+        """The recovered trigger as a perturbation."""
+        return as_trigger(self.trigger)
 
     def plain(self) -> dict[str, Plain]:
         """The settings that name these flags; a trigger travels as a picture, beside them."""
@@ -150,8 +141,6 @@ def opened(
     flags: Flags,
     seed: int,
     *,
-    retain: str = "",
-    test: str = "",
     data_seed: int = 0,
 ) -> Repair:
     """The repair of a model. Raises `BadInput` where what was flagged cannot be told.
@@ -161,7 +150,7 @@ def opened(
     bundle = open_classifier(model)
     world = data_of(bundle, data_seed)
     if world is None:
-        return _own(bundle, flags, seed, retain, test)
+        return _own(bundle, flags, seed)
     train, tampered, _ = world
     if flags.origin == "recovered trigger":
         flagged = _stamped(bundle, flags, train, seed)
@@ -227,7 +216,7 @@ def _flagged_ids(
 
 def _stamped(bundle: ClassifierBundle, flags: Flags, train: Samples, seed: int) -> Samples:
     """Clean samples with the recovered trigger, labelled as the attacker would have."""
-    delta = flags.trigger
+    delta = flags.delta
     assert delta is not None
     target = class_of(bundle, flags.target)
     clean = train.take(train.labels != target).some(flags.stamped, seed, "stamped")
@@ -262,25 +251,25 @@ def _tests(key: str) -> tuple[Samples, Samples, Samples | None, int]:
     return test, test, None, -1
 
 
-def _own(bundle: ClassifierBundle, flags: Flags, seed: int, retain: str, test: str) -> Repair:
+def _own(bundle: ClassifierBundle, flags: Flags, seed: int) -> Repair:
     """A visitor's model: a set of flagged samples, retained ones, and clean ones to judge by."""
     if flags.origin not in ("uploaded", "recovered trigger"):
         raise BadInput(
             f"The training data of {bundle.card.title} is not here.",
             "Upload the flagged pictures as a zip, in folders named after their wrong labels.",
         )
-    if not retain:
+    if not flags.retain:
         raise BadInput(
             "Repair needs retained samples, against which the flagged ones stand out.",
             "Upload a zip of training pictures that are not flagged.",
         )
-    rest = uploaded(bundle, retain)
+    rest = uploaded(bundle, flags.retain)
     if flags.origin == "uploaded":
         flagged = uploaded(bundle, flags.pictures)
     else:
         flagged = _stamped(bundle, flags, rest, seed)
     held_out = rest.some(max(1, min(HELD_OUT, len(rest) // 5)), seed, "held out")
-    kept = uploaded(bundle, test) if test else None
+    kept = uploaded(bundle, flags.test) if flags.test else None
     missing = {
         "corrected": "what the manipulation reaches is not known",
         "attack_success": "the true trigger is not known",

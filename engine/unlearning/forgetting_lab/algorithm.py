@@ -8,7 +8,6 @@ from typing import Annotated
 import numpy as np
 from torch import nn
 
-from engine.core import checks
 from engine.core.catalog import Exactness
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
@@ -17,12 +16,13 @@ from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Float, Tensor
+from engine.core.taking import taking
 from engine.metrics.intervals import Rate
 from engine.models.library import load, resolve, with_tensors
 from engine.unlearning import _stored as stored
 from engine.unlearning._baselines import WAYS, Sets
 from engine.unlearning._card import rate_of
-from engine.unlearning._case import Case, Forget, always, judged, opened, outputs
+from engine.unlearning._case import Case, Question, always, judged, outputs
 from engine.unlearning._compare import (
     Agreement,
     Relearning,
@@ -32,19 +32,9 @@ from engine.unlearning._compare import (
     similarity,
 )
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
-from engine.unlearning._importance import UNITS, Measure
+from engine.unlearning._importance import Measure
 from engine.unlearning._samples import Samples
-from engine.unlearning._settings import (
-    Alpha,
-    ClassName,
-    Cluster,
-    Count,
-    ForgetWay,
-    IndexTable,
-    Indices,
-    PictureSet,
-    Unit,
-)
+from engine.unlearning._settings import LAMBDA, Alpha, Unit
 from engine.unlearning._world import TRIGGERS
 from engine.unlearning.forgetting_lab import METHODS, ORIGINAL, RETRAINED
 from engine.unlearning.forgetting_lab.results import (
@@ -66,9 +56,8 @@ EVERY = (ORIGINAL, RETRAINED, *METHODS)
 
 @dataclass(frozen=True)
 class _Settings:
-    """What is forgotten, by which ways, and how relearning is tried."""
+    """By which ways is forgotten, and how relearning is tried."""
 
-    forget: Forget
     ways: tuple[str, ...]
     unit: str
     alpha: float
@@ -91,19 +80,12 @@ class Made:
 Making = Generator[str, None, Made]
 
 
+@taking(question=Question)
 def run(
     *,
     seed: int,
+    question: Question,
     model: ModelRef | str = "fashion",
-    forget: ForgetWay = "class",
-    what: ClassName = "bag",
-    cluster: Cluster = 0,
-    count: Count = 100,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
     methods: Annotated[Sequence[Annotated[str, OneOf(METHODS)]], Items(len(METHODS))] = (
         "SSD",
         "fine-tuning",
@@ -118,17 +100,11 @@ def run(
 
     The original comes first and the retrained network second, where there is one.
     """
-    settings = _checked(
-        Forget.of(forget, what, cluster, count, indices or index_table, pictures),
-        methods,
-        unit,
-        alpha,
-        relearn_samples,
-        relearn_steps,
-    )
-    case = opened(model, settings.forget, seed, retain=retain, test=test)
+    ways = tuple(dict.fromkeys(methods))
+    settings = _Settings(ways, unit, alpha, relearn_samples, relearn_steps)
+    case = question.case(model, seed)
     shown = Laboratory(
-        settings.forget.name,
+        case.forget.name,
         case.reference,
         len(case.forget_set),
         notes=_notes(case, settings),
@@ -154,27 +130,6 @@ def run(
 def _noted(done: int, total: int, shown: object) -> Callable[[str], Progress]:
     """Notes as progress that stands where it is."""
     return lambda note: Progress(done, total, note, shown)
-
-
-def _checked(
-    forget: Forget,
-    names: object,
-    unit: object,
-    alpha: object,
-    samples: object,
-    steps: object,
-) -> _Settings:
-    listed = checks.texts(names, "methods", len(METHODS))
-    for name in listed:
-        checks.choice("methods", name, METHODS)
-    return _Settings(
-        forget,
-        tuple(dict.fromkeys(listed)),
-        checks.choice("unit", unit, UNITS),
-        checks.number("alpha", alpha, 0, 1e7, "0 chooses automatically."),
-        checks.count("relearn_samples", samples, 1, 1000, "32 are few."),
-        checks.count("relearn_steps", steps, 0, MOST_RELEARN, "40 are enough."),
-    )
 
 
 def _order(case: Case, settings: _Settings) -> tuple[str, ...]:
@@ -228,7 +183,7 @@ def _dampened(case: Case, name: str, unit: str, alpha: float, seed: int) -> Maki
     between = time.perf_counter()
     forgets = stored.of_forget_set(case, measure, ())
     forget = yield from relay(forgets, always(f"{name}: importance of the forget set"))
-    how = Dampening(alpha or automatic_alpha(ratios(forget, full)))
+    how = Dampening(alpha or automatic_alpha(ratios(forget, full)), LAMBDA)
     state = case.model.state_dict()
     tensors = how.edit(state, forget, full)
     ended = time.perf_counter()
@@ -239,7 +194,7 @@ def _dampened(case: Case, name: str, unit: str, alpha: float, seed: int) -> Maki
 
 
 def _patch(case: Case, new: State, name: str, seed: int) -> Patch:
-    params = {"methods": [name], "forget": case.forget.way, "what": case.forget.what}
+    params = {"methods": [name], **case.forget.plain()}
     label = f"forget {case.forget.name} by {name}"[:80]
     ref = resolve(case.bundle.ref)
     recipe = Recipe("forgetting_lab", "run", ref, params, seed, label=label)
@@ -391,19 +346,12 @@ def plane(rows: Sequence[Row]) -> tuple[Point, ...]:
 # ---------------------------------------------------------------------- two at a time
 
 
+@taking(question=Question)
 def pair(
     *,
     seed: int,
+    question: Question,
     model: ModelRef | str = "fashion",
-    forget: ForgetWay = "class",
-    what: ClassName = "bag",
-    cluster: Cluster = 0,
-    count: Count = 100,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
     first: Annotated[str, OneOf(EVERY)] = "SSD",
     second: Annotated[str, OneOf(EVERY)] = "retrained",
     unit: Unit = "sorted",
@@ -415,25 +363,17 @@ def pair(
 
     `stack` makes the second edit once more, on the network with the first one, and takes both off.
     """
-    checks.switch("stack", stack)
-    names = EVERY
-    for role, name in (("first", first), ("second", second)):
-        checks.choice(role, name, names)
-    checks.choice("unit", unit, UNITS)
-    strength = checks.number("alpha", alpha, 0, 1e7, "0 chooses automatically.")
-    shown_count = checks.count("pictures_shown", pictures_shown, 0, MOST_SHOWN)
-    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
-    case = opened(model, chosen, seed, retain=retain, test=test)
+    case = question.case(model, seed)
     shown = Pair(first, second)
     yield Progress(0, 4, "Loading the model", shown)
-    a, b = yield from _both(case, (first, second), unit, strength, seed, shown)
+    a, b = yield from _both(case, (first, second), unit, alpha, seed, shown)
     samples = _all_unseen(case, seed)
     told_a, told_b = yield from _said(case, (a, b), samples, shown)
     shown = replace(
         shown,
         agreement=Agreement.of(told_a, told_b),
         classes=_by_class(case, samples, told_a, told_b),
-        pictures=_by_picture(case, samples, told_a, told_b, shown_count),
+        pictures=_by_picture(case, samples, told_a, told_b, pictures_shown),
     )
     yield Progress(2, 4, "By class and picture", shown)
     some = samples.some(COMPARED, seed, "layers")
@@ -443,7 +383,7 @@ def pair(
     if not stack or a.patch is None or second in (ORIGINAL, RETRAINED):
         return shown
     upon = replace(case, bundle=replace(case.bundle, model=a.network))
-    making_upon = making(upon, second, unit, strength, seed)
+    making_upon = making(upon, second, unit, alpha, seed)
     top = yield from relay(making_upon, _noted(3, 4, shown))
     stacked = orders(case.model.state_dict(), a.patch, top.patch)
     return replace(shown, orders=(*shown.orders, *stacked[2:]))

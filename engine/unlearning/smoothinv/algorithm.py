@@ -5,18 +5,18 @@ Smoothing is in `_smoothing`, the descent and the rule that calls a class out in
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
 
-from engine.core import checks
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress, Steps, relay
 from engine.core.recipe import ModelRef
 from engine.core.settings import Items, Range
 from engine.core.shapes import Array, Float, Tensor, UInt8
+from engine.core.taking import taking
 from engine.models.classifier import ClassifierBundle
 from engine.models.score import load_score
 from engine.pictures import PictureSetting
@@ -39,6 +39,7 @@ PREVIEW_EVERY, FRAMES = 4, 12
 PLAIN = 0.0
 Start: TypeAlias = Annotated[int, Range(0, 3999, "The embedded world has 4000 unseen pictures.")]
 Sigma: TypeAlias = Annotated[float, Range(0, 2, "0.25 is the value of the paper.")]
+Sigmas: TypeAlias = Annotated[tuple[Sigma, ...], Items(MOST_SIGMAS, fewest=1)]
 Radius: TypeAlias = Annotated[float, Range(1e-3, 1e3, "3 suits 28 x 28, 10 suits 224 x 224.")]
 DescentSteps: TypeAlias = Annotated[int, Range(1, MOST_STEPS, "80 are enough for 28 x 28.")]
 Copies: TypeAlias = Annotated[int, Range(1, MOST_SAMPLES, "16 are enough for 28 x 28.")]
@@ -74,71 +75,70 @@ class _Subject:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """Target, noise levels and descent, checked; the classes are checked with the model."""
+class Begin:
+    """What a recovery begins with, as jobs take it.
 
-    sigmas: tuple[float, ...]
-    how: Synthesis
+    `start` is an unseen picture of the embedded world, `picture` one of the visitor; `test` are
+    unseen pictures of the visitor, and `denoiser` names a DDPM.
+    """
 
-    @classmethod
-    def of(
-        cls,
-        sigma: object,
-        eps: object,
-        steps: object,
-        samples: object,
-        common_noise: object,
-    ) -> "_Settings":
-        listed = sigma if isinstance(sigma, list | tuple) else [sigma]
-        if not 1 <= len(listed) <= MOST_SIGMAS:
-            raise BadInput(f"sigma is one number or up to {MOST_SIGMAS}.", "Try 0.25.")
-        radius = checks.number("eps", eps, 1e-3, 1e3, "3 suits 28 x 28, 10 suits 224 x 224.")
-        how = Synthesis(
-            radius,
-            0.05 * radius,
-            checks.count("steps", steps, 1, MOST_STEPS, "80 are enough for 28 x 28."),
-            checks.count("samples", samples, 1, MOST_SAMPLES, "16 are enough for 28 x 28."),
-            common_noise=checks.switch("common_noise", common_noise),
+    start: Start = 8
+    picture: PictureSetting | None = field(default=None, compare=False)
+    test: PictureSet = ""
+    denoiser: Place = ""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a perturbation is sought, as jobs take it."""
+
+    sigmas: Sigmas = (0.25,)
+    eps: Radius = 3.0
+    steps: DescentSteps = 80
+    samples: Copies = 16
+    common_noise: bool = False
+
+    @property
+    def how(self) -> Synthesis:
+        """Steps of a twentieth of the radius, as published."""
+        return Synthesis(
+            self.eps, 0.05 * self.eps, self.steps, self.samples, common_noise=self.common_noise
         )
-        told = (
-            checks.number("sigma", one, 0, 2, "0.25 is the value of the paper.") for one in listed
-        )
-        return cls(tuple(told), how)
 
 
+@dataclass(frozen=True)
+class QuickDescent(Descent):
+    """The same, shorter: for one class of many."""
+
+    sigmas: Annotated[tuple[Sigma, ...], Items(1, fewest=1)] = (0.25,)
+    steps: DescentSteps = 60
+    samples: Copies = 8
+
+
+@taking(begin=Begin, descent=Descent)
 def run(
     *,
     seed: int,
+    begin: Begin,
+    descent: Descent,
     model: ModelRef | str = "fashion-poisoned",
     target: ClassName = "T-shirt",
-    start: Start = 8,
-    picture: PictureSetting | None = None,
-    test: PictureSet = "",
-    sigmas: Annotated[Sequence[Sigma], Items(MOST_SIGMAS, fewest=1)] = (0.25,),
-    eps: Radius = 3.0,
-    steps: DescentSteps = 80,
-    samples: Copies = 16,
-    common_noise: bool = False,
-    denoiser: Place = "",
     cleanse: bool = False,
 ) -> Steps[Inversion]:
     """Recover the trigger of `target` from one picture, beside plain descent and the true one.
 
-    `start` is an unseen picture of the embedded world, `picture` one of the visitor. Every `sigma`
-    is shown. `denoiser` names a DDPM; `cleanse` adds Neural Cleanse, which needs many pictures.
+    Every sigma is shown. `cleanse` adds Neural Cleanse, which needs many pictures.
     """
-    settings = _Settings.of(sigmas, eps, steps, samples, common_noise)
-    checks.switch("cleanse", cleanse)
-    subject = _opened(model, start, picture, test, denoiser)
+    subject = _opened(model, begin)
     goal = _checked_target(subject, target)
     yield Progress(0, 1, "Loading the model")
-    shown = _begun(subject, settings, goal)
-    levels = tuple(dict.fromkeys((*settings.sigmas, PLAIN)))
-    total = len(levels) * settings.how.steps + 2
+    shown = _begun(subject, descent, goal)
+    levels = tuple(dict.fromkeys((*descent.sigmas, PLAIN)))
+    total = len(levels) * descent.how.steps + 2
     for turn, level in enumerate(levels):
-        done = turn * settings.how.steps
+        done = turn * descent.how.steps
         found, shown = yield from _recovered(
-            subject, settings, level, goal, seed, shown, done, total
+            subject, descent, level, goal, seed, shown, done, total
         )
         shown = replace(shown, found=(*shown.found, found))
         if turn == 0:
@@ -151,25 +151,22 @@ def run(
     return shown
 
 
-def _opened(
-    model: ModelRef | str, start: object, picture: object, test: str, denoiser: str
-) -> _Subject:
-    place = checks.count("start", start, 0, 3999, "The embedded world has 4000 unseen pictures.")
+def _opened(model: ModelRef | str, begin: Begin) -> _Subject:
     bundle = open_classifier(model)
     logits = logits_in_unit_range(bundle)
-    tests, trigger = _tests(bundle, test)
-    if isinstance(picture, np.ndarray):
-        x, label = _of_visitor(bundle, picture), -1
+    tests, trigger = _tests(bundle, begin.test)
+    if begin.picture is not None:
+        x, label = _of_visitor(bundle, begin.picture), -1
     elif data_of(bundle) is None:
         if not len(tests):
             raise BadInput("There is no picture to begin with.", "Upload one clean picture.")
         x, label = tests.pixels[:1].float() / 255, int(tests.labels[0])
     else:
         everything = garments("test", by_group=len(bundle.classes) == 5)
-        one = everything.take(torch.tensor([place]))
+        one = everything.take(torch.tensor([begin.start]))
         x, label = one.pixels.float() / 255, int(one.labels[0])
-    shot = OneShot.of(_fitting_denoiser(denoiser, bundle)) if denoiser else None
-    return _Subject(bundle, logits, x, label, tests, trigger, shot, denoiser)
+    shot = OneShot.of(_fitting_denoiser(begin.denoiser, bundle)) if begin.denoiser else None
+    return _Subject(bundle, logits, x, label, tests, trigger, shot, begin.denoiser)
 
 
 def logits_in_unit_range(bundle: ClassifierBundle) -> Logits:
@@ -207,9 +204,7 @@ def _fitting_denoiser(name: str, bundle: ClassifierBundle):  # type: ignore[no-u
     return found
 
 
-def _checked_target(subject: _Subject, target: object) -> int:
-    if not isinstance(target, str):
-        raise BadInput("target is the name of a class.", 'Try "T-shirt".')
+def _checked_target(subject: _Subject, target: str) -> int:
     goal = class_of(subject.bundle, target)
     if goal == subject.label:
         raise BadInput(
@@ -218,7 +213,7 @@ def _checked_target(subject: _Subject, target: object) -> int:
     return goal
 
 
-def _begun(subject: _Subject, settings: _Settings, goal: int) -> Inversion:
+def _begun(subject: _Subject, descent: Descent, goal: int) -> Inversion:
     names = subject.bundle.classes
     notes = []
     if not len(subject.tests):
@@ -229,9 +224,9 @@ def _begun(subject: _Subject, settings: _Settings, goal: int) -> Inversion:
         names[goal],
         shown_picture(subject.x),
         names[subject.label] if subject.label >= 0 else "",
-        settings.how.eps,
+        descent.how.eps,
         subject.denoiser_name,
-        steps=settings.how.steps,
+        steps=descent.how.steps,
         tested=len(subject.away_from(goal)),
         notes=tuple(notes),
     )
@@ -239,7 +234,7 @@ def _begun(subject: _Subject, settings: _Settings, goal: int) -> Inversion:
 
 def _recovered(
     subject: _Subject,
-    settings: _Settings,
+    descent: Descent,
     sigma: float,
     goal: int,
     seed: int,
@@ -251,10 +246,10 @@ def _recovered(
     begun = time.perf_counter()
     name = "plain descent" if sigma == PLAIN else f"smoothed, sigma {sigma:g}"
     curve: list[float] = []
-    every = max(1, settings.how.steps // FRAMES)
+    every = max(1, descent.how.steps // FRAMES)
     step = None
     for step in inversion.synthesise(
-        subject.smoothed(sigma), subject.x, goal, settings.how, seed=seed
+        subject.smoothed(sigma), subject.x, goal, descent.how, seed=seed
     ):
         curve.append(step.probability)
         if step.number % every == 0 and not shown.found:
@@ -326,29 +321,21 @@ def _cleansed(
 # ---------------------------------------------------------------------- all classes
 
 
+@taking(begin=Begin, descent=QuickDescent)
 def scan(
     *,
     seed: int,
+    begin: Begin,
+    descent: Descent,
     model: ModelRef | str = "fashion-poisoned",
-    start: Start = 8,
-    picture: PictureSetting | None = None,
-    test: PictureSet = "",
     classes: Annotated[Sequence[ClassName], Items(MOST_CLASSES)] = (),
-    sigma: Sigma = 0.25,
-    eps: Radius = 3.0,
-    steps: DescentSteps = 60,
-    samples: Copies = 8,
-    common_noise: bool = False,
-    denoiser: Place = "",
 ) -> Steps[Scan]:
     """Every class from one picture, told as they come, and which of them stands out.
 
     Without `classes` all are tried but the picture's own.
     """
-    settings = _Settings.of(sigma, eps, steps, samples, common_noise)
-    names = checks.texts(classes, "classes", MOST_CLASSES)
-    subject = _opened(model, start, picture, test, denoiser)
-    goals = [class_of(subject.bundle, name) for name in names if name]
+    subject = _opened(model, begin)
+    goals = [class_of(subject.bundle, name) for name in classes if name]
     goals = goals or [g for g in range(len(subject.bundle.classes)) if g != subject.label]
     if len(goals) > MOST_CLASSES:
         raise BadInput(
@@ -361,8 +348,8 @@ def scan(
     shown = Scan(
         shown_picture(subject.x),
         subject.bundle.classes[label] if label >= 0 else "",
-        settings.sigmas[0],
-        settings.how.eps,
+        descent.sigmas[0],
+        descent.how.eps,
         inversion.OUTLIER,
         notes=(
             "The rule is ours: success times concentration, called out at a robust z above 3.5 "
@@ -370,14 +357,14 @@ def scan(
             "Triggers that are spread over the picture escape it.",
         ),
     )
-    total = len(goals) * settings.how.steps
+    total = len(goals) * descent.how.steps
     for turn, goal in enumerate(goals):
         one = yield from relay(
-            _one_class(subject, settings, goal, seed),
-            _stepped(turn * settings.how.steps, total, subject.bundle.classes[goal], shown),
+            _one_class(subject, descent, goal, seed),
+            _stepped(turn * descent.how.steps, total, subject.bundle.classes[goal], shown),
         )
         shown = _with_class(shown, one)
-        yield Progress((turn + 1) * settings.how.steps, total, one.name, shown)
+        yield Progress((turn + 1) * descent.how.steps, total, one.name, shown)
     return shown
 
 
@@ -387,11 +374,11 @@ def _stepped(begin: int, total: int, note: str, shown: Scan) -> Callable[[int], 
 
 
 def _one_class(
-    subject: _Subject, settings: _Settings, goal: int, seed: int
+    subject: _Subject, descent: Descent, goal: int, seed: int
 ) -> Generator[int, None, OneClass]:
     step = None
-    smoothed = subject.smoothed(settings.sigmas[0])
-    for step in inversion.synthesise(smoothed, subject.x, goal, settings.how, seed=seed):
+    smoothed = subject.smoothed(descent.sigmas[0])
+    for step in inversion.synthesise(smoothed, subject.x, goal, descent.how, seed=seed):
         yield step.number
     assert step is not None
     others = subject.away_from(goal)
@@ -424,36 +411,29 @@ def _with_class(shown: Scan, one: OneClass) -> Scan:
     return replace(shown, classes=classes, called=called, trigger=picture)
 
 
+@taking(begin=Begin, descent=Descent)
 def export(
     *,
     seed: int,
+    begin: Begin,
+    descent: Descent,
     model: ModelRef | str = "fashion-poisoned",
     target: ClassName = "T-shirt",
-    start: Start = 8,
-    picture: PictureSetting | None = None,
-    test: PictureSet = "",
-    sigmas: Annotated[Sequence[Sigma], Items(MOST_SIGMAS, fewest=1)] = (0.25,),
-    eps: Radius = 3.0,
-    steps: DescentSteps = 80,
-    samples: Copies = 16,
-    common_noise: bool = False,
-    denoiser: Place = "",
 ) -> Steps[Exported]:
     """The recovered perturbation as a picture and as numbers, with a report."""
-    settings = _Settings.of(sigmas, eps, steps, samples, common_noise)
-    subject = _opened(model, start, picture, test, denoiser)
+    subject = _opened(model, begin)
     goal = _checked_target(subject, target)
-    shown = _begun(subject, settings, goal)
-    yield Progress(0, settings.how.steps, "Recovering")
+    shown = _begun(subject, descent, goal)
+    yield Progress(0, descent.how.steps, "Recovering")
     found, _ = yield from relay(
-        _recovered(subject, settings, settings.sigmas[0], goal, seed, shown, 0, settings.how.steps),
+        _recovered(subject, descent, descent.sigmas[0], goal, seed, shown, 0, descent.how.steps),
         lambda event: replace(event, preview=None),
     )
     report = {
         "model": subject.bundle.card.title,
         "target": shown.target,
         "sigma": f"{found.sigma:g}",
-        "L2 radius": f"{settings.how.eps:g}",
+        "L2 radius": f"{descent.how.eps:g}",
         "length": f"{found.length:.4f}",
         "concentration": f"{found.concentration:.4f}",
         "attack success": f"{found.success.rate:.4f}" if found.success else "not counted",

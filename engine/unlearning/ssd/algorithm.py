@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks
+from engine.core.baked import Baked
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput, OutOfBudget
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
@@ -20,15 +21,16 @@ from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare as compare_states
 from engine.core.settings import Items, OneOf, Range
 from engine.core.shapes import Tensor
+from engine.core.taking import taking
 from engine.metrics.intervals import Rate
 from engine.models.library import load, resolve, with_tensors
-from engine.unlearning import _importance as importance
 from engine.unlearning import _stored as stored
 from engine.unlearning._baselines import WAYS, Sets
 from engine.unlearning._card import Card, rate_of
 from engine.unlearning._case import (
     Case,
     Forget,
+    Question,
     always,
     judged,
     judged_once,
@@ -48,108 +50,68 @@ from engine.unlearning._export import FORMS, Exported, Importances, exported, wr
 from engine.unlearning._importance import Importance, Measure
 from engine.unlearning._samples import Samples
 from engine.unlearning._settings import (
+    LAMBDA,
     LARGEST_ALPHA,
     Alpha,
     Chunk,
-    ClassName,
-    Cluster,
-    Count,
-    ForgetWay,
-    IndexTable,
-    Indices,
     Lambda,
-    Layers,
     PictureSet,
     Place,
     Unit,
 )
+from engine.unlearning._stored import Gradients
 from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
 
-MOST_POINTS, MOST_PROTECTED = 64, 32
+MOST_POINTS = 64
 IN_MEMORY = 64_000_000
 CURVE_PICTURES, THUMBNAILS = 1000, 12
 PREVIEW_SECONDS = 0.3
+# Of all weights: an alpha that selects so many leaves no class alive.
+DEADLY_SHARE = 0.4
 # Of a hundred: where the importance of all data ends, both importances, the judging of the edit.
 STREAMED, EDITED, JUDGED, WHOLE = 30, 50, 80, 100
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a run edits and how, checked."""
+    """What a run edits and how. `alpha` 0 chooses automatically."""
 
     forget: Forget
+    gradients: Gradients
     measure: Measure
-    alpha: float
-    lam: float
-    protect: tuple[str, ...]
-    given: str
+    alpha: float = 0.0
+    lam: float = LAMBDA
 
     @classmethod
     def of(
         cls,
+        question: Question,
+        gradients: Gradients,
         seed: int,
-        forget: Forget,
-        alpha: object,
-        lam: object,
-        unit: object,
-        label_free: object,
-        protect: object,
-        chunk: object,
-        importances: object,
+        alpha: float = 0.0,
+        lam: float = LAMBDA,
     ) -> "_Settings":
-        chosen = checks.choice("unit", unit, importance.UNITS)
-        alpha = checks.number("alpha", alpha, 0, LARGEST_ALPHA, "0 chooses automatically.")
-        lam = checks.number("lam", lam, 1e-6, 1e4, "1 is the value of the paper.")
-        names = checks.texts(protect, "protect", MOST_PROTECTED)
-        if not isinstance(importances, str) or len(importances) > 500:
-            raise BadInput("importances names a saved file.", "Leave it empty.")
-        measure = Measure(
-            chosen,  # type: ignore[arg-type]
-            checks.switch("label_free", label_free),
-            chunk=checks.count("chunk", chunk, 0, 4096, "0 chooses by the size of the model."),
-            seed=seed,
-        )
-        kept = tuple(name for name in names if name)
-        return cls(forget, measure, alpha, lam, kept, importances)
+        return cls(question.chosen, gradients, gradients.measure(seed), alpha, lam)
 
     def plain(self) -> dict[str, Plain]:
-        """For a recipe: what differs from the defaults of a run."""
-        f, m = self.forget, self.measure
+        """For a recipe: what changes the result."""
         return {
-            "forget": f.way,
-            "what": f.what,
-            "cluster": f.cluster,
-            "count": f.count,
-            "indices": list(f.indices),
-            "pictures": f.pictures,
+            **self.forget.plain(),
             "alpha": self.alpha,
             "lam": self.lam,
-            "unit": m.unit,
-            "label_free": m.label_free,
-            "protect": list(self.protect),
+            **self.gradients.plain(),
         }
 
 
+@taking(question=Question, gradients=Gradients)
 def run(
     *,
     seed: int,
+    question: Question,
+    gradients: Gradients,
     model: ModelRef | str = "fashion",
-    forget: ForgetWay = "class",
-    what: ClassName = "bag",
-    cluster: Cluster = 0,
-    count: Count = 100,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
-    importances: Place = "",
     alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
-    unit: Unit = "sorted",
-    label_free: bool = False,
-    protect: Layers = (),
-    chunk: Chunk = 0,
+    lam: Lambda = LAMBDA,
     compare: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS))] = (),
     curve: Annotated[int, Range(0, MOST_POINTS, "9 are enough for a curve.")] = 9,
 ) -> Steps[Forgotten]:
@@ -158,17 +120,14 @@ def run(
     `alpha` 0 chooses automatically. `curve` alphas are tried besides, for the slider. `compare`
     names baselines that are trained now.
     """
-    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
-    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
-    others = _checked_ways(compare)
-    tried = checks.count("curve", curve, 0, MOST_POINTS, "9 are enough for a curve.")
-    case = opened(model, chosen, seed, retain=retain, test=test)
+    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    case = question.case(model, seed)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances", shown)
     pair, shown = yield from _importances(case, settings, shown)
     edit, shown = yield from _edited(case, settings, pair, shown, seed)
-    shown = yield from _beside(case, edit, others, shown, seed)
-    return (yield from _curve(case, settings, pair, tried, shown))
+    shown = yield from _beside(case, edit, compare, shown, seed)
+    return (yield from _curve(case, settings, pair, curve, shown))
 
 
 # ---------------------------------------------------------------------- importances
@@ -227,8 +186,10 @@ def _importances(
     case: Case, settings: _Settings, shown: Forgotten
 ) -> Generator[Progress, None, tuple[_Pair, Forgotten]]:
     """Both importances; the histogram grows while the forget set streams."""
-    begun = time.perf_counter()
-    source, streaming = stored.of_all_data(case, settings.measure, settings.protect, settings.given)
+    gradients, begun = settings.gradients, time.perf_counter()
+    source, streaming = stored.of_all_data(
+        case, settings.measure, gradients.protected, gradients.importances
+    )
     told = f"Importance of all data, {source.told}"
     full = yield from relay(
         streaming,
@@ -236,7 +197,7 @@ def _importances(
     )
     between = time.perf_counter()
     shown = replace(shown, importance_from=source.told, was_stored=source.was_stored)
-    forgets = stored.of_forget_set(case, settings.measure, settings.protect)
+    forgets = stored.of_forget_set(case, settings.measure, gradients.protected)
     forget = yield from relay(_watched(forgets), lambda part: _partly(part, full, case, shown))
     ended = time.perf_counter()
     found = ratios(forget, full)
@@ -287,6 +248,7 @@ class Edit:
     patch: Patch
     network: nn.Module
     changed: Changed
+    alpha: float
 
 
 def dampen(case: Case, pair: _Pair, how: Dampening, recipe: Recipe) -> Edit:
@@ -296,7 +258,16 @@ def dampen(case: Case, pair: _Pair, how: Dampening, recipe: Recipe) -> Edit:
     patch = Patch.between(state, {**state, **tensors}, recipe, sparse=True)
     editable = {name: state[name] for name in pair.forget.values}
     changed = Changed.between(editable, tensors)
-    return Edit(tensors, patch, with_tensors(case.model, tensors), changed)
+    return Edit(tensors, patch, with_tensors(case.model, tensors), changed, how.alpha)
+
+
+def _dampened(case: Case, settings: _Settings, pair: _Pair, seed: int) -> Edit:
+    """The edit that the settings ask for, named after what is forgotten."""
+    alpha = settings.alpha or automatic_alpha(pair.ratios)
+    ref = resolve(case.bundle.ref)
+    label = f"forget {settings.forget.name}"[:80]
+    recipe = Recipe("ssd", "run", ref, settings.plain() | {"alpha": alpha}, seed, label=label)
+    return dampen(case, pair, Dampening(alpha, settings.lam), recipe)
 
 
 def _edited(
@@ -304,11 +275,8 @@ def _edited(
 ) -> Generator[Progress, None, tuple[Edit, Forgotten]]:
     """The edit, judged, and undone."""
     begun = time.perf_counter()
-    alpha = settings.alpha or automatic_alpha(pair.ratios)
-    ref = resolve(case.bundle.ref)
-    label = f"forget {settings.forget.name}"[:80]
-    recipe = Recipe("ssd", "run", ref, settings.plain() | {"alpha": alpha}, seed, label=label)
-    edit = dampen(case, pair, Dampening(alpha, settings.lam), recipe)
+    edit = _dampened(case, settings, pair, seed)
+    alpha = edit.alpha
     spent = time.perf_counter() - begun
     shown = replace(
         shown,
@@ -393,7 +361,7 @@ def as_pictures(samples: Samples) -> np.ndarray:
 
 
 def _beside(
-    case: Case, edit: Edit, others: tuple[str, ...], shown: Forgotten, seed: int
+    case: Case, edit: Edit, others: Sequence[str], shown: Forgotten, seed: int
 ) -> Generator[Progress, None, Forgotten]:
     """The retrained reference, and the baselines that were asked for."""
     if case.reference:
@@ -425,13 +393,6 @@ def _baseline(
     return replace(card, seconds=seconds)
 
 
-def _checked_ways(names: object) -> tuple[str, ...]:
-    listed = checks.texts(names, "compare", len(WAYS))
-    for name in listed:
-        checks.choice("compare", name, WAYS)
-    return listed
-
-
 # ---------------------------------------------------------------------- curves
 
 
@@ -441,7 +402,7 @@ def _curve(
     """Both accuracies along alpha, from the bound (or the largest ratio) downwards."""
     if count and case.test_retain is not None:
         high = min(shown.bound or np.inf, float(pair.ratios.quantiles[0]) * 1.1)
-        low = max(1e-3, pair.ratios.alpha_for(0.2))
+        low = max(1e-3, pair.ratios.alpha_for(DEADLY_SHARE))
         for alpha in np.geomspace(max(high, low * 1.01), low, count):
             how = Dampening(float(alpha), settings.lam)
             point = yield from relay(
@@ -453,7 +414,20 @@ def _curve(
     return shown
 
 
+_POINTS: LruCache[Point] = LruCache(most=1024)
+"""A curve stays as it is while alpha moves along it."""
+
+
 def _point(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Point]:
+    key = (case.task, pair.forget.provenance, frozenset(pair.forget.values), how)
+    found = _POINTS.peek(key)
+    if found is None:
+        found = yield from _tried(case, pair, how)
+        _POINTS.put(key, found)
+    return found
+
+
+def _tried(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Point]:
     state = case.model.state_dict()
     tensors = how.edit(state, pair.forget, pair.full)
     network = with_tensors(case.model, tensors)
@@ -470,43 +444,27 @@ def _point(case: Case, pair: _Pair, how: Dampening) -> Generator[None, None, Poi
     return Point(how.alpha, how.lam, share, *found)
 
 
+@taking(question=Question, gradients=Gradients)
 def sweep(
     *,
     seed: int,
+    question: Question,
+    gradients: Gradients,
     model: ModelRef | str = "fashion",
-    forget: ForgetWay = "class",
-    what: ClassName = "bag",
-    cluster: Cluster = 0,
-    count: Count = 100,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
-    importances: Place = "",
     alphas: Annotated[
         Sequence[Annotated[float, Range(1e-9, LARGEST_ALPHA)]], Items(MOST_POINTS, fewest=1)
     ] = (1.0, 2.0, 4.0, 8.0),
-    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (1.0,),
-    unit: Unit = "sorted",
-    label_free: bool = False,
-    protect: Layers = (),
-    chunk: Chunk = 0,
+    lams: Annotated[Sequence[Lambda], Items(MOST_POINTS, fewest=1)] = (LAMBDA,),
 ) -> Steps[Sweep]:
     """Every pair of alpha and lambda, and the points that no other one beats.
 
     The points are judged on unseen pictures: whoever chooses by them has tuned on the test.
     """
-    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
-    settings = _Settings.of(seed, chosen, 0.0, 1.0, unit, label_free, protect, chunk, importances)
-    grid = [
-        Dampening(alpha, lam)
-        for lam in _numbers("lams", lams, 1e-6, 1e4)
-        for alpha in _numbers("alphas", alphas, 1e-9, LARGEST_ALPHA)
-    ]
+    settings = _Settings.of(question, gradients, seed)
+    grid = [Dampening(alpha, lam) for lam in lams for alpha in alphas]
     if len(grid) > MOST_POINTS:
         raise BadInput(f"{len(grid)} settings are too many; {MOST_POINTS} are taken.", "Try 8 x 4.")
-    case = opened(model, chosen, seed, retain=retain, test=test)
+    case = question.case(model, seed)
     yield Progress(0, 1, "The importances")
     begun = _begun(case, settings)
     pair, _ = yield from relay(_importances(case, settings, begun), _bare)
@@ -540,12 +498,6 @@ def pareto(points: Sequence[Point]) -> tuple[int, ...]:
     )
 
 
-def _numbers(name: str, values: object, least: float, most: float) -> tuple[float, ...]:
-    if not isinstance(values, list | tuple) or not values:
-        raise BadInput(f"{name} is a list of numbers.", "Try 1, 2, 4, 8.")
-    return tuple(checks.number(name, value, least, most) for value in values)
-
-
 # ---------------------------------------------------------------------- files
 
 
@@ -565,15 +517,10 @@ def importances(
     With `folder` the sums lie on disk while they stream, and nothing of the model's size is held
     but the model; without it, files of up to 64 MB are given.
     """
-    limit = checks.count("most", most, 1, 1_000_000, "All data is best.")
-    if not isinstance(folder, str) or len(folder) > 500:
-        raise BadInput("folder is the place for the file.", "Leave it empty to take it along.")
-    unseen = Forget("picked", indices=(0,))
-    settings = _Settings.of(seed, unseen, 0.0, 1.0, unit, label_free, (), chunk, "")
     yield Progress(0, 1, "Loading the model")
     bundle = open_classifier(model)
-    case = opened(model, unseen, seed, retain=retain)
-    samples = case.full.take(case.full.ids.argsort(stable=True)).some(limit, seed, "importances")
+    case = opened(model, Forget("picked", indices=(0,)), seed, retain=retain)
+    samples = case.full.take(case.full.ids.argsort(stable=True)).some(most, seed, "importances")
     size = sum(p.numel() for p in bundle.model.parameters()) * 4
     if size > IN_MEMORY and not folder:
         raise OutOfBudget(
@@ -581,36 +528,43 @@ def importances(
             "along.",
             "Name a folder of this machine for the file.",
         )
-    return (yield from written(bundle, samples, settings.measure, folder))
+    measure = Gradients(unit, label_free, chunk=chunk).measure(seed)
+    return (yield from written(bundle, samples, measure, folder))
 
 
+@taking(question=Question, gradients=Gradients)
+def bake(
+    *,
+    seed: int,
+    question: Question,
+    gradients: Gradients,
+    model: ModelRef | str = "fashion",
+    alpha: Alpha = 0.0,
+    lam: Lambda = LAMBDA,
+) -> Steps[Baked]:
+    """The edit as a patch, applied and undone once to see every bit come back."""
+    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    case = question.case(model, seed)
+    yield Progress(0, 1, "The importances")
+    pair, _ = yield from relay(_importances(case, settings, _begun(case, settings)), _bare)
+    patch, state = _dampened(case, settings, pair, seed).patch, case.model.state_dict()
+    return Baked.of(patch.name, patch, {name: state[name] for name in patch.before})
+
+
+@taking(question=Question, gradients=Gradients)
 def export(
     *,
     seed: int,
+    question: Question,
+    gradients: Gradients,
     model: ModelRef | str = "fashion",
-    forget: ForgetWay = "class",
-    what: ClassName = "bag",
-    cluster: Cluster = 0,
-    count: Count = 100,
-    indices: Indices = (),
-    index_table: IndexTable = "",
-    pictures: PictureSet = "",
-    retain: PictureSet = "",
-    test: PictureSet = "",
-    importances: Place = "",
     alpha: Alpha = 0.0,
-    lam: Lambda = 1.0,
-    unit: Unit = "sorted",
-    label_free: bool = False,
-    protect: Layers = (),
-    chunk: Chunk = 0,
+    lam: Lambda = LAMBDA,
     form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
-    form = checks.choice("form", form, FORMS)
-    chosen = Forget.of(forget, what, cluster, count, indices or index_table, pictures)
-    settings = _Settings.of(seed, chosen, alpha, lam, unit, label_free, protect, chunk, importances)
-    case = opened(model, chosen, seed, retain=retain, test=test)
+    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    case = question.case(model, seed)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances")
     pair, shown = yield from relay(_importances(case, settings, shown), _bare)
