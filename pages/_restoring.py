@@ -50,10 +50,9 @@ class Restoring:
         link."""
         names = {name for action in self.actions.values() for name in action.controls}
         recipe = Recipe.from_query(query, known=names) if query else None
-        if recipe is None or recipe.method != self.entry.slug:
-            return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
         asked = dict(parse_qsl(query, keep_blank_values=True))
-        if not asked.keys() - NAMING:  # it opens the panel, as it is
+        is_ours = recipe is not None and recipe.method == self.entry.slug
+        if recipe is None or not is_ours or not asked.keys() - NAMING:
             return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
         unread = unread_in(asked, recipe)
         without = ["seed"] if "seed" not in asked or "seed" in unread else []
