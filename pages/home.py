@@ -76,7 +76,7 @@ def moving(entry: Entry, kept: Recording | None) -> str:
         return f'<div class="frame says" data-states>{states}</div>'
     if kept is None or not kept.film:
         return '<div class="frame"></div>'
-    address = f"gradio_api/file=assets/recordings/{entry.slug}.webp?{kept.digest}"
+    address = f"gradio_api/file=assets/recordings/{entry.slug}.png?{kept.digest}"
     return (
         f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
         f'style="--frames:{kept.film};background-image:url({address})"></div></div>'

@@ -55,7 +55,7 @@ def test_a_recording_reads_as_it_was_written(tmp_path: Path):
     assert found.places == [0, 1]
 
 
-@pytest.mark.parametrize("text", ["", "{}\n", "no json\n[]", '{"recipe": "{}"}\n'])
+@pytest.mark.parametrize("text", ["", "{}\n", "no json\n[]", '{"head": {"recipe": "{}"},\n'])
 def test_a_file_that_is_no_recording_is_none(tmp_path: Path, text: str):
     recordings.path_of("ripple", "run", tmp_path).write_text(text)
     assert recordings.find("ripple", "run", tmp_path) is None
