@@ -1,6 +1,7 @@
 """Recordings: they hold what their panels draw, and are what the default run gives today."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.core.catalog import announced
+from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
 from pages import _recordings as recordings
+from pages import home
 from pages._frame import Frame
 from pages._recordings import Number
 from pages._stage import Stage
@@ -205,3 +207,19 @@ def last_digit(figure: str) -> float:
 def pixels(text: str) -> list[np.ndarray]:
     found = (Image.open(io.BytesIO(base64.b64decode(one))) for one in PICTURE.findall(text))
     return [np.asarray(image.convert("RGB")) for image in found]
+
+
+@pytest.mark.parametrize("entry", [pytest.param(e, id=e.slug) for e in announced().values()])
+def test_home_tells_of_a_method_what_its_recording_says(entry: Entry):
+    found = recordings.find(entry.slug, entry.card.actions[0].name)
+    shown = home.method(entry)
+    assert f"?method={entry.name}" in shown
+    assert entry.card.title in html.unescape(shown)
+    if found is None:
+        return
+    assert found.number
+    assert str(found.number) in html.unescape(shown)
+    assert found.film or found.says
+    if found.film:
+        with Image.open(recordings.film_path(entry.slug)) as row:
+            assert row.width == found.film * row.height
