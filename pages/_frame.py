@@ -35,8 +35,8 @@ stay as they are. `number` reads the one number of the claim off the same result
 Every stage opens with a recording: the result of its default run, drawn by the same `draw` and
 fetched with its tab (`pages._recordings`). `python -m scripts.record SLUG` makes it; defaults are
 such that it shows the claim. On Home the recording of the first stage moves: the first film or the
-first pictures of what is drawn, or what `film` of `wire` makes of the result, pictures or sentences.
-`records=False` is for a stage whose defaults need something of the visitor's.
+first pictures of what is drawn, or what `film` of `wire` makes of the result, pictures or
+sentences. `records=False` is for a stage whose defaults need something of the visitor's.
 
 The frame adds model, seed, Run, Stop, progress, failures, the recipe in all its forms, the claim,
 the lesson and the code that ran.
