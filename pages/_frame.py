@@ -167,7 +167,8 @@ class Frame:
         """One job function with its places, in a tab of its own; `tab` is the name of that."""
         with self.tab(tab or label, name):
             self.tab_of[name] = self.open_tab
-            return Stage(self, name, label, backward, records=records)
+            stage = Stage(self, name, label, backward, records=records)
+        return stage
 
     @contextmanager
     def tab(self, title: str, key: str = "") -> Iterator[None]:
