@@ -15,9 +15,10 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
+from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
-from engine.unlearning._bench import SECONDS, machine, once
+from engine.unlearning._bench import SECONDS, once
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
 from engine.unlearning.refresh_learning.continual import backward_transfer as transfer
 from engine.unlearning.refresh_learning.refresh import Refresh

@@ -19,9 +19,10 @@ from torch import nn
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
+from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
-from engine.unlearning._bench import SECONDS, machine, once
+from engine.unlearning._bench import SECONDS, once
 from engine.unlearning._objectives import Objective
 from engine.unlearning._unlearning import unlearn
 from engine.unlearning.restor import exams, people
