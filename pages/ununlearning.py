@@ -104,6 +104,7 @@ def draw(result: "Hinted", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     if len(result.replies) < 2:
         return ()
     shown = _dossier(result) + f'<div class="two">{"".join(_answer(result))}</div>' + _legend()
+    shown += markup.notes(*result.notes)
     if not result.curves:
         return (shown,)
     curve = plots.shown(curve_plot(result.curves, result.chance))
