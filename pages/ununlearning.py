@@ -47,6 +47,7 @@ def build(frame: Frame) -> None:
             label="Tell these hints",
             info="True, and harmless by themselves",
         )
+    with run.settings:
         name = gr.Textbox(
             NAMES[0],
             label="Of whom",
@@ -55,7 +56,6 @@ def build(frame: Frame) -> None:
             elem_id="ununlearning-name",
         )
         fields.suggestions("ununlearning-name", NAMES)
-    with run.settings:
         mode = gr.Radio(fields.options(MODES), value="hints", label="Tell them")
         blocked_by = gr.Radio(
             fields.options(FILTERS), value="none", label="Filter before the model reads",
