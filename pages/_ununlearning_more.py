@@ -161,7 +161,7 @@ def _contrast(frame: Frame) -> None:
     with stage.shown:
         curve = plots.place("Hints, before and after")
     with stage.below:
-        told, entry = gr.HTML("", elem_id="ununlearning-contrast"), gr.State(None)
+        told, entry = gr.HTML("", elem_id="ununlearning-contrasted"), gr.State(None)
     stage.wire(
         {"way": way, "steps": steps, "rate": rate, "beta": beta, "alpha": alpha},
         draw_contrast,
@@ -390,7 +390,7 @@ def _own(frame: Frame) -> None:
                 "its revision, a folder, package:smollm2. No judge is needed: the answer competes "
                 "with the wrong ones by log-probability."
             ),
-            elem_id="ununlearning-mine",
+            elem_id="ununlearning-mine-shown",
         )
         file = gr.File(label="Curve as CSV", visible=False, interactive=False)
     stage.wire(
