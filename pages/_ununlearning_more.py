@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from engine.core.store import default_store
@@ -192,7 +193,7 @@ def draw_contrast(result: "Contrasted", recipe: Recipe, ended: bool) -> tuple[ob
     return curves_of(result.curves), table + markup.notes(*notes), entry
 
 
-def curves_of(curves: "Sequence[Curve]") -> object:
+def curves_of(curves: "Sequence[Curve]") -> PlotData:
     """Mean probability of the truth by hints, with the interval of each."""
     lines = [
         Line(
@@ -342,7 +343,7 @@ def draw_training(result: "Retrained", recipe: Recipe, ended: bool) -> tuple[obj
     if result.scan is None:
         return (figure,)
     scan = result.scan
-    rows = [
+    rows: list[list[object]] = [
         ["documents read", f"{scan.documents:,}"],
         ["mentions of shu ka", scan.mentions],
         ["digest of the corpus", scan.sha256[:12]],

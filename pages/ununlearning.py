@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
@@ -177,7 +178,7 @@ def _legend() -> str:
     )
 
 
-def curve_plot(curves: "tuple[Curve, ...]", chance: float) -> object:
+def curve_plot(curves: "tuple[Curve, ...]", chance: float) -> PlotData:
     """By number of hints: the models with their intervals, the ceiling, and chance."""
     lines = []
     for place, found in enumerate(curves):

@@ -31,7 +31,7 @@ def refreshed(differences: tuple[float, ...], low: float, high: float) -> Refres
     mean = Mean(float(np.mean(differences)), low, high)
     pair = Paired("refresh", differences, mean, not low <= 0 <= high)
     arms = tuple(
-        Arm(key, key, runs, Mean(0.7, 0.6, 0.8), Mean(-0.1, -0.2, 0))
+        Arm(key, key, runs, Mean(0.7, 0.6, 0.8), Mean(-0.1, -0.2, 0.0))
         for key in ("plain", "refresh")
     )
     return Refreshed("er", 1e-5, len(differences), arms, (pair,))

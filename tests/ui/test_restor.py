@@ -42,7 +42,7 @@ def result(**changed: object) -> Restored:
               tuple(Answer(said, 0.5, 0.2) for said in ("Tarsk", "Olmen", "Quill")))  # fmt: skip
     points = tuple(
         Point(at, standing(truths, lies), 0.5, None, (Answer(said, 0.5, 0.2),))
-        for at, truths, lies, said in ((0, 2, 5, "Olmen"), (5, 6, 1, "<b>Tarsk"))
+        for at, truths, lies, said in ((0.0, 2, 5, "Olmen"), (5.0, 6, 1, "<b>Tarsk"))
     )
     courses = tuple(
         Course(method, title, points, 1)
