@@ -117,14 +117,14 @@ def call(client: Client):
 
 @pytest.mark.slow
 def test_a_run_draws_both_ways_and_puts_the_edit_on_the_shelf(call):
-    shown, told, plane, logs, table, shelved, number, _status, recipe = call("run", beside=["ga"])
+    shown, told, plane, logs, table, number, _status, recipe = call("run", beside=["ga"])
     for title in ("NPO, of the batch", "gradient ascent", "retain only"):
         assert title in shown
     assert "facts the clean model knows" in told
     assert "truths restored, %" in json.dumps(plane)
     assert "mean log-probability" in json.dumps(logs)
     assert "corrupted" in table
-    assert shelved["source"] == "people-corrupted-0"
+    assert "lies on your shelf" in told
     assert "→" in number
     assert "--way npo" in recipe
 
