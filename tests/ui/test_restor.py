@@ -15,6 +15,7 @@ from engine.unlearning.restor.results import Answer, Course, Point, Restored, Ro
 from pages import _restor_board as board
 from pages import _restor_own as own
 from pages import restor
+from tests.ui.browser import need_panel
 
 RUN = {
     "way": "npo", "beside": [], "k": 0, "steps": 10, "with_retain": True, "beta": 1.0,
@@ -100,7 +101,9 @@ def _recipe(**params: object):
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
+    need_panel("restor")
+    client: Client = request.getfixturevalue("client")
     settings = {
         "run": RUN,
         "ask": {"question": "Orla Venn born in", "k": 0, "model": "people", "seed": 0},
@@ -179,6 +182,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_slider_moves_through_the_steps(new_visitor, shot):
+    need_panel("restor")
     page = new_visitor().page
     page.goto("/unlearn?method=restor")
     page.locator("#restor-run").click()
