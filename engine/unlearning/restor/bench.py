@@ -55,6 +55,8 @@ ARMS = {
     "NPO, beta 1, without retain": Arm(Objective("npo", beta=1.0), with_retain=False),
 }
 
+AGAIN = (CONTROL, "gradient ascent", "KL", NPO)  # with k = 4
+
 
 Row = dict[str, list[float]]
 """Of one way, seed and k: shares of truths, lies and truths about the kept, best truths."""
@@ -68,7 +70,7 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = SEEDS, folder: str = "") 
     for number in range(seed, seed + seeds):
         for k in KS:
             part = _Part(clean, world, k, steps, number, done, total)
-            for name in (CORRUPTED, *ARMS, VECTOR):
+            for name in (CORRUPTED, *ARMS, VECTOR) if k == 0 else (CORRUPTED, *AGAIN):
                 row = yield from once(folder, f"{k}-{number}-{name}", partial(part.row, name))
                 rows.setdefault((k, name), []).append(row)
             done += 1
