@@ -15,17 +15,18 @@ import gradio as gr
 
 from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
+from engine.core.lane import Lane
 from engine.runners import Runner, runner
 from pages import _family, _look, _warm, evidence, home, workshop
-from pages._lane import stepping_aside
+from pages._lane import queued
 from pages._serving import MIDDLEWARE, Suite
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     """The whole app over a catalogue; `panels` is the package with one module a method."""
     shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
+    run = queued(run, Lane())
     with Suite(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
-        run = stepping_aside(demo, run)
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
     frames = []
@@ -61,7 +62,7 @@ LAUNCH = {
     "enable_monitoring": False,
     "footer_links": ["api", "settings"],
     "state_session_capacity": budgets.KEPT_SESSIONS,
-    "max_threads": 40,
+    "max_threads": 128,  # one for each run that waits and each page that watches it; the rest is light
     "strict_cors": True,
     "pwa": False,
     "app_kwargs": {"middleware": MIDDLEWARE},

@@ -27,6 +27,7 @@ from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
 from pages import _files
 from pages._handlers import gradio_errors, guarded, named
+from pages._lane import LANE
 from pages._markup import escape
 from pages._serving import QUIET
 
@@ -332,8 +333,7 @@ class Shelf:
             named(self._whole, f"{family}_shelf_whole"),
             [self.kept, self.edit],
             self.said,
-            concurrency_id="cpu",  # the lane of the panels
-            concurrency_limit=1,
+            **LANE,
             **QUIET,
         )
         show = named(self._show, f"{family}_shelf_show")

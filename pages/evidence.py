@@ -9,10 +9,10 @@ import gradio as gr
 from engine.core.catalog import Catalog
 from engine.core.job import Done, Job, Progress
 from engine.faithfulness import Checked, Claimed, claims
-from pages._actions import LANE
 from pages._endpoints import Runner
 from pages._frame import Frame, claim_file
 from pages._handlers import guarded, named
+from pages._lane import LANE
 from pages._markup import escape
 from pages._status import recipe_path
 
