@@ -207,8 +207,8 @@ def build_calibration(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
     """The tau that another model or another kind of picture needs."""
     parts.heading(
         "Find tau for a model",
-        "P(UN) of two models cannot be compared. Label some phrases, and take the largest tau at "
-        "which enough of what is kept is grounded.",
+        "P(UN) of two models cannot be compared. Label some phrases. Then take the "
+        "largest tau at which enough of the kept phrases are true of the picture.",
         level=2,
     )
     with gr.Row(elem_classes="bench"):

@@ -28,8 +28,8 @@ PATIENCE = 900_000  # bytes of an upload that goes into a field
 def build_teacher(frame: Frame) -> None:
     parts.heading(
         "The teacher turns each question round",
-        "Forward reasoning, backward question, backward reasoning. What does not lead back to the "
-        "question is stamped out.",
+        "Forward reasoning, backward question, backward reasoning. What does not lead "
+        "back to the question is crossed out.",
     )
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):

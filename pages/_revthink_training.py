@@ -45,9 +45,10 @@ ARMS = [
 def build_training(frame: Frame) -> None:
     parts.heading(
         "Train them here",
-        "Small students from nothing, side by side, on the same questions. Each counts what it "
-        "has seen. As set here they end, after about a minute, near the last point of the curve "
-        "above, which is a mean over seeds; half of the steps show nothing yet.",
+        "Small students from nothing, side by side, on the same questions. Each counts "
+        "what it has seen. With these settings they take about a minute and end near "
+        "the last point of the curve above, which is a mean over seeds. With half of "
+        "the steps you see nothing yet.",
     )
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):

@@ -43,9 +43,10 @@ def build(frame: Frame) -> None:
                 build_pictures(frame)
     frame.opens(tabs, ("eta", "pictures") if HERE else ("eta",))
     frame.breaks(
-        "A large eta keeps the chain at large noise. The integrator has fewer evaluations left for "
-        "its states, and ends farther from the data than from pure noise.",
-        "an eta of 0.5, at which the chain stays where little noise is left.",
+        "A large eta keeps the chain where there is a lot of noise. Too few "
+        "evaluations are left for the integrator, and it ends farther from the data "
+        "than if it had started from pure noise.",
+        "an eta of 0.5, which keeps the chain where little noise is left.",
         {"integrator": "kar1", "nfe": 10, "share": 0.4, "eta": 3.0},
     )
 
@@ -55,7 +56,7 @@ def shared_controls(share: float) -> Controls:
     integrator = gr.Dropdown(fields.options(INTEGRATORS), value="kar1", label="Integrator")
     nfe = gr.Slider(8, 60, 10, step=1, label="NFE a sample, in all")
     split = gr.Slider(
-        0, 0.9, share, step=0.05, label="Share of the chain", info="The rest is the integrator's"
+        0, 0.9, share, step=0.05, label="Share of the chain", info="The integrator uses the rest"
     )
     return {"integrator": integrator, "nfe": nfe, "share": split}
 
@@ -66,9 +67,10 @@ def shared_controls(share: float) -> Controls:
 def build_plane(frame: Frame) -> None:
     """The live chain, and what it is good for."""
     gr.HTML(
-        "<p class='lead'>With ten looks at the score, a sampler that starts in pure noise misses "
-        "the data. A Markov chain finds places where only a little noise is left; from there the "
-        "same ten looks, the chain's among them, are enough.</p>"
+        "<p class='lead'>With ten evaluations of the score, a sampler that starts in "
+        "pure noise misses the data. A Markov chain finds places where only a little "
+        "noise is left. From there the same ten evaluations, the chain's own included, "
+        "are enough.</p>"
     )
     action = frame.action("run", "Run the chain")
     with gr.Row(elem_classes="curves"):
@@ -175,11 +177,11 @@ def side_table(result: "Chained", first: str) -> str:
         if result.leaving is not None
         else ""
     )
-    stuck = f" {result.stuck} broken moves were put back." if result.stuck else ""
+    stuck = f" {result.stuck} moves went astray and were undone." if result.stuck else ""
     return f"{top}{table}" + markup.notes(
         "Root mean square distance; intervals over chains. Before its first "
         f"sample each chain spent {result.burn_in} evaluations, which are not in the NFE; RK45 "
-        f"takes what it needs.{leaving}{stuck}"
+        f"takes as many as it needs.{leaving}{stuck}"
     )
 
 
@@ -247,9 +249,9 @@ def share_plot(result: "Chained", sides: "Mapping[str, Side]") -> PlotData:
 def build_eta(frame: Frame) -> None:
     """Nearness against coverage."""
     gr.HTML(
-        "<p class='lead'>Small moves stay close to the data, so each sample is good; but the chain "
-        "hardly leaves its mode, so the samples together are not. Few chains and many samples of "
-        "each make it visible.</p>"
+        "<p class='lead'>Small moves stay close to the data, so each sample is good; "
+        "but the chain hardly leaves its mode, so the samples together are not. You "
+        "see it best with few chains and many samples from each.</p>"
     )
     action = frame.action("eta", "Sweep eta")
     with gr.Row(elem_classes="curves"):
@@ -313,8 +315,9 @@ def draw_eta(result: "Trades", recipe: Recipe, ended: bool) -> tuple[object, ...
 def build_pictures(frame: Frame) -> None:
     """The same with networks."""
     gr.HTML(
-        "<p class='lead'>A network for the score, and a small one that says how noisy a picture "
-        "is. The first row are the chain's states, as they are handed over.</p>"
+        "<p class='lead'>One network gives the score, and a small one says how noisy a "
+        "picture is. The first row shows the chain's states as they are handed "
+        "over.</p>"
     )
     action = frame.action("pictures", "Draw")
     shown = gr.HTML()

@@ -93,9 +93,9 @@ def build(frame: Frame) -> None:
                     label="Tables read, between their entries",
                 )
                 curve = gr.Checkbox(True, label="Measure quality against NFE")
-                plane = gr.Checkbox(False, label="Draw the ways in their main plane")
+                plane = gr.Checkbox(False, label="Draw the paths in their main plane")
                 picture = fields.picture_field(
-                    label="Your picture (its middle square), or else the one chosen above",
+                    label="Your picture (its middle square is used), or else the one chosen above",
                     height=200,
                 )
         with gr.Column(elem_classes="shown"):
@@ -103,7 +103,7 @@ def build(frame: Frame) -> None:
             empty += [Shot(METHODS[name].title, None, "", mark=i) for i, name in enumerate(FIRST)]
             shown = gr.HTML(parts.shots(empty))
     parts.heading(
-        "What an evaluation buys",
+        "What each evaluation buys",
         "On the middle of the picture; the dotted line is the damaged picture itself.",
     )
     places = []
@@ -134,9 +134,9 @@ def build(frame: Frame) -> None:
     )
     build_restore(frame, {"spacing": spacing, "fit_target": fit_target, "tables": tables})
     frame.breaks(
-        "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
-        "the stochastic variant explodes.",
-        "a variant that extends the picture, as MRS-ODE-d-2 does; or the strided posterior.",
+        "This variant extends the noise and not the picture, which multiplies its "
+        "error by e^h. With 5 evaluations the stochastic form explodes.",
+        "a variant that extends the picture, such as MRS-ODE-d-2, or the strided posterior.",
         {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
     )
 
@@ -277,8 +277,9 @@ def build_restore(frame: Frame, shared: Controls) -> None:
     """A picture of any size, tile by tile."""
     parts.heading(
         "A picture of any size",
-        "Cut into overlapping tiles that see the same noise where they meet, restored one after "
-        "another and blended. Upload your own, or take a whole photograph.",
+        "The picture is cut into overlapping tiles, which see the same noise where "
+        "they meet. They are restored one after another and blended. Upload your own "
+        "picture, or take a whole photograph.",
         level=2,
     )
     with gr.Row(elem_classes="bench"):
@@ -303,7 +304,7 @@ def build_restore(frame: Frame, shared: Controls) -> None:
                 value="rain",
                 label="Kind of damage",
             )
-            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, where it is done here")
+            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, if the damage is done here")
             method = gr.Dropdown(
                 [(one.title, name) for name, one in METHODS.items()],
                 value="mrs_ode_d_2",

@@ -71,9 +71,10 @@ def build(frame: Frame) -> None:
                 build_flow_map(frame, world)
     frame.opens(tabs, ("views", "guide", "distil"))
     frame.breaks(
-        "An order is a promise for many evaluations. At 8, Heun, of second order with two of them "
-        "a step, ends farther from the truth than DDIM, of first order.",
-        "DPM-Solver++ 2M, which integrates what is linear exactly; or 32 evaluations.",
+        "A high order pays off only with many evaluations. With 8 of them, Heun "
+        "(second order, two evaluations a step) ends farther from the truth than DDIM "
+        "(first order).",
+        "DPM-Solver++ 2M, which solves the linear part exactly, or 32 evaluations.",
         {"nfe": 8, "solvers": ["ddim", "heun", "dpmpp_2m"]},
     )
 
@@ -108,7 +109,7 @@ def world_editor(frame: Frame) -> gr.Textbox:
     return gr.Textbox(
         THREE_MODES,
         label="Modes",
-        info="One a line: weight, x, y, variance, class",
+        info="One mode a line: weight, x, y, variance, class",
         lines=4,
         max_lines=8,
         max_length=2000,
@@ -123,8 +124,9 @@ def world_editor(frame: Frame) -> gr.Textbox:
 def build_orders(frame: Frame, world: gr.Textbox) -> None:
     """Solvers from one noise, and how fast their errors fall."""
     gr.HTML(
-        "<p class='lead'>Every noise point has one true curve to the data, drawn in ink. Solvers "
-        "take a few looks at the field and try to stay on it.</p>"
+        "<p class='lead'>Every noise point has one true curve to the data, drawn in "
+        "ink. Solvers look at the field only a few times and try to stay on that "
+        "curve.</p>"
     )
     action = frame.action("run", "Run")
     with gr.Row(elem_classes="curves"):
@@ -315,8 +317,8 @@ for step in solve("unipc2", model, noise, grids.uniform_lam(path, 16)):
 def build_views(frame: Frame, world: gr.Textbox) -> None:
     """One state, five coordinates."""
     gr.HTML(
-        "<p class='lead'>Noise, clean sample, score and velocity are one field in other "
-        "coordinates. Switch, and see the same arrows turn.</p>"
+        "<p class='lead'>Noise, clean sample, score and velocity are the same field in "
+        "different coordinates. Switch between them and watch the arrows turn.</p>"
     )
     with gr.Row(elem_classes="controls"):
         reading = gr.Radio(
@@ -403,7 +405,7 @@ def views_numbers(result: "Views") -> str:
     return (
         markup.notes(f"a = {result.a:.4g}, s = {result.s:.4g}")
         + markup.table(["at the state", "x", "y"], readings)
-        + "<p class='verdict'>Any of them gives any other and comes back: largest relative error "
+        + "<p class='verdict'>Each can be turned into any other and back: largest relative error "
         f"{result.trips.max():.0e}.</p><details><summary>Every round trip</summary>"
         + markup.table(["", *titles], trips, heads=True)
         + "</details><h4>Five losses, one loss</h4>"
@@ -429,7 +431,7 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
     )
     with gr.Row(elem_classes="controls"):
         of_class = gr.Textbox("A", label="Class", max_length=12, info="As written behind the modes")
-        scale = gr.Slider(0, 10, 3, step=0.5, label="Guidance w", info="1 is none")
+        scale = gr.Slider(0, 10, 3, step=0.5, label="Guidance w", info="1 means no guidance")
     action = frame.action("guide", "Guide")
     with gr.Row(elem_classes="curves"):
         with gr.Column():

@@ -63,7 +63,8 @@ def build(frame: Frame) -> None:
                 value=1,
                 step=0.05,
                 label="Erase strength",
-                info="Drag it: 1 is the papers' edit, 0 none; between is our extrapolation",
+                info="Drag it: 1 is the edit of the papers, 0 is no edit. In between is our own "
+                "addition.",
                 elem_id="rece-strength",
             )
         with gr.Column(elem_classes="settings"):
@@ -102,7 +103,7 @@ def _question() -> tuple[gr.Textbox, gr.Dropdown]:
     concept = gr.Textbox(
         CONCEPT,
         label="Erase",
-        info="A word; several with commas between them go at once",
+        info="A word, or several with commas between them",
         elem_classes="headline",
         max_length=300,
         elem_id="rece-concept",
@@ -127,14 +128,14 @@ def _settings(frame: Frame) -> tuple[Controls, Controls, gr.Radio]:
         multiselect=True,
         allow_custom_value=True,
         label="Keep these words",
-        info="Held in place by the edit; empty the list to see what they are good for",
+        info="The edit holds these in place. Empty the list to see why that matters.",
     )
     preset = gr.Radio(list(PRESETS), value="UCE", label="Preset")
     epochs = gr.Slider(0, 5, value=0, step=1, label="RECE epochs", info="0 is UCE alone")
     prompts = gr.Textbox(
         PROMPTS,
         label="Prompts to watch",
-        info="With semicolons between them; the first one is attacked below",
+        info="Put semicolons between them. The first one is attacked below.",
         max_length=600,
     )
     frame.seed(2)
@@ -152,7 +153,7 @@ def _more() -> Controls:
         "reg": gr.Number(
             0.1,
             label="λ of the derivation",
-            info="Larger blocks fresh attacks sooner and damages more",
+            info="A larger value blocks fresh attacks sooner and damages more",
             minimum=1e-6,
             maximum=100,
         ),
@@ -187,8 +188,9 @@ def _more() -> Controls:
 def _comeback(frame: Frame, edit: Controls, view: Controls) -> None:
     parts.heading(
         "It comes back",
-        "In closed form there is an embedding that makes the edited model draw as it did before. "
-        "Old attack: derived after UCE. Fresh attack: derived on the very model it attacks.",
+        "A formula gives an embedding that makes the edited model draw as it did "
+        "before. The old attack is computed after UCE, the fresh attack on the very "
+        "model that it attacks.",
     )
     with gr.Row(elem_classes="bench"):
         with gr.Column(elem_classes="ask"):
@@ -211,8 +213,8 @@ def _take_along(frame: Frame, edit: Controls, strength: gr.Slider) -> None:
     """Baking to the shelf, and files for other tools."""
     parts.heading(
         "Take it along",
-        "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as a "
-        "file for other tools.",
+        "Put the edited model on your shelf: other panels can use it there, and you "
+        "can undo the edit bit for bit. Or save it as a file for other tools.",
     )
     taking.bakes(
         frame, "Bake and put on the shelf", {**edit, "strength": strength}, taking.in_tensors
@@ -301,7 +303,7 @@ def _numbers(result: "Erasure") -> str:
                 parts.heat_map(result.map_change),
                 f"heat map of the {size} by {size} entries of M minus I",
                 (
-                    f"all of the erasure: norm {result.norm:.2f} at strength 1",
+                    f"this matrix is the whole erasure: norm {result.norm:.2f} at strength 1",
                     f"largest entry {abs(result.map_change).max():.3f}; orange above 0, blue below",
                 ),
             )

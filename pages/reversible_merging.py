@@ -118,8 +118,8 @@ def build(frame: Frame) -> None:
     frame.on(opened.upload, uploaded, [opened, chosen], [chosen, adapter], name="uploaded")
     _take_along(frame, basis, p, mix)
     frame.breaks(
-        "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
-        "styles are still mixed.",
+        "Adapters that did not start from the same seed lie far apart in the paper's "
+        "basis. At p = 1 their styles are still mixed.",
         "Align, which turns them towards one another first; or a larger p.",
         {
             "adapters": [f"{STYLES}/{name}" for name in ("candy", "x-ray", "thermal")],
@@ -159,7 +159,7 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, Controls]:
                 0.05, 1.5, value=0.5, step=0.05, label="λ of the merge", info="Of every adapter"
             ),
             "density": gr.Slider(
-                0.05, 1, value=0.4, step=0.05, label="Density", info="What TIES and DARE keep"
+                0.05, 1, value=0.4, step=0.05, label="Density", info="Share that TIES and DARE keep"
             ),
             "align": gr.Checkbox(
                 False,
@@ -174,8 +174,8 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, Controls]:
 def _film(frame: Frame, basis: Controls, view: Controls) -> None:
     parts.heading(
         "From mush to the originals",
-        "Every adapter at every p, to drag back and forth. The bar is what the basis takes; the "
-        "line in it is the size of the adapters themselves.",
+        "Every adapter at every p, to drag back and forth. The bar is the storage that "
+        "the basis takes; the line in it marks the size of the adapters themselves.",
     )
     sweep = frame.action("sweep", "Film every p")
     film = gr.HTML("", elem_id="rmm-film")
@@ -232,15 +232,17 @@ def _count_fields() -> Controls:
 def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
     parts.heading(
         "Weighed",
-        "From the factors of the adapters above, without any base model: what each way of keeping "
-        "them loses at which size. Upload your own to see theirs.",
+        "How much each way of storing the adapters above loses, and at what size. No "
+        "base model is needed. Upload your own to see theirs.",
     )
     with gr.Row():
         weigh = frame.action("weigh", "Weigh the adapters")
         storage = gr.Slider(
-            0, 1.5, value=0, step=0.05, label="At most this storage", info="0: no wish"
+            0, 1.5, value=0, step=0.05, label="At most this storage", info="0 means no limit"
         )
-        error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
+        error = gr.Slider(
+            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
+        )
     said = gr.HTML("", elem_id="rmm-weighed")
     curve = plots.place("Error against storage", visible=False)
     energy = plots.place("Energy kept", visible=False)

@@ -65,9 +65,11 @@ def build(frame: Frame) -> None:
                 build_control(frame)
     frame.opens(tabs, ("sample", "trip", "draw", "control") if HERE else ("sample",))
     frame.breaks(
-        "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
-        "the exact score it ends several times farther from the data than the predictor alone.",
-        "the predictor alone, or at this budget the flow without noise by DPM-Solver++ 2M.",
+        "With 10 evaluations a corrector leaves the predictor only 5 steps, and each "
+        "is too long. Even with the exact score it ends several times farther from the "
+        "data than the predictor alone.",
+        "the predictor alone; or, with so few evaluations, the flow without noise "
+        "(DPM-Solver++ 2M).",
         {"process": "vp", "predictor": "euler_maruyama", "corrector": "langevin", "nfe": 10},
         action="sample",
     )
@@ -94,9 +96,10 @@ def picture_controls() -> tuple[gr.Dropdown, gr.Image]:
 def build_plane(frame: Frame) -> None:
     """Points to their latents, back, and elsewhere."""
     gr.HTML(
-        "<p class='lead'>Without noise the equation runs both ways: each point goes to its latent "
-        "and comes back. With noise, the same latent ends at another point of the same density "
-        "each time. And the way itself counts how likely the point was.</p>"
+        "<p class='lead'>Without noise the equation runs both ways: each point goes to "
+        "its latent and comes back. With noise, the same latent ends at a different "
+        "point of the same density each time. The path also tells how likely the point "
+        "was.</p>"
     )
     action = frame.action("run", "There and back")
     with gr.Row(elem_classes="curves"):
@@ -104,7 +107,7 @@ def build_plane(frame: Frame) -> None:
             parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
             flow = plots.place("The flow")
         with gr.Column():
-            parts.heading("With noise", "Ends from the same latents; colours tell the latent")
+            parts.heading("With noise", "Where the same latents end; each colour is one latent")
             noisy = plots.place("With noise")
     numbers = gr.HTML()
     with gr.Row(elem_classes="controls"):
@@ -146,7 +149,7 @@ def plane_numbers(result: "Returned") -> str:
     if result.gap is None:
         return ""
     figures = {
-        "farthest that a point came back from itself": f"{result.gap:.1e}",
+        "largest distance between a point and where it came back": f"{result.gap:.1e}",
         "NFE there and back": f"{result.nfe_there} + {result.nfe_back}",
     }
     if result.left is not None:
@@ -169,9 +172,9 @@ def plane_numbers(result: "Returned") -> str:
 def build_trip(frame: Frame) -> None:
     """A picture to its latent, back, and elsewhere."""
     gr.HTML(
-        "<p class='lead'>Without noise the equation runs both ways: the picture becomes its latent "
-        "and comes back. With noise, the same latent becomes other pictures. And the way itself "
-        "counts the bits that the picture is worth.</p>"
+        "<p class='lead'>Without noise the equation runs both ways: the picture "
+        "becomes its latent and comes back. With noise, the same latent becomes other "
+        "pictures. The path also counts how many bits the picture is worth.</p>"
     )
     action = frame.action("trip", "There and back")
     empty = [Shot("Picture", None, ""), Shot("Latent", None, ""),
@@ -266,8 +269,9 @@ def bits_html(bits: "Bits") -> str:
 def build_lab(frame: Frame) -> None:
     """Particles under the exact score."""
     gr.HTML(
-        "<p class='lead'>A ring of eight modes whose score is known exactly, so only the sampler "
-        "can be wrong. Every evaluation is counted, those of the corrector too.</p>"
+        "<p class='lead'>A ring of eight modes whose score is known exactly, so only "
+        "the sampler can be wrong. Every evaluation is counted, including the "
+        "corrector's.</p>"
     )
     action = frame.action("sample", "Run the particles")
     with gr.Row(elem_classes="curves"):
@@ -309,7 +313,7 @@ def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
         fields.options(CORRECTORS),
         value="langevin",
         label="Corrector",
-        info="Moves at a noise level, before each step",
+        info="Small random moves at one noise level, before each step",
     )
     return predictor, corrector
 
@@ -459,8 +463,8 @@ def draw_pictures(drawn: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, 
 def build_control(frame: Frame) -> None:
     """Inpainting by brush, colourisation, class by a noisy classifier."""
     gr.HTML(
-        "<p class='lead'>The network was trained to draw anything. What is known, or wanted, is "
-        "put in at every noise level.</p>"
+        "<p class='lead'>The network was trained to draw anything. What you know, or "
+        "want, is put in at every noise level.</p>"
     )
     action = frame.action("control", "Draw with control")
     shown = gr.HTML(elem_id="score_sde-controlled")
@@ -522,17 +526,20 @@ def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[objec
     columns = [f"draw {k + 1}" for k in range(max(count, 2))]
     if made.given is not None:
         pair = np.concatenate([made.given, made.known])
-        rows["Given, and what of it is known"] = (pair, ["the picture", "what the sampler is told"])
+        rows["The given picture, and the part that is known"] = (
+            pair,
+            ["the picture", "what the sampler is told"],
+        )
     if made.made is not None:
         lines = [f"classifier: {sure:.0%}" for sure in made.right]
         rows[f"{TASKS[made.task]}, {made.nfe} NFE"] = (made.made, lines)
     said = ""
     if ended and made.kept is not None:
-        said = f"The known part is kept to {made.kept:.2g} of 255."
+        said = f"The known part comes back to within {made.kept:.2g} of 255."
     elif ended and made.classifier_calls:
         milliseconds = 1000 * made.classifier_seconds / made.classifier_calls
         said = (
             f"Beside the network, {made.classifier_calls} calls of the classifier with a gradient, "
-            f"{milliseconds:.0f} ms each. It judges its own work above: not a fair judge."
+            f"{milliseconds:.0f} ms each. Above, it judges its own work, so it is not a fair judge."
         )
     return (parts.sheet(columns, rows) + markup.notes(said) * bool(said),)
