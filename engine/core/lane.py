@@ -2,7 +2,7 @@
 
     lane = Lane()
     for event in lane.through(job.target, lambda: runner(job)):
-        ...                     # Waiting(0, 1, "3rd in the queue, about 40 s"), then those of the job
+        ...                # Waiting(0, 1, "3rd in the queue, about 40 s"), then the job
 
 How long an action takes is what its last runs took here; before one has ended, no time is told. An
 action whose last runs all took less than a second is short: its jobs wait in a line of their own

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-import torch
 from torch import nn
 
 from engine.core import checks
@@ -46,7 +45,6 @@ from engine.unlearning._dampening import (
 )
 from engine.unlearning._export import FORMS, Exported, Importances, exported, written
 from engine.unlearning._importance import Importance, Measure
-from engine.unlearning._samples import Samples
 from engine.unlearning._settings import (
     LARGEST_ALPHA,
     Alpha,
@@ -63,7 +61,8 @@ from engine.unlearning._settings import (
     Place,
     Unit,
 )
-from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
+from engine.unlearning._thumbnails import Thumbnails
+from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 MOST_POINTS, MOST_PROTECTED = 64, 32
 IN_MEMORY = 64_000_000
@@ -368,25 +367,9 @@ def _thumbnails(case: Case, network: nn.Module, seed: int) -> Thumbnails:
         parts.append(kept.some(THUMBNAILS, seed, "kept thumbnails"))
     samples = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
     flags = [i < len(parts[0]) for i in range(len(samples))]
-    before, after = (_said(case, model, samples) for model in (case.model, network))
-    truth = tuple(case.bundle.classes[i] if i >= 0 else "" for i in samples.labels.tolist())
-    return Thumbnails(as_pictures(samples), truth, before, after, tuple(flags))
-
-
-@torch.no_grad()
-def _said(case: Case, model: nn.Module, samples: Samples) -> tuple[str, ...]:
-    steps = outputs(model, samples)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return tuple(case.bundle.classes[i] for i in end.value.argmax(1).tolist())
-
-
-def as_pictures(samples: Samples) -> np.ndarray:
-    """uint8 n h w 3."""
-    shown = samples.pixels.expand(-1, 3, -1, -1) if samples.pixels.shape[1] == 1 else samples.pixels
-    return np.ascontiguousarray(shown.permute(0, 2, 3, 1).numpy())
+    return Thumbnails.of(
+        samples, case.bundle.classes, before=case.model, after=network, is_forgotten=flags
+    )
 
 
 # ---------------------------------------------------------------------- beside it
