@@ -38,7 +38,7 @@ def build(
         f"<p>{escape(family.sentence)}</p></header>"
     )
     frames = []
-    with gr.Tabs(elem_classes="panels") as tabs:
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap") as tabs:
         for entry in entries:
             with gr.Tab(entry.card.title, id=entry.slug):
                 frames.append(Frame(entry, shelf, runner, demo))

@@ -27,11 +27,11 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
         "published code compared with what runs here, claims with their figures, and the settings "
         "in which each method fails.</p></header>"
     )
-    with gr.Tabs(elem_classes="panels"):
-        with gr.Tab("Golden cases", id="golden"):
-            _golden(runner)
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("Claims", id="claims"):
             _claims(catalog, frames, runner)
+        with gr.Tab("Golden cases", id="golden"):
+            _golden(runner)
         with gr.Tab("Where methods break", id="breaks"):
             gr.HTML(gallery(frames))
 

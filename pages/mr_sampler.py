@@ -219,14 +219,14 @@ def before_after(seen: "Comparison") -> str:
         parts.cut(seen.damaged, first.picture, ("damaged", first.title)),
     ]
     if seen.truth is not None:
-        gap, mean, _ = parts.difference(seen.truth, first.picture)
+        gap = parts.difference(seen.truth, first.picture)
         cards += [
             Shot("Original", seen.truth, "the original", ("what the network never saw",)),
             Shot(
                 "What is left",
-                gap,
-                f"difference of the original and {first.title}, four times as bright",
-                (f"mean {mean:.1f} of 255, shown ×4",),
+                gap.picture,
+                f"difference of the original and {first.title}, {gap.scale}",
+                (f"mean {gap.mean:.1f} of 255", gap.scale),
             ),
         ]
     return f'<h3 class="between">Before and after</h3>{parts.shots(cards)}'

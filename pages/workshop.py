@@ -33,7 +33,7 @@ def build(catalog: Catalog) -> None:
         "answer. The sheet stands beside the panel; what you write can be saved as a file.</p>"
         "</header>"
     )
-    with gr.Tabs(elem_classes="panels"):
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("A course", id="course"):
             gr.HTML(course(offered))
         with gr.Tab("All lessons", id="lessons"):
