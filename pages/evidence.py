@@ -14,9 +14,14 @@ from pages._frame import Frame, claim_file
 from pages._handlers import guarded, named
 from pages._lane import LANE
 from pages._markup import escape
+from pages._serving import Named
 from pages._status import recipe_path
 
 ROUTE, TITLE = "evidence", "Evidence"
+NAMED = Named(
+    "Evidence · Rewind",
+    "What is behind the panels: measured claims, comparisons with published code, and failures.",
+)
 
 
 def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:

@@ -8,8 +8,10 @@ import gradio as gr
 from engine.core.catalog import Catalog, Entry
 from pages._lessons import Lesson, address, lesson_of
 from pages._markup import escape
+from pages._serving import Named
 
 ROUTE, TITLE = "workshop", "Workshop"
+NAMED = Named("Workshop · Rewind", "Experiments for a class, with a prediction before each answer.")
 
 
 @dataclass(frozen=True)
