@@ -15,6 +15,11 @@ from pages._parts import scrubber
 from pages._recordings import Recording
 
 LIVING = ASSETS / "living"
+NAMED = Named(
+    "Rewind: machine learning, run backwards",
+    "Real algorithms on a real small model, in this page. Run them, rewind them, and see how much "
+    "comes back.",
+)
 RECORDED = (
     '<p class="note">Recorded here, on the model that ships with this page. '
     "Drag to run them backwards; press one to make it yourself.</p>"
@@ -125,10 +130,10 @@ def film(family: Family, path: Path) -> str:
     except (BadInput, OSError):
         return ""
     prompt = escape(recipe.params.get("prompt", recipe.params.get("prompts", recipe.slug)))
-    link = f"{route_of(family)}?{escape(recipe.query())}"
+    link = f"{route_of(family)}?{escape(recipe.query())}#run"  # begins there, see rewind.js
     address = f"gradio_api/file=assets/living/{path.name}"
     return (
-        f'<a class="shot" href="{link}" aria-label="{prompt}, seed {recipe.seed}: open this run">'
+        f'<a class="shot" href="{link}" aria-label="{prompt}, seed {recipe.seed}: run it">'
         f'<div class="frame"><div class="film pixel" data-frames="{frames}" '
         f'style="--frames:{frames};background-image:url({address})"></div></div></a>'
     )

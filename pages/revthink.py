@@ -60,7 +60,7 @@ def build(frame: Frame) -> None:
             shares,
             value=0.5,
             label="Share of the 176 questions they were asked",
-            info="The other 88 relations are the test: never asked, of no student",
+            info="The other 88 relations are the test. No student was ever asked about them.",
             visible=len(shares) > 1,
         )
         students_of = gr.Radio(
@@ -97,8 +97,8 @@ def build(frame: Frame) -> None:
     build_training(frame)
     build_tuning(frame)
     frame.breaks(
-        "With half of the chains wrong and no filter the student learns the teacher's mistakes, "
-        "in both directions.",
+        "With half of the chains wrong and no filter, the student learns the teacher's "
+        "mistakes in both directions.",
         "the filter, which drops every pair whose backward answer does not fit the question.",
         {"arms": ["sft", "revthink"], "corrupt": 0.5, "filtered": False},
         action="train",

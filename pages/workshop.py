@@ -8,8 +8,10 @@ import gradio as gr
 from engine.core.catalog import Catalog, Entry
 from pages._lessons import Lesson, address, lesson_of
 from pages._markup import escape
+from pages._serving import Named
 
 ROUTE, TITLE = "workshop", "Workshop"
+NAMED = Named("Workshop · Rewind", "Experiments for a class, with a prediction before each answer.")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def build(catalog: Catalog) -> None:
         "answer. The sheet stands beside the panel; what you write can be saved as a file.</p>"
         "</header>"
     )
-    with gr.Tabs(elem_classes="panels"):
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("A course", id="course"):
             gr.HTML(course(offered))
         with gr.Tab("All lessons", id="lessons"):

@@ -21,7 +21,7 @@ from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 from engine.models._checks import check_folder, read_header
 
 PREFIX = "upload:"
-# What deflate reaches on real weights is far below this; only bombs shrink more.
+# What deflate reaches on real weights and pictures is far below this; only bombs shrink more.
 LARGEST_RATIO, SMALL = 200, 10_000_000
 
 
@@ -133,8 +133,8 @@ def checked_members(
     if total > SMALL and total > LARGEST_RATIO * path.stat().st_size:
         raise OutOfBudget(
             f"The archive would unpack to {total / 1e6:.0f} MB, {LARGEST_RATIO} times its size and "
-            "more; no weights shrink so far.",
-            "Zip the files that were trained.",
+            "more; neither weights nor pictures shrink so far.",
+            "Zip the files as they are.",
         )
     for info in members:
         _check_member(info)
