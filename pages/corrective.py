@@ -22,7 +22,8 @@ from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.unlearning._card import Card
-    from engine.unlearning.corrective.results import Corrected, Curves, Flagged, Stamped
+    from engine.unlearning._thumbnails import Thumbnails
+    from engine.unlearning.corrective.results import Corrected, Curves, Flagged
 
 WAYS = {
     "SSD": "SSD: dampen what the flagged samples need most",
@@ -262,7 +263,7 @@ def draw_run(
     return shown or gr.skip(), below + markup.notes(*result.notes)
 
 
-def attacked(found: "Stamped", result: "Corrected") -> str:
+def attacked(found: "Thumbnails", result: "Corrected") -> str:
     """One column a picture with its true class, with what each network says of it."""
     places = range(min(SHOWN, len(found.truth)))
     columns = [f"{found.truth[place]}, truly" for place in places]

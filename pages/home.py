@@ -13,6 +13,7 @@ from pages._look import ASSETS
 from pages._markup import escape
 from pages._parts import scrubber
 from pages._recordings import Recording
+from pages._serving import Named
 
 LIVING = ASSETS / "living"
 NAMED = Named(

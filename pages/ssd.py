@@ -23,7 +23,8 @@ from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.unlearning._export import Importances
-    from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
+    from engine.unlearning._thumbnails import Thumbnails
+    from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 AUTOMATIC, BY_HAND = "automatic: 2 % of the weights", "by hand"
 BASELINES = ("fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF")

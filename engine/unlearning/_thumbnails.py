@@ -37,8 +37,8 @@ class Thumbnails:
     ) -> "Thumbnails":
         """The samples as two networks see them; `names` are those of the classes."""
         truth = tuple(names[i] if i >= 0 else "" for i in samples.labels.tolist())
-        told = (said(model, samples, names) for model in (before, after))
-        return cls(as_pictures(samples), truth, *told, tuple(is_forgotten))
+        was, now = (said(model, samples, names) for model in (before, after))
+        return cls(as_pictures(samples), truth, was, now, tuple(is_forgotten))
 
 
 @torch.no_grad()
