@@ -62,6 +62,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [epochs, numbers, errors],
         number=still_seen,
+        film=lambda result: (result.looks[-1].pictures[0], result.undone.pictures[0]),
         params=params,
         back=values,
         also=[concept.submit],

@@ -111,7 +111,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         number=nearer,
-        film=lambda result: [row.pictures[0] for row in result.rows],
+        film=lambda result: [row.pictures[0] for row in result.rows if row.kind in KINDS[1:]],
         params=within,
         also=[prompt.submit],
         turned=[p],
