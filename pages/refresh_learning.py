@@ -37,7 +37,7 @@ WAYS = {
     "er": "ER: old labels",
     "ewc": "online EWC: weights held",
     "sgd": "nothing (SGD)",
-    "joint": "all tasks at once (upper bound)",
+    "joint": "all tasks at once, one pass",
 }
 PHI = {"none": "none", "negative entropy": "negative entropy", "squares": "squares"}
 PSI = {"none": "none", "fisher": "the Fisher form", "gaussian": "entropy of a Gaussian"}
