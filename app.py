@@ -16,7 +16,7 @@ import gradio as gr
 from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.runners import Runner, runner
-from pages import _family, _look, _warm, evidence, home, workshop
+from pages import _family, _look, _warm, backwards, evidence, home, workshop
 from pages._lane import stepping_aside
 from pages._serving import MIDDLEWARE, Suite
 
@@ -34,6 +34,8 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
         if entries or broken:
             with demo.route(family.title, family.route.strip("/")):
                 frames += _family.build(demo, family, entries, broken, run, panels)
+    with demo.route(backwards.TITLE, backwards.ROUTE):
+        backwards.build(shown, run)
     with demo.route(workshop.TITLE, workshop.ROUTE):
         workshop.build(shown)
     with demo.route(evidence.TITLE, evidence.ROUTE):
