@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.core.catalog import Measured
+from engine.core.catalog import CLAIMS, Measured
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.job import Failed, Job, finish
 from engine.core.rng import generator
@@ -526,6 +526,7 @@ def test_the_shipped_networks_are_those_of_their_arms():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (CLAIMS / "augundo.json").is_file(), reason="not measured yet")
 def test_the_record_comes_again():
     """The floors of the first seed and of the real pair are those of the record."""
     from engine.networks.augundo import bench
@@ -536,14 +537,3 @@ def test_the_record_comes_again():
     assert bench._plain(again) == pytest.approx(figures["floors of rooms, by seed"][0], abs=1e-4)
     if scenes.has_motorcycle():
         assert bench._real(0)["floors"] == pytest.approx(figures["real pair"]["floors"], abs=1e-4)
-
-
-@pytest.mark.slow
-def test_trained_without_undo_wrong_geometry_harms_and_the_record_says_so():
-    training_ = Measured.load("augundo").figures["training"]
-
-    def mean(arm: str, kind: str) -> float:
-        return training_[arm][kind]["mean, 95 % from, to"][0]
-
-    assert mean("naive", "still") > mean("undo", "still")
-    assert mean("naive", "moved") > mean("undo", "moved")

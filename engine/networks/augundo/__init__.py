@@ -37,9 +37,11 @@ invents points between two surfaces. A large crop leaves little to ask about. An
 undone so: flow and normals turn with the picture and must be named, or are refused.
 
 **In small.** The rooms are drawn here, and the camera's motion is given, where the paper learns it.
-The real pair is the motorcycle of Middlebury stereo 2014. The training is some hundred steps of a
-network of 66,000 weights, which starts from spread sparse points: it says which policies harm and
-which do not, and nothing about the gains that the paper measures on VOID, 33.3 mm instead of 39.8.
+The real pair is the motorcycle of Middlebury stereo 2014. The training is short, of a
+network of 66,000 weights that starts from spread sparse points, and it settles nothing: after 160
+steps all three shipped networks are as good as the spread points alone, 0.209 m on unseen rooms. At
+64 x 96 pixels their errors are a fraction of a pixel of parallax, which the photometric loss does
+not see. The gain that the paper measures on VOID, 33.3 mm instead of 39.8, is not shown here.
 
 Reference: Wu, Liu, Park, Soatto, Lao, Wong, AugUndo, ECCV 2024, arXiv:2310.09739; loss of KBNet.
 """
