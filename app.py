@@ -17,7 +17,7 @@ from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
 from engine.core.lane import Lane
 from engine.runners import Runner, runner
-from pages import _family, _look, _warm, evidence, home, workshop
+from pages import _family, _look, _warm, backwards, evidence, home, workshop
 from pages._lane import queued
 from pages._serving import MIDDLEWARE, Suite
 from pages._shelf import Shelf
@@ -37,6 +37,9 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
         if entries or broken:
             with demo.route(family.title, family.route.strip("/")):
                 frames += _family.build(demo, family, entries, broken, run, panels)
+    with demo.route(backwards.TITLE, backwards.ROUTE):
+        backwards.build(shown, run)
+        Shelf().stand_by(demo, "backwards")
     with demo.route(workshop.TITLE, workshop.ROUTE):
         workshop.build(shown)
         Shelf().stand_by(demo, "workshop")
@@ -44,6 +47,7 @@ def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
         evidence.build(shown, frames, run)
         Shelf().stand_by(demo, "evidence")
     demo.names("", lambda _: home.NAMED)
+    demo.names(backwards.ROUTE, lambda _: backwards.NAMED)
     demo.names(workshop.ROUTE, lambda _: workshop.NAMED)
     demo.names(evidence.ROUTE, lambda _: evidence.NAMED)
     demo.whole = True

@@ -8,6 +8,7 @@ from PIL import Image
 from engine.core.catalog import Catalog, Entry, Family
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
+from pages import _backwards as backwards
 from pages import _recordings as recordings
 from pages._look import ASSETS
 from pages._markup import escape
@@ -32,7 +33,8 @@ def build(catalog: Catalog) -> None:
     families = [family for family in Family if catalog.of(family)]
     first = next(iter(catalog.values()), None)
     gr.HTML(hero(first, families))
-    gr.HTML("".join(family_section(family, catalog.of(family)) for family in families))
+    sections = "".join(family_section(family, catalog.of(family)) for family in families)
+    gr.HTML(sections + backwards.small(catalog))
 
 
 def hero(first: Entry | None, families: list[Family]) -> str:
