@@ -347,7 +347,10 @@ def draw_training(result: "Retrained", recipe: Recipe, ended: bool) -> tuple[obj
         ["documents read", f"{scan.documents:,}"],
         ["mentions of shu ka", scan.mentions],
         ["digest of the corpus", scan.sha256[:12]],
-        *[[f"all species, {h} hints", percent(p)] for h, p in enumerate(result.curve)],
+        *(
+            list[object]((f"all species, {h} hints", percent(p)))
+            for h, p in enumerate(result.curve)
+        ),
     ]
     gate = markup.tick(
         result.passes,
