@@ -126,7 +126,7 @@ def checked_members(
     total = sum(info.file_size for info in members)
     if total > most_bytes:
         raise OutOfBudget(
-            f"The archive would unpack to {total / 1e9:.3g} GB; {most_bytes / 1e9:.3g} GB are "
+            f"The archive would unpack to {total / 1e6:.3g} MB; {most_bytes / 1e6:.3g} MB are "
             "allowed.",
             "Upload less, or a half-precision variant.",
         )

@@ -325,7 +325,7 @@ def test_arms_differ_in_geometry_alone(monkeypatch):
     still = Augmentation(batch.size)
     monkeypatch.setattr(Augmentation, "sample", classmethod(lambda cls, size, draw: still))
     found = {
-        arm: float(training.loss_of(arm, untrained(0), batch, points, generator(0, "draw")))
+        arm: training.loss_of(arm, untrained(0), batch, points, generator(0, "draw")).item()
         for arm in training.ARMS
     }
     same = [found[arm] for arm in ("photometric", "naive", "transformed", "undo")]
