@@ -8,12 +8,15 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from engine.core.catalog import Catalog
 from pages import _markup as markup
 from pages._look import ASSETS
 from pages._markup import Html, escape
+
+if TYPE_CHECKING:
+    from engine.networks import _backwards as measured
 
 ROUTE = "backwards"
 RECORD = ASSETS / "backwards.json"
@@ -30,29 +33,6 @@ LANES = (
 )
 
 
-class Way(Protocol):
-    """A point, as measured just now or as recorded."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def how(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def exactness(self) -> object: ...
-    @property
-    def error(self) -> float: ...
-    @property
-    def equal_bits(self) -> float: ...
-    @property
-    def kept(self) -> float: ...
-    @property
-    def note(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class Recorded:
     """A point of the record."""
@@ -66,6 +46,10 @@ class Recorded:
     equal_bits: float
     kept: float
     note: str
+
+
+# A point as it was measured just now, or as it was recorded.
+Way: TypeAlias = "measured.Way | Recorded"
 
 
 def recorded() -> tuple[Recorded, ...]:

@@ -13,7 +13,6 @@ from pages import _forgetting as forgetting
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
-from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._markup import Html, escape
@@ -175,29 +174,8 @@ def _curves(frame: Frame, how: Controls) -> None:
 
 def _take_along(frame: Frame, inputs: Controls) -> None:
     with frame.tab("Take it along"):
-        parts.heading(
-            "The repaired network",
-            "On your shelf other panels can pick it, and undo it bit for bit. Or as files for "
-            "other tools, each read back before it is given away.",
-        )
-        taking.bakes(
-            frame,
-            "Bake and put on the shelf",
-            inputs,
-            taking.in_tensors,
-            params=settings,
-            back=controls,
-        )
-        form = gr.Dropdown(
-            list(forgetting.FORMS.items()), value="patch", label="File for other tools"
-        )
-        taking.exports(
-            frame,
-            "Write the file",
-            {**inputs, "form": form},
-            forgetting.read_back,
-            params=settings,
-            back=controls,
+        forgetting.takes_along(
+            frame, "The repaired network", inputs, params=settings, back=controls
         )
 
 

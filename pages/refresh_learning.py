@@ -9,11 +9,11 @@ from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
-from pages import _files
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
 from pages import _plots as plots
+from pages import _taking as taking
 from pages._fields import Controls
 from pages._frame import Frame
 from pages._look import ASSETS, FORWARD
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from engine.unlearning.refresh_learning.results import (
         Arm,
         Equation,
-        Exported,
         Paired,
         Refreshed,
         Run,
@@ -419,7 +418,6 @@ def _exporting(frame: Frame) -> None:
         "Every accuracy of every arm and seed as a table, and a card. In your own training: "
         "RefreshOptimizer around any loop, or a callback for the Trainer of transformers.",
     )
-    action = frame.action("export", "Write the files")
     with gr.Row():
         controls: Controls = {
             "way": gr.Dropdown(fields.options(WAYS), value="derpp", label="Against forgetting"),
@@ -427,12 +425,8 @@ def _exporting(frame: Frame) -> None:
             "seeds": gr.Slider(1, 10, value=3, step=1, label="Seeds"),
             "controls": gr.Checkbox(False, label="With both controls"),
         }
-    line, files = (
-        gr.HTML(""),
-        gr.File(label="Files", visible=False, interactive=False, file_count="multiple"),
-    )
+    taking.downloads(frame, controls, taking.texts)
     gr.HTML(f'<pre tabindex="0" class="code"><code>{escape(SNIPPET)}</code></pre>')
-    action.wire(controls, draw_export, [line, files])
 
 
 SNIPPET = """from engine.unlearning.refresh_learning.refresh import (
@@ -445,12 +439,3 @@ refresh.end_of_task(batches)                   # the Fisher information for the 
 
 trainer = Trainer(model, args, train_dataset=data, callbacks=[trainer_callback(Refresh())])
 """
-
-
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Their names, and the files."""
-    if not ended:
-        return ()
-    made = _files.written({name: text.encode() for name, text in result.texts.items()})
-    line = f"<p><b>{escape(', '.join(result.texts))}</b></p>"
-    return line, gr.File(value=[str(path) for path in made], visible=True)

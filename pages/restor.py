@@ -1,5 +1,6 @@
 """RESTOR: a model is lied to and unlearns the lies; a slider of steps shows what comes back."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -335,21 +336,21 @@ def _exporting(frame: Frame) -> None:
         "The unlearned weights in the layout of transformers, the file that undoes the edit, the "
         "card with all settings, and every stage as a table.",
     )
-    action = frame.action("export", "Write the files")
     with gr.Row():
         controls: Controls = {
             "way": gr.Dropdown(fields.options(WAYS), value="npo", label="Unlearn by"),
             "steps": gr.Slider(5, 400, value=120, step=5, label="Steps"),
             "beta": gr.Number(1.0, label="Beta of NPO", minimum=1e-3, maximum=100),
         }
-    line = gr.HTML("")
-    files = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
-    action.wire(controls, draw_export, [line, files])
+    taking.downloads(frame, controls, made_of, listed)
 
 
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Names and sizes, and the files."""
-    if not ended:
-        return ()
-    made = {name: text.encode() for name, text in result.texts.items()} | dict(result.weights)
-    return own.files_of(made, result.note)
+def made_of(result: "Exported", recipe: Recipe) -> dict[str, bytes]:
+    """The texts and the weights by the names of their files."""
+    return taking.texts(result, recipe) | dict(result.weights)
+
+
+def listed(result: "Exported", made: Mapping[str, bytes]) -> str:
+    """Their size and names, and how they are used."""
+    names = f"<p><b>{escape(taking.listed(made))}</b></p>"
+    return names + markup.notes(result.note)

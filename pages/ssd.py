@@ -147,30 +147,7 @@ def _sweep(frame: Frame, inputs: Controls) -> None:
 
 def _take_along(frame: Frame, edit: Controls) -> None:
     with frame.tab("Take it along"):
-        parts.heading(
-            "The edited network",
-            "On your shelf other panels can pick it, and undo it bit for bit. Or as files for "
-            "other tools, each read back before it is given away.",
-        )
-        taking.bakes(
-            frame,
-            "Bake and put on the shelf",
-            edit,
-            taking.in_tensors,
-            params=settings,
-            back=controls,
-        )
-        form = gr.Dropdown(
-            list(forgetting.FORMS.items()), value="patch", label="File for other tools"
-        )
-        taking.exports(
-            frame,
-            "Write the file",
-            {**edit, "form": form},
-            forgetting.read_back,
-            params=settings,
-            back=controls,
-        )
+        forgetting.takes_along(frame, "The edited network", edit, params=settings, back=controls)
         parts.heading(
             "Importances without the data",
             "Taken once, they stand for the training data: after that it can be deleted.",

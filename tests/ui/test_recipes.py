@@ -18,9 +18,8 @@ from engine.core.recipe import ModelRef, Recipe
 from pages._actions import Action
 from pages._frame import Frame
 from pages._lessons import lesson_of
-from tests.contract.rules import panelled
 
-CATALOG = panelled(discover())
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 

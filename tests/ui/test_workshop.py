@@ -12,9 +12,8 @@ from engine.faithfulness import has_golden_cases
 from pages import workshop
 from pages._lessons import Lesson, address, lesson_of, sheet
 from pages.workshop import Offered
-from tests.contract.rules import panelled
 
-CATALOG = panelled(discover())
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 

@@ -10,6 +10,7 @@ rotation rounds half to even on pixel centres.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -85,7 +86,7 @@ def scaled(length: int, scale: float) -> int:
 # ---------------------------------------------------------------------- rows and columns apart
 
 
-class Separable:
+class Separable(ABC):
     """A transform whose rows and columns do not know of each other, and that keeps the size."""
 
     def grown(self, size: Size) -> Size:
@@ -102,15 +103,17 @@ class Separable:
         (scale_y, move_y), (scale_x, move_x) = self.moves(0, size[0]), self.moves(1, size[1])
         return np.array([[scale_x, 0, move_x], [0, scale_y, move_y], [0, 0, 1.0]])
 
+    @abstractmethod
     def axis(self, which: int, length: int) -> Axis:
-        raise NotImplementedError
+        """Where each place of the result is read along an axis: 0 down, 1 across."""
 
+    @abstractmethod
     def axis_back(self, which: int, length: int) -> Axis:
-        raise NotImplementedError
+        """The same for the way back."""
 
+    @abstractmethod
     def moves(self, which: int, length: int) -> tuple[float, float]:
         """Scale and shift of a coordinate along an axis: 0 down, 1 across."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
