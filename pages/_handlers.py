@@ -26,14 +26,11 @@ def error_of(event: Failed) -> gr.Error:
 
 
 def guarded(events: Iterator[Event]) -> Iterator[Event]:
-    """The events of a job, each once, and a failure raised as `gr.Error`."""
-    told = None
+    """The events of a job, a failure raised as `gr.Error`."""
     for event in events:
         if isinstance(event, Failed):
             raise error_of(event)
-        if event is not told:
-            yield event
-        told = event
+        yield event
 
 
 class gradio_errors:
