@@ -29,7 +29,7 @@ def build_teacher(frame: Frame) -> None:
         gr.HTML(
             markup.notes(
                 "The teacher turns each question round: forward reasoning, backward question, "
-                "backward reasoning. What does not lead back to the question is stamped out."
+                "backward reasoning. What does not lead back to the question is crossed out."
             )
         )
         corrupt = gr.Slider(
