@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from engine.core.recipe import Recipe
+from engine.verifying.revthink.months import aloud, in_full
 from pages import _markup as markup
 from pages._files import read_upload
 from pages._frame import Frame
@@ -137,9 +138,9 @@ def _record(record: "Record", waiting: bool = False) -> str:
         why = "wrong answer" if not record.is_right else "not consistent"
         stamp = f'<span class="stamp no">✗ {why}</span>'
     lines = [
-        ("", "Q", f"{record.question} ({record.gold_answer})"),
+        ("", "Q", f"{aloud(record.question)} ({in_full(record.gold_answer)})"),
         ("", "Rf", record.forward_reasoning),
-        ("back", "Qb", record.backward_question),
+        ("back", "Qb", aloud(record.backward_question)),
         ("back", "Rb", record.backward_reasoning),
     ]
     told = "".join(

@@ -8,6 +8,7 @@ import gradio as gr
 
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
+from engine.verifying.revthink.months import aloud
 from pages import _markup as markup
 from pages import _plots as plots
 from pages import _taking as taking
@@ -270,7 +271,7 @@ def _answers(result: "Tuned") -> str:
     after = sum(a.after_is_right for a in result.answers)
     rows = [
         [
-            a.question[:160],
+            aloud(a.question)[:160],
             a.gold,
             f"{'✓' if a.before_is_right else '✗'} {a.before[:80]}",
             f"{'✓' if a.after_is_right else '✗'} {a.after[:80]}",

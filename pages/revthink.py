@@ -7,6 +7,7 @@ import gradio as gr
 
 from engine.core.recipe import Recipe
 from engine.models.library import MODELS
+from engine.verifying.revthink.months import aloud, in_full
 from pages import _markup as markup
 from pages import _plots as plots
 from pages._frame import Frame
@@ -89,8 +90,8 @@ def build(frame: Frame) -> None:
         [shown, numbers, told, curve, mirror, table],
         number=rightly,
         film=lambda result: (
-            f"{result.question} {result.gold}",
-            f"{result.backward_question} {result.backward_gold}",
+            f"{aloud(result.question)} {in_full(result.gold)}",
+            f"{aloud(result.backward_question)} {in_full(result.backward_gold)}",
         ),
     )
     build_teacher(frame)
@@ -148,11 +149,18 @@ def _family(result: "Asked") -> str:
     standing = STANDINGS.get(result.standing, "")
     return (
         '<div class="family">'
-        f"<div><p>{escape(result.question)} <b>{escape(result.gold)}</b></p>"
+        f"<div>{_question(result.question, result.gold)}"
         f'<p class="note">{escape(standing)}</p></div>'
-        f'<div class="back"><p>{escape(result.backward_question)} '
-        f"<b>{escape(result.backward_gold)}</b></p>"
+        f'<div class="back">{_question(result.backward_question, result.backward_gold)}'
         '<p class="note">the same, asked backward</p></div></div>'
+    )
+
+
+def _question(text: str, gold: str) -> str:
+    """A question with its answer, as one says them, and below as the students read them."""
+    return (
+        f"<p>{escape(aloud(text))} <b>{escape(in_full(gold))}</b></p>"
+        f'<p class="note"><code>{escape(text)} {escape(gold)}</code></p>'
     )
 
 
