@@ -112,6 +112,16 @@ class Exactness(Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def undo(self) -> str:
+        """What undoing gives, as one reads it after "Undo:"."""
+        return {
+            Exactness.BITWISE: "exact, bit for bit",
+            Exactness.ROUND_OFF: "exact up to rounding",
+            Exactness.IN_DISTRIBUTION: "another sample that is just as likely",
+            Exactness.APPROXIMATE: "approximate",
+        }[self]
+
 
 @dataclass(frozen=True)
 class RoundTrip:
