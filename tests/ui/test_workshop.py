@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 from engine.core.catalog import Entry, discover
 from engine.core.recipe import Recipe
 from engine.faithfulness import has_golden_cases
+from pages import _recordings as recordings
 from pages import workshop
 from pages._lessons import Lesson, address, lesson_of, sheet
 from pages.workshop import Offered
@@ -57,6 +58,21 @@ def test_the_course_leaves_out_what_is_not_here_and_counts_minutes():
     assert "1 stations" in text
     assert "0–15 min" in text
     assert "15–" not in text
+
+
+def test_every_station_whose_panel_is_recorded_shows_it():
+    recorded = 0
+    for entry in CATALOG.values():
+        lesson = lesson_of(entry)
+        if not lesson.station:
+            continue
+        kept = recordings.find(entry.slug, entry.card.actions[0].name)
+        text = workshop.course([Offered(entry, lesson)])
+        assert ('class="living station"' in text) == (kept is not None)
+        if kept is not None and kept.film:
+            assert f"assets/recordings/{entry.slug}.png" in text
+            recorded += 1
+    assert recorded
 
 
 def test_golden_cases_are_told_from_methods_without_any():

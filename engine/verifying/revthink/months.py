@@ -20,20 +20,11 @@ MONTHS = tuple("jan feb mar apr may jun jul aug sep oct nov dec".split())
 PEOPLE = tuple("tom ann ben eva max ida leo mia".split())
 EVENTS = tuple("moved sang left won slept called".split())
 VARIANTS = 3
-IN_FULL = dict(
-    zip(
-        MONTHS,
-        "January February March April May June July August September October November December".split(),
-        strict=True,
-    )
+_MONTHS_IN_FULL = (
+    "January February March April May June July August September October November December"
 )
-IN_FULL |= dict(
-    zip(
-        "mon tue wed thu fri sat sun".split(),
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-        strict=True,
-    )
-)
+_DAYS_IN_FULL = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+IN_FULL = {name[:3].lower(): name for name in f"{_MONTHS_IN_FULL} {_DAYS_IN_FULL}".split()}
 TEST_SHARE = 1 / 3
 
 
