@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from engine.core.recipe import Recipe
-from engine.verifying.revthink.months import aloud, in_full
 from pages import _markup as markup
 from pages._files import read_upload
 from pages._frame import Frame
 from pages._markup import escape
 from pages._revthink_students import CSS
+from pages._revthink_words import aloud, in_full
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.augment import Record

@@ -8,7 +8,6 @@ import gradio as gr
 
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
-from engine.verifying.revthink.months import aloud
 from pages import _markup as markup
 from pages import _plots as plots
 from pages import _taking as taking
@@ -18,6 +17,7 @@ from pages._handlers import gradio_errors
 from pages._markup import escape
 from pages._plots import Line
 from pages._revthink_students import CSS, MONTHS, WORLDS, legend, matrix, rates_table
+from pages._revthink_words import aloud
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.results import (

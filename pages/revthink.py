@@ -7,7 +7,6 @@ import gradio as gr
 
 from engine.core.recipe import Recipe
 from engine.models.library import MODELS
-from engine.verifying.revthink.months import aloud, in_full
 from pages import _markup as markup
 from pages import _plots as plots
 from pages._frame import Frame
@@ -28,6 +27,7 @@ from pages._revthink_students import (
 )
 from pages._revthink_teacher import build_teacher
 from pages._revthink_training import build_training, build_tuning
+from pages._revthink_words import aloud, in_full
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.results import (

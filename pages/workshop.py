@@ -7,7 +7,6 @@ import gradio as gr
 
 from engine.core.catalog import Catalog, Entry
 from pages import _recordings as recordings
-from pages import home
 from pages._lessons import Lesson, address, lesson_of
 from pages._markup import escape
 from pages._serving import Named
@@ -72,7 +71,7 @@ def picture(entry: Entry) -> str:
     kept = recordings.find(entry.slug, entry.card.actions[0].name)
     if kept is None:
         return ""
-    return f'<div class="living station">{home.moving(entry, kept)}</div>'
+    return f'<div class="living station">{recordings.moving(entry.slug, kept)}</div>'
 
 
 def index(offered: Sequence[Offered]) -> str:

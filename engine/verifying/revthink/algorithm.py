@@ -344,15 +344,19 @@ def _ask_any(
     return replace(_with(shown, replace(student, rates=rates)), notes=(note,))
 
 
+FULL = tuple(
+    "January February March April May June July August September October November December".split()
+)
+
+
 def english(question: Question, *, backward: bool = False) -> str:
     """A question of the months as people put it."""
     shift = question.shifts[0]
     months_word = "month" if abs(shift) == 1 else "months"
     way = f"{abs(shift)} {months_word} {'later' if shift > 0 else 'earlier'}"
     if backward:
-        return f"{way.capitalize()} it is {months.in_full(question.gold)}. Which month is it now?"
-    start = months.in_full(question.cycle.names[question.start])
-    return f"It is {start}. Which month is it {way}?"
+        return f"{way.capitalize()} it is {FULL[question.answer]}. Which month is it now?"
+    return f"It is {FULL[question.start]}. Which month is it {way}?"
 
 
 def _names(said: str, month: int) -> bool:

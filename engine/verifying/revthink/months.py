@@ -20,11 +20,6 @@ MONTHS = tuple("jan feb mar apr may jun jul aug sep oct nov dec".split())
 PEOPLE = tuple("tom ann ben eva max ida leo mia".split())
 EVENTS = tuple("moved sang left won slept called".split())
 VARIANTS = 3
-_MONTHS_IN_FULL = (
-    "January February March April May June July August September October November December"
-)
-_DAYS_IN_FULL = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
-IN_FULL = {name[:3].lower(): name for name in f"{_MONTHS_IN_FULL} {_DAYS_IN_FULL}".split()}
 TEST_SHARE = 1 / 3
 
 
@@ -175,32 +170,6 @@ def read_question(text: str) -> Question | None:
         if places and 1 <= len(shifts) <= 2 and all(0 < abs(s) < len(cycle) for s in shifts):
             return Question(places[0], tuple(shifts), cycle)
     return None
-
-
-def aloud(text: str) -> str:
-    """A question in this world's words as one says it; any other text stays as it is.
-
-    it is nov . 4 earlier tom moved . which month ?
-    It is November. Tom moved 4 months earlier. Which month?
-    """
-    question, said = read_question(text), text.lower().split()
-    if question is None or not {"which", "?"} <= set(said):
-        return text
-    word, name = question.cycle.word, question.cycle.names[question.start]
-    steps = ", then ".join(
-        f"{abs(s)} {word}{'s' * (abs(s) > 1)} {'later' if s > 0 else 'earlier'}"
-        for s in question.shifts
-    )
-    story = " ".join([w for w in said if w in (*PEOPLE, *EVENTS)]).capitalize()
-    way = f"{story} {steps}" if story else steps
-    if "ends" in said:
-        return f"It ends in {in_full(name)}. {way}. Which {word} was the start?"
-    return f"It is {in_full(name)}. {way}. Which {word}?"
-
-
-def in_full(name: str) -> str:
-    """The name of a month or a day as one writes it: nov is November."""
-    return IN_FULL.get(name, name)
 
 
 def words() -> tuple[str, ...]:
