@@ -50,7 +50,11 @@ def plane(
     Of a run that went astray some may lie outside the widest square; how many stands on the figure.
     """
     reach = reach_of(traces)
-    shared = {"range": [-reach, reach], "constrain": "domain", "dtick": 1 if reach <= 4 else 3}
+    shared: dict[str, object] = {
+        "range": [-reach, reach],
+        "constrain": "domain",
+        "dtick": 1 if reach <= 4 else 3,
+    }
     if outside := sum(one > WIDEST_VIEW for one in farthest(traces)):
         layout["annotations"] = [
             {
