@@ -120,13 +120,18 @@ class Lane:
         return True
 
     def _timed(self, ticket: _Ticket, events: Events) -> Events:
-        """The events of a job; how long it took is kept when it ends well."""
+        """The events of a job; how long it took is kept when it ends well.
+
+        The last one is handed out when the next job may begin: who got it may never ask again.
+        """
         try:
             for event in events:
                 if isinstance(event, Done):
                     with self._news:
                         took = time.monotonic() - ticket.began
                         self._durations[ticket.target].seconds.append(took)
+                if isinstance(event, Done | Failed):
+                    self._leave(ticket)
                 yield event
         finally:
             events.close()

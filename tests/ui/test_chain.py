@@ -105,6 +105,7 @@ def test_the_chip_in_the_bar_shows_the_shelf_takes_an_edit_off_and_leads_to_the_
     page.get_by_role("tab", name="Take it along").click()
     page.locator("#rece-bake").click()
     ended(page, "rece-bake")
+    expect(page.locator(".shelf-chip")).to_contain_text("1 edit", timeout=60_000)
     for address in ("/", "/workshop", "/evidence", "/sample"):
         page.goto(address)
         chip = page.locator(".shelf-chip")
