@@ -138,8 +138,8 @@ def draw_run(result: "Asked", recipe: Recipe, ended: bool) -> tuple[object, ...]
 def rightly(result: "Asked", recipe: Recipe) -> Number | None:
     """The share of right answers to relations that nobody was asked, by SFT and by RevThink."""
     rates = {s.title: {part: share for part, share, _ in s.rates} for s in result.students}
-    if not {"SFT", "RevThink"} <= set(rates):
-        return None
+    if not all("test" in rates.get(name, {}) for name in ("SFT", "RevThink")):
+        return None  # they are still being asked
     shares = [f"{100 * rates[name]['test']:.0f} %" for name in ("SFT", "RevThink")]
     return Number("right on relations that nobody was asked: SFT → RevThink", shares[1], shares[0])
 
