@@ -219,7 +219,12 @@ class Action:
                 yield [*self._nothing(), refusal, gr.skip()]
                 raise
         begin = partial(self.frame.runner, job)
-        yield from self._drawn(self.frame.demo.runs.start(begin, recipe, page_of(request)), request)
+        run = self.frame.demo.runs.start(begin, recipe, page_of(request))
+        try:
+            yield from self._drawn(run, request)
+        finally:
+            if is_program(request):  # that does not come back, as a page does after a reload
+                run.stop()
 
     def _go_on(self, key: str, request: gr.Request) -> Iterator[list[object]]:
         """Finds the run that was under way when the page was left, and draws what happens."""
@@ -306,6 +311,12 @@ def changed(before: Sequence[object], after: Sequence[object]) -> list[object]:
 def page_of(request: gr.Request | None) -> str:
     """What Gradio calls this very page of this visitor."""
     return str(getattr(request, "session_hash", None) or "")
+
+
+def is_program(request: gr.Request | None) -> bool:
+    """Whether a client calls, and no page."""
+    headers = getattr(request, "headers", None) or {}
+    return headers.get("x-gradio-user") in ("api", "mcp")
 
 
 def seed_of(value: object) -> int:

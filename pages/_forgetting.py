@@ -202,8 +202,8 @@ def takes_along(
     """The edited network of a panel: baked and put on the shelf, or as a file of one of `FORMS`."""
     parts.heading(
         title,
-        "On your shelf other panels can pick it, and undo it bit for bit. Or as files for other "
-        "tools, each read back before it is given away.",
+        "Put it on your shelf: other panels can use it there, and you can undo the edit bit for "
+        "bit. Or save it as files for other tools; each is read back before you get it.",
     )
     taking.bakes(
         frame,

@@ -297,7 +297,7 @@ class Frame:
         code = f" Its code: <{paper.code}>." if paper.code else ""
         return (
             f"{self.entry.lesson}\n\nAfter [{paper.title}]({paper.link}), {paper.authors} "
-            f"{paper.year}.{code} Undo: {self.entry.card.exactness.value}."
+            f"{paper.year}.{code} Undo: {self.entry.card.exactness.undo}."
         )
 
     def _code(self) -> str:

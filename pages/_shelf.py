@@ -21,12 +21,13 @@ from gradio.components.base import Component
 
 from engine.core import budgets
 from engine.core.errors import BadInput, EngineError, OutOfBudget
-from engine.core.job import Done, Event, Job, Progress
+from engine.core.job import Done, Job, Progress
 from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
 from pages import _files
+from pages._endpoints import Runner
 from pages._handlers import gradio_errors, guarded, named
 from pages._lane import LANE
 from pages._markup import escape
@@ -318,7 +319,7 @@ class Shelf:
         demo.load(None, self.kept, None, js=f"(kept) => rewindShelf.opens(kept, '{page}')")
         self.kept.change(None, self.kept, None, js=f"(kept) => rewindShelf.chip(kept, '{page}')")
 
-    def draw(self, demo: gr.Blocks, family: str, runner: Callable[[Job], Iterator[Event]]) -> None:
+    def draw(self, demo: gr.Blocks, family: str, runner: Runner) -> None:
         """The fold-out below the panels."""
         self.runner = runner
         with gr.Accordion("Your shelf: edited models", open=False, elem_id="shelf"):

@@ -13,7 +13,6 @@ from pages import _recordings as recordings
 from pages._look import ASSETS
 from pages._markup import escape
 from pages._parts import scrubber
-from pages._recordings import Recording
 from pages._serving import Named
 
 LIVING = ASSETS / "living"
@@ -70,24 +69,11 @@ def method(entry: Entry) -> str:
     """What a panel opens with, moving; its title, one sentence, one number. All of it is a link."""
     card, kept = entry.card, recordings.find(entry.slug, entry.card.actions[0].name)
     number = escape(kept.number) if kept and kept.number else measured(entry)
+    moving = recordings.moving(entry.slug, kept)
     return (
-        f'<div class="method">{moving(entry, kept)}<div><h3><a href="{address(entry)}">'
+        f'<div class="method">{moving}<div><h3><a href="{address(entry)}">'
         f"{escape(card.title)}</a></h3><p>{escape(card.undoes)}</p>"
         f'<p class="measured">{number}</p></div></div>'
-    )
-
-
-def moving(entry: Entry, kept: Recording | None) -> str:
-    """The states of a recorded run, as the scrubber of its group goes through them."""
-    if kept is not None and kept.says:
-        states = "".join(f"<p>{escape(said)}</p>" for said in kept.says)
-        return f'<div class="frame says" data-states>{states}</div>'
-    if kept is None or not kept.film:
-        return '<div class="frame"></div>'
-    address = f"gradio_api/file=assets/recordings/{entry.slug}.png?{kept.digest}"
-    return (
-        f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
-        f'style="--frames:{kept.film};background-image:url({address})"></div></div>'
     )
 
 

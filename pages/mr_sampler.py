@@ -129,7 +129,7 @@ def _settings(frame: Frame) -> Controls:
                 label="Tables read, between their entries",
             ),
             "curve": gr.Checkbox(True, label="Measure quality against NFE"),
-            "plane": gr.Checkbox(False, label="Draw the ways in their main plane"),
+            "plane": gr.Checkbox(False, label="Draw the paths in their main plane"),
             "picture": fields.picture_field(
                 label="Your picture (its middle square is used), or else the one chosen above",
                 height=200,

@@ -63,7 +63,7 @@ def build(frame: Frame) -> None:
             value=1,
             step=0.05,
             label="Erase strength",
-            info="1 is the papers' edit, 0 none; between is our extrapolation",
+            info="1 is the edit of the papers, 0 is no edit; in between is our own",
             elem_id="rece-strength",
         )
     with run.settings:

@@ -51,8 +51,8 @@ def build(frame: Frame) -> None:
     with frame.tab("Take it along"):
         _exporting(frame)
     frame.breaks(
-        "At a delta of 0.01 each step uphill undoes more than the batch teaches: the network ends "
-        "near chance, with any method.",
+        "With a delta of 0.01, each step uphill undoes more than the batch teaches. "
+        "The network ends near chance with any method.",
         "1e-5, the published size, or at most 1e-3.",
         {"way": "er", "delta": 1e-2, "seeds": 1},
     )
@@ -65,7 +65,8 @@ def _tasks(frame: Frame) -> None:
         delta = gr.Number(
             1e-5,
             label="Delta: how far uphill before each batch",
-            info="A share of each tensor's length; 1e-5 is published, above 3e-3 it destroys",
+            info="A share of each tensor's length; 1e-5 is published, more than 3e-3 destroys "
+            "the network",
             minimum=0,
             maximum=1,
         )
@@ -96,7 +97,9 @@ def _tasks(frame: Frame) -> None:
 def _settings(frame: Frame) -> Controls:
     seeds = gr.Slider(1, 10, value=3, step=1, label="Seeds", info="The same in every arm")
     controls = gr.Checkbox(
-        False, label="With both controls", info="A random direction as long, and noise alone"
+        False,
+        label="With both controls",
+        info="A random direction of the same length, and noise alone",
     )
     frame.seed(0)
     with gr.Accordion("More settings", open=False):
@@ -114,7 +117,7 @@ def _settings(frame: Frame) -> Controls:
             "train": gr.Slider(20, 1900, value=500, step=20, label="Training pictures of a class"),
             "test": gr.Slider(20, 300, value=300, step=20, label="Test pictures of a class"),
             "network": gr.Radio(
-                [("MLP, 784-100-100-10", "mlp"), ("ResNet18's shape: slow", "resnet")],
+                [("MLP, 784-100-100-10", "mlp"), ("The shape of ResNet18: slow", "resnet")],
                 value="mlp",
                 label="Network",
             ),
@@ -371,7 +374,9 @@ def draw_equation(result: "Equation", recipe: Recipe, ended: bool) -> tuple[obje
         for one in result.checked
     ]
     head = ["method", "function", "between", "general equation", "its own formula", "difference"]
-    table = markup.table(head, rows, "Each method's formula against the general one", heads=True)
+    table = markup.table(
+        head, rows, "The formula of each method next to the general one", heads=True
+    )
     if not ended:
         return (said + table,)
     return said + table, _levels(result)

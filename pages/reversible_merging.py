@@ -257,7 +257,9 @@ def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
         error = gr.Slider(
             0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
         )
-        error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
+        error = gr.Slider(
+            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
+        )
     with weigh.shown:
         curve = plots.place("Error against storage", visible=False)
     with weigh.below:

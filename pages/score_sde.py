@@ -145,7 +145,7 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     """The farthest that a point came back from itself."""
     if result.gap is None:
         return None
-    return Number("farthest that a point came back from itself", f"{result.gap:.0e}")
+    return Number("largest distance between a point and where it came back", f"{result.gap:.0e}")
 
 
 def there_and_back(result: "Returned") -> list[np.ndarray]:

@@ -133,7 +133,7 @@ def build(frame: Frame) -> None:
 
 def build_compare(frame: Frame, shared: Controls) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
-    compare = frame.stage("compare", "Draw the curves", tab="What an evaluation buys")
+    compare = frame.stage("compare", "Draw the curves", tab="What each evaluation buys")
     with compare.ask:
         gr.HTML(
             markup.notes(

@@ -54,7 +54,7 @@ def build(frame: Frame) -> None:
         begin = _begin(frame)
         how = _how()
         sigmas = gr.CheckboxGroup(
-            list(SIGMAS), value=[0.25], label="σ", info="Plain descent, σ = 0, is always there"
+            list(SIGMAS), value=[0.25], label="σ", info="Plain descent (σ = 0) is always there"
         )
         cleanse = gr.Checkbox(False, label="Neural Cleanse beside it, which needs many pictures")
         frame.seed(0)
@@ -74,8 +74,9 @@ def build(frame: Frame) -> None:
     _scan(frame, begin, how)
     _take_along(frame, {**inputs, "sigmas": sigmas})
     frame.breaks(
-        "At a small radius from a trouser the descent finds a shirt sooner than the trigger: its "
-        "own class lies too near. Failures like this one are counted in.",
+        "With a small radius, starting from a trouser, the descent finds a shirt "
+        "sooner than the trigger, because the classes lie too near. Failures like this "
+        "are counted.",
         "a radius of 3, and more than one start picture.",
         {"target": "T-shirt", "start": 2, "sigmas": [0.25], "eps": 1.0, "steps": 80, "samples": 16},
         seed=0,
@@ -119,8 +120,8 @@ def _scan(frame: Frame, begin: Controls, how: Controls) -> None:
     with scan.ask:
         gr.HTML(
             markup.notes(
-                "Every class is tried from the same picture. One whose perturbation works on "
-                "others and lies in one place stands out. The rule is ours."
+                "Every class is tried from the same picture. A class stands out if its "
+                "perturbation works on other pictures and lies in one place. The rule is ours."
             )
         )
     with scan.shown:
@@ -137,7 +138,8 @@ def _take_along(frame: Frame, inputs: Controls) -> None:
     with frame.tab("Take it along"):
         parts.heading(
             "The trigger for other tools",
-            "As a picture whose middle grey is nothing, as numbers (npy), and a report.",
+            "As a picture in which middle grey means no change, as numbers (npy), and with "
+            "a report.",
         )
         taking.downloads(
             frame, inputs, made_of, lambda result, _: markup.figures(result.report), params=settings

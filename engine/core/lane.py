@@ -24,7 +24,8 @@ Events = Generator[Event, None, None]
 SHORT_SECONDS = 1.0
 # Enough to tell a first run, which loads a model, from what the action takes.
 FEWEST_RUNS, LAST_RUNS = 3, 5
-TICK_SECONDS = 0.5
+# Whoever waits is told again after so long, news or not: between two events it can be stopped.
+TICK_SECONDS = 1.0
 
 FULL = Failed(
     f"The queue is full: {budgets.WAITING_RUNS} runs wait already.", "Try again in a moment."
@@ -74,8 +75,8 @@ class Lane:
     def through(self, target: str, begin: Callable[[], Events]) -> Events:
         """The events of a job once its turn has come, and before them how long it waits.
 
-        `target` names its action. The same event comes again as long as there is nothing new, so
-        that whoever reads them can stop. Where too many wait, the only event is `Failed`.
+        `target` names its action. What was told comes again as long as there is nothing new, so
+        that whoever reads can stop. Where too many wait, the only event is `Failed`.
         """
         ticket = self._join(target)
         if ticket is None:
@@ -98,16 +99,15 @@ class Lane:
 
     def _turn(self, ticket: _Ticket) -> Events:
         """Waits until no other job of its line is ahead."""
-        told: Waiting | None = None
+        has_waited = False
         while not self._begins(ticket):
             with self._news:
                 words = self._words(ticket)
-            if told is None or told.note != words:
-                told = Waiting(0, 1, words)
-            yield told
+            yield Waiting(0, 1, words)
+            has_waited = True
             with self._news:
                 self._news.wait(TICK_SECONDS)
-        if told is not None:
+        if has_waited:
             yield Waiting(0, 1, "Starting")
 
     def _begins(self, ticket: _Ticket) -> bool:
@@ -120,13 +120,18 @@ class Lane:
         return True
 
     def _timed(self, ticket: _Ticket, events: Events) -> Events:
-        """The events of a job; how long it took is kept when it ends well."""
+        """The events of a job; how long it took is kept when it ends well.
+
+        The last one is handed out when the next job may begin: who got it may never ask again.
+        """
         try:
             for event in events:
                 if isinstance(event, Done):
                     with self._news:
                         took = time.monotonic() - ticket.began
                         self._durations[ticket.target].seconds.append(took)
+                if isinstance(event, Done | Failed):
+                    self._leave(ticket)
                 yield event
         finally:
             events.close()

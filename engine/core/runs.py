@@ -67,8 +67,7 @@ class Run:
             events = self._begin()
             try:
                 for event in events:
-                    if event is not self._latest:
-                        self._tell(event)
+                    self._tell(event)
                     if self._is_stopped or self.is_forsaken:
                         break
             finally:

@@ -207,6 +207,20 @@ def test_one_too_many_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
     second.end()
 
 
+@pytest.mark.parametrize("end", [Done(1), Failed("no")])
+def test_the_next_one_may_begin_though_nobody_asks_on_after_the_last_event(end: Event):
+    """As an error that is raised on the way keeps what it came from."""
+
+    def job():
+        yield end
+
+    lane = Lane()
+    held = lane.through("long", job)
+    assert next(held) is end
+    assert list(lane.through("long", job)) == [end]
+    assert type(held).__name__ == "generator"  # not closed, and still here
+
+
 def test_a_job_whose_start_raises_leaves_the_lane():
     def broken():
         raise RuntimeError("no")

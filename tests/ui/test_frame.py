@@ -122,13 +122,7 @@ def test_endpoint_takes_a_recipe_and_gives_plain_values(client: Client):
         json.dumps({"rewind": 1, "method": "other"}),
         recipe(steps=0),
         recipe(unknown=1),
-        pytest.param(
-            recipe(word=None),
-            marks=pytest.mark.xfail(
-                run=False,
-                reason="Not answered since runs wait in a queue of ours; to be mended.",
-            ),
-        ),
+        recipe(word=None),
     ],
     ids=lambda text: text[:40],
 )
@@ -138,10 +132,6 @@ def test_endpoint_refuses_what_is_no_recipe_of_it(client: Client, told: str):
     assert "Something failed" not in str(refused.value)
 
 
-@pytest.mark.xfail(
-    run=False,
-    reason="A run that is cancelled over the API is not told so: it keeps its place to its end.",
-)
 def test_stop_frees_the_lane_within_a_step(client: Client):
     """A minute's run, so that waiting for its end is told from a slow machine."""
     minute = GOOD | {"steps": 200, "word": "slow"}

@@ -69,7 +69,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2310.09739",
         "https://github.com/xuyfe/augundo-ext",
     ),
-    undoes="The transform of the input, on the output: a turned picture's depth is turned back.",
+    undoes="The turning and zooming of a picture: its depth map is turned and zoomed back.",
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
         sentence=(
