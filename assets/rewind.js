@@ -289,6 +289,11 @@
       const now = valueOf(box), before = entered.get(box);
       entered.set(box, now);
       if (now === before) return;
+      box.classList.forEach((name) => {
+        // What is turned may decide a choice beside it: "chooses-ssd-by-1" takes its second option.
+        const [, choice, option] = name.match(/^chooses-(.+)-(\d+)$/) ?? [];
+        if (choice) document.querySelectorAll(`#${choice} input`)[option]?.click();
+      });
       box.classList.forEach((name) => { if (name.startsWith("turned-")) press(name.slice(7), 0); });
     }, 0);
   };

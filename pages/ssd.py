@@ -75,8 +75,6 @@ def build(frame: Frame) -> None:
         back=controls,
         turned=[alpha["alpha"]],
     )
-    # Whoever takes the slider chooses by hand.
-    alpha["alpha"].input(None, None, alpha["choice"], js=f"() => '{BY_HAND}'")
     _sweep(frame, {**question, **gradients})
     _take_along(frame, edit)
     frame.breaks(
@@ -90,7 +88,7 @@ def build(frame: Frame) -> None:
 
 
 def _alpha() -> Controls:
-    choice = gr.Radio([AUTOMATIC, BY_HAND], value=AUTOMATIC, label="α")
+    choice = gr.Radio([AUTOMATIC, BY_HAND], value=AUTOMATIC, label="α", elem_id="ssd-by")
     slider = gr.Slider(
         -2,
         2.5,
@@ -99,6 +97,7 @@ def _alpha() -> Controls:
         label="log₁₀ α",
         info="Drag it to the left over the histogram: weights to its right are made smaller",
         elem_id="ssd-alpha",
+        elem_classes="chooses-ssd-by-1",  # whoever moves it chooses by hand; see rewind.js
     )
     return {"choice": choice, "alpha": slider}
 

@@ -158,3 +158,23 @@ def test_alpha_is_dragged_until_the_class_goes_and_the_undo_is_exact(
     expect(number).not_to_have_text(before, timeout=120_000)
     ended(page, "ssd-run")
     expect(page.locator("#ssd-pictures")).to_contain_text("every bit is back")
+
+
+@pytest.mark.browser
+def test_who_moves_alpha_chooses_by_hand_and_who_passes_it_does_not(
+    request: pytest.FixtureRequest,
+):
+    need_panel("ssd")
+    page: Page = request.getfixturevalue("page")
+    page.goto("/unlearn?method=ssd")
+    by_hand = page.locator("#ssd-by").get_by_label(ssd.BY_HAND)
+    slider = page.locator("#ssd-alpha input[type=range]")
+    expect(slider).to_be_visible(timeout=60_000)
+    slider.focus()
+    slider.press("Tab")
+    expect(by_hand).not_to_be_checked()
+    slider.focus()
+    slider.press("End")
+    expect(by_hand).to_be_checked()
+    ended(page, "ssd-run")
+    expect(page.locator("#ssd-table")).to_contain_text("bound")
