@@ -42,7 +42,7 @@ FIRST_STORY = (
 
 def draw(result: "Telling", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """What lies there and what is seen; the words; the doubts; the length of the answer."""
-    story = words_note(result) + story_html(result, ended, recipe)
+    story = words_note(result) + story_html(result, ended)
     if not ended:
         return pictures(result), story, doubts_html(result)
     plot = heights_plot(result.heights)
@@ -102,7 +102,7 @@ def rates_line(rates: "Rates | None") -> str:
 # ---------------------------------------------------------------------- the words
 
 
-def story_html(result: "Telling", ended: bool, recipe: Recipe) -> str:
+def story_html(result: "Telling", ended: bool) -> str:
     """All that was said, in order, with what was taken back struck through."""
     runs: list[list[list[Piece]]] = []
     for key, group in groupby(result.pieces, lambda piece: (piece.phrase, piece.struck)):
@@ -121,7 +121,7 @@ def story_html(result: "Telling", ended: bool, recipe: Recipe) -> str:
             told += [_said(one, result) for one in run[-LONGEST_RUN_SHOWN:]]
         else:
             told += [_said(one, result) for one in run]
-    final = f' data-final="{abs(hash((recipe.json(), result.seconds)))}"' if ended else ""
+    final = " data-final" if ended else ""
     steps = len(result.heights) - 1
     return (
         f'<div class="story" data-steps="{steps}"{final}><p>{" ".join(told)}</p>'

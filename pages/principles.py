@@ -341,6 +341,7 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "process": process, "reading": reading, "t": t, "x": x, "y": y},
         draw_views,
         [field, numbers],
+        number=back_again,
         turned=[t, reading, process, x, y],
     )
 
@@ -349,6 +350,11 @@ def draw_views(result: "Views", recipe: Recipe, ended: bool) -> tuple[object, ..
     """The field and the arrows; the numbers when all are there."""
     numbers = views_numbers(result) if ended else gr.skip()
     return field_plot(result), numbers
+
+
+def back_again(result: "Views", recipe: Recipe) -> Number:
+    """The largest error of turning one reading into another and back."""
+    return Number("turned into one another and back, error", f"{result.trips.max():.0e}")
 
 
 def field_plot(result: "Views") -> PlotData:
@@ -445,6 +451,7 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "of_class": of_class, "guidance_scale": scale},
         draw_guidance,
         [cloud, bars, numbers],
+        number=tilt,
         also=[of_class.submit],
         turned=[scale],
     )
@@ -471,6 +478,14 @@ def draw_guidance(result: "Guided", recipe: Recipe, ended: bool) -> tuple[object
     curve |= {"name": "tilted density", "hovertemplate": "tilted %{y:.2f}<extra></extra>"}
     along = figure([bars, curve], "x", "density along x", legend=True, bargap=0.02)
     return cloud, along, guidance_numbers(result) if ended else gr.skip()
+
+
+def tilt(result: "Guided", recipe: Recipe) -> Number | None:
+    """How far the samples are from the tilted density, without guidance and with it."""
+    if result.divergence is None or result.plain is None:
+        return None
+    what = f"nats from the tilted density: w = 1 → w = {result.guidance_scale:g}"
+    return Number(what, f"{result.divergence:.2f}", f"{result.plain:.2f}")
 
 
 def guidance_numbers(result: "Guided") -> str:
@@ -521,8 +536,9 @@ def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
     with action.below:
         numbers = gr.HTML()
     action.wire(
-        {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers]
-    )
+        {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers],
+        number=one_jump,
+    )  # fmt: skip
 
 
 def draw_map(result: "FlowMap", recipe: Recipe, ended: bool) -> tuple[object, ...]:
@@ -531,6 +547,16 @@ def draw_map(result: "FlowMap", recipe: Recipe, ended: bool) -> tuple[object, ..
     jumps = scatter(result.cloud, SERIES[0], mode="markers", size=5) | {"name": "one call"}
     cloud = plane([ends | {"opacity": 0.45}, jumps], "x", "y", legend=True)
     return cloud, training_plot(result, recipe), map_numbers(result) if ended else gr.skip()
+
+
+def one_jump(result: "FlowMap", recipe: Recipe) -> Number | None:
+    """How far one call lands from the true end: of DDIM, and of the map so far."""
+    first = next((rival for rival in result.rivals if rival.nfe == 1), None)
+    if first is None or not len(result.errors):
+        return None
+    landed = result.errors[-1] if result.one_call is None else result.one_call
+    what = "distance to the true end in one call: DDIM → flow map"
+    return Number(what, f"{landed:.2f}", f"{first.error:.2f}")
 
 
 def training_plot(result: "FlowMap", recipe: Recipe) -> PlotData:
