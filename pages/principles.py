@@ -29,7 +29,7 @@ from pages._look import ASSETS, SERIES
 from pages._markup import Html, escape
 from pages._planes import INK, VIEW, arrows, capped, dotted, figure, heat, plane, scatter
 from pages._plots import time_scrubber
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling.principles.algorithm import Agreement, Orders, Point, Slope, Trail, Views
@@ -169,7 +169,7 @@ def orders_apart(result: "Orders", recipe: Recipe) -> Number | None:
     if not {"ddim", "dpmpp_2m"} <= set(errors):
         return None
     what = f"error at {recipe.params['nfe']} evaluations: DDIM → DPM-Solver++ 2M"
-    return Number(what, f"{errors['dpmpp_2m']:.2g}", f"{errors['ddim']:.2g}")
+    return Number(what, plain(errors["dpmpp_2m"]), plain(errors["ddim"]))
 
 
 def curve_plot(result: "Orders", *, all_times: bool) -> PlotData:
@@ -231,6 +231,7 @@ def order_plot(points: "Sequence[Point]", slopes: "Sequence[Slope]") -> PlotData
         traces,
         "network evaluations",
         "median distance to the true end",
+        legend=True,
         xaxis={
             "type": "log",
             "tickvals": [4, 8, 16, 32, 64, 128, 256, 512],
@@ -241,7 +242,7 @@ def order_plot(points: "Sequence[Point]", slopes: "Sequence[Slope]") -> PlotData
 
 
 def orders_table(result: "Orders", recipe: Recipe) -> str:
-    """Solver by solver, what is promised and what was measured; it is also the legend."""
+    """Solver by solver, what is promised and what was measured."""
     slopes = {one.solver: one for one in result.slopes}
     trails = {one.solver: one for one in result.trails}
     rows: list[list[object]] = []
@@ -354,7 +355,7 @@ def draw_views(result: "Views", recipe: Recipe, ended: bool) -> tuple[object, ..
 
 def back_again(result: "Views", recipe: Recipe) -> Number:
     """The largest error of turning one reading into another and back."""
-    return Number("turned into one another and back, error", f"{result.trips.max():.0e}")
+    return Number("turned into one another and back, error", plain(float(result.trips.max()), 1))
 
 
 def field_plot(result: "Views") -> PlotData:

@@ -29,7 +29,7 @@ from pages._look import ASSETS, BACKWARD, SERIES
 from pages._parts import Shot
 from pages._planes import INK, dotted, heat, plane, scatter
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling.score_sde.results import (
@@ -145,7 +145,7 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     """The farthest that a point came back from itself."""
     if result.gap is None:
         return None
-    return Number("largest distance between a point and where it came back", f"{result.gap:.0e}")
+    return Number("largest distance between a point and where it came back", plain(result.gap, 1))
 
 
 def there_and_back(result: "Returned") -> list[np.ndarray]:
@@ -262,7 +262,7 @@ def picture_gap(trip: "Trip", recipe: Recipe) -> Number | None:
     """How far the picture that came back is from itself."""
     if trip.gap is None:
         return None
-    return Number("comes back within, of 255 a pixel", f"{trip.gap:.2g}")
+    return Number("comes back within, of 255 a pixel", plain(trip.gap))
 
 
 def bits_html(bits: "Bits") -> str:
@@ -565,7 +565,7 @@ def _mask() -> gr.Textbox:
 def obeyed(made: "Controlled", recipe: Recipe) -> Number | None:
     """How well the draws keep to what was asked: to the known part, or to the wanted object."""
     if made.kept is not None:
-        return Number("the known part comes back within, of 255", f"{made.kept:.2g}")
+        return Number("the known part comes back within, of 255", plain(made.kept))
     if made.right:
         sure = sum(made.right) / len(made.right)
         return Number("how sure the classifier is of what was wanted", f"{100 * sure:.0f} %")

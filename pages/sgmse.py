@@ -195,10 +195,10 @@ def draw(result: "Enhanced", recipe: Recipe, ended: bool) -> tuple[object, ...]:
         return ()
     cards = [track_shot(result.noisy), enhanced_shot(result, ended)]
     cards += [track_shot(result.clean)] if result.clean is not None else []
-    cards += [track_shot(track) for track in result.others] if ended else []
     html = parts.shots(cards, scrub=ended, ends=("noise", "speech"))
     if ended:
-        html = listening(result, recipe) + html + marks_table(result)
+        others = parts.shots([track_shot(track) for track in result.others])
+        html += listening(result, recipe) + others + marks_table(result)
     return (html,)
 
 
