@@ -18,7 +18,7 @@ from pages import _plots as plots
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.metrics.hallucination import Rates
@@ -96,7 +96,11 @@ def rates_line(rates: "Rates | None") -> str:
     """The exact CHAIR and cover of one answer, where the truth is known."""
     if rates is None:
         return ""
-    return f'<dd class="note">CHAIR {rates.chair_i:.0%} · cover {rates.cover:.0%}</dd>'
+    wrong, named = (f"{100 * rate:.0f} %" for rate in (rates.chair_i, rates.cover))
+    return (
+        f'<dd class="note">{wrong} of what it names is not there (CHAIR) · '
+        f"it names {named} of what is (cover)</dd>"
+    )
 
 
 # ---------------------------------------------------------------------- the words
@@ -175,7 +179,7 @@ def doubts_html(result: "Telling") -> str:
     return (
         f'<section class="doubts" style="--tau:{place(result.tau):.1f}%" '
         f'aria-label="Doubt of each phrase"><h3>Its doubt, phrase by phrase</h3>'
-        f'<p class="note">P(UN) from {LOWEST_TAU:g} to 1, logarithmic; the line is tau = '
+        f'<p class="note">P(UN) from {plain(LOWEST_TAU, 1)} to 1, logarithmic; the line is tau = '
         f"{result.tau:g}</p><ol>{''.join(rows)}</ol>{more}</section>"
     )
 
