@@ -23,8 +23,12 @@ def note(text: str) -> str:
 
 
 def recorded(made: date, label: str) -> str:
-    """When what is shown before the first run was made, and how to make it anew."""
-    return note(f"Recorded on {day(made)}; press {label} to make it here.")
+    """When what is shown before the first run was made, and how to make it anew.
+
+    On a phone, where the button stands beside it, theme.css shows the first half alone.
+    """
+    again = f'<span class="again">; press {escape(label)} to make it here</span>'
+    return f'<div class="status" role="status"><p>Recorded on {day(made)}{again}.</p></div>'
 
 
 def day(made: date) -> str:
