@@ -172,7 +172,8 @@
       over(name);
       if (again) return waiting;
       if (stopped) return halted;
-      return String(said).includes("data-waiting") ? refused : said;
+      if (String(said).includes("data-waiting")) return refused;
+      return String(said).replace(/running settling" data-run="[^"]*"/, 'done"');
     },
   };
   // Recordings: what a panel shows before its first run, fetched once its button is there and put

@@ -15,6 +15,8 @@ from PIL import Image
 
 from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
+from engine.sounds import Sound
+from pages import _parts as parts
 from pages import _recordings as recordings
 from pages import home
 from pages._frame import Frame
@@ -69,6 +71,17 @@ def test_a_number_reads_as_people_say_it():
     assert "<b>1 &lt; 2</b>" in Number("a", "1 < 2").html()
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.1, "0.10"), (1.28, "1.3"), (33.4, "33"), (6.1e-5, "0.000061"), (0, "0"),
+        (6.1e-17, "6.1 · 10⁻¹⁷"), (-0.5, "-0.50"),
+    ],
+)  # fmt: skip
+def test_small_figures_read_as_people_say_them(value: float, said: str):
+    assert recordings.plain(value) == said
+
+
 def test_pictures_keep_their_pixels_and_their_recipes():
     plain = picture(1, 2, 3)
     stamped = Recipe("ripple").stamp(base64.b64decode(plain.partition(",")[2]))
@@ -77,6 +90,17 @@ def test_pictures_keep_their_pixels_and_their_recipes():
     assert "image/webp" in small
     assert carrying in small
     assert pixels(small)[0].tolist() == pixels(plain)[0].tolist()
+
+
+def test_sounds_are_small_and_saved_from_a_run_of_ones_own():
+    wave = Sound.of(np.sin(np.arange(8000) / 4), 8000).file()
+    drawn = parts.voices("Listen", [parts.Voice("noisy", wave, "noisy.wav")])
+    (kept,) = record.held([drawn])
+    assert isinstance(kept, str)
+    assert "data:audio/mpeg" in kept
+    assert len(kept) < len(drawn) / 2
+    assert "download" not in kept
+    assert "noisy" in kept
 
 
 def test_what_a_recording_hangs_on_are_the_files_of_its_method_and_panel():
@@ -155,7 +179,7 @@ def test_the_default_run_gives_what_is_recorded(frames: Mapping[str, Frame], pat
     assert found is not None
     ran = record.run(stage_of(frames, slug, action), found.recipe)
     assert_alike(str(found.number), str(ran.number))
-    for then, now in zip(recordings.drawn_in(path), ran.drawn, strict=True):
+    for then, now in zip(recordings.drawn_in(path), record.held(ran.drawn), strict=True):
         assert type(then) is type(now)
         if isinstance(then, str):
             assert_alike(then, str(now))
