@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +17,10 @@ from PIL import Image
 from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
 from pages import _recordings as recordings
+from pages import _plots as plots
 from pages import home
 from pages._frame import Frame
+from pages._plots import Line
 from pages._recordings import Number
 from pages._stage import Stage
 from scripts import record
@@ -77,6 +80,15 @@ def test_pictures_keep_their_pixels_and_their_recipes():
     assert "image/webp" in small
     assert carrying in small
     assert pixels(small)[0].tolist() == pixels(plain)[0].tolist()
+
+
+def test_a_figure_is_kept_whether_its_place_was_visible_before_or_not():
+    figure, place = plots.curves([Line("error", [1, 2], [3, 4])], "step", "error"), gr.Plot()
+    kept = {"__type__": "update", "value": figure.model_dump(), "visible": True}
+    assert record.drawn_in(place, figure) == kept
+    assert record.drawn_in(place, plots.shown(figure)) == kept
+    assert record.drawn_in(place, gr.Plot(visible=False)) is None
+    assert record.drawn_in(place, gr.skip()) is None
 
 
 def test_what_a_recording_hangs_on_are_the_files_of_its_method_and_panel():
