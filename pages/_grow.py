@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pages import _markup as markup
 from pages._markup import escape
 
 Told = Callable[[float], str]
@@ -34,7 +35,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Group:
-    """Bars on one scale; `limit` is a line across all of them, with its name."""
+    """Bars on one scale; `limit` is a line across all of them, with its name.
+
+    `half` groups stand two in a row, to be compared line by line; their names are short.
+    """
 
     title: str
     bars: Sequence[Bar]
@@ -42,6 +46,7 @@ class Group:
     log: bool = False
     ends: tuple[float, float] | None = None
     limit: tuple[float, str] | None = None
+    half: bool = False
 
 
 def grow(what: str, positions: Sequence[str], groups: Sequence[Group], at: int = -1) -> str:
@@ -61,13 +66,13 @@ def told_bytes(size: float) -> str:
 
 
 def told_error(error: float) -> str:
-    """A relative error: 0 where every bit is equal."""
-    return "0" if error == 0 else f"{error:.0e}"
+    """A relative error to one digit, as people write it: 0.02, or 5 × 10⁻⁷ where it is tiny."""
+    return markup.power(error)
 
 
 def told_share(share: float) -> str:
     """A share in percent."""
-    return f"{share:.1%}"
+    return markup.percent(share, 1)
 
 
 # ---------------------------------------------------------------------- markup
@@ -93,13 +98,14 @@ def _group(group: Group, at: int) -> str:
     rows = "".join(_bar(bar, group, (low, high), at) for bar in group.bars)
     scale = ""
     if group.log and any(value is not None for bar in group.bars for value in bar.values):
-        scale = f"{group.told(low)} to {group.told(high)}; an equal step is an equal factor"
+        scale = f"{group.told(low)} to {group.told(high)}, logarithmic"
     line = ""
     if group.limit is not None:
         share = _share(group.limit[0], group, (low, high))
         line = f'<p class="limit" style="--at:{share:.3f}">{escape(group.limit[1])}</p>'
     return (
-        f'<section><h4>{escape(group.title)} <span class="note">{escape(scale)}</span></h4>'
+        f"<section{' class=half' * group.half}><h4>{escape(group.title)} "
+        f'<span class="note">{escape(scale)}</span></h4>'
         f"{line}<ol>{rows}</ol></section>"
     )
 

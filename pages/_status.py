@@ -24,7 +24,8 @@ def note(text: str) -> str:
 
 def recorded(made: date, label: str) -> str:
     """When what is shown before the first run was made, and how to make it anew."""
-    return note(f"Recorded on {day(made)}; press {label} to make it here.")
+    how = f'<span class="wide">; press {escape(label)} to make it here</span>'
+    return f'<div class="status" role="status"><p>Recorded on {day(made)}{how}.</p></div>'
 
 
 def day(made: date) -> str:

@@ -235,7 +235,7 @@ def draw_walk(result: "PictureBack", recipe: Recipe, ended: bool) -> tuple[objec
             f"after {2 * result.depth} couplings" if back else "on its way",
             there[-1],
             "the output of the network as a picture",
-            ("all that is kept, and nothing of the way",),
+            ("this alone is kept",),
             there if ended else None,
         ),
         Shot(
@@ -251,7 +251,7 @@ def draw_walk(result: "PictureBack", recipe: Recipe, ended: bool) -> tuple[objec
     if not ended:
         return (drawn,)
     kept = markup.notes(
-        f"Training would keep {bars.told_bytes(result.kept_bytes)} of this network's activations; "
+        f"To train, {bars.told_bytes(result.kept_bytes)} of what this network computes are kept; "
         f"plain autograd keeps {bars.told_bytes(result.plain_bytes)}."
     )
     return drawn + kept, plots.shown(_errors(result))
@@ -262,9 +262,10 @@ def _said(result: "PictureBack") -> tuple[str, ...]:
         return ("not yet",)
     if result.trip is None:
         return (f"{result.backward[-1].couplings} couplings left",)
+    equal = markup.percent(result.equal_pixels, 2)
     return (
-        f"{result.equal_pixels:.2%} of pixels equal",
-        f"{result.trip}",
+        "every pixel equal" if result.equal_pixels == 1 else f"{equal} of pixels equal",
+        markup.came_back(result.trip),
     )
 
 
@@ -274,7 +275,7 @@ def grey_levels(result: "PictureBack", recipe: Recipe) -> Number | None:
         return None
     return Number(
         f"largest error after {result.depth} blocks back, of 255 grey levels",
-        f"{255 * result.trip.largest_error:.1g}",
+        markup.power(255 * result.trip.largest_error),
     )
 
 
@@ -287,6 +288,6 @@ def _errors(result: "PictureBack") -> PlotData:
         undone,
         errors,
         backward=True,
-        hover=[f"{k} undone: {e:.1e}" for k, e in zip(undone, errors, strict=True)],
+        hover=[f"{k} undone: {markup.power(e)}" for k, e in zip(undone, errors, strict=True)],
     )
     return plots.curves([line], "couplings undone", "largest error, of 255", log_y=True, height=280)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
-from pages import _recordings as recordings
 from pages import _plots as plots
+from pages import _recordings as recordings
 from pages import home
 from pages._frame import Frame
 from pages._plots import Line
@@ -31,6 +31,8 @@ ALL = 12_000_000
 # Figures that tell how a run went and not what came out, and fingerprints of pictures.
 PASSING = re.compile(r"\d[\d.,]* ?(ms|s|times|MB)\b|<code>[0-9a-f]{12}</code>")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+POWER = re.compile("(?:([0-9.]+) × )?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+LOWERED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 PICTURE = re.compile(r"data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)")
 SOUND = re.compile(r"data:audio/[a-z]+;base64,[A-Za-z0-9+/=]+")
 LARGEST_DISTANCE = 2.0  # of 255 a pixel in the mean: processors differ in their round-off
@@ -204,10 +206,17 @@ def assert_alike(then: str, now: str) -> None:
     for before, after in zip(pixels(then), pixels(now), strict=True):
         distance = np.abs(before.astype(float) - after.astype(float)).mean()
         assert distance <= LARGEST_DISTANCE
-    said, says = (PASSING.sub("", SOUND.sub("", PICTURE.sub("", text))) for text in (then, now))
+    said, says = (
+        PASSING.sub("", SOUND.sub("", PICTURE.sub("", in_letters(text)))) for text in (then, now)
+    )
     assert NUMBER.sub("#", said) == NUMBER.sub("#", says)
     for before, after in zip(NUMBER.findall(said), NUMBER.findall(says), strict=True):
         assert abs(float(before) - float(after)) <= last_digit(before), (before, after)
+
+
+def in_letters(text: str) -> str:
+    """Powers of ten as programs write them: 5 × 10⁻⁷ is 5e-7."""
+    return POWER.sub(lambda found: f"{found[1] or 1}e{found[2].translate(LOWERED)}", text)
 
 
 def last_digit(figure: str) -> float:
