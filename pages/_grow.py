@@ -17,7 +17,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pages import _markup as markup
+from pages._look import BACKWARD, FORWARD
 from pages._markup import escape
 
 Told = Callable[[float], str]
@@ -73,6 +76,32 @@ def told_error(error: float) -> str:
 def told_share(share: float) -> str:
     """A share in percent."""
     return markup.percent(share, 1)
+
+
+# ---------------------------------------------------------------------- a film for Home
+
+SIDE, EDGE = 96, 8  # of its pictures, in pixels
+PAPER, RAIL = (250, 249, 245), (243, 240, 233)
+
+
+def film(group: Group) -> list[np.ndarray]:
+    """The bars of a group at each position, as pictures `n n 3` small enough for Home."""
+    ends, count = _ends(group), max(len(bar.values) for bar in group.bars)
+    return [_drawn(group, ends, at) for at in range(count)]
+
+
+def _drawn(group: Group, ends: tuple[float, float], at: int) -> np.ndarray:
+    picture = np.full((SIDE, SIDE, 3), PAPER, np.uint8)
+    tall = (SIDE - 2 * EDGE) // len(group.bars)
+    for place, bar in enumerate(group.bars):
+        rows = slice(EDGE + place * tall, EDGE + (place + 1) * tall - max(2, tall // 4))
+        picture[rows, EDGE : SIDE - EDGE] = RAIL
+        value = bar.values[at]
+        if value is not None:
+            wide = max(2, round(_share(value, group, ends) * (SIDE - 2 * EDGE)))
+            colour = BACKWARD if bar.backward else FORWARD
+            picture[rows, EDGE : EDGE + wide] = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return picture
 
 
 # ---------------------------------------------------------------------- markup

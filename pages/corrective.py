@@ -22,6 +22,8 @@ from pages._plots import Line
 from pages._recordings import Number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from engine.unlearning._card import Card
     from engine.unlearning._thumbnails import Thumbnails
     from engine.unlearning.corrective.results import Corrected, Curves, Flagged
@@ -79,6 +81,7 @@ def build(frame: Frame) -> None:
         lambda result, recipe, ended: draw_run(result, ended, stored(frame)),
         [pictures, table],
         number=attack,
+        film=film,
         params=settings,
         back=controls,
     )
@@ -245,6 +248,16 @@ def draw_run(
         )
     below = networks(result, rewod or {}) + flagged(result.flagged)
     return shown or gr.skip(), below + markup.notes(*result.notes)
+
+
+def film(result: "Corrected") -> "list[np.ndarray]":
+    """What the repair is judged by, before and after it, and what is kept."""
+    rows = [
+        Bar("", [_rate([card], name) for card in result.cards[:2]], backward=name != "kept")
+        for name in SHOWN_AS
+        if _rate(result.cards, name) is not None
+    ]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
 
 
 def attacked(found: "Thumbnails", result: "Corrected") -> str:

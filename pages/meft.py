@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.recipe import Recipe
@@ -118,7 +119,7 @@ def _start(frame: Frame) -> None:
         "reversible_layers": upper, "texts": texts, **size, "arms": arms,
     }  # fmt: skip
     run.wire(
-        inputs, draw_start, [shown, errors, costs], number=snaps_back,
+        inputs, draw_start, [shown, errors, costs], number=snaps_back, film=film,
         back=lambda params: fields.joined(params, texts="; "),
     )  # fmt: skip
 
@@ -220,7 +221,7 @@ def _predict(frame: Frame) -> None:
         shown = gr.HTML("", elem_id="meft-answers")
     ask.wire(
         {"texts": texts, "adapters": adapters, "base": base}, draw_answers, [shown],
-        back=lambda params: fields.joined(params, texts="; "),
+        number=first_answer, back=lambda params: fields.joined(params, texts="; "),
     )  # fmt: skip
 
 
@@ -278,6 +279,13 @@ def draw_start(result: "Reversed", recipe: Recipe, ended: bool) -> tuple[object,
     if not result.errors:
         return (drawn,)
     return drawn, _layers(result), _costs(result)
+
+
+def film(result: "Reversed") -> list[np.ndarray]:
+    """The error of walking back, layer by layer, as lambda falls."""
+    layers = len(result.starts[0].inverse)
+    pure = _by_layer([start.inverse for start in result.starts], layers, backward=True)
+    return bars.film(_errors_group("", pure))
 
 
 def _by_layer(
@@ -462,6 +470,14 @@ def after_training(result: "Tuned", recipe: Recipe) -> Number | None:
         markup.percent(curve.accuracy),
         markup.percent(curve.before),
     )
+
+
+def first_answer(result: "Answered", recipe: Recipe) -> Number | None:
+    """What the first text is taken for, and how surely."""
+    if not result.predictions:
+        return None
+    first = result.predictions[0]
+    return Number(f"“{first.text[:60]}”", f"{first.label}, {markup.percent(first.probability)}")
 
 
 def draw_answers(result: "Answered", recipe: Recipe, ended: bool) -> tuple[str]:

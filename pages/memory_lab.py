@@ -102,7 +102,7 @@ def _bars(frame: Frame) -> None:
         "architecture": architecture, "blocks": blocks, "depths": depths, "width": width,
         "batch": batch, "precision": precision, "policies": policies, "timed": timed,
     }  # fmt: skip
-    run.wire(inputs, draw_bars, [shown, notes, curve], number=stands_still)
+    run.wire(inputs, draw_bars, [shown, notes, curve], number=stands_still, film=film)
 
 
 def _walk(frame: Frame) -> None:
@@ -157,6 +157,13 @@ def draw_bars(result: "Measured", recipe: Recipe, ended: bool) -> tuple[object, 
     if not ended:
         return (drawn,)
     return drawn, _table(result, depths[-1]), plots.shown(_curve(result.points, depths))
+
+
+def film(result: "Measured") -> list[np.ndarray]:
+    """The bytes as the network gets deeper."""
+    depths = sorted({point.depth for point in result.points})
+    rows = _rows(result.points, depths, "kept_bytes")
+    return bars.film(Group("", rows, bars.told_bytes, log=True))
 
 
 def _rows(points: "Sequence[Point]", depths: Sequence[int], what: str) -> list[Bar]:

@@ -91,6 +91,7 @@ def _tasks(frame: Frame) -> None:
         draw,
         [shown, told, curve, flat, sizes],
         number=difference,
+        film=film,
     )
 
 
@@ -150,6 +151,17 @@ def difference(result: "Refreshed", recipe: Recipe) -> Number | None:
     low, high = (100 * value for value in (pair.mean.low, pair.mean.high))
     span = f" ({low:+.1f} to {high:+.1f})" if len(pair.differences) > 1 else ""
     return Number("refresh minus plain, points", f"{100 * pair.mean.mean:+.2f}{span}")
+
+
+def film(result: "Refreshed") -> list[np.ndarray]:
+    """How the accuracies of the tasks fill, one picture after each task, with refresh."""
+    values = np.nan_to_num(mean_matrix(result.arms[-1].runs))
+    paper, ink = (np.array(c, float) for c in ((250, 249, 245), (168, 76, 8)))
+    frames = []
+    for task in range(1, len(values) + 1):
+        level = np.where(np.arange(len(values))[:, None] < task, values, 0.0)[..., None]
+        frames.append((paper + level * (ink - paper)).round().astype(np.uint8))
+    return [np.kron(frame, np.ones((18, 18, 1), np.uint8)) for frame in frames]
 
 
 def _matrix(arm: "Arm") -> str:

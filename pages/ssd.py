@@ -10,6 +10,7 @@ from gradio.components.plot import PlotData
 from engine.core.recipe import Recipe
 from pages import _fields as fields
 from pages import _forgetting as forgetting
+from pages import _grow as grow
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
@@ -17,6 +18,7 @@ from pages import _plots as plots
 from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
+from pages._grow import Bar, Group
 from pages._look import BACKWARD, FORWARD, NEUTRAL, SERIES
 from pages._plots import Line
 from pages._recordings import Number
@@ -73,6 +75,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, histogram, table],
         number=left_of_it,
+        film=film,
         params=settings,
         back=controls,
         turned=[alpha["alpha"]],
@@ -236,6 +239,15 @@ def draw_run(result: "Forgotten", recipe: Recipe, ended: bool) -> tuple[object, 
         )
     figure = gr.skip() if result.ratios is None else plots.shown(histogram(result))
     return shown or gr.skip(), figure, _told(result)
+
+
+def film(result: "Forgotten") -> "list[np.ndarray]":
+    """Accuracy on the forgotten, which goes, and on the rest, as alpha falls."""
+    along = sorted(result.curve, key=lambda point: -point.alpha)
+    forget = [None if p.forget is None else p.forget.rate for p in along]
+    kept = [None if p.retain is None else p.retain.rate for p in along]
+    rows = [Bar("", forget, backward=True), Bar("", kept)]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
 
 
 def said(found: "Thumbnails", result: "Forgotten") -> str:

@@ -91,6 +91,15 @@ def test_a_bar_of_a_logarithmic_group_grows_by_the_same_length_for_each_factor()
     assert json.loads(re.search(r'data-shares="([^"]+)"', drawn)[1]) == [0.0, 0.5, 1.0]
 
 
+def test_on_home_one_bar_grows_beside_one_that_does_not():
+    rows = [bars.Bar("a", [1.0, 4.0]), bars.Bar("b", [2.0, 2.0], backward=True)]
+    first, last = bars.film(bars.Group("", rows, str))
+    assert first.shape == last.shape == (bars.SIDE, bars.SIDE, 3)
+    upper, lower = slice(None, bars.SIDE // 2), slice(bars.SIDE // 2, None)
+    assert (first[upper] != last[upper]).any()
+    assert (first[lower] == last[lower]).all()
+
+
 def test_names_in_bars_are_escaped():
     group = bars.Group("<b>", [bars.Bar("<i>", [1.0, 2.0])], lambda value: "<u>")
     drawn = bars.grow("<s>", ["<a>", "<b>"], [group])
