@@ -53,7 +53,7 @@ def build(frame: Frame) -> None:
     frame.breaks(
         "With a delta of 0.01, each step uphill undoes more than the batch teaches. "
         "The network ends near chance with any method.",
-        "1e-5, the published size, or at most 1e-3.",
+        "0.00001, the published size, or at most 0.001.",
         {"way": "er", "delta": 1e-2, "seeds": 1},
     )
 
@@ -65,7 +65,7 @@ def _tasks(frame: Frame) -> None:
         delta = gr.Number(
             1e-5,
             label="Delta: how far uphill before each batch",
-            info="A share of each tensor's length; 1e-5 is published, more than 3e-3 destroys "
+            info="A share of each tensor's length; 0.00001 is published, more than 0.003 destroys "
             "the network",
             minimum=0,
             maximum=1,
@@ -381,7 +381,7 @@ def draw_equation(result: "Equation", recipe: Recipe, ended: bool) -> tuple[obje
             one.told,
             f"{one.general:.6f}",
             f"{one.own:.6f}",
-            f"{one.error:.0e}",
+            markup.power(one.error),
         ]
         for one in result.checked
     ]
@@ -423,7 +423,7 @@ def largest_error(result: "Equation", recipe: Recipe) -> Number | None:
     if not result.checked:
         return None
     worst = max(one.error for one in result.checked)
-    return Number(f"largest difference, {len(result.checked)} methods", f"{worst:.0e}")
+    return Number(f"largest difference, {len(result.checked)} methods", markup.power(worst))
 
 
 # ---------------------------------------------------------------------- files

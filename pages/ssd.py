@@ -260,7 +260,7 @@ def said(found: "Thumbnails", result: "Forgotten") -> str:
         columns,
         [found.pictures[place] for place in places],
         ([found.before[place] for place in places], [found.after[place] for place in places]),
-        f"after SSD, α = {result.alpha:.3g}",
+        "after SSD",
         is_undone=bool(result.undone) and result.undone == result.before,
     )
 
