@@ -83,8 +83,8 @@ def _segment(frame: Frame) -> None:
         "stages": stages,
     }  # fmt: skip
     run.wire(
-        inputs, draw_segmented, [shown, told, made], number=walked_back, params=with_file,
-        back=lambda params: {**params, "nifti_file": None},
+        inputs, draw_segmented, [shown, told, made], number=walked_back, film=film,
+        params=with_file, back=lambda params: {**params, "nifti_file": None},
     )  # fmt: skip
 
 
@@ -194,6 +194,19 @@ def draw_segmented(result: "Segmented", recipe: Recipe, ended: bool) -> tuple[ob
         return (shown,)
     told = _dice(result) + "".join(map(_stage, result.stages)) + markup.notes(*result.notes)
     return shown, told, _file(result)
+
+
+TINTS = ((0, 0, 0), (208, 106, 27), (79, 143, 104), (181, 86, 138))
+
+
+def film(result: "Segmented") -> list[np.ndarray]:
+    """A slice from the front, its labels found, and then less and less of them."""
+    place = result.voxels.shape[1] // 2
+    grey, labels = (np.flipud(v[:, place].T) for v in (result.voxels, result.labels))
+    colour = np.array(TINTS, float)[np.minimum(labels, len(TINTS) - 1)]
+    grey = np.repeat(grey[..., None].astype(float), 3, axis=-1)
+    shares = [part * (labels[..., None] > 0) for part in np.linspace(0.6, 0, 8)]
+    return [((1 - s) * grey + s * colour).round().astype(np.uint8) for s in shares]
 
 
 def _dice(result: "Segmented") -> str:
