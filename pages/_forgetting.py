@@ -280,7 +280,7 @@ def told(
 
     An undone network is the original bit for bit, so it says what that says.
     """
-    title = f"original → {edit}{' → undone' * is_undone}"
+    title = f"It says: original → {edit}{' → undone' * is_undone}"
     lines = [
         f"{before} → {after}{f' → {before}' * is_undone}"
         for before, after in zip(*said, strict=True)

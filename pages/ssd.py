@@ -10,6 +10,7 @@ from gradio.components.plot import PlotData
 from engine.core.recipe import Recipe
 from pages import _fields as fields
 from pages import _forgetting as forgetting
+from pages import _grow as grow
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
@@ -17,11 +18,14 @@ from pages import _plots as plots
 from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
+from pages._grow import Bar, Group
 from pages._look import BACKWARD, FORWARD, NEUTRAL, SERIES
 from pages._plots import Line
 from pages._recordings import Number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from engine.unlearning._export import Importances
     from engine.unlearning._thumbnails import Thumbnails
     from engine.unlearning.ssd.results import Forgotten, Point, Sweep
@@ -71,6 +75,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, histogram, table],
         number=left_of_it,
+        film=film,
         params=settings,
         back=controls,
         turned=[alpha["alpha"]],
@@ -236,11 +241,18 @@ def draw_run(result: "Forgotten", recipe: Recipe, ended: bool) -> tuple[object, 
     return shown or gr.skip(), figure, _told(result)
 
 
+def film(result: "Forgotten") -> "list[np.ndarray]":
+    """Accuracy on the forgotten, which goes, and on the rest, as alpha falls."""
+    along = sorted(result.curve, key=lambda point: -point.alpha)
+    forget = [None if p.forget is None else p.forget.rate for p in along]
+    kept = [None if p.retain is None else p.retain.rate for p in along]
+    rows = [Bar("", forget, backward=True), Bar("", kept)]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
+
+
 def said(found: "Thumbnails", result: "Forgotten") -> str:
     """Forgotten and kept pictures in columns, with what each network says of them."""
-    forgotten = [place for place, is_one in enumerate(found.is_forgotten) if is_one]
-    kept = [place for place, is_one in enumerate(found.is_forgotten) if not is_one]
-    places = forgotten[:SHOWN_EACH] + kept[:SHOWN_EACH]
+    places = _shown(found, is_forgotten=True) + _shown(found, is_forgotten=False)
     columns = [
         f"{found.truth[place]}{', forgotten' * found.is_forgotten[place]}" for place in places
     ]
@@ -248,9 +260,17 @@ def said(found: "Thumbnails", result: "Forgotten") -> str:
         columns,
         [found.pictures[place] for place in places],
         ([found.before[place] for place in places], [found.after[place] for place in places]),
-        f"after SSD, α = {result.alpha:.3g}",
+        "after SSD",
         is_undone=bool(result.undone) and result.undone == result.before,
     )
+
+
+def _shown(found: "Thumbnails", *, is_forgotten: bool) -> list[int]:
+    """A few of the forgotten, or of the others: one a class, and what was known before, first."""
+    places = [place for place, one in enumerate(found.is_forgotten) if one == is_forgotten]
+    known = [place for place in places if found.before[place] == found.truth[place]]
+    firsts = {found.truth[place]: place for place in reversed(known)}.values()
+    return list(dict.fromkeys([*sorted(firsts), *known, *places]))[:SHOWN_EACH]
 
 
 def histogram(result: "Forgotten") -> PlotData:
@@ -273,24 +293,30 @@ def histogram(result: "Forgotten") -> PlotData:
         if points and getattr(points[0], name) is not None:
             traces.append(_along(points, name, result.name, colour, symbol))
     lines = [_upright(result.alpha, BACKWARD, "solid")] if result.alpha > 0 else []
-    labels = [_label(result.alpha, f"α = {result.alpha:.3g}")] if result.alpha > 0 else []
+    labels = [_label(result.alpha, f"α = {result.alpha:.3g}", "right")] if result.alpha > 0 else []
     if result.bound is not None:
         lines.append(_upright(result.bound, NEUTRAL, "dot"))
-        labels.append(_label(result.bound, "bound", 0.88))
+        labels.append(_label(result.bound, "bound", "left"))
     return planes.figure(
         traces,
-        "log₁₀ of importance to the forgotten ⁄ importance to all, and log₁₀ α",
+        "log₁₀ (importance to the forgotten ⁄ to all)",
         "accuracy, unseen, %",
         legend=True,
         height=300,
         bargap=0,
         shapes=lines,
         annotations=labels,
-        yaxis={"range": [0, 104]},
+        yaxis={"range": [-4, 104]},
         yaxis2={"overlaying": "y", "side": "right", "showgrid": False, "showticklabels": False,
-                "fixedrange": True},
-        xaxis={"range": [-3, 3]},
+                "fixedrange": True, "zeroline": False, "range": _reach(result.ratios.counts)},
+        xaxis={"range": [-2.6, 2.6]},
     )  # fmt: skip
+
+
+def _reach(counts: "np.ndarray") -> list[float]:
+    """An axis whose zero lies where that of the accuracies lies."""
+    most = float(counts.max(initial=1))
+    return [-0.04 * most, 1.04 * most]
 
 
 def _along(
@@ -305,7 +331,8 @@ def _along(
         "x": [math.log10(point.alpha) for point in points],
         "y": [100 * rate.rate for rate in rates],
         "text": [
-            f"α {point.alpha:.3g}: {100 * rate.rate:.0f} %, {point.changed_share:.1%} changed"
+            f"α {point.alpha:.3g}: {markup.percent(rate.rate)}, "
+            f"{markup.percent(point.changed_share, 1)} changed"
             for point, rate in zip(points, rates, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -322,10 +349,10 @@ def _upright(alpha: float, colour: str, dash: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _label(alpha: float, text: str, high: float = 1.0) -> dict[str, object]:
+def _label(alpha: float, text: str, anchor: str) -> dict[str, object]:
     return {
-        "x": math.log10(alpha), "y": high, "yref": "paper", "text": text, "showarrow": False,
-        "xanchor": "left", "yanchor": "top", "xshift": 4,
+        "x": math.log10(alpha), "y": 1, "yref": "paper", "text": text, "showarrow": False,
+        "xanchor": anchor, "yanchor": "top", "xshift": 4 if anchor == "left" else -4,
     }  # fmt: skip
 
 
@@ -384,7 +411,10 @@ def _line(name: str, points: "Sequence[Point]", place: int = 0, neutral: bool = 
         [100 * p.forget.rate for p in points if p.forget],
         place,
         neutral=neutral,
-        hover=[f"α {p.alpha:g}, λ {p.lam:g}: {p.changed_share:.1%} changed" for p in points],
+        hover=[
+            f"α {p.alpha:g}, λ {p.lam:g}: {markup.percent(p.changed_share, 1)} changed"
+            for p in points
+        ],
     )
 
 

@@ -132,10 +132,8 @@ def drawn_in(place: Component, value: object) -> Drawn:
     """What stands in an output: markup or a figure; None for anything else, fields among it."""
     if isinstance(place, gr.HTML) and isinstance(value, str):
         return value
-    if isinstance(value, gr.Plot):
-        value = value.value
-    if isinstance(value, dict):  # an update
-        value = value.get("value")
+    if isinstance(value, gr.Plot):  # whose value is a dictionary by then
+        value = PlotData(**value.value) if value.value else None
     if isinstance(place, gr.Plot) and isinstance(value, PlotData):
         figure: dict[str, Plain] = value.model_dump()
         return {"__type__": "update", "value": figure, "visible": True}

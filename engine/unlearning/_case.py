@@ -221,12 +221,14 @@ def opened(
     """The case of a model and a forget set.
 
     `retain` and `test` are picture sets of the visitor; embedded worlds need none.
-    Raises an `EngineError` where the forget set is no part of the data or has no label.
+    Raises an `EngineError` where the forget set is no part of the data or has no label, and where
+    a world that has its own pictures is given others.
     """
     bundle = open_classifier(model)
     world = data_of(bundle)
     if world is None:
         return _own(bundle, forget, retain, test)
+    check_unused(bundle, retain, test)
     train, tampered, by_group = world
     chosen = _chosen(bundle, forget, train, by_group, seed)
     forget_set = train.take(chosen)
@@ -248,6 +250,15 @@ def opened(
         _reference(bundle.card.key, forget, seed),
         missing,
     )
+
+
+def check_unused(bundle: ClassifierBundle, *sets: str) -> None:
+    """Raises `BadInput` where a visitor's pictures come with a model that has its own."""
+    if any(sets):
+        raise BadInput(
+            f"{bundle.card.title}: this model comes with its own pictures to keep and judge by.",
+            "Leave those fields empty, or pick a model of yours.",
+        )
 
 
 def data_of(

@@ -71,6 +71,7 @@ def test_a_repair_shows_both_networks_and_the_undo(call):
     pictures, table, number, *_ = call("run")
     assert "every bit is back" in pictures
     assert "original → after SSD → undone" in pictures
+    assert "trained anew without a tenth" in pictures
     assert "oracle" in table
     assert "20 samples are flagged, of 200" in table
     assert "the attack succeeds" in number

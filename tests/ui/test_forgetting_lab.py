@@ -51,7 +51,7 @@ def test_a_sheet_holds_every_way_and_its_files(call):
     plane, sheet, back, layers, files, number, *_ = call("run")
     for name in ("original", "retrained", "SSD"):
         assert name in sheet
-    assert "✓ bit for bit" in sheet
+    assert "exact, bit for bit" in sheet
     assert "SSD" in json.dumps(plane)
     assert "steps of relearning" in json.dumps(back)
     assert "CKA" in json.dumps(layers)

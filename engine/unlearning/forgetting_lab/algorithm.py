@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from torch import nn
 
-from engine.core.catalog import Exactness
+from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, State, state_fingerprint
@@ -254,7 +254,7 @@ def _row(
         first_seconds=made.first_seconds,
         stored_seconds=made.stored_seconds,
         patch=made.patch,
-        undo_is_exact=None if made.patch is None else _undoes(case, made.patch),
+        undo=None if made.patch is None else _undone(case, made.patch),
     )
     sets = _sets(case, seed)
     if reference is not None and sets is not None:
@@ -280,10 +280,9 @@ def _changed_share(case: Case, made: Made) -> float:
     return Changed.between(old, {name: new[name] for name in old}).share
 
 
-def _undoes(case: Case, patch: Patch) -> bool:
+def _undone(case: Case, patch: Patch) -> RoundTrip:
     state = case.model.state_dict()
-    undone = patch.undo(patch.apply(state))
-    return compare(dict(state), dict(undone)).exactness is Exactness.BITWISE
+    return compare(dict(state), dict(patch.undo(patch.apply(state))))
 
 
 def _relearning(
