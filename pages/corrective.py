@@ -161,7 +161,22 @@ def _how() -> Controls:
         retained = gr.Number(
             4000, label="Retained samples looked at", precision=0, minimum=16, maximum=20_000
         )
-    return {"unit": unit, "alpha": alpha, "lam": lam, "retained": retained}
+    with gr.Accordion("Settings of the ways that train", open=False):
+        tune = gr.Checkbox(
+            False,
+            label="Try several settings, and choose as for SSD",
+            info="Trains three to eight times as long",
+        )
+        last = gr.Number(
+            0,
+            label="Layers to train, from the end",
+            info="For CF and RewoD; 0 trains all",
+            precision=0,
+            minimum=0,
+            maximum=1000,
+        )
+    ssd = {"unit": unit, "alpha": alpha, "lam": lam, "retained": retained}
+    return {**ssd, "tune": tune, "last": last}
 
 
 def _curves(frame: Frame, how: Controls) -> None:
@@ -175,7 +190,7 @@ def _curves(frame: Frame, how: Controls) -> None:
         other = plots.place("Accuracy that is kept", visible=False)
         told = gr.HTML("")
     stage.wire(
-        {"gammas": gammas, "methods": methods, **how},
+        {"gammas": gammas, "methods": methods, **{n: how[n] for n in how if n != "last"}},
         lambda result, recipe, ended: draw_curves(result, stored(frame)),
         [plane, other, told],
         number=best_at_least,
@@ -365,7 +380,7 @@ def draw_curves(result: "Curves", rewod: Mapping[str, Any]) -> tuple[object, ...
         name, title = "corrected", "corrected, %"
     lines = _lines(result, name)
     if is_poisoned and STORED in rewod:
-        lines.append(_stored_line(rewod[STORED]))
+        lines.append(_stored_line(rewod))
     figures = [_figure(lines, title), _figure(_lines(result, "kept"), "kept, %")]
     return *map(plots.shown, figures), markup.notes(*result.notes)
 
@@ -400,8 +415,12 @@ def _lines(result: "Curves", name: str) -> list[Line]:
     return lines
 
 
-def _stored_line(told: Mapping[str, float]) -> Line:
-    """RewoD, trained three times before, with the interval over seeds."""
-    hover = f"trained anew, three seeds: {100 * told['mean']:.1f} %"
-    ends = [100 * told["from"]], [100 * told["to"]]
-    return Line("RewoD, stored", [0.1], [100 * told["mean"]], 3, hover=[hover], band=ends)
+def _stored_line(told: Mapping[str, Any]) -> Line:
+    """RewoD, trained anew before at each share and over three seeds, with its intervals."""
+    shares = {float(name.split()[1]): name for name in told if name.startswith("RewoD")}
+    means, low, high = (
+        [100 * min(1, max(0, told[name][end])) for _, name in sorted(shares.items())]
+        for end in ("mean", "from", "to")
+    )
+    hover = [f"trained anew, three seeds: {mean:.1f} %" for mean in means]
+    return Line("RewoD, stored", sorted(shares), means, 3, hover=hover, band=(low, high))

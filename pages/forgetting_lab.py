@@ -66,6 +66,7 @@ def build(frame: Frame) -> None:
         back=forgetting.controls,
     )
     _pair(frame, {**question, **how})
+    _take_along(frame, {**question, **how})
     frame.breaks(
         "Hardly any method forgets random pictures: the network knows them because it "
         "knows others like them, and so does the retrained network. All points lie in "
@@ -126,6 +127,18 @@ def _pair(frame: Frame, inputs: Controls) -> None:
         params=settings,
         back=forgetting.controls,
     )
+
+
+def _take_along(frame: Frame, inputs: Controls) -> None:
+    with frame.tab("Take it along"):
+        way = gr.Dropdown(list(METHODS), value="SSD", label="Way")
+        forgetting.takes_along(
+            frame,
+            "The edited network",
+            {**inputs, "way": way},
+            params=settings,
+            back=forgetting.controls,
+        )
 
 
 def settings(values: Settings) -> Settings:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 AUTOMATIC, BY_HAND = "automatic: 2 % of the weights", "by hand"
-BASELINES = ("fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF")
+BASELINES = (
+    "fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF", "Fisher forgetting",
+)  # fmt: skip
 SHOWN_EACH = 3
 FAILS = {
     "what": "T-shirt", "unit": "mixed", "alpha": 10.0, "lam": 1.0, "curve": 9,
@@ -47,6 +49,7 @@ def build(frame: Frame) -> None:
     with run.settings:
         question |= forgetting.more(frame, question)
         gradients = _gradients()
+        options = _options()
         lam = gr.Number(
             0.1,
             label="λ",
@@ -69,7 +72,7 @@ def build(frame: Frame) -> None:
         pictures = gr.HTML("", elem_id="ssd-pictures")
     with run.below:
         table = gr.HTML("", elem_id="ssd-table")
-    edit = {**question, **gradients, **alpha, "lam": lam}
+    edit = {**question, **gradients, **alpha, **options, "lam": lam}
     run.wire(
         {**edit, "compare": compare},
         draw_run,
@@ -116,6 +119,14 @@ def _gradients() -> Controls:
                 label="Gradients of",
                 info="An α fits only the gradients it was chosen for",
             ),
+            "batch": gr.Number(
+                64,
+                label="Pictures a batch",
+                info="For batches; the authors' code takes 64 for a class, 128 for random pictures",
+                precision=0,
+                minimum=1,
+                maximum=4096,
+            ),
             "label_free": gr.Checkbox(
                 False, label="Without labels", info="The squared outputs in place of the loss"
             ),
@@ -130,6 +141,27 @@ def _gradients() -> Controls:
                 label="Saved importances of all data",
                 info="FOLDER/NAME.safetensors on this machine; empty takes what ships, or a pass",
                 max_length=500,
+            ),
+        }
+
+
+def _options() -> Controls:
+    """What the authors' code takes besides, and their paper leaves at 1."""
+    with gr.Accordion("More of the authors' code", open=False):
+        return {
+            "exponent": gr.Number(
+                1,
+                label="Exponent",
+                info="Of what is left of a weight",
+                minimum=0.1,
+                maximum=10,
+            ),
+            "cap": gr.Number(
+                1,
+                label="Largest factor",
+                info="No selected weight keeps more; 0 prunes them",
+                minimum=0,
+                maximum=1,
             ),
         }
 
@@ -162,7 +194,7 @@ def _take_along(frame: Frame, edit: Controls) -> None:
         action = frame.action("importances", "Take importances")
         told = gr.HTML("", elem_id="ssd-importances-told")
         file = gr.File(label="Importances", visible=False, interactive=False)
-        chosen = {name: edit[name] for name in ("unit", "label_free", "retain")}
+        chosen = {name: edit[name] for name in ("unit", "batch", "label_free", "retain")}
         action.wire(
             {**chosen, "most": _most(), "folder": _folder()}, draw_importances, [told, file]
         )

@@ -25,8 +25,10 @@ QUESTION = {
     "retain": "",
     "test": "",
 }
-GRADIENTS = {"unit": "sample", "label_free": False, "protect": "", "importances": ""}
-EDIT = QUESTION | GRADIENTS | {"choice": ssd.AUTOMATIC, "alpha": 0.3, "lam": 1, "seed": 0}
+GRADIENTS = {"unit": "sample", "batch": 64, "label_free": False, "protect": "", "importances": ""}
+OPTIONS = {"exponent": 1, "cap": 1}
+EDIT = QUESTION | GRADIENTS | OPTIONS
+EDIT |= {"choice": ssd.AUTOMATIC, "alpha": 0.3, "lam": 1, "seed": 0}
 MODEL = {"model": "fashion"}
 SWEEP = {"alphas": "2, 5", "lams": "1", "seed": 0}
 
@@ -47,7 +49,7 @@ def call(request: pytest.FixtureRequest):
         "sweep": QUESTION | GRADIENTS | SWEEP,
         "bake": EDIT,
         "export": EDIT | {"form": "patch"},
-        "importances": {"unit": "sample", "label_free": False, "retain": ""}
+        "importances": {"unit": "sample", "batch": 64, "label_free": False, "retain": ""}
         | {"most": 64, "folder": "", "seed": 0},
     }
 
@@ -126,6 +128,9 @@ def test_importances_are_taken_along(call):
         ("run", {"forget": "uploaded", "pictures": "pictures:../x"}),
         ("run", {"choice": ssd.BY_HAND, "alpha": float("nan")}),
         ("run", {"lam": 0}),
+        ("run", {"cap": 2}),
+        ("run", {"exponent": None}),
+        ("run", {"batch": 0}),
         ("run", {"importances": "/etc/passwd"}),
         ("run", {"model": "score-ve"}),
         ("sweep", {"alphas": "1, two"}),

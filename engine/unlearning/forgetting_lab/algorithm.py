@@ -1,4 +1,4 @@
-"""The jobs: all ways on one sheet, and two of them against one another."""
+"""The jobs: all ways on one sheet, two of them against one another, one of them to take along."""
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from torch import nn
 
+from engine.core.baked import Baked
 from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
@@ -32,6 +33,7 @@ from engine.unlearning._compare import (
     similarity,
 )
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
+from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Measure
 from engine.unlearning._samples import Samples
 from engine.unlearning._settings import LAMBDA, Alpha, Unit
@@ -505,3 +507,52 @@ def _tried(state: State, steps: Sequence[tuple[str, Patch]]) -> Order:
             return Order(tuple(told), f"refused: {conflict.message}", False)
     exact = compare(dict(state), dict(now)).exactness is Exactness.BITWISE
     return Order(tuple(told), "every bit is back" if exact else "differs", exact)
+
+
+# ---------------------------------------------------------------------- taken along
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One way, as jobs take it; `unit` and `alpha` are those of dampening."""
+
+    way: Annotated[str, OneOf(METHODS)] = "SSD"
+    unit: Unit = "sorted"
+    alpha: Alpha = 0.0
+
+
+@taking(question=Question, chosen=Chosen)
+def bake(
+    *, seed: int, question: Question, chosen: Chosen, model: ModelRef | str = "fashion"
+) -> Steps[Baked]:
+    """The edit of one way as a patch, applied and undone once to see every bit come back."""
+    case = question.case(model, seed)
+    _, patch = yield from _alone(case, chosen, seed)
+    state = case.model.state_dict()
+    return Baked.of(patch.name, patch, {name: state[name] for name in patch.before})
+
+
+@taking(question=Question, chosen=Chosen)
+def export(
+    *,
+    seed: int,
+    question: Question,
+    chosen: Chosen,
+    model: ModelRef | str = "fashion",
+    form: Annotated[str, OneOf(FORMS)] = "patch",
+) -> Steps[Exported]:
+    """The edit of one way as files, read back: "patch", "checkpoint" or "card"."""
+    case = question.case(model, seed)
+    made, patch = yield from _alone(case, chosen, seed)
+    judging = judged(case, made.network, chosen.way, seed)
+    card = yield from relay(judging, always(Progress(1, 2, "Judging it")))
+    card = replace(card, changed_share=_changed_share(case, made), before=_before(case))
+    return exported(case.bundle, patch, card, form)
+
+
+def _alone(case: Case, chosen: Chosen, seed: int) -> Generator[Progress, None, tuple[Made, Patch]]:
+    yield Progress(0, 2, chosen.way)
+    steps = making(case, chosen.way, chosen.unit, chosen.alpha, seed)
+    made = yield from relay(steps, _noted(0, 2, None))
+    assert made.patch is not None
+    return made, made.patch

@@ -259,6 +259,9 @@ def _recovered(
         yield Progress(done + step.number, total, name, shown)
     assert step is not None
     found = _judged(subject, name, sigma, step.delta, goal)
+    if step.length == 0:
+        stalled = f"{name}: the class is so improbable that there is no slope; try a larger sigma."
+        shown = replace(shown, notes=(*shown.notes, stalled))
     seconds = time.perf_counter() - begun
     return replace(found, curve=tuple(curve), seconds=seconds), shown
 
