@@ -450,7 +450,7 @@ def _trained(result: "Tuned") -> str:
 
 
 def _adapters(result: "Tuned") -> object:
-    if result.adapter is None or result.adapter_config is None:
+    if result.adapter is None or result.adapter_config is None or result.read_back is None:
         return gr.skip()
     made = [result.adapter, result.adapter_config, *result.lora]
     written = files.written({one.name: list(one.pieces()) for one in made})
