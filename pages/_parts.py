@@ -336,10 +336,11 @@ def cut(
 ) -> str:
     """Two pictures of one size under a sliding cut; `stamped` is the second one as a file."""
     first, second = (escape(name) for name in names)
+    second_url = data_url(png(after) if stamped is None else stamped)
     return (
         '<figure class="shot"><div class="cut frame" data-cut>'
         f"{picture(data_url(png(before)), names[0])}"
-        f'<div class="over">{picture(data_url(png(after) if stamped is None else stamped), names[1])}</div>'
+        f'<div class="over">{picture(second_url, names[1])}</div>'
         f'<input type="range" min="0" max="100" value="50" data-cutter '
         f'aria-label="Cut between {first} and {second}"></div>'
         f"<figcaption><h3>{first} | {second}</h3></figcaption></figure>"
