@@ -376,7 +376,7 @@ def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:
     frames = (*way.to_noise, *way.to_picture)
     picture = way.picture if way.picture is not None else (frames or (None,))[-1]
     lines = []
-    if way.pixel_error is not None:
+    if way.pixel_error is not None and way.latent_error is not None:
         lines = [
             f"comes back within {plain(way.pixel_error)} of 255 a pixel",
             f"relative error of the latents {plain(way.latent_error, 1)}",
