@@ -1,0 +1,598 @@
+"""Neural differential equations: draw a curve, let a field learn it, and run time back."""
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import gradio as gr
+import numpy as np
+from gradio.components.plot import PlotData
+
+from engine.core.recipe import Recipe
+from engine.networks.neural_de import (
+    DRAWINGS,
+    FIELDS,
+    LONGEST_DRAWING,
+    LONGEST_SERIES,
+    READERS,
+    SPIRAL,
+    SWEEPS,
+    SYSTEMS,
+    WAYS,
+)
+from pages import _fields as fields
+from pages import _markup as markup
+from pages import _plots as plots
+from pages._frame import Frame
+from pages._look import ASSETS, BACKWARD, FORWARD, NEUTRAL, SERIES
+from pages._markup import Html, escape
+from pages._planes import INK, arrows, capped, figure, scatter
+from pages._plots import Line
+from pages._recordings import Number
+
+if TYPE_CHECKING:
+    from engine.networks.neural_de.results import (
+        Drawn,
+        Formula,
+        Generated,
+        Gradients,
+        Held,
+        Refined,
+        Series,
+        WayBack,
+    )
+
+REACH = 1.6
+
+
+def build(frame: Frame) -> None:
+    """Draw and reverse; then why it holds, what it costs, and what else one does with it."""
+    drawing = _drawn(frame)
+    _stability(frame)
+    _gradients(frame)
+    _series(frame)
+    _brownian(frame)
+    _generate(frame)
+    _formula(frame, drawing)
+    frame.breaks(
+        "A field that pulls its states to a point pushes y and z apart: at λ = 5 and steps of 0.1 "
+        "reversible Heun explodes before t = 4, where ordinary Heun is calm.",
+        "McCallum and Foster with c = 0.5, stable and still close on its way back; or checkpoints.",
+        {"field": "decay", "rate": 5.0, "end": 10.0, "steps": 100, "c": 0.5},
+        action="retrace",
+    )
+
+
+# ---------------------------------------------------------------------- draw and reverse
+
+
+def _drawn(frame: Frame) -> gr.Textbox:
+    run = frame.stage("run", "Learn it and run it back", tab="Draw and reverse")
+    with run.ask:
+        drawing = canvas(frame)
+    with run.settings:
+        knows = gr.Radio(
+            [("as the curve needs", "auto"), "state", "state and time"],
+            value="auto",
+            label="The field knows",
+        )
+        steps = gr.Slider(16, 256, 64, step=16, label="Steps of the solver")
+        rounds = gr.Slider(10, 600, 200, step=10, label="Rounds of training")
+        width = gr.Slider(8, 64, 32, step=8, label="Width of the network")
+        frame.seed(7)
+    with run.shown:
+        plane = plots.place("The curve, the field, and the ways back", elem_id="neural_de-plane")
+    with run.below:
+        table = gr.HTML()
+        misses = plots.place("Distance from its own track, on the way back")
+    run.wire(
+        {"drawing": drawing, "knows": knows, "steps": steps, "rounds": rounds, "width": width},
+        draw_curve,
+        [plane, table, misses],
+        number=miss_of_start,
+    )
+    return drawing
+
+
+def canvas(frame: Frame) -> gr.Textbox:
+    """A place to draw in, and the text that it writes."""
+    slug = frame.entry.slug
+    ready = "".join(
+        f'<button type="button" data-preset="{escape(text)}">{escape(name)}</button>'
+        for name, text in DRAWINGS.items()
+    )
+    gr.HTML(
+        f'<div data-drawing data-field="{slug}-drawing" data-run="{slug}-run">'
+        '<canvas width="420" height="420" tabindex="0" role="application" aria-label="Draw a '
+        "curve: press and drag, or arrow keys and then Enter; Delete clears it"
+        '"></canvas><div class="drawing-row" role="group" aria-label="Ready curves">'
+        f'{ready}</div><p class="note">Draw with the mouse or a finger; it runs when you let go. '
+        '<span data-said role="status"></span></p></div>',
+        js_on_load=(ASSETS / "panels" / "drawing.js").read_text("utf-8"),
+        css_template=(ASSETS / "panels" / "drawing.css").read_text("utf-8"),
+    )
+    with gr.Accordion("The same as text", open=False):
+        return gr.Textbox(
+            SPIRAL,
+            label="Points",
+            info="x y; x y; ... from -2 to 2",
+            lines=2,
+            max_lines=4,
+            max_length=LONGEST_DRAWING,
+            elem_id=f"{slug}-drawing",
+            elem_classes="mono",
+        )
+
+
+def draw_curve(result: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """The curve and the field while it learns; then the ways back."""
+    if not result.ways:
+        return (curve_plane(result),)
+    return curve_plane(result), ways_table(result), misses_plot(result.ways)
+
+
+def curve_plane(result: "Drawn") -> PlotData:
+    """The drawing in ink, arrows of the field, forwards in orange, back in blue."""
+    traces = [
+        scatter(result.target, INK, mode="lines", width=5) | {"name": "drawn", "opacity": 0.35}
+    ]
+    if result.places is not None and result.arrows is not None:
+        longest = float(np.percentile(np.linalg.norm(result.arrows, axis=1), 90)) or 1.0
+        along = capped(result.arrows * (0.2 / longest), 0.2)
+        traces.append(arrows(result.places, along, NEUTRAL, width=1, head=6) | {"opacity": 0.6})
+    traces.append(scatter(result.path, FORWARD, mode="lines", width=2.5) | {"name": "forwards"})
+    for way in result.ways:
+        if way.method != "on_grid":
+            traces.append(_back(way))
+    start = scatter(result.target[:1], INK, mode="markers", size=11) | {"name": "start"}
+    return _square([*traces, start], REACH)
+
+
+def _back(way: "WayBack") -> dict[str, object]:
+    """A way back, dotted where it is the ordinary method's."""
+    is_ours = way.method != "heun"
+    line = scatter(way.back, BACKWARD if is_ours else SERIES[2], mode="lines", width=2)
+    line["line"]["dash"] = "dash" if is_ours else "dot"
+    return line | {"name": f"back: {way.title}"}
+
+
+def _square(traces: Sequence[dict[str, object]], reach: float) -> PlotData:
+    shared = {"range": [-reach, reach], "constrain": "domain"}
+    return figure(
+        traces, "x", "y", legend=False, height=460,
+        xaxis=shared, yaxis=shared | {"scaleanchor": "x"},
+    )  # fmt: skip
+
+
+def ways_table(result: "Drawn") -> str:
+    """Every way back with its error and its fingerprints, and what can be taken along."""
+    said = ""
+    if result.fit is not None:
+        said = f"The field follows the drawing to within {result.fit:.2g}."
+    return _ways(result.ways) + markup.notes(said, *result.notes) + _weights(result.weights)
+
+
+def _ways(ways: "Sequence[WayBack]") -> str:
+    rows = [
+        [
+            way.title,
+            f"{way.error:.1e}",
+            Html(
+                f"{markup.digits(way.start)} "
+                f'<span class="mark backward" aria-label="came back as">◀</span> '
+                f"{markup.digits(way.returned)}"
+            ),
+            str(way.trip) if way.trip is not None else "",
+            f"{float(way.gap.max()):.1e}" if way.method != "heun" else "one stream",
+        ]
+        for way in ways
+    ]
+    head = ["way back", "error of the start", "sha256 of the start and of what came back"]
+    return markup.table([*head, "came back", "largest |y − z|"], rows, "Ways back")
+
+
+def _weights(data: bytes) -> str:
+    if not data:
+        return ""
+    coded = base64.b64encode(data).decode("ascii")
+    return (
+        '<p class="save"><a class="quiet" download="field.safetensors" '
+        f'href="data:application/octet-stream;base64,{coded}">Save the field (safetensors)</a></p>'
+    )
+
+
+def misses_plot(ways: "Sequence[WayBack]") -> PlotData:
+    """How far each state on the way back is from the same state forwards."""
+    lines = [
+        Line(
+            way.title,
+            np.linspace(1, 0, len(way.misses)).tolist(),
+            np.maximum(way.misses, 1e-17).tolist(),
+            place,
+            backward=way.method == "reversible_heun",
+            marks=False,
+        )
+        for place, way in enumerate(ways)
+    ]
+    return plots.curves(lines, "time, walked back", "distance from its own track", log_y=True)
+
+
+def miss_of_start(result: "Drawn | Held", recipe: Recipe) -> Number | None:
+    """The start's error by ordinary Heun, and by reversible Heun."""
+    by = {way.method: way for way in result.ways}
+    if not {"heun", "reversible_heun"} <= set(by):
+        return None
+    errors = [f"{by[name].error:.0e}" for name in ("heun", "reversible_heun")]
+    return Number("start missed by", errors[1], errors[0])
+
+
+# ---------------------------------------------------------------------- stability
+
+
+def _stability(frame: Frame) -> None:
+    run = frame.stage("retrace", "There and back", tab="Stability", backward=True)
+    with run.ask:
+        field = gr.Dropdown(fields.options(FIELDS), value="pendulum", label="Field")
+        rate = gr.Slider(0, 10, 1, step=0.1, label="λ", info="Of decay and of van der Pol")
+    with run.settings:
+        c = gr.Slider(0.3, 1, 0.99, step=0.01, label="c of McCallum and Foster")
+        end = gr.Slider(1, 100, 20, step=1, label="Time")
+        steps = gr.Slider(20, 2000, 400, step=20, label="Steps")
+        precision = gr.Radio(["float64", "float32"], value="float64", label="Precision")
+    with run.shown:
+        plane = plots.place("There and back")
+    with run.below:
+        table = gr.HTML()
+        with gr.Row(elem_classes="curves"):
+            gap = plots.place("The two streams apart")
+            pulls = plots.place("The trade-off of c")
+    run.wire(
+        {"field": field, "rate": rate, "end": end, "steps": steps, "c": c, "precision": precision},
+        draw_held,
+        [plane, table, gap, pulls],
+        number=miss_of_start,
+    )
+
+
+def draw_held(result: "Held", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """Paths, what came back, and how far the streams drift apart."""
+    reach = 1.15 * float(np.abs(result.truth).max())
+    traces = [scatter(result.truth, INK, mode="lines", width=5) | {"opacity": 0.35}]
+    traces += [_back(way) for way in result.ways if way.method != "mccallum_foster"]
+    table = _ways(result.ways) + markup.notes(*result.notes)
+    return _square(traces, reach), table, gap_plot(result), pulls_plot(result)
+
+
+def gap_plot(result: "Held") -> PlotData:
+    """|y - z| against time."""
+    lines = [
+        Line(
+            way.title,
+            np.linspace(0, way.left_at or result.times[-1], len(way.gap)).tolist(),
+            np.maximum(way.gap, 1e-17).tolist(),
+            place,
+            marks=False,
+        )
+        for place, way in enumerate(result.ways)
+        if way.method != "heun"
+    ]
+    return plots.curves(lines, "time", "|y − z|", log_y=True)
+
+
+def pulls_plot(result: "Held") -> PlotData:
+    """Errors forwards and back for each c; those that left all bounds are not drawn."""
+    lines = []
+    for name, backward in (("forward_error", False), ("return_error", True)):
+        found = [(p.c, getattr(p, name)) for p in result.pulls]
+        shown = [(c, max(v, 1e-17)) for c, v in found if math.isfinite(v) and v < 1e12]
+        title = "back at the start" if backward else "at the end"
+        lines.append(Line(title, [c for c, _ in shown], [v for _, v in shown], backward=backward))
+    return plots.curves(lines, "c", "relative error", log_y=True)
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def _gradients(frame: Frame) -> None:
+    run = frame.stage("gradients", "Compare", tab="Gradients")
+    with run.ask:
+        sweep = gr.Radio(fields.options(SWEEPS), value="steps", label="Depth of time")
+        rate = gr.Slider(0, 4, 0, step=0.25, label="Damping", info="−λ y added to the field")
+    with run.settings:
+        most = gr.Radio([16, 64, 256, 1024], value=256, label="Most steps")
+        c = gr.Slider(0.5, 1, 0.95, step=0.01, label="c of McCallum and Foster")
+        batch = gr.Slider(1, 64, 16, step=1, label="Batch")
+        precision = gr.Radio(["float64", "float32"], value="float64", label="Precision")
+    with run.shown:
+        errors = plots.place("Error against steps")
+    with run.below:
+        memory = plots.place("Memory against steps")
+        table = gr.HTML()
+    run.wire(
+        {
+            "sweep": sweep, "most": most, "rate": rate, "c": c, "batch": batch,
+            "precision": precision,
+        },
+        draw_gradients,
+        [errors, memory, table],
+        number=gradient_error,
+    )  # fmt: skip
+
+
+def draw_gradients(result: "Gradients", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """Errors and bytes point by point."""
+    errors = _by_way(result, "error", "gradient error, against the same steps", 1e-17)
+    memory = _by_way(result, "kept_bytes", "bytes kept for the way back", 1.0)
+    rows = [
+        [p.steps, p.title, f"{p.kept_bytes / 1024:.1f}", p.evaluations, f"{p.error:.1e}",
+         f"{p.truth_error:.1e}"]
+        for p in result.points
+    ]  # fmt: skip
+    head = ["steps", "way", "KiB kept", "evaluations", "error, same steps", "error, accurate solve"]
+    return errors, memory, markup.table(head, rows, "Gradients") + markup.notes(*result.notes)
+
+
+def _by_way(result: "Gradients", name: str, title: str, least: float) -> PlotData:
+    lines = []
+    for place, (way, said) in enumerate(WAYS.items()):
+        found = [
+            (p.steps, max(float(getattr(p, name)), least)) for p in result.points if p.method == way
+        ]
+        found = [(steps, value) for steps, value in found if math.isfinite(value)]
+        if found:
+            xs, ys = zip(*found, strict=True)
+            lines.append(Line(said, xs, ys, place, backward=way == "reversible"))
+    return plots.curves(lines, "steps", title, log_x=True, log_y=True)
+
+
+def gradient_error(result: "Gradients", recipe: Recipe) -> Number | None:
+    """The adjoint's error and that of the reversible solver, at the most steps."""
+    by = {p.method: p for p in result.points}
+    if not {"adjoint", "reversible"} <= set(by):
+        return None
+    errors = [f"{by[name].error:.0e}" for name in ("adjoint", "reversible")]
+    return Number("gradient error, adjoint → reversible", errors[1], errors[0])
+
+
+# ---------------------------------------------------------------------- series
+
+
+def _series(frame: Frame) -> None:
+    run = frame.stage("series", "Learn to forecast", tab="Irregular series")
+    with run.ask:
+        missing = gr.Slider(0, 0.9, 0.5, step=0.1, label="Share of the values that is dropped")
+    with run.settings:
+        rows = gr.Textbox(
+            "", label="Your own series", lines=3, max_lines=6, max_length=LONGEST_SERIES,
+            info="A time and a value a line, as in a CSV; empty: carbon dioxide on Mauna Loa",
+            elem_classes="mono",
+        )  # fmt: skip
+        rounds = gr.Slider(10, 400, 150, step=10, label="Rounds of training")
+        width = gr.Slider(4, 64, 24, step=4, label="Width")
+    with run.shown:
+        window = plots.place("A window with gaps")
+    with run.below:
+        errors = plots.place("Error while they learn")
+        table = gr.HTML()
+    run.wire(
+        {"rows": rows, "missing": missing, "rounds": rounds, "width": width},
+        draw_series,
+        [window, errors, table],
+        number=forecast_error,
+    )
+
+
+def draw_series(result: "Series", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """The first window of the test, errors round by round, and what is best."""
+    marks = [["forecast", "weights", f"error, {result.unit or 'as given'}"]]
+    rows = [
+        [one.title, one.parameters or "", f"{one.errors[-1]:.3g}"]
+        for one in result.learners if one.errors
+    ]  # fmt: skip
+    return (
+        window_plot(result),
+        learning_plot(result),
+        markup.table(marks[0], rows) + markup.notes(*result.notes),
+    )
+
+
+def window_plot(result: "Series") -> PlotData:
+    """What was seen, what was dropped, the two paths, and the forecasts."""
+    w = result.window
+    if w is None:
+        return figure([], "time", result.unit)
+    seen = scatter(np.stack([w.times, w.observed], 1), INK, mode="markers", size=8)
+    gone = scatter(np.stack([w.times, w.dropped], 1), NEUTRAL, mode="markers", size=7)
+    gone["marker"]["symbol"] = "x-thin-open"
+    smooth = scatter(np.stack([w.path_times, w.hermite], 1), FORWARD, mode="lines")
+    held = scatter(np.stack([w.path_times, w.rectilinear], 1), SERIES[1], mode="lines", width=1)
+    truth = scatter(np.array([[w.ahead, w.truth]]), INK, mode="markers", size=12)
+    named = [
+        seen | {"name": "observed"}, gone | {"name": "dropped"}, smooth | {"name": "cubic path"},
+        held | {"name": "held value"}, truth | {"name": "the later value"},
+    ]  # fmt: skip
+    for place, (title, value) in enumerate(w.guesses):
+        dot = scatter(np.array([[w.ahead, value]]), SERIES[2 * place % 4], mode="markers", size=11)
+        dot["marker"]["symbol"] = ("square", "triangle-up")[place % 2]
+        named.append(dot | {"name": title})
+    return figure(named, "time", result.unit or "value", legend=True, xaxis={"tickformat": "g"})
+
+
+def learning_plot(result: "Series") -> PlotData:
+    """Errors on later windows, round by round; marks as level lines."""
+    last = max((one.steps[-1] for one in result.learners if one.steps), default=1)
+    lines = [
+        Line(
+            one.title,
+            one.steps if one.parameters else (0, last),
+            one.errors if one.parameters else one.errors * 2,
+            place,
+            neutral=not one.parameters,
+        )
+        for place, one in enumerate(result.learners)
+        if one.errors
+    ]
+    return plots.curves(lines, "round", f"error {result.unit}")
+
+
+def forecast_error(result: "Series", recipe: Recipe) -> Number | None:
+    """The recurrent network's error and the controlled equation's."""
+    by = {one.name: one for one in result.learners if one.errors}
+    if not {"controlled", "recurrent"} <= set(by):
+        return None
+    errors = [f"{by[name].errors[-1]:.2f}" for name in ("recurrent", "controlled")]
+    return Number("error, GRU → controlled equation", errors[1], errors[0])
+
+
+# ---------------------------------------------------------------------- noise
+
+
+def _brownian(frame: Frame) -> None:
+    run = frame.stage("brownian", "Ask again", tab="Noise")
+    with run.ask:
+        levels = gr.Slider(1, 9, 6, step=1, label="Halvings", info="2, 4, 8 ... steps")
+    with run.settings:
+        cached = gr.Slider(2, 200, 45, step=1, label="Increments that are kept")
+    with run.shown:
+        path = plots.place("A path, finer and finer")
+    with run.below:
+        table = gr.HTML()
+    run.wire({"levels": levels, "cached": cached}, draw_refined, [path, table], number=asked_again)
+
+
+def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """Levels over one another, and what re-asking gives."""
+    lines = [
+        Line(
+            f"{len(level) - 1} steps",
+            level[:, 0].tolist(),
+            level[:, 1].tolist(),
+            place,
+            marks=False,
+        )
+        for place, level in enumerate(result.levels)
+    ]
+    rows = [
+        ["asked again, largest difference", f"{result.repeat_error:g}"],
+        ["two parts against the whole", f"{result.additivity_error:.1e}"],
+        ["same seed, first asked from right to left", f"{result.order_difference:.2g}"],
+        ["questions", result.queries],
+        ["increments kept", result.kept],
+        ["normal numbers drawn, some of them again", result.made],
+    ]
+    note = (
+        "The path depends on the order of the first questions: to compare step sizes on one path, "
+        "ask for the finest first and add up."
+    )
+    return plots.curves(lines, "time", "W"), markup.table(["", ""], rows) + markup.notes(note)
+
+
+def asked_again(result: "Refined", recipe: Recipe) -> Number | None:
+    """The difference of a question asked twice."""
+    return Number("asked twice, difference", f"{result.repeat_error:g}")
+
+
+def _generate(frame: Frame) -> None:
+    run = frame.stage("generate", "Play the game", tab="Imitate a process")
+    with run.ask:
+        rounds = gr.Slider(0, 600, 150, step=10, label="Steps of the game")
+    with run.settings:
+        batch = gr.Slider(8, 256, 96, step=8, label="Paths in a step")
+    with run.shown:
+        fans = plots.place("Paths of the process and of the network")
+    with run.below:
+        distance = plots.place("Distance of the marginals")
+        table = gr.HTML()
+    run.wire(
+        {"rounds": rounds, "batch": batch},
+        draw_generated,
+        [fans, distance, table],
+        number=marginals,
+    )
+
+
+def draw_generated(result: "Generated", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """Bands of both, the distance, and what the training kept."""
+    times = result.times.tolist()
+    lines = [
+        Line(name, times, bands[1].tolist(), place, marks=False,
+             band=(bands[0].tolist(), bands[2].tolist()))
+        for place, (name, bands) in enumerate(
+            (("process, 5 to 95 %", result.real_bands), ("network, 5 to 95 %", result.fake_bands))
+        )
+    ]  # fmt: skip
+    ends = (result.steps[0], result.steps[-1]) if result.steps else (0, 1)
+    far = [
+        Line("network", result.steps, result.distances),
+        Line("two draws of the process", ends, (result.floor,) * 2, neutral=True),
+    ]
+    rows = [
+        [
+            "KiB kept by a reversible pass of 32 paths, mostly the paths themselves",
+            f"{result.kept_bytes / 1024:.0f}",
+        ],
+        ["by plain autograd", f"{result.plain_bytes / 1024:.0f}"],
+        ["largest weight of the critic, times outputs", f"{result.largest_weight:.2f}"],
+    ]
+    told = markup.table(["", ""], rows) + markup.notes(*result.notes)
+    return plots.curves(lines, "time", "x"), plots.curves(far, "step", "distance", log_y=True), told
+
+
+def marginals(result: "Generated", recipe: Recipe) -> Number | None:
+    """The distance before the game and now."""
+    if not result.distances:
+        return None
+    return Number("distance", f"{result.distances[-1]:.2f}", f"{result.distances[0]:.2f}")
+
+
+# ---------------------------------------------------------------------- formulas
+
+
+def _formula(frame: Frame, drawing: gr.Textbox) -> None:
+    run = frame.stage("formula", "Read the field", tab="Formula")
+    with run.ask:
+        source = gr.Dropdown(fields.options(SYSTEMS), value="oscillator", label="Path")
+    with run.settings:
+        reader = gr.Radio(fields.options(READERS), value="sparse", label="Reader")
+        rounds = gr.Slider(10, 800, 300, step=10, label="Rounds of training")
+        refit = gr.Slider(0, 200, 40, step=10, label="Rounds of refitting the constants")
+    with run.shown:
+        plane = plots.place("The path and the expression's")
+    with run.below:
+        table = gr.HTML()
+    run.wire(
+        {"source": source, "drawing": drawing, "reader": reader, "rounds": rounds, "refit": refit},
+        draw_formula,
+        [plane, table],
+        number=terms_read,
+    )
+
+
+def draw_formula(result: "Formula", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """Nothing before the end but the path."""
+    if result.path is None or result.target is None:
+        return ()
+    reach = 1.2 * float(np.abs(result.target).max())
+    traces = [
+        scatter(result.target, INK, mode="lines", width=5) | {"opacity": 0.35},
+        scatter(result.path, FORWARD, mode="lines", width=2.5),
+    ]
+    truth = result.truth or ("nobody knows", "nobody knows")
+    rows = [
+        [
+            Html(f"d{n}/dt"),
+            Html(f"<code>{escape(found)}</code>"),
+            known,
+            Html(f"<code>{escape(tex)}</code>"),
+        ]
+        for n, found, known, tex in zip("xy", result.expressions, truth, result.latex, strict=True)
+    ]
+    table = markup.table(["", "read", "true", "LaTeX"], rows, "Expressions")
+    said = f"Distance from the path: {result.refitted:.2g}." if result.refitted is not None else ""
+    return _square(traces, reach), table + markup.notes(said, *result.notes)
+
+
+def terms_read(result: "Formula", recipe: Recipe) -> Number | None:
+    """How many terms the expression has."""
+    return Number("terms", str(result.terms)) if result.terms else None
