@@ -22,12 +22,15 @@ from engine.networks.neural_de import (
     WAYS,
 )
 from pages import _fields as fields
+from pages import _flow as planes
+from pages import _grow as bars
 from pages import _markup as markup
 from pages import _plots as plots
 from pages._frame import Frame
-from pages._look import ASSETS, BACKWARD, FORWARD, NEUTRAL, SERIES
+from pages._grow import Bar, Group
+from pages._look import BACKWARD, FORWARD, NEUTRAL, SERIES
 from pages._markup import Html, escape
-from pages._planes import INK, arrows, capped, figure, scatter
+from pages._planes import INK, figure, scatter
 from pages._plots import Line
 from pages._recordings import Number
 
@@ -43,14 +46,18 @@ if TYPE_CHECKING:
         WayBack,
     )
 
-REACH = 1.6
+PLANE, FIELD, RUN = "neural_de-plane", "neural_de-drawing", "neural_de-run"
+REVERSIBLE = ("reversible", "foster", "foster_anchored")
+SAME_STEPS = "Gradient error, against autograd through the same steps"
+KEPT, ASKED = "Kept for the way back", "Evaluations of the field, both passes"
+TRUTH = "Gradient error, against an accurate solve"
 
 
 def build(frame: Frame) -> None:
     """Draw and reverse; then why it holds, what it costs, and what else one does with it."""
     drawing = _drawn(frame)
-    _stability(frame)
     _gradients(frame)
+    _stability(frame)
     _series(frame)
     _brownian(frame)
     _generate(frame)
@@ -70,99 +77,61 @@ def build(frame: Frame) -> None:
 def _drawn(frame: Frame) -> gr.Textbox:
     run = frame.stage("run", "Learn it and run it back", tab="Draw and reverse")
     with run.ask:
-        drawing = canvas(frame)
+        planes.ready(DRAWINGS, FIELD, RUN)
+        with gr.Accordion("The same as text", open=False):
+            drawing = gr.Textbox(
+                SPIRAL,
+                label="Points",
+                info="x y; x y; ... from -2 to 2",
+                lines=2,
+                max_lines=4,
+                max_length=LONGEST_DRAWING,
+                elem_id=FIELD,
+                elem_classes="mono",
+            )
     with run.settings:
-        knows = gr.Radio(
-            [("as the curve needs", "auto"), "state", "state and time"],
-            value="auto",
-            label="The field knows",
-        )
-        steps = gr.Slider(16, 256, 64, step=16, label="Steps of the solver")
-        rounds = gr.Slider(10, 600, 200, step=10, label="Rounds of training")
-        width = gr.Slider(8, 64, 32, step=8, label="Width of the network")
+        steps = gr.Slider(16, 256, 24, step=8, label="Steps of the solver")
+        with gr.Accordion("More settings", open=False):
+            knows = gr.Radio(
+                [("as the curve needs", "auto"), "state", "state and time"],
+                value="auto",
+                label="The field knows",
+            )
+            rounds = gr.Slider(10, 600, 200, step=10, label="Rounds of training")
+            width = gr.Slider(8, 64, 32, step=8, label="Width of the network")
         frame.seed(7)
     with run.shown:
-        plane = plots.place("The curve, the field, and the ways back", elem_id="neural_de-plane")
+        plane = planes.place(planes.empty(SPIRAL, curve_of(SPIRAL), FIELD, RUN), PLANE)
     with run.below:
         table = gr.HTML()
-        misses = plots.place("Distance from its own track, on the way back")
     run.wire(
         {"drawing": drawing, "knows": knows, "steps": steps, "rounds": rounds, "width": width},
         draw_curve,
-        [plane, table, misses],
+        [plane, table],
         number=miss_of_start,
+        film=film,
     )
     return drawing
 
 
-def canvas(frame: Frame) -> gr.Textbox:
-    """A place to draw in, and the text that it writes."""
-    slug = frame.entry.slug
-    ready = "".join(
-        f'<button type="button" data-preset="{escape(text)}">{escape(name)}</button>'
-        for name, text in DRAWINGS.items()
-    )
-    gr.HTML(
-        f'<div data-drawing data-field="{slug}-drawing" data-run="{slug}-run">'
-        '<canvas width="420" height="420" tabindex="0" role="application" aria-label="Draw a '
-        "curve: press and drag, or arrow keys and then Enter; Delete clears it"
-        '"></canvas><div class="drawing-row" role="group" aria-label="Ready curves">'
-        f'{ready}</div><p class="note">Draw with the mouse or a finger; it runs when you let go. '
-        '<span data-said role="status"></span></p></div>',
-        js_on_load=(ASSETS / "panels" / "drawing.js").read_text("utf-8"),
-        css_template=(ASSETS / "panels" / "drawing.css").read_text("utf-8"),
-    )
-    with gr.Accordion("The same as text", open=False):
-        return gr.Textbox(
-            SPIRAL,
-            label="Points",
-            info="x y; x y; ... from -2 to 2",
-            lines=2,
-            max_lines=4,
-            max_length=LONGEST_DRAWING,
-            elem_id=f"{slug}-drawing",
-            elem_classes="mono",
-        )
+def curve_of(drawing: str) -> np.ndarray:
+    """The points of a ready curve, `n 2`."""
+    return np.array([[float(x) for x in pair.split()] for pair in drawing.split(";")])
 
 
 def draw_curve(result: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The curve and the field while it learns; then the ways back."""
-    if not result.ways:
-        return (curve_plane(result),)
-    return curve_plane(result), ways_table(result), misses_plot(result.ways)
+    drawn = planes.flow(result, str(recipe.params.get("drawing", SPIRAL)), FIELD, RUN)
+    return (drawn, ways_table(result)) if result.ways else (drawn,)
 
 
-def curve_plane(result: "Drawn") -> PlotData:
-    """The drawing in ink, arrows of the field, forwards in orange, back in blue."""
-    traces = [
-        scatter(result.target, INK, mode="lines", width=5) | {"name": "drawn", "opacity": 0.35}
+def film(result: "Drawn") -> Sequence[np.ndarray]:
+    """The way forwards, and the way back over it."""
+    ours = next(way for way in result.ways if way.method == "reversible_heun")
+    return [
+        planes.picture(result.path[: there + 1], ours.back[:back])
+        for there, back in planes.there_and_back(len(result.path), 12)
     ]
-    if result.places is not None and result.arrows is not None:
-        longest = float(np.percentile(np.linalg.norm(result.arrows, axis=1), 90)) or 1.0
-        along = capped(result.arrows * (0.2 / longest), 0.2)
-        traces.append(arrows(result.places, along, NEUTRAL, width=1, head=6) | {"opacity": 0.6})
-    traces.append(scatter(result.path, FORWARD, mode="lines", width=2.5) | {"name": "forwards"})
-    for way in result.ways:
-        if way.method != "on_grid":
-            traces.append(_back(way))
-    start = scatter(result.target[:1], INK, mode="markers", size=11) | {"name": "start"}
-    return _square([*traces, start], REACH)
-
-
-def _back(way: "WayBack") -> dict[str, object]:
-    """A way back, dotted where it is the ordinary method's."""
-    is_ours = way.method != "heun"
-    line = scatter(way.back, BACKWARD if is_ours else SERIES[2], mode="lines", width=2)
-    line["line"]["dash"] = "dash" if is_ours else "dot"
-    return line | {"name": f"back: {way.title}"}
-
-
-def _square(traces: Sequence[dict[str, object]], reach: float) -> PlotData:
-    shared = {"range": [-reach, reach], "constrain": "domain"}
-    return figure(
-        traces, "x", "y", legend=False, height=460,
-        xaxis=shared, yaxis=shared | {"scaleanchor": "x"},
-    )  # fmt: skip
 
 
 def ways_table(result: "Drawn") -> str:
@@ -188,7 +157,7 @@ def _ways(ways: "Sequence[WayBack]") -> str:
         ]
         for way in ways
     ]
-    head = ["way back", "error of the start", "sha256 of the start and of what came back"]
+    head = ["way back", "relative error of the start", "sha256 of the start and of what came back"]
     return markup.table([*head, "came back", "largest |y − z|"], rows, "Ways back")
 
 
@@ -202,29 +171,112 @@ def _weights(data: bytes) -> str:
     )
 
 
-def misses_plot(ways: "Sequence[WayBack]") -> PlotData:
-    """How far each state on the way back is from the same state forwards."""
-    lines = [
-        Line(
-            way.title,
-            np.linspace(1, 0, len(way.misses)).tolist(),
-            np.maximum(way.misses, 1e-17).tolist(),
-            place,
-            backward=way.method == "reversible_heun",
-            marks=False,
-        )
-        for place, way in enumerate(ways)
-    ]
-    return plots.curves(lines, "time, walked back", "distance from its own track", log_y=True)
-
-
 def miss_of_start(result: "Drawn | Held", recipe: Recipe) -> Number | None:
-    """The start's error by ordinary Heun, and by reversible Heun."""
+    """By how much the start is missed by ordinary Heun, and by reversible Heun."""
     by = {way.method: way for way in result.ways}
     if not {"heun", "reversible_heun"} <= set(by):
         return None
-    errors = [f"{by[name].error:.0e}" for name in ("heun", "reversible_heun")]
-    return Number("start missed by", errors[1], errors[0])
+    missed = [_missed(by[name]) for name in ("heun", "reversible_heun")]
+    return Number("start missed by", missed[1], missed[0])
+
+
+def _missed(way: "WayBack") -> str:
+    return "left all bounds" if way.left_at is not None else f"{float(way.misses[-1]):.1g}"
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def _gradients(frame: Frame) -> None:
+    run = frame.stage("gradients", "Compare the gradients", tab="Gradients")
+    with run.ask:
+        sweep = gr.Radio(fields.options(SWEEPS), value="steps", label="Depth of time")
+        rate = gr.Slider(0, 4, 0, step=0.25, label="Damping", info="−λ y is added to the field")
+    with run.settings:
+        most = gr.Radio([16, 64, 256, 1024], value=256, label="Most steps")
+        c = gr.Slider(0.5, 1, 0.95, step=0.01, label="c of McCallum and Foster")
+        batch = gr.Slider(1, 64, 16, step=1, label="Batch")
+        precision = gr.Radio(["float64", "float32"], value="float64", label="Precision")
+    with run.shown:
+        shown = gr.HTML(first_bars(), elem_id="neural_de-gradient-bars")
+    with run.below:
+        table = gr.HTML()
+    run.wire(
+        {
+            "sweep": sweep, "most": most, "rate": rate, "c": c, "batch": batch,
+            "precision": precision,
+        },
+        draw_gradients,
+        [shown, table],
+        number=gradient_error,
+    )  # fmt: skip
+
+
+def first_bars() -> str:
+    """The ways by name, before anything is measured."""
+    empty = [Bar(title, [None], name in REVERSIBLE) for name, title in WAYS.items()]
+    return bars.grow("steps", ["16"], [Group(SAME_STEPS, empty, bars.told_error, log=True)])
+
+
+def draw_gradients(result: "Gradients", recipe: Recipe, ended: bool) -> tuple[object, ...]:
+    """A bar for each way that grows with the steps; a table at the end."""
+    if not result.points:
+        return ()
+    steps = sorted({point.steps for point in result.points})
+    groups = [
+        _errors(SAME_STEPS, _by_way(result, "error", steps)),
+        Group(KEPT, _by_way(result, "kept_bytes", steps), bars.told_bytes, log=True),
+        Group(ASKED, _by_way(result, "evaluations", steps), whole, log=True),
+        _errors(TRUTH, _by_way(result, "truth_error", steps)),
+    ]
+    drawn = bars.grow("steps", [str(count) for count in steps], groups)
+    return (drawn, gradients_table(result)) if ended else (drawn,)
+
+
+def _errors(title: str, rows: Sequence[Bar]) -> Group:
+    return Group(title, rows, bars.told_error, log=True, ends=(1e-17, 1.0))
+
+
+def whole(count: float) -> str:
+    """A number of evaluations."""
+    return f"{count:,.0f}"
+
+
+def _by_way(result: "Gradients", name: str, steps: Sequence[int]) -> list[Bar]:
+    """One bar a way; where the states left all bounds there is none."""
+    found = {(p.method, p.steps): float(getattr(p, name)) for p in result.points}
+    values = {way: [found.get((way, count), math.inf) for count in steps] for way in WAYS}
+    return [
+        Bar(title, [v if math.isfinite(v) else None for v in values[way]], way in REVERSIBLE)
+        for way, title in WAYS.items()
+    ]
+
+
+def gradients_table(result: "Gradients") -> str:
+    """All points in numbers."""
+    rows = [
+        [p.steps, p.title, bars.told_bytes(p.kept_bytes), p.evaluations, told(p.error),
+         told(p.truth_error)]
+        for p in result.points
+    ]  # fmt: skip
+    head = ["steps", "way", "kept", "evaluations", "error, same steps", "error, accurate solve"]
+    return markup.table(head, rows, "Gradients") + markup.notes(*result.notes)
+
+
+def told(error: float) -> str:
+    """An error, or that there is none to speak of."""
+    return bars.told_error(error) if math.isfinite(error) else "left all bounds"
+
+
+def gradient_error(result: "Gradients", recipe: Recipe) -> Number | None:
+    """The adjoint's error and that of the reversible solver, at the most steps."""
+    last = max((p.steps for p in result.points), default=0)
+    by = {p.method: p.error for p in result.points if p.steps == last}
+    if not {"adjoint", "reversible"} <= set(by):
+        return None
+    return Number(
+        "gradient error, adjoint → reversible", told(by["reversible"]), told(by["adjoint"])
+    )
 
 
 # ---------------------------------------------------------------------- stability
@@ -264,6 +316,22 @@ def draw_held(result: "Held", recipe: Recipe, ended: bool) -> tuple[object, ...]
     return _square(traces, reach), table, gap_plot(result), pulls_plot(result)
 
 
+def _back(way: "WayBack") -> dict[str, object]:
+    """A way back, dotted where it is the ordinary method's."""
+    is_ours = way.method != "heun"
+    line = scatter(way.back, BACKWARD if is_ours else SERIES[2], mode="lines", width=2)
+    line["line"]["dash"] = "dash" if is_ours else "dot"
+    return line | {"name": f"back: {way.title}"}
+
+
+def _square(traces: Sequence[dict[str, object]], reach: float) -> PlotData:
+    shared: dict[str, object] = {"range": [-reach, reach], "constrain": "domain"}
+    return figure(
+        traces, "x", "y", legend=False, height=460,
+        xaxis=shared, yaxis=shared | {"scaleanchor": "x"},
+    )  # fmt: skip
+
+
 def gap_plot(result: "Held") -> PlotData:
     """|y - z| against time."""
     lines = [
@@ -289,70 +357,6 @@ def pulls_plot(result: "Held") -> PlotData:
         title = "back at the start" if backward else "at the end"
         lines.append(Line(title, [c for c, _ in shown], [v for _, v in shown], backward=backward))
     return plots.curves(lines, "c", "relative error", log_y=True)
-
-
-# ---------------------------------------------------------------------- gradients
-
-
-def _gradients(frame: Frame) -> None:
-    run = frame.stage("gradients", "Compare", tab="Gradients")
-    with run.ask:
-        sweep = gr.Radio(fields.options(SWEEPS), value="steps", label="Depth of time")
-        rate = gr.Slider(0, 4, 0, step=0.25, label="Damping", info="−λ y added to the field")
-    with run.settings:
-        most = gr.Radio([16, 64, 256, 1024], value=256, label="Most steps")
-        c = gr.Slider(0.5, 1, 0.95, step=0.01, label="c of McCallum and Foster")
-        batch = gr.Slider(1, 64, 16, step=1, label="Batch")
-        precision = gr.Radio(["float64", "float32"], value="float64", label="Precision")
-    with run.shown:
-        errors = plots.place("Error against steps")
-    with run.below:
-        memory = plots.place("Memory against steps")
-        table = gr.HTML()
-    run.wire(
-        {
-            "sweep": sweep, "most": most, "rate": rate, "c": c, "batch": batch,
-            "precision": precision,
-        },
-        draw_gradients,
-        [errors, memory, table],
-        number=gradient_error,
-    )  # fmt: skip
-
-
-def draw_gradients(result: "Gradients", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Errors and bytes point by point."""
-    errors = _by_way(result, "error", "gradient error, against the same steps", 1e-17)
-    memory = _by_way(result, "kept_bytes", "bytes kept for the way back", 1.0)
-    rows = [
-        [p.steps, p.title, f"{p.kept_bytes / 1024:.1f}", p.evaluations, f"{p.error:.1e}",
-         f"{p.truth_error:.1e}"]
-        for p in result.points
-    ]  # fmt: skip
-    head = ["steps", "way", "KiB kept", "evaluations", "error, same steps", "error, accurate solve"]
-    return errors, memory, markup.table(head, rows, "Gradients") + markup.notes(*result.notes)
-
-
-def _by_way(result: "Gradients", name: str, title: str, least: float) -> PlotData:
-    lines = []
-    for place, (way, said) in enumerate(WAYS.items()):
-        found = [
-            (p.steps, max(float(getattr(p, name)), least)) for p in result.points if p.method == way
-        ]
-        found = [(steps, value) for steps, value in found if math.isfinite(value)]
-        if found:
-            xs, ys = zip(*found, strict=True)
-            lines.append(Line(said, xs, ys, place, backward=way == "reversible"))
-    return plots.curves(lines, "steps", title, log_x=True, log_y=True)
-
-
-def gradient_error(result: "Gradients", recipe: Recipe) -> Number | None:
-    """The adjoint's error and that of the reversible solver, at the most steps."""
-    by = {p.method: p for p in result.points}
-    if not {"adjoint", "reversible"} <= set(by):
-        return None
-    errors = [f"{by[name].error:.0e}" for name in ("adjoint", "reversible")]
-    return Number("gradient error, adjoint → reversible", errors[1], errors[0])
 
 
 # ---------------------------------------------------------------------- series
@@ -473,7 +477,7 @@ def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object
         )
         for place, level in enumerate(result.levels)
     ]
-    rows = [
+    rows: list[list[object]] = [
         ["asked again, largest difference", f"{result.repeat_error:g}"],
         ["two parts against the whole", f"{result.additivity_error:.1e}"],
         ["same seed, first asked from right to left", f"{result.order_difference:.2g}"],

@@ -163,17 +163,29 @@ def test_the_continuous_adjoint_is_off_by_the_order_of_its_method():
 # ---------------------------------------------------------------------- other libraries
 
 
+class WithTimes(nn.Module):
+    """A field as torchdiffeq asks it: with tensors for times."""
+
+    def __init__(self, field):
+        super().__init__()
+        self.field = field
+
+    def forward(self, t, y):
+        return self.field(float(t.detach()), y)
+
+
 def test_torchdiffeq_gives_the_same_adjoint():
     library = pytest.importorskip("torchdiffeq")
     field = learned()
     start = torch.randn(3, 4, generator=torch.Generator().manual_seed(2)).double()
-    times = Times.even(1.0, 10)
+    times, steps = Times.even(1.0, 10), {"step_size": 0.1}
 
     def theirs(y):
-        grid = torch.tensor(times.values, dtype=torch.float64)
+        # Two times alone: at every time that is asked for it starts the way back afresh.
         return library.odeint_adjoint(
-            field, y, grid, method="midpoint", adjoint_params=tuple(field.parameters())
-        )[-1]
+            WithTimes(field), y, torch.tensor([0.0, 1.0]).double(), method="midpoint",
+            options=steps, adjoint_options=steps, adjoint_params=tuple(field.parameters()),
+        )[-1]  # fmt: skip
 
     wanted = gradients(theirs, field, start)
     found = gradients(lambda y: solvers.adjoint(field, times, y), field, start)
@@ -187,7 +199,9 @@ def test_torchdiffeq_solves_to_the_same_end():
     start = torch.randn(2, 4, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
         end = ends(reversible_heun(field, Times.even(1.0, 2000)), start)[0]
-        wanted = library.odeint(field, start, torch.tensor([0.0, 1.0]).double(), rtol=1e-9)[-1]
+        wanted = library.odeint(
+            WithTimes(field), start, torch.tensor([0.0, 1.0]).double(), rtol=1e-9
+        )[-1]
     assert torch.allclose(end, wanted, atol=1e-5)
 
 

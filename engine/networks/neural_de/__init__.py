@@ -49,9 +49,16 @@ instead of a penalty on its gradient.
 **Formulas.** A field that was learnt can be read: sample states and slopes, look for a short
 expression, and fit its constants once more through the solver. Outside the data it is a guess.
 
-*What the paper leaves open.* Speed: its figures are of GPUs and wide networks; here operations are
-counted instead. Brownian increments are exact in float64 up to round-off of the tree's sums.
-Batches of equal times only, and no adaptive steps: the way back would need them recorded.
+**What the paper reports, and what is measured here.** Reversible Heun trains up to 1.98 times
+faster than the midpoint method with a continuous adjoint, and without truncation error; the
+Brownian interval is up to 10.6 times faster than a tree of fixed depth; clipping 1.87 times faster
+than a penalty. No seconds are measured here. What stands behind the first figure is counted: 2N + 2
+evaluations of the field against 4N, which at 64 steps are 1.97 times fewer. The claim of this panel
+is the other half of the sentence, the gradient without truncation error.
+
+*What the paper leaves open.* Brownian increments are exact in float64 up to round-off of the
+tree's sums. Batches of equal times only, and no adaptive steps: the way back would need them
+recorded.
 """
 
 from collections.abc import Mapping

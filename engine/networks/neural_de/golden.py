@@ -7,6 +7,7 @@ gradients by its reversible adjoint), `neural-de_cde_path` by torchcde. Toleranc
 reached is some 1e-15.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -60,7 +61,7 @@ def _weight(array: object) -> nn.Parameter:
     return nn.Parameter(torch.as_tensor(array).clone())
 
 
-def _ordinary(arrays: Arrays, mode: Mode, every: int | None) -> float:
+def _ordinary(arrays: Arrays, mode: Mode, *, every: int | None) -> float:
     field = OrdinaryField(arrays)
     times = Times(tuple(arrays["ts"].tolist()))
     sequence = reversible_heun(field, times, mode=mode, every=every)
@@ -121,18 +122,19 @@ def _path(arrays: Arrays) -> float:
     )
 
 
-def _modes(name: str, check: object, **settings: object) -> tuple[Check, ...]:
+def _modes(name: str, check: Callable[[Arrays, Mode], float]) -> tuple[Check, ...]:
     listed: tuple[Mode, ...] = ("plain", "checkpoint", "reversible")
-    return tuple(
-        (f"{name}, {mode}", TOLERANCE, partial(check, mode=mode, **settings))  # type: ignore[arg-type,call-overload]
-        for mode in listed
-    )
+    return tuple((f"{name}, {mode}", TOLERANCE, partial(_in, mode, check)) for mode in listed)
+
+
+def _in(mode: Mode, check: Callable[[Arrays, Mode], float], arrays: Arrays) -> float:
+    return check(arrays, mode)
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "neural-de_revheun_ode": (
-        *_modes("every state, gradients, way back", _ordinary, every=1),
-        *_modes("merged kicks: end, gradients, way back", _ordinary, every=None),
+        *_modes("every state, gradients, way back", partial(_ordinary, every=1)),
+        *_modes("merged kicks: end, gradients, way back", partial(_ordinary, every=None)),
     ),
     "neural-de_revheun_sde_diag": _modes("every state, gradients, way back", _noisy),
     "neural-de_cde_path": (("filled, Hermite, rectilinear", TOLERANCE, _path),),

@@ -113,7 +113,7 @@ def gradients(
         fine = Times.even(times.values[-1], max(256, 2 * count))
         yield Progress(len(shown.points), total, f"{count} steps: an accurate solve", shown)
         truth, *_ = _found(_accurate, field, fine, start, weights)
-        exact: dict[End, list[Tensor]] = {}
+        exact: dict[str, list[Tensor]] = {}
         for name, way in made.items():
             yield Progress(len(shown.points), total, f"{count} steps, {WAYS[name]}", shown)
             grads, kept, evaluations = _found(way.end, field, times, start, weights)

@@ -37,7 +37,7 @@ class Drawn:
     """A field that learns a drawn curve, and its ways back."""
 
     target: Float[Array, "n 2"]
-    path: Float[Array, "n 2"]
+    path: Float[Array, "m 2"]
     losses: tuple[float, ...] = ()
     knows_time: bool = False
     crosses: bool = False
@@ -152,7 +152,7 @@ class Series:
 class Refined:
     """A Brownian path asked for at finer and finer times, and what re-asking gives."""
 
-    levels: tuple[Float[Array, "n 2"], ...] = ()
+    levels: tuple[Float[Array, "_ 2"], ...] = ()
     nodes: tuple[tuple[float, float, int], ...] = ()
     repeat_error: float = 0.0
     additivity_error: float = 0.0

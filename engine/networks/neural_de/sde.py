@@ -90,7 +90,7 @@ class Generator(nn.Module):
 
     def forward(
         self, first: Float[Tensor, "b i"], dw: Float[Tensor, "n b m"]
-    ) -> Float[Tensor, "b n"]:
+    ) -> Float[Tensor, "b n+1"]:
         times = Times.even(END, POINTS - 1)
         sequence = reversible_heun(self.field, times, mode=self.mode, is_noisy=True, every=1)
         y = self.start(first)
@@ -184,7 +184,7 @@ class Game:
         self.critic.clip()
         self.done += 1
         self._average()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -292,7 +292,8 @@ def series(
         yield Progress(done, rounds, f"Round {done}", shown)
     guesses = {TITLES[name]: _guess(one, test, 0) for name, one in learners.items()}
     shown = replace(shown, window=_window(given, test_ends[0], test, guesses))
-    return replace(shown, **_marks(given, test_ends, test, shown))
+    compared = (*shown.learners, *_marks(given, test_ends, test))
+    return replace(shown, learners=compared, notes=_notes(given, len(test_ends), compared))
 
 
 TITLES = {"controlled": "controlled equation", "recurrent": "GRU"}
@@ -325,24 +326,25 @@ def _guess(one: nn.Module, test: Windows, which: int) -> float:
     return float(one(some)[0]) * test.scale + float(test.last[which])
 
 
-def _marks(rows: Rows, ends: Sequence[int], test: Windows, shown: Series) -> dict[str, object]:
-    """Two forecasts without learning, and what to believe."""
+def _marks(rows: Rows, ends: Sequence[int], test: Windows) -> Iterator[Learner]:
+    """Forecasts without learning."""
     truth = np.array([rows.values[e + AHEAD] for e in ends])
-    stay = test.last.numpy()
-    marks = [("stay", "no change", _rms(stay - truth))]
+    yield Learner("stay", "no change", 0, (_rms(test.last.numpy() - truth),), (0,))
     if rows.unit == "ppm":
-        marks.append(
-            ("calendar", "calendar: last year again", _rms(repeated_year(rows, ends) - truth))
-        )
-    learners = (*shown.learners, *(Learner(n, t, 0, (e,), (0,)) for n, t, e in marks))
-    ranked = sorted(learners, key=lambda one: one.errors[-1])
-    notes = [
-        f"Best here: {ranked[0].title}, {ranked[0].errors[-1]:.2f} {rows.unit} on "
-        f"{len(ends)} later windows; {ranked[1].title} follows with {ranked[1].errors[-1]:.2f}."
-    ]
+        error = _rms(repeated_year(rows, ends) - truth)
+        yield Learner("calendar", "calendar: last year again", 0, (error,), (0,))
+
+
+def _notes(rows: Rows, windows: int, learners: Sequence[Learner]) -> tuple[str, ...]:
+    """What to believe."""
+    best, second, *_ = sorted(learners, key=lambda one: one.errors[-1])
+    said = (
+        f"Best here: {best.title}, {best.errors[-1]:.2f} {rows.unit} on {windows} later windows; "
+        f"{second.title} follows with {second.errors[-1]:.2f}.",
+    )
     if rows.unit == "ppm":
-        notes.append("The calendar knows that a year has 52 weeks and sees all values.")
-    return {"learners": learners, "notes": tuple(notes)}
+        return (*said, "The calendar knows that a year has 52 weeks and sees all values.")
+    return said
 
 
 def _rms(gap: Float[Array, " b"]) -> float:

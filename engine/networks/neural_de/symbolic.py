@@ -28,7 +28,7 @@ from engine.networks.neural_de.drawing import fitted, points_of, resampled
 from engine.networks.neural_de.fields import KNOWN, Learned, drawn_weights
 from engine.networks.neural_de.results import Formula
 
-STEPS, THRESHOLD, GENERATIONS = 64, 0.08, 12
+STEPS, TOLERANCE, GENERATIONS = 64, 0.1, 12
 
 
 @dataclass(frozen=True)
@@ -103,26 +103,39 @@ def _sum(coefficients: Float[Array, " k"]) -> str:
 
 
 def sparse(
-    y: Float[Tensor, "n 2"], slopes: Float[Tensor, "n 2"], threshold: float = THRESHOLD
+    y: Float[Tensor, "n 2"], slopes: Float[Tensor, "n 2"], tolerance: float = TOLERANCE
 ) -> Float[Tensor, "k 2"]:
-    """Coefficients of few polynomials: least squares, drop what is small, again, ten times.
+    """Coefficients of few polynomials: the one that is missed least is dropped, again and again.
 
-    Brunton, Proctor, Kutz, "Discovering governing equations from data", 2016, equation 7. Small is
-    below `threshold` of the largest contribution to that component.
+    Until what is left would not explain the slopes to within `tolerance` of their size. (Stepwise
+    regression as in Boninsegna, Nüske, Clementi, "Sparse learning of stochastic dynamical
+    equations", 2018. On one closed orbit many polynomials say nearly the same, so large
+    coefficients are no sign of what is needed, and thresholds on them keep the wrong ones.)
     """
     library = torch.stack([term.of(y) for term in TERMS], 1)
-    size = library.square().mean(0).sqrt()
-    found = torch.linalg.lstsq(library, slopes).solution
-    for _ in range(10):
-        weight = found.abs() * size[:, None]
-        kept = weight >= threshold * weight.max(0).values
-        found = torch.zeros_like(found)
-        for axis in (0, 1):
-            some = kept[:, axis]
-            found[some, axis] = torch.linalg.lstsq(
-                library[:, some], slopes[:, axis : axis + 1]
-            ).solution[:, 0]
+    found = torch.zeros(len(TERMS), 2, dtype=y.dtype)
+    for axis in (0, 1):
+        kept, wanted = list(range(len(TERMS))), slopes[:, axis]
+        while len(kept) > 1:
+            shorter = [[k for k in kept if k != dropped] for dropped in kept]
+            best = min(shorter, key=lambda some: _unexplained(library[:, some], wanted))
+            if _unexplained(library[:, best], wanted) > tolerance:
+                break
+            kept = best
+        found[kept, axis] = _least_squares(library[:, kept], wanted)
     return found
+
+
+def _least_squares(
+    library: Float[Tensor, "n k"], wanted: Float[Tensor, " n"]
+) -> Float[Tensor, " k"]:
+    return torch.linalg.lstsq(library, wanted[:, None]).solution[:, 0]
+
+
+def _unexplained(library: Float[Tensor, "n k"], wanted: Float[Tensor, " n"]) -> float:
+    """The size of what these columns do not explain, as a share of the whole."""
+    rest = wanted - library @ _least_squares(library, wanted)
+    return float(rest.norm() / wanted.norm().clamp(min=1e-300))
 
 
 # ---------------------------------------------------------------------- other readers
