@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
@@ -146,14 +146,14 @@ def _ways(ways: "Sequence[WayBack]") -> str:
     rows = [
         [
             way.title,
-            f"{way.error:.1e}",
+            markup.power(way.error),
             Html(
                 f"{markup.digits(way.start)} "
                 f'<span class="mark backward" aria-label="came back as">◀</span> '
                 f"{markup.digits(way.returned)}"
             ),
-            str(way.trip) if way.trip is not None else "",
-            f"{float(way.gap.max()):.1e}" if way.method != "heun" else "one stream",
+            markup.came_back(way.trip) if way.trip is not None else "",
+            markup.power(float(way.gap.max())) if way.method != "heun" else "one stream",
         ]
         for way in ways
     ]
@@ -181,7 +181,7 @@ def miss_of_start(result: "Drawn | Held", recipe: Recipe) -> Number | None:
 
 
 def _missed(way: "WayBack") -> str:
-    return "left all bounds" if way.left_at is not None else f"{float(way.misses[-1]):.1g}"
+    return "left all bounds" if way.left_at is not None else markup.power(float(way.misses[-1]))
 
 
 # ---------------------------------------------------------------------- gradients
@@ -406,21 +406,30 @@ def window_plot(result: "Series") -> PlotData:
     w = result.window
     if w is None:
         return figure([], "time", result.unit)
-    seen = scatter(np.stack([w.times, w.observed], 1), INK, mode="markers", size=8)
-    gone = scatter(np.stack([w.times, w.dropped], 1), NEUTRAL, mode="markers", size=7)
+    seen = _in_time(w.times, w.observed, INK, mode="markers", size=8)
+    gone = _in_time(w.times, w.dropped, NEUTRAL, mode="markers", size=7)
     gone["marker"]["symbol"] = "x-thin-open"
-    smooth = scatter(np.stack([w.path_times, w.hermite], 1), FORWARD, mode="lines")
-    held = scatter(np.stack([w.path_times, w.rectilinear], 1), SERIES[1], mode="lines", width=1)
-    truth = scatter(np.array([[w.ahead, w.truth]]), INK, mode="markers", size=12)
+    smooth = _in_time(w.path_times, w.hermite, FORWARD, mode="lines")
+    held = _in_time(w.path_times, w.rectilinear, SERIES[1], mode="lines", width=1)
+    truth = _in_time([w.ahead], [w.truth], INK, mode="markers", size=12)
     named = [
         seen | {"name": "observed"}, gone | {"name": "dropped"}, smooth | {"name": "cubic path"},
         held | {"name": "held value"}, truth | {"name": "the later value"},
     ]  # fmt: skip
     for place, (title, value) in enumerate(w.guesses):
-        dot = scatter(np.array([[w.ahead, value]]), SERIES[2 * place % 4], mode="markers", size=11)
+        colour = SERIES[2 * place % 4]
+        dot = _in_time([w.ahead], [value], colour, mode="markers", size=11)
         dot["marker"]["symbol"] = ("square", "triangle-up")[place % 2]
         named.append(dot | {"name": title})
     return figure(named, "time", result.unit or "value", legend=True, xaxis={"tickformat": "g"})
+
+
+def _in_time(
+    times: Sequence[float], values: Sequence[float], colour: str, **look: Any
+) -> dict[str, Any]:
+    """A trace against time, as exactly as a year has weeks."""
+    trace = scatter(np.stack([times, values], 1), colour, **look)
+    return trace | {"x": [round(float(t), 4) for t in times]}
 
 
 def learning_plot(result: "Series") -> PlotData:
@@ -466,7 +475,9 @@ def _brownian(frame: Frame) -> None:
 
 
 def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Levels over one another, and what re-asking gives."""
+    """The coarsest, a middle and the finest level, and what re-asking gives."""
+    count = len(result.levels)
+    some = [result.levels[k] for k in sorted({0, count // 2, count - 1})]
     lines = [
         Line(
             f"{len(level) - 1} steps",
@@ -475,11 +486,11 @@ def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object
             place,
             marks=False,
         )
-        for place, level in enumerate(result.levels)
+        for place, level in enumerate(some)
     ]
     rows: list[list[object]] = [
-        ["asked again, largest difference", f"{result.repeat_error:g}"],
-        ["two parts against the whole", f"{result.additivity_error:.1e}"],
+        ["asked again, largest difference", markup.power(result.repeat_error)],
+        ["two parts against the whole", markup.power(result.additivity_error)],
         ["same seed, first asked from right to left", f"{result.order_difference:.2g}"],
         ["questions", result.queries],
         ["increments kept", result.kept],
@@ -494,7 +505,7 @@ def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object
 
 def asked_again(result: "Refined", recipe: Recipe) -> Number | None:
     """The difference of a question asked twice."""
-    return Number("asked twice, difference", f"{result.repeat_error:g}")
+    return Number("asked twice, difference", markup.power(result.repeat_error))
 
 
 def _generate(frame: Frame) -> None:
@@ -562,13 +573,14 @@ def _formula(frame: Frame, drawing: gr.Textbox) -> None:
         rounds = gr.Slider(10, 800, 300, step=10, label="Rounds of training")
         refit = gr.Slider(0, 200, 40, step=10, label="Rounds of refitting the constants")
     with run.shown:
+        read = gr.HTML("", elem_id="neural_de-read")
         plane = plots.place("The path and the expression's")
     with run.below:
         table = gr.HTML()
     run.wire(
         {"source": source, "drawing": drawing, "reader": reader, "rounds": rounds, "refit": refit},
         draw_formula,
-        [plane, table],
+        [read, plane, table],
         number=terms_read,
     )
 
@@ -582,21 +594,36 @@ def draw_formula(result: "Formula", recipe: Recipe, ended: bool) -> tuple[object
         scatter(result.target, INK, mode="lines", width=5) | {"opacity": 0.35},
         scatter(result.path, FORWARD, mode="lines", width=2.5),
     ]
+    read = "".join(
+        f'<p class="verdict">d{name}/dt = {escape(as_written(text))}</p>'
+        for name, text in zip("xy", result.expressions, strict=True)
+    )
+    return read, _square(traces, reach), expressions_table(result)
+
+
+def expressions_table(result: "Formula") -> str:
+    """What was read beside what is true, and as LaTeX to take along."""
     truth = result.truth or ("nobody knows", "nobody knows")
     rows = [
-        [
-            Html(f"d{n}/dt"),
-            Html(f"<code>{escape(found)}</code>"),
-            known,
-            Html(f"<code>{escape(tex)}</code>"),
-        ]
-        for n, found, known, tex in zip("xy", result.expressions, truth, result.latex, strict=True)
+        [f"d{name}/dt", as_written(found), as_written(known), Html(f"<code>{escape(tex)}</code>")]
+        for name, found, known, tex in zip(
+            "xy", result.expressions, truth, result.latex, strict=True
+        )
     ]
     table = markup.table(["", "read", "true", "LaTeX"], rows, "Expressions")
-    said = f"Distance from the path: {result.refitted:.2g}." if result.refitted is not None else ""
-    return _square(traces, reach), table + markup.notes(said, *result.notes)
+    said = ""
+    if result.refitted is not None:
+        said = f"Distance of its path from the given one: {markup.power(result.refitted)}."
+    return table + markup.notes(said, *result.notes)
+
+
+def as_written(expression: str) -> str:
+    """An expression as people write it: 0.926 y − 0.872 x² y."""
+    for plain, written in (("^2", "²"), ("^3", "³"), ("*", " "), ("-", "−")):
+        expression = expression.replace(plain, written)
+    return expression
 
 
 def terms_read(result: "Formula", recipe: Recipe) -> Number | None:
     """How many terms the expression has."""
-    return Number("terms", str(result.terms)) if result.terms else None
+    return Number("terms, of 20 possible", str(result.terms)) if result.terms else None

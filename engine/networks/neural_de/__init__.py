@@ -69,6 +69,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -136,6 +137,17 @@ CARD = MethodCard(
     ),
     undoes="The flow of time of a learned field, from the end of a path to its start.",
     exactness=Exactness.ROUND_OFF,
+    headline=Headline(
+        paper=(
+            "Reversible Heun trains up to 1.98 times faster than midpoint solvers, with gradients "
+            "free of truncation error; the Brownian interval and clipping save as much again."
+        ),
+        verdict="in part",
+        here=(
+            "The gradients are free of truncation error, and the evaluations of the field are half "
+            "as many. No seconds were measured, and no neural SDE was trained to the end."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "Keeping one state alone, the gradient of reversible Heun is at least a million times "

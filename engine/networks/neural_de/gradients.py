@@ -163,8 +163,8 @@ def _notes(shown: Gradients) -> Iterator[str]:
     by = {point.method: point for point in shown.points if point.steps == last}
     share = 1 - by["checkpoint"].kept_bytes / by["plain"].kept_bytes
     yield (
-        f"Checkpoints take {share:.0%} of what autograd keeps at {last} steps, with the same "
-        "gradient; the reversible solver takes the rest."
+        f"Checkpoints take {100 * share:.0f} % of what autograd keeps at {last} steps, with the "
+        "same gradient; the reversible solver takes the rest."
     )
     if by["reversible"].truth_error > 10 * by["adjoint"].truth_error:
         yield (
