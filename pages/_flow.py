@@ -26,8 +26,9 @@ SAID = (
     "It shows the curve, the slopes of the field, the way forwards and the ways back"
 )
 KEY = (
-    '<p class="key"><i class="drawn"></i>as drawn <i class="there"></i>forwards '
-    '<i class="heun"></i>back by Heun <i class="ours"></i>back by reversible Heun</p>'
+    '<p class="key"><span><i class="drawn"></i>as drawn</span> <span><i class="there"></i>forwards'
+    '</span> <span><i class="heun"></i>back by Heun</span> <span><i class="ours"></i>back by '
+    "reversible Heun</span></p>"
 )
 JS = (ASSETS / "panels" / "flow.js").read_text("utf-8")
 CSS = (ASSETS / "panels" / "flow.css").read_text("utf-8")

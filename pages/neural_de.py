@@ -78,17 +78,16 @@ def _drawn(frame: Frame) -> gr.Textbox:
     run = frame.stage("run", "Learn it and run it back", tab="Draw and reverse")
     with run.ask:
         planes.ready(DRAWINGS, FIELD, RUN)
-        with gr.Accordion("The same as text", open=False):
-            drawing = gr.Textbox(
-                SPIRAL,
-                label="Points",
-                info="x y; x y; ... from -2 to 2",
-                lines=2,
-                max_lines=4,
-                max_length=LONGEST_DRAWING,
-                elem_id=FIELD,
-                elem_classes="mono",
-            )
+        drawing = gr.Textbox(
+            SPIRAL,
+            label="The same as text",
+            info="x y; x y; ... from -2 to 2",
+            lines=1,
+            max_lines=2,
+            max_length=LONGEST_DRAWING,
+            elem_id=FIELD,
+            elem_classes="mono",
+        )
     with run.settings:
         steps = gr.Slider(16, 256, 24, step=8, label="Steps of the solver")
         with gr.Accordion("More settings", open=False):

@@ -15,7 +15,7 @@ from engine.core.shapes import Array, Float, Tensor
 from engine.networks import _solvers as solvers
 from engine.networks._solvers import Times, reversible_heun
 from engine.networks.neural_de import LONGEST_DRAWING, SPIRAL
-from engine.networks.neural_de.fields import Learned, drawn_weights
+from engine.networks.neural_de.fields import Learned, drawn_weights, undrawn
 from engine.networks.neural_de.results import Drawn
 from engine.networks.neural_de.ways import way_of
 
@@ -39,7 +39,8 @@ def run(
     crosses = crosses_itself(target)
     knows_time = knows == "state and time" or (knows == "auto" and crosses)
     states = torch.from_numpy(_with_clock(target, knows_time))
-    field = Learned(2, width, knows_time=knows_time, speed=_speed(target)).double()
+    with undrawn():
+        field = Learned(2, width, knows_time=knows_time, speed=_speed(target)).double()
     drawn_weights(field, seed, "weights")
     times = Times.even(1.0, steps)
     shown = Drawn(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +95,11 @@ class Counted(nn.Module):
         self.evaluations += 1
         out: Tensor = self.field(t, y)
         return out
+
+
+def undrawn() -> AbstractContextManager[None]:
+    """For making networks: what torch draws for their weights leaves its generator as it was."""
+    return torch.random.fork_rng(devices=[])
 
 
 def drawn_weights(module: nn.Module, seed: int, *role: str | int, scale: float = 1.0) -> None:

@@ -15,7 +15,7 @@ from engine.core.shapes import Float, Tensor
 from engine.networks import _solvers as solvers
 from engine.networks._solvers import Times
 from engine.networks.neural_de import SWEEPS, WAYS
-from engine.networks.neural_de.fields import Counted, Learned, drawn_weights
+from engine.networks.neural_de.fields import Counted, Learned, drawn_weights, undrawn
 from engine.networks.neural_de.results import Gradients, Point
 from engine.reversible import suggest_anchor
 from engine.reversible.memory import kept_bytes
@@ -29,7 +29,9 @@ class Damped(nn.Module):
 
     def __init__(self, rate: float, dtype: torch.dtype, seed: int) -> None:
         super().__init__()
-        self.network, self.rate = Learned(SIZE, WIDTH).to(dtype), rate
+        self.rate = rate
+        with undrawn():
+            self.network = Learned(SIZE, WIDTH).to(dtype)
         drawn_weights(self.network, seed, "weights")
 
     def forward(self, t: float, y: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:

@@ -24,7 +24,7 @@ from engine.core.job import Progress, Steps
 from engine.core.settings import Range
 from engine.core.shapes import Array, Float, Tensor
 from engine.networks._solvers import Times, increments, reversible_heun
-from engine.networks.neural_de.fields import drawn_weights
+from engine.networks.neural_de.fields import drawn_weights, undrawn
 from engine.networks.neural_de.results import Generated
 from engine.reversible import Mode
 from engine.reversible.memory import kept_bytes
@@ -151,7 +151,8 @@ class Game:
     @classmethod
     def begun(cls, seed: int, *, mean_from: int = 0) -> "Game":
         """Weights from a seed: those of the generator's start three times as large, as there."""
-        generator, critic = Generator(), Critic()
+        with undrawn():
+            generator, critic = Generator(), Critic()
         drawn_weights(generator, seed, "generator", scale=0.7)
         drawn_weights(generator.start, seed, "start", scale=1.5)
         drawn_weights(critic, seed, "critic")
@@ -194,7 +195,8 @@ class Game:
 
     def averaged(self) -> Generator:
         """The generator with the mean of its weights."""
-        made = Generator()
+        with undrawn():
+            made = Generator()
         made.load_state_dict(self.mean)
         return made
 
@@ -278,7 +280,8 @@ def _kept(generator: Generator, noise: tuple[Tensor, Tensor]) -> Mapping[str, in
     some = noise[0][:32], noise[1][:, :32].contiguous()
     found = {}
     for mode in ("reversible", "plain"):
-        one = Generator(mode)
+        with undrawn():
+            one = Generator(mode)
         with torch.enable_grad(), kept_bytes(one, some) as kept:
             one(*some)
         found[mode] = kept.total

@@ -19,7 +19,7 @@ from engine.core.settings import Range, Text
 from engine.core.shapes import Array, Float, Tensor
 from engine.networks._solvers import Times, reversible_heun
 from engine.networks.neural_de import LONGEST_SERIES, paths
-from engine.networks.neural_de.fields import drawn_weights
+from engine.networks.neural_de.fields import drawn_weights, undrawn
 from engine.networks.neural_de.results import Learner, Series, Window
 from engine.reversible import Mode
 
@@ -230,11 +230,13 @@ class Recurrent(nn.Module):
 
 def forecasters(width: int, seed: int) -> dict[str, nn.Module]:
     """Both learners, of about as many weights, drawn from the seed."""
-    controlled = Controlled(width)
+    with undrawn():
+        controlled = Controlled(width)
     drawn_weights(controlled, seed, "controlled")
     wanted = sum(p.numel() for p in controlled.parameters())
     size = max(4, round((math.sqrt(16**2 + 12 * (wanted - 1)) - 16) / 6))
-    recurrent = Recurrent(size)
+    with undrawn():
+        recurrent = Recurrent(size)
     generator = rng.generator(seed, "recurrent")
     with torch.no_grad():
         for p in recurrent.parameters():

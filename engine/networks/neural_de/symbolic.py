@@ -25,7 +25,7 @@ from engine.networks import _solvers as solvers
 from engine.networks._solvers import Times, reversible_heun
 from engine.networks.neural_de import LONGEST_DRAWING, READERS, SPIRAL, SYSTEMS
 from engine.networks.neural_de.drawing import fitted, points_of, resampled
-from engine.networks.neural_de.fields import KNOWN, Learned, drawn_weights
+from engine.networks.neural_de.fields import KNOWN, Learned, drawn_weights, undrawn
 from engine.networks.neural_de.results import Formula
 
 STEPS, TOLERANCE, GENERATIONS = 64, 0.1, 12
@@ -208,7 +208,8 @@ def formula(
     total = rounds + refit + 2
     states, times = torch.from_numpy(path), Times.even(end, len(path) - 1)
     speed = float(states.diff(dim=0).norm(dim=1).sum()) / end
-    field = Learned(2, 32, speed=speed).double()
+    with undrawn():
+        field = Learned(2, 32, speed=speed).double()
     drawn_weights(field, seed, "weights")
     shown = Formula(source, reader, truth=truth, target=path)
     for done, loss in enumerate(fitted(field, states, times, rounds, seed), start=1):
