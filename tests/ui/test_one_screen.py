@@ -24,8 +24,8 @@ BOXES = """(button) => {
         return [left, top, right, bottom].map(Math.round);
     };
     const shown = bench.querySelector(":scope > .shown");
-    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .story, .grow section,"
-        + " .volume canvas, table.matrix";
+    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .board svg, .story,"
+        + " .grow section, .volume canvas, table.matrix";
     const pictures = [...shown.querySelectorAll(kinds)]
         .filter((one) => one.offsetParent || one.getClientRects().length);
     return {
