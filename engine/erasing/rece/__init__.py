@@ -78,8 +78,9 @@ CARD = MethodCard(
         ),
         verdict="in part",
         here=(
-            "The old attack dies after one epoch. A fresh one, derived on the new weights, still "
-            "succeeds every time; the paper's attacks on prompts are not run here."
+            "One epoch blocks the old attack. A fresh one, derived on the new weights, succeeds as "
+            "often as before, and where an object is erased an epoch costs some of the kept ones. "
+            "The paper's attacks on prompts are not run here."
         ),
     ),
     claim=Claim(
