@@ -78,7 +78,7 @@ CARD = MethodCard(
         margin=0.6,
         by="difference",
     ),
-    models=("fashion-poisoned", "fashion-confused"),
+    models=("fashion-poisoned", "fashion-confused", "fashion-random-labels"),
     budget=Budget(cpu_seconds=6.0, gpu_seconds=4.0),
     shows=(
         "engine.unlearning._manipulation:Trigger.stamped",
