@@ -179,7 +179,7 @@
       if (runs[name] || left[name]) return kept;
       const held = await fetch(address).then((reply) => reply.ok ? reply.text() : "");
       if (!held || runs[name]) return kept;
-      const { parts, drawn } = JSON.parse(held.split("\n")[1]);
+      const { parts, drawn } = JSON.parse(held);
       const whole = (one) => typeof one === "string"
         ? one.replace(/\x1a(\d+)\x1a/g, (_, part) => parts[part]) : { ...one };
       return places.map((place) => whole(drawn[place]));

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import numpy as np
 from gradio.components.base import Component
 from PIL import Image
 
 from engine.models import picture_sets
 from pages import _fields as fields
 from pages import _markup as markup
+from pages import _parts as parts
 from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._handlers import gradio_errors
@@ -239,6 +241,26 @@ def cards_table(cards: Sequence["Card"], label: str) -> str:
     missing = {f"{name}: {why}" for card in cards for name, why in card.missing.items()}
     why = markup.notes(*(f"No {text}." for text in sorted(missing))) if missing else ""
     return markup.table(head, rows, label) + why
+
+
+def told(
+    columns: Sequence[str],
+    pictures: Sequence[np.ndarray],
+    said: tuple[Sequence[str], Sequence[str]],
+    edit: str,
+    *,
+    is_undone: bool,
+) -> str:
+    """Pictures in a row, below each what is said of it before the edit, after it, and undone.
+
+    An undone network is the original bit for bit, so it says what that says.
+    """
+    title = f"original → {edit}{' → undone' * is_undone}"
+    lines = [
+        f"{before} → {after}{f' → {before}' * is_undone}"
+        for before, after in zip(*said, strict=True)
+    ]
+    return parts.sheet(columns, {title: (pictures, lines)})
 
 
 def undone_line(before: str, after: str, undone: str, patch_bytes: int, weights: int) -> str:

@@ -34,8 +34,9 @@ stay as they are. `number` reads the one number of the claim off the same result
 
 Every stage opens with a recording: the result of its default run, drawn by the same `draw` and
 fetched with its tab (`pages._recordings`). `python -m scripts.record SLUG` makes it; defaults are
-such that it shows the claim. `records=False` is for a stage whose defaults need something of the
-visitor's.
+such that it shows the claim. On Home the recording of the first stage moves: the first film or the
+first pictures of what is drawn, or what `film` of `wire` makes of the result, pictures or
+sentences. `records=False` is for a stage whose defaults need something of the visitor's.
 
 The frame adds model, seed, Run, Stop, progress, failures, the recipe in all its forms, the claim,
 the lesson and the code that ran.
@@ -166,7 +167,8 @@ class Frame:
         """One job function with its places, in a tab of its own; `tab` is the name of that."""
         with self.tab(tab or label, name):
             self.tab_of[name] = self.open_tab
-            return Stage(self, name, label, backward, records=records)
+            stage = Stage(self, name, label, backward, records=records)
+        return stage
 
     @contextmanager
     def tab(self, title: str, key: str = "") -> Iterator[None]:

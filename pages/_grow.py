@@ -117,7 +117,7 @@ def _bar(bar: Bar, group: Group, ends: tuple[float, float], at: int) -> str:
 
 
 def _ends(group: Group) -> tuple[float, float]:
-    """The scale: a whole number of decades where it is logarithmic, from zero elsewhere."""
+    """The scale: from a power of two to another where it is logarithmic, from zero elsewhere."""
     if group.ends is not None:
         return group.ends
     values = [value for bar in group.bars for value in bar.values if value]
@@ -125,7 +125,7 @@ def _ends(group: Group) -> tuple[float, float]:
     if not group.log:
         return 0.0, max(values, default=1.0)
     low, high = min(values, default=1.0), max(values, default=10.0)
-    return 10 ** math.floor(math.log10(low) - 0.3), 10 ** math.ceil(math.log10(high))
+    return 2.0 ** math.floor(math.log2(low) - 1), 2.0 ** math.ceil(math.log2(high))
 
 
 def _share(value: float, group: Group, ends: tuple[float, float]) -> float:

@@ -5,10 +5,10 @@
 A recording is a file `assets/recordings/<slug>.<action>.json`. The page fetches it when the tab of
 its button is shown and puts what it holds into the very places that a run draws in (rewind.js), so
 that the result of a run replaces it without a jump. Nothing of the server takes part but the file.
-It has two lines, the first of which alone is read when the panel is built:
+The first line alone is read when the panel is built:
 
-    {"recipe": "{...}", "made": "2026-12-01", "hangs_on": "5f0c...", "number": {...}, "digest": ...}
-    {"parts": ["data:image/png;base64,...", ...], "drawn": ["<p>...", {...}, null]}
+    {"head": {"recipe": "{...}", "made": "2026-12-01", "number": {...}, "digest": "0276a93c", ...},
+    "parts": ["data:image/png;base64,...", ...], "drawn": ["<p>...", {...}, null]}
 
 Addresses of pictures and sounds stand once in `parts`, and in what is drawn as numbers between two
 `MARK`s. None is an output that a recording leaves as it is, such as a file to download.
@@ -30,7 +30,7 @@ from pages._look import ASSETS
 from pages._markup import escape
 
 FOLDER = ASSETS / "recordings"
-MARK = "\x1a"
+MARK, HEAD = "\x1a", '{"head": '
 
 # A text of markup, a figure, or None for what stays as it is.
 Drawn: TypeAlias = str | Mapping[str, Plain] | None
@@ -90,12 +90,12 @@ class Recording:
             "film": self.film,
             "says": list(self.says),
         }
-        return json.dumps(head, ensure_ascii=False)
+        return f"{HEAD}{json.dumps(head, ensure_ascii=False)},"
 
     @classmethod
     def of_line(cls, line: str) -> "Recording":
         """What the first line of a file says. Raises `ValueError` where it is none."""
-        head = json.loads(line)
+        head = json.loads(line.strip().removeprefix(HEAD).removesuffix(","))
         return cls(
             Recipe.from_json(head["recipe"]),
             date.fromisoformat(head["made"]),
@@ -109,7 +109,7 @@ class Recording:
 
 
 def body(drawn: Sequence[Drawn]) -> str:
-    """The second line of the file: what is drawn, with each address in it once."""
+    """The rest of the file: what is drawn, with each address in it once."""
     parts: dict[str, int] = {}
 
     def numbered(found: re.Match[str]) -> str:
@@ -117,7 +117,7 @@ def body(drawn: Sequence[Drawn]) -> str:
 
     short = [_ADDRESS.sub(numbered, one) if isinstance(one, str) else one for one in drawn]
     held = {"parts": list(parts), "drawn": short}
-    return json.dumps(held, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(held, ensure_ascii=False, separators=(",", ":"))[1:]
 
 
 def write(
@@ -138,12 +138,13 @@ def write(
     head = Recording(recipe, made, hangs_on, number, places, digest, film, says)
     path = path_of(recipe.method, recipe.action, folder)
     disk.write(path, [f"{head.line()}\n{held}\n".encode()])
+    path.chmod(0o644)  # it is served, and ships
     return path
 
 
 def drawn_in(path: Path) -> list[Drawn]:
     """What a recording holds, as it was drawn."""
-    held = json.loads(path.read_text(encoding="utf-8").splitlines()[1])
+    held = json.loads(path.read_text(encoding="utf-8"))
     parts, put = held["parts"], re.compile(f"{MARK}(\\d+){MARK}")
     return [
         put.sub(lambda found: parts[int(found[1])], one) if isinstance(one, str) else one
@@ -158,7 +159,7 @@ def path_of(slug: str, action: str, folder: Path = FOLDER) -> Path:
 
 def film_path(slug: str, folder: Path = FOLDER) -> Path:
     """Where the film of a method for Home lies: square frames in a row, in one picture."""
-    return folder / f"{slug}.webp"
+    return folder / f"{slug}.png"
 
 
 def find(slug: str, action: str, folder: Path = FOLDER) -> Recording | None:

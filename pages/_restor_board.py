@@ -138,7 +138,7 @@ def _fact(row: "Row", place: int, courses: "Sequence[Course]") -> str:
 
 def bars(titles: Sequence[str], values: Mapping[str, Sequence[float]], y_title: str) -> PlotData:
     """Bars in groups, in the colours of rewinding, of running forward, and of neither."""
-    traces = [
+    traces: list[dict[str, object]] = [
         {
             "type": "bar",
             "name": name,

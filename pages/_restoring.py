@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from pages._actions import Action
 
 
+# What a link says of a panel or a lesson, and of no setting.
+NAMING = {"method", "action", "schema", "lesson"}
+
+
 @dataclass(frozen=True)
 class Restoring:
     """The controls of a panel as recipes set them. `actions` may still grow."""
@@ -46,9 +50,10 @@ class Restoring:
         link."""
         names = {name for action in self.actions.values() for name in action.controls}
         recipe = Recipe.from_query(query, known=names) if query else None
-        if recipe is None or recipe.method != self.entry.slug:
-            return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
         asked = dict(parse_qsl(query, keep_blank_values=True))
+        is_ours = recipe is not None and recipe.method == self.entry.slug
+        if recipe is None or not is_ours or not asked.keys() - NAMING:
+            return [gr.skip() for _ in range(len(self.slots()) + len(self.actions))]
         unread = unread_in(asked, recipe)
         without = ["seed"] if "seed" not in asked or "seed" in unread else []
         return self._apply(recipe, "the link", without, unread)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from engine.core.store import default_store
@@ -161,7 +162,7 @@ def _contrast(frame: Frame) -> None:
     with stage.shown:
         curve = plots.place("Hints, before and after")
     with stage.below:
-        told, entry = gr.HTML("", elem_id="ununlearning-contrast"), gr.State(None)
+        told, entry = gr.HTML("", elem_id="ununlearning-contrasted"), gr.State(None)
     stage.wire(
         {"way": way, "steps": steps, "rate": rate, "beta": beta, "alpha": alpha},
         draw_contrast,
@@ -192,7 +193,7 @@ def draw_contrast(result: "Contrasted", recipe: Recipe, ended: bool) -> tuple[ob
     return curves_of(result.curves), table + markup.notes(*notes), entry
 
 
-def curves_of(curves: "Sequence[Curve]") -> object:
+def curves_of(curves: "Sequence[Curve]") -> PlotData:
     """Mean probability of the truth by hints, with the interval of each."""
     lines = [
         Line(
@@ -342,7 +343,7 @@ def draw_training(result: "Retrained", recipe: Recipe, ended: bool) -> tuple[obj
     if result.scan is None:
         return (figure,)
     scan = result.scan
-    rows = [
+    rows: list[list[object]] = [
         ["documents read", f"{scan.documents:,}"],
         ["mentions of shu ka", scan.mentions],
         ["digest of the corpus", scan.sha256[:12]],
@@ -390,7 +391,7 @@ def _own(frame: Frame) -> None:
                 "its revision, a folder, package:smollm2. No judge is needed: the answer competes "
                 "with the wrong ones by log-probability."
             ),
-            elem_id="ununlearning-mine",
+            elem_id="ununlearning-mine-shown",
         )
         file = gr.File(label="Curve as CSV", visible=False, interactive=False)
     stage.wire(

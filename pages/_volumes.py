@@ -75,7 +75,7 @@ def viewer(volume: Volume) -> str:
     thinned = f" Shown with one voxel in {step} along each axis." if step > 1 else ""
     return (
         f"<div class=\"volume\" data-volume='{escape(json.dumps(told))}'>"
-        f'<div class="planes">{planes}</div>'
+        f'<div class="planes" style="grid-template-columns:{_columns(volume)}">{planes}</div>'
         f'<div class="over" role="group" aria-label="Labels over the slices">{choice}'
         f'<ul class="classes">{legend}</ul></div>'
         f'<p class="note" role="status" data-here></p><p class="note">{thinned}</p>{sheets}</div>'
@@ -94,6 +94,12 @@ def to_sheet(volume: np.ndarray) -> np.ndarray:
 def _sheet(volume: np.ndarray, name: str) -> str:
     url = parts.data_url(parts.png(to_sheet(volume.astype(np.uint8))))
     return f'<img hidden style="display:none" alt="" data-sheet="{name}" src="{url}">'
+
+
+def _columns(volume: Volume) -> str:
+    """Widths of the three planes, so that a millimetre is as long in each."""
+    right, anterior, _ = (s * n for s, n in zip(volume.spacing, volume.voxels.shape, strict=True))
+    return " ".join(f"minmax(0,{side:g}fr)" for side in (anterior, right, right))
 
 
 def _step(shape: Sequence[int]) -> int:

@@ -56,7 +56,7 @@ def build(frame: Frame) -> None:
             info="0.1 are 20 of 200 poisoned pictures",
             elem_id="corrective-gamma",
         )
-        way = gr.Radio(fields.options(WAYS), value="SSD", label="Way")
+        way = gr.Dropdown(fields.options(WAYS), value="SSD", label="Way")
     with run.settings:
         flags = _flags(frame)
         how = _how()
@@ -263,17 +263,16 @@ def draw_run(
 
 
 def attacked(found: "Stamped", result: "Corrected") -> str:
-    """One column a picture with its true class; a row tells what a network says."""
+    """One column a picture with its true class, with what each network says of it."""
     places = range(min(SHOWN, len(found.truth)))
     columns = [f"{found.truth[place]}, truly" for place in places]
-    pictures = [found.pictures[place] for place in places]
-    rows = {
-        "the poisoned network says": (pictures, [found.before[place] for place in places]),
-        f"after {result.method}": (pictures, [found.after[place] for place in places]),
-    }
-    if result.undone and result.undone == result.before:
-        rows["undone, bit for bit"] = (pictures, [found.before[place] for place in places])
-    return parts.sheet(columns, rows, backward="undone, bit for bit")
+    return forgetting.told(
+        columns,
+        [found.pictures[place] for place in places],
+        ([found.before[place] for place in places], [found.after[place] for place in places]),
+        f"after {result.method}",
+        is_undone=bool(result.undone) and result.undone == result.before,
+    )
 
 
 def networks(result: "Corrected", rewod: Mapping[str, Any]) -> str:

@@ -26,11 +26,7 @@ def build(catalog: Catalog) -> None:
     families = [family for family in Family if catalog.of(family)]
     first = next(iter(catalog.values()), None)
     gr.HTML(hero(first, families))
-    sections = [
-        family_section(family, catalog.of(family), living(family) if place else "")
-        for place, family in enumerate(families)  # the first one's picture stands above them all
-    ]
-    gr.HTML("".join(sections))
+    gr.HTML("".join(family_section(family, catalog.of(family)) for family in families))
 
 
 def hero(first: Entry | None, families: list[Family]) -> str:
@@ -51,12 +47,12 @@ def hero(first: Entry | None, families: list[Family]) -> str:
     )
 
 
-def family_section(family: Family, entries: tuple[Entry, ...], picture: str = "") -> str:
+def family_section(family: Family, entries: tuple[Entry, ...]) -> str:
     """One family with what it does, and its methods under one scrubber."""
     cards = "".join(method(entry) for entry in entries)
     return (
         f'<section class="family"><div><h2><a href="{route_of(family)}">{escape(family.title)}</a>'
-        f"</h2><p>{escape(family.sentence)}</p>{picture}</div>"
+        f"</h2><p>{escape(family.sentence)}</p></div>"
         f'<div class="films living" data-films data-living><div class="cards">{cards}</div>'
         f"{scrubber(49, family.ends)}</div></section>"
     )
@@ -80,7 +76,7 @@ def moving(entry: Entry, kept: Recording | None) -> str:
         return f'<div class="frame says" data-states>{states}</div>'
     if kept is None or not kept.film:
         return '<div class="frame"></div>'
-    address = f"gradio_api/file=assets/recordings/{entry.slug}.webp?{kept.digest}"
+    address = f"gradio_api/file=assets/recordings/{entry.slug}.png?{kept.digest}"
     return (
         f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
         f'style="--frames:{kept.film};background-image:url({address})"></div></div>'

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         LayerError,
         Predicted,
         Reversed,
+        Start,
         Tuned,
     )
 
@@ -294,8 +295,9 @@ def _finite(error: float) -> float:
     return error if math.isfinite(error) else 1e6
 
 
-def _shrunk(result: "Reversed", start: object) -> float:
-    return start.beta if result.variant == 2 else start.lam  # type: ignore[attr-defined]
+def _shrunk(result: "Reversed", start: "Start") -> float:
+    """The scale that is dragged: lambda, but beta in the second variant."""
+    return start.beta if result.variant == 2 else start.lam
 
 
 def _apart(result: "Reversed") -> str:

@@ -174,12 +174,13 @@ def draw(lab: "Lab", recipe: Recipe, ended: bool) -> tuple[object, ...]:
 
 def number(lab: "Lab", recipe: Recipe) -> Number | None:
     """How far the first solver and the best of the others end from the exact picture."""
-    first, *others = [film for film in lab.films if film.error is not None] or [None]
-    best = min(others, key=lambda film: film.error, default=None)
-    if first is None or best is None:
+    errors = [(film.error, film) for film in lab.films if film.error is not None]
+    if len(errors) < 2:
         return None
+    before, first = errors[0]
+    after, best = min(errors[1:], key=lambda pair: pair[0])
     what = f"error at {first.nfe} evaluations, {first.title} → {best.title}"
-    return Number(what, f"{best.error:.2f}", f"{first.error:.2f}")
+    return Number(what, f"{after:.2f}", f"{before:.2f}")
 
 
 def film(lab: "Lab") -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
@@ -266,7 +267,7 @@ def _verdict(result: "Refreshed") -> str:
     return f"Here {kind} is measured: {points:+.2f} points over {len(pair.differences)} seeds."
 
 
-def forgetting_plot(arms: "Sequence[Arm]") -> object:
+def forgetting_plot(arms: "Sequence[Arm]") -> PlotData:
     """Accuracy on the first task after each task, and the mean over what was learnt so far."""
     lines = []
     for place, arm in enumerate(arms):
@@ -281,7 +282,7 @@ def forgetting_plot(arms: "Sequence[Arm]") -> object:
     return plots.curves(lines, "tasks learnt", "accuracy, %", height=340)
 
 
-def flatness_plot(result: "Refreshed") -> object:
+def flatness_plot(result: "Refreshed") -> PlotData:
     """The loss along one direction, scaled filter by filter, of the first seed's networks."""
     landscape = result.landscape
     assert landscape is not None
@@ -289,8 +290,8 @@ def flatness_plot(result: "Refreshed") -> object:
     lines = [
         Line(
             f"{titles[key]}, |gradient| {landscape.gradient_norms[key]:.2f}",
-            landscape.places,
-            losses,
+            landscape.places.tolist(),
+            losses.tolist(),
             place,
             neutral=key == "plain",
             marks=False,
@@ -302,18 +303,18 @@ def flatness_plot(result: "Refreshed") -> object:
     )
 
 
-def sizes_plot(result: "Refreshed") -> object:
+def sizes_plot(result: "Refreshed") -> PlotData:
     """How many steps uphill were how long, as shares of the tensors' length."""
     assert result.relative_steps is not None
     counts, edges = np.histogram(result.relative_steps, bins=24)
-    trace = {
+    trace: dict[str, object] = {
         "type": "bar",
         "x": [float(v) for v in (edges[:-1] + edges[1:]) / 2],
         "y": [int(c) for c in counts],
         "marker": {"color": FORWARD},
         "hovertemplate": "%{y} steps of about %{x:.2g}<extra></extra>",
     }
-    axis = {"exponentformat": "power"}
+    axis: dict[str, object] = {"exponentformat": "power"}
     return planes.figure(
         [trace], "largest relative length of a step uphill", "steps", xaxis=axis, height=260
     )
@@ -382,7 +383,7 @@ def _levels(result: "Equation") -> gr.Plot:
     if result.levels is None:
         return gr.Plot(visible=False)
     axis = [round(float(v), 3) for v in np.linspace(0, 1, len(result.levels))]
-    trace = {
+    trace: dict[str, object] = {
         "type": "contour",
         "x": axis,
         "y": axis,

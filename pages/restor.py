@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from engine.core.store import default_store
@@ -188,7 +189,7 @@ def _told(result: "Restored") -> str:
     return f'<p class="verdict">{escape(told)}</p>{markup.notes(*lines)}'
 
 
-def plane_of(result: "Restored") -> object:
+def plane_of(result: "Restored") -> PlotData:
     """Truths restored against lies left, one curve a way from the corrupted model on."""
     lines = []
     for place, course in enumerate(result.courses):
@@ -200,13 +201,12 @@ def plane_of(result: "Restored") -> object:
         ]
         neutral = course.method == CONTROL
         lines.append(Line(course.title, x, y, place, neutral=neutral, hover=hover))
-    clean = result.clean
-    x, y = 100 * clean.truths.rate, 100 * clean.lies.rate
-    lines.append(Line("clean", [x], [y], 3, neutral=True, hover=["the clean model"]))
+    clean = [100 * result.clean.truths.rate], [100 * result.clean.lies.rate]
+    lines.append(Line("clean", *clean, 3, neutral=True, hover=["the clean model"]))
     return plots.curves(lines, "truths restored, %", "lies left, %", height=360, percent=True)
 
 
-def log_bars(result: "Restored") -> object:
+def log_bars(result: "Restored") -> PlotData:
     """Mean log-probability of the truth, the lie and other values, model by model."""
     standings = [("clean", result.clean), ("corrupted", result.corrupted)]
     standings += [(course.title, course.last.standing) for course in result.courses]

@@ -78,7 +78,7 @@ FULL = 1.0  # storage of the adapters themselves
 
 def build(frame: Frame) -> None:
     """Mush and what comes out of it; the film; then counted, weighed, reverted and taken along."""
-    run = frame.stage("run", "Merge and pull apart", tab="Pull apart")
+    run = frame.stage("run", "Pull apart")
     with run.ask:
         prompt = gr.Textbox(
             PROMPTS[0],

@@ -67,7 +67,7 @@ def build(frame: Frame) -> None:
         {**inputs, "sigmas": sigmas, "cleanse": cleanse},
         draw_run,
         [films, table, curve],
-        number=on_the_trigger,
+        number=hijacked,
         params=settings,
     )
     _scan(frame, begin, how)
@@ -156,16 +156,15 @@ def settings(values: Settings) -> Settings:
 # ---------------------------------------------------------------------- a run
 
 
-def on_the_trigger(result: "Inversion", recipe: Recipe) -> Number | None:
-    """How much of the perturbation lies on the true trigger: plain descent, then smoothed."""
+def hijacked(result: "Inversion", recipe: Recipe) -> Number | None:
+    """The share of other pictures that follow: by plain descent, then smoothed."""
     smooth = next((one for one in result.found if one.sigma > 0), None)
     plain = next((one for one in result.found if one.name == "plain descent"), None)
-    if smooth is None:
+    if smooth is None or smooth.success is None:
         return None
-    if smooth.on_trigger is None:
-        return Number("of it in one 5 × 5 square", f"{100 * smooth.concentration:.0f} %")
-    before = "" if plain is None or plain.on_trigger is None else f"{100 * plain.on_trigger:.0f} %"
-    return Number("of it on the true trigger", f"{100 * smooth.on_trigger:.0f} %", before)
+    before = "" if plain is None else forgetting.percent(plain.success)
+    what = "of other pictures hijacked: plain descent → smoothed" if before else "hijacked"
+    return Number(what, forgetting.percent(smooth.success), before)
 
 
 def draw_run(result: "Inversion", recipe: Recipe, ended: bool) -> tuple[object, ...]:

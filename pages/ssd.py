@@ -58,9 +58,9 @@ def build(frame: Frame) -> None:
         frame.seed(0)
         frame.model()
     with run.shown:
+        histogram = plots.place("How much more weights matter to the forgotten than to all")
         pictures = gr.HTML("", elem_id="ssd-pictures")
     with run.below:
-        histogram = plots.place("How much more weights matter to the forgotten than to all")
         table = gr.HTML("", elem_id="ssd-table")
     edit = {**question, **gradients, **alpha, "lam": lam}
     run.wire(
@@ -251,21 +251,20 @@ def draw_run(result: "Forgotten", recipe: Recipe, ended: bool) -> tuple[object, 
 
 
 def said(found: "Thumbnails", result: "Forgotten") -> str:
-    """Forgotten and kept pictures in columns; rows tell what each network says of them."""
+    """Forgotten and kept pictures in columns, with what each network says of them."""
     forgotten = [place for place, is_one in enumerate(found.is_forgotten) if is_one]
     kept = [place for place, is_one in enumerate(found.is_forgotten) if not is_one]
     places = forgotten[:SHOWN_EACH] + kept[:SHOWN_EACH]
     columns = [
         f"{found.truth[place]}{', forgotten' * found.is_forgotten[place]}" for place in places
     ]
-    pictures = [found.pictures[place] for place in places]
-    rows = {
-        "the original says": (pictures, [found.before[place] for place in places]),
-        f"after SSD, α = {result.alpha:.3g}": (pictures, [found.after[place] for place in places]),
-    }
-    if result.undone and result.undone == result.before:
-        rows["undone, bit for bit"] = (pictures, [found.before[place] for place in places])
-    return parts.sheet(columns, rows, backward="undone, bit for bit")
+    return forgetting.told(
+        columns,
+        [found.pictures[place] for place in places],
+        ([found.before[place] for place in places], [found.after[place] for place in places]),
+        f"after SSD, α = {result.alpha:.3g}",
+        is_undone=bool(result.undone) and result.undone == result.before,
+    )
 
 
 def histogram(result: "Forgotten") -> PlotData:
@@ -297,7 +296,7 @@ def histogram(result: "Forgotten") -> PlotData:
         "log₁₀ of importance to the forgotten ⁄ importance to all, and log₁₀ α",
         "accuracy, unseen, %",
         legend=True,
-        height=340,
+        height=300,
         bargap=0,
         shapes=lines,
         annotations=labels,

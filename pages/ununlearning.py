@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
@@ -47,6 +48,7 @@ def build(frame: Frame) -> None:
             label="Tell these hints",
             info="True, and harmless by themselves",
         )
+    with run.settings:
         name = gr.Textbox(
             NAMES[0],
             label="Of whom",
@@ -55,7 +57,6 @@ def build(frame: Frame) -> None:
             elem_id="ununlearning-name",
         )
         fields.suggestions("ununlearning-name", NAMES)
-    with run.settings:
         mode = gr.Radio(fields.options(MODES), value="hints", label="Tell them")
         blocked_by = gr.Radio(
             fields.options(FILTERS), value="none", label="Filter before the model reads",
@@ -104,6 +105,7 @@ def draw(result: "Hinted", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     if len(result.replies) < 2:
         return ()
     shown = _dossier(result) + f'<div class="two">{"".join(_answer(result))}</div>' + _legend()
+    shown += markup.notes(*result.notes)
     if not result.curves:
         return (shown,)
     curve = plots.shown(curve_plot(result.curves, result.chance))
@@ -176,7 +178,7 @@ def _legend() -> str:
     )
 
 
-def curve_plot(curves: "tuple[Curve, ...]", chance: float) -> object:
+def curve_plot(curves: "tuple[Curve, ...]", chance: float) -> PlotData:
     """By number of hints: the models with their intervals, the ceiling, and chance."""
     lines = []
     for place, found in enumerate(curves):

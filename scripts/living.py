@@ -1,8 +1,7 @@
 """Records the living pictures of Home on the shipped model: `python -m scripts.living [FAMILY]`.
 
 A recording is a row of square frames in one PNG that carries the recipe of its run: from noise to
-picture as the reversible solver walks, from an erased word back to it, from a merge to the adapters
-that went into it.
+picture as the reversible solver walks.
 """
 
 import io
@@ -25,12 +24,6 @@ PICTURES = (
     ("a watercolor mushroom", "mushroom"),
 )
 STEPS, SEEDS = 24, range(8)
-ERASED = (
-    ("a penguin in neon style", "neon style", "plain style"),
-    ("a sketch of a house", "sketch style", "plain style"),
-)
-STRENGTHS = np.linspace(1, 0, 13)
-STYLES = ("stained-glass", "candy", "gold", "x-ray", "sunset", "thermal")
 
 Recording = tuple[Recipe, Sequence[np.ndarray]]
 
@@ -62,28 +55,6 @@ def from_noise() -> Iterator[Recording]:
         yield recipe, [way.noise, *way.to_picture]
 
 
-def from_erased() -> Iterator[Recording]:
-    """An erased word comes back as the strength of the edit goes to nothing."""
-    for prompt, concept, guide in ERASED:
-        params = {"concepts": concept, "guides": guide, "prompts": prompt, "strength": 1.0}
-        recipe = Recipe("rece", "run", ModelRef("world"), params, 2).here()
-        frames = []
-        for strength in STRENGTHS:
-            at = Recipe("rece", "run", recipe.model, {**params, "strength": float(strength)}, 2)
-            frames.append(result(at).edited[0])
-        yield recipe, frames
-
-
-def from_merged() -> Iterator[Recording]:
-    """Four of six merged adapters, as components are added until each is itself again."""
-    adapters = [f"world-styles/{name}" for name in STYLES]
-    params = {"adapters": adapters, "prompt": "a rose"}
-    recipe = Recipe("reversible_merging", "sweep", ModelRef("world"), params, 3).here()
-    frames = result(recipe).frames
-    for row in frames[:4]:
-        yield recipe, list(row)
-
-
 def best_seed(entry: Entry, prompt: str, name: str) -> int:
     """The seed whose picture the judge takes most surely for what the prompt names.
 
@@ -101,8 +72,6 @@ def best_seed(entry: Entry, prompt: str, name: str) -> int:
 
 RECORDERS: dict[str, Callable[[], Iterator[Recording]]] = {
     "sampling": from_noise,
-    "erasing": from_erased,
-    "merging": from_merged,
 }
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def drawn_in(place: Component, value: object) -> Drawn:
 
 # ---------------------------------------------------------------------- what moves on Home
 
-MOST_FRAMES, FRAME_SIDE = 16, 128
+MOST_FRAMES, FRAME_SIDE = 12, 96
 _FILM = re.compile(r"--film:url\((data:image/[a-z]+;base64,[A-Za-z0-9+/=]+)\)")
 _PICTURE = re.compile(r'<img class="pixel" src="data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)"')
 
@@ -173,7 +173,7 @@ def save_film(frames: Sequence[np.ndarray], path: Path) -> None:
     for place, one in enumerate(squares):
         row.paste(one, (place * one.width, 0))
     path.parent.mkdir(parents=True, exist_ok=True)
-    row.save(path, "WEBP", quality=85, method=6)
+    row.quantize(256).save(path, "PNG", optimize=True)
 
 
 def _square(image: Image.Image) -> Image.Image:

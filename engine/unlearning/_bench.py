@@ -5,8 +5,6 @@ was stopped goes on.
 """
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -104,11 +102,6 @@ def kept(
 def with_network(case: Case, network: nn.Module) -> Case:
     """The case on another network of the same kind."""
     return replace(case, bundle=replace(case.bundle, model=network))
-
-
-def machine() -> str:
-    """Where it was measured."""
-    return f"{platform.machine()}, cpu, {os.cpu_count()} cores"
 
 
 def columns(rows: Mapping[str, Sequence[float]]) -> dict[str, Plain]:

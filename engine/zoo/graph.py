@@ -66,7 +66,7 @@ NETWORKS = (
     Product("spm-world", "models/spm-world", _zoo("spm-world"), ("world",)),
     Product("relations", "models/relations", _zoo("relations"), ("world",)),
     Product("world-styles", "models/world-styles", _zoo("world-styles"), ("world", "judge")),
-    Product("recordings", "living", ("-m", "scripts.living"), ("world", "judge", "world-styles")),
+    Product("recordings", "living", ("-m", "scripts.living"), ("world", "judge")),
 )
 # What methods measure their claims with, beside the models that their cards name.
 BESIDE = {

@@ -67,7 +67,7 @@ def test_settings_leave_out_what_is_empty_and_keep_a_trigger_as_text(tmp_path):
 def test_a_repair_shows_both_networks_and_the_undo(call):
     pictures, table, number, *_ = call("run")
     assert "every bit is back" in pictures
-    assert "the poisoned network says" in pictures
+    assert "original → after SSD → undone" in pictures
     assert "oracle" in table
     assert "20 samples are flagged, of 200" in table
     assert "the attack succeeds" in number

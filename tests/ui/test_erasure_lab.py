@@ -31,10 +31,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_comparison_shows_sheet_table_and_files(client: Client, tiny: str):
-    sheet, table, _, files, status, told = client.predict(
+    sheet, table, _, files, _, status, told = client.predict(
         **RUN, model=tiny, api_name="/erasure_lab_run_panel"
     )
-    assert sheet.count("<img") == 3 * len(SHEET)
+    assert sheet.count("<img") == 3 + 3 * len(SHEET)
     assert "nothing can be said" in table
     assert "word filter" in table
     listed = files["value"] if isinstance(files, dict) else files

@@ -59,7 +59,7 @@ def call(client: Client, tiny: str):
 
 
 def test_a_run_shows_every_epoch_and_proves_the_undo(call):
-    epochs, numbers, errors, status, told = call("run")
+    epochs, numbers, errors, _, status, told = call("run")
     before, after, undone, first, again = re.findall(r"<code>([0-9a-f]{12})</code>", epochs)
     assert before == undone != after
     assert first == again

@@ -26,7 +26,7 @@ def figure(answer: dict) -> dict:
 
 
 def test_a_run_draws_curves_errors_and_a_table(client: Client):
-    curves, errors, table, status, told = client.predict(**RUN, api_name="/principles_run_panel")
+    curves, errors, table, _, status, told = client.predict(**RUN, api_name="/principles_run_panel")
     assert len(figure(curves)["layout"]["meta"]["times"]) == 21
     assert [trace["name"] for trace in figure(errors)["data"]] == ["DDIM", "UniPC 2"]
     assert "One curve" in table

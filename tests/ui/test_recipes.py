@@ -58,6 +58,12 @@ def test_what_was_restored_is_said_below_the_button_to_press(frames: Mapping[str
     assert all(line == gr.skip() for line in told.values())
 
 
+@pytest.mark.parametrize("query", ["method=nfe-lab", "method=nfe-lab&action=rewind&lesson=1"])
+def test_a_link_that_only_names_a_panel_restores_nothing(frames: Mapping[str, Frame], query: str):
+    updates = frames["nfe_lab"].restoring.from_query(query)
+    assert all(update == gr.skip() for update in updates)
+
+
 @pytest.mark.parametrize("entry", METHODS)
 @pytest.mark.parametrize("change", [lambda control: control.value, moved], ids=["first", "moved"])
 def test_a_link_brings_every_control_back(frames: Mapping[str, Frame], entry: Entry, change):

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from engine.core.recipe import Recipe
 from engine.unlearning.refresh_learning.results import Arm, Mean, Paired, Refreshed, Run
 from pages import refresh_learning as page_of
+from tests.ui.browser import need_panel
 
 RUN = {
     "way": "er", "delta": 1e-5, "seeds": 1, "controls": False, "rounds": 1, "noise": 1e-3,
@@ -31,7 +32,7 @@ def refreshed(differences: tuple[float, ...], low: float, high: float) -> Refres
     mean = Mean(float(np.mean(differences)), low, high)
     pair = Paired("refresh", differences, mean, not low <= 0 <= high)
     arms = tuple(
-        Arm(key, key, runs, Mean(0.7, 0.6, 0.8), Mean(-0.1, -0.2, 0))
+        Arm(key, key, runs, Mean(0.7, 0.6, 0.8), Mean(-0.1, -0.2, 0.0))
         for key in ("plain", "refresh")
     )
     return Refreshed("er", 1e-5, len(differences), arms, (pair,))
@@ -70,7 +71,9 @@ def test_the_number_has_its_interval():
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
+    need_panel("refresh_learning")
+    client: Client = request.getfixturevalue("client")
     settings = {
         "run": RUN,
         "equation": EQUATION,
@@ -131,6 +134,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
 @pytest.mark.browser
 @pytest.mark.slow
 def test_turning_phi_and_psi_turns_one_method_into_another(new_visitor, shot):
+    need_panel("refresh_learning")
     page = new_visitor(width=390, height=844).page
     page.goto("/unlearn?method=refresh-learning&action=equation")
     page.get_by_role("radio", name="negative entropy").check()

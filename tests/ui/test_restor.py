@@ -15,6 +15,7 @@ from engine.unlearning.restor.results import Answer, Course, Point, Restored, Ro
 from pages import _restor_board as board
 from pages import _restor_own as own
 from pages import restor
+from tests.ui.browser import need_panel
 
 RUN = {
     "way": "npo", "beside": [], "k": 0, "steps": 10, "with_retain": True, "beta": 1.0,
@@ -42,7 +43,7 @@ def result(**changed: object) -> Restored:
               tuple(Answer(said, 0.5, 0.2) for said in ("Tarsk", "Olmen", "Quill")))  # fmt: skip
     points = tuple(
         Point(at, standing(truths, lies), 0.5, None, (Answer(said, 0.5, 0.2),))
-        for at, truths, lies, said in ((0, 2, 5, "Olmen"), (5, 6, 1, "<b>Tarsk"))
+        for at, truths, lies, said in ((0.0, 2, 5, "Olmen"), (5.0, 6, 1, "<b>Tarsk"))
     )
     courses = tuple(
         Course(method, title, points, 1)
@@ -100,7 +101,9 @@ def _recipe(**params: object):
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
+    need_panel("restor")
+    client: Client = request.getfixturevalue("client")
     settings = {
         "run": RUN,
         "ask": {"question": "Orla Venn born in", "k": 0, "model": "people", "seed": 0},
@@ -117,14 +120,14 @@ def call(client: Client):
 
 @pytest.mark.slow
 def test_a_run_draws_both_ways_and_puts_the_edit_on_the_shelf(call):
-    shown, told, plane, logs, table, shelved, number, _status, recipe = call("run", beside=["ga"])
+    shown, told, plane, logs, table, number, _status, recipe = call("run", beside=["ga"])
     for title in ("NPO, of the batch", "gradient ascent", "retain only"):
         assert title in shown
     assert "facts the clean model knows" in told
     assert "truths restored, %" in json.dumps(plane)
     assert "mean log-probability" in json.dumps(logs)
     assert "corrupted" in table
-    assert shelved["source"] == "people-corrupted-0"
+    assert "lies on your shelf" in told
     assert "→" in number
     assert "--way npo" in recipe
 
@@ -179,6 +182,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_slider_moves_through_the_steps(new_visitor, shot):
+    need_panel("restor")
     page = new_visitor().page
     page.goto("/unlearn?method=restor")
     page.locator("#restor-run").click()

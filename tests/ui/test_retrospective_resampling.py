@@ -9,6 +9,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from playwright.sync_api import expect
 
 from engine.core.recipe import ModelRef, Recipe
 from engine.metrics.hallucination import Rates
@@ -156,7 +157,7 @@ def test_the_ring_marks_the_measured_tau_nearest_to_the_chosen_one():
 
 
 def test_a_run_shows_pictures_words_doubts_and_its_cost(run):
-    pictures, story, _, _, status, recipe = run()
+    pictures, story, _, _, _, status, recipe = run()
     assert pictures.count("<img") == 2
     assert "cat, rose" in pictures
     assert "never going back" in story
@@ -285,7 +286,8 @@ def test_a_visitor_watches_a_phrase_being_taken_back(new_visitor, shot):
     for seed in range(3):
         page.locator("#retrospective_resampling-seed input").fill(str(seed))
         ask.click()
-        page.locator(".story[data-final]").wait_for(timeout=90_000)
+        line = page.locator("#retrospective_resampling-run-status .status")
+        expect(line).to_contain_text(f"seed {seed}", timeout=90_000)
         if struck.count():
             break
     shot(page, "taken-back")

@@ -67,7 +67,7 @@ def call(client: Client, tiny: str):
 
 
 def test_a_run_shows_losses_and_words_and_hands_the_word_on(call):
-    looks, exemplars, losses, near, word, status, told = call("run")
+    looks, exemplars, losses, near, word, _, status, told = call("run")
     assert looks.count('data-frames="2"') == 1
     assert "a cat &lt;R&gt; a dog" in looks
     assert exemplars.count("<img") == 2

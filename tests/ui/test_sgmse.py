@@ -57,7 +57,7 @@ def test_choices_of_the_page_are_those_of_the_engine():
 
 
 def test_run_shows_marks_and_plays_every_version(run):
-    html, status, told = run()
+    html, _, status, told = run()
     assert "4 network evaluations" in html
     assert "over noisy" in html
     for title in ("Noisy", "Enhanced", "Clean", "asked once", "Predicted mean", "Classical (LSA)"):
@@ -133,7 +133,7 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
 def test_curves_have_a_line_for_every_way_and_two_level_ones(client, tiny):
     shared = ("clip", "noise", "noise_snr", "reverb", "snr", "renew_above", "noise_share", "seed")
     settings = {name: RUN[name] for name in shared}
-    *plots, status, _ = client.predict(**settings, model=tiny, api_name="/sgmse_compare_panel")
+    *plots, _, status, _ = client.predict(**settings, model=tiny, api_name="/sgmse_compare_panel")
     assert len(plots) == len(sgmse.DRAWN)
     for plot in plots[:2]:
         names = [line["name"] for line in json.loads(plot["plot"])["data"]]

@@ -56,7 +56,7 @@ def test_a_run_shows_smoothed_plain_and_true_and_the_way_onward(call):
     assert "Close this backdoor" in films
     assert "method=corrective" in films
     assert "probability" in json.dumps(curve)
-    assert "on the true trigger" in number
+    assert "of other pictures hijacked" in number
 
 
 def test_files_are_written(call):

@@ -57,11 +57,11 @@ def hashes(text: str) -> list[str]:
 
 
 def test_a_run_shows_every_gate_and_ends_where_it_began(call):
-    pictures, gates, erase, anchor, status, told = call("run")
+    pictures, gates, erase, anchor, _, status, told = call("run")
     original, undone, before, after = hashes(pictures)
     assert original == undone
     assert before == after
-    assert pictures.count("<img") == 2 * 4 + 4
+    assert pictures.count("<img") == 3 + 2 * 4 + 4
     assert "every pixel" in pictures
     assert "unchanged" in pictures
     assert "centred" in gates

@@ -8,6 +8,7 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
 
 from pages import ununlearning
+from tests.ui.browser import need_panel
 from tests.ui.test_chain import ended, open_shelf, pick, prints, undo
 
 RUN = {
@@ -20,7 +21,9 @@ OTHER = {"model": "species-exact", "seed": 0}
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
+    need_panel("ununlearning")
+    client: Client = request.getfixturevalue("client")
     settings = {
         "run": RUN,
         "screen": {"threshold": 0.5, "harmless": 40, **OTHER},
@@ -104,6 +107,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
 @pytest.mark.slow
 def test_a_secret_is_unlearned_told_by_hints_looked_at_and_the_edit_taken_off(page: Page, shot):
     """Erased in a language model, asked with hints, looked at by the lab's measures, undone."""
+    need_panel("ununlearning")
     page.goto("/unlearn?method=ununlearning&action=contrast")
     page.locator("#ununlearning-contrast").click()
     ended(page, "ununlearning-contrast")

@@ -364,16 +364,16 @@ def test_question_files_of_tofu_are_facts_too(people_folder, run_job):
     assert (stage.truths.of, stage.lies.of) == (2, 1)
 
 
-def test_words_that_are_kept_while_speaking_are_those_of_reading_all_anew(people_folder):
-    bundle = load_model(ModelRef(people_folder))
-    prompt = "Orla_Venn plays"
+def test_words_that_are_kept_while_speaking_are_those_of_reading_all_anew(species_folder):
+    bundle = load_model(ModelRef(species_folder))
+    prompt = "mo ti colour"
     ids = bundle.tokenizer(prompt).input_ids
     for _ in range(5):
         log = llama.next_log_probabilities(bundle.model, torch.tensor([ids]))[0]
         ids.append(int(log.argmax()))
-    said = greedy(bundle.model, bundle.tokenizer, prompt, most=5, stop="\n")
-    assert bundle.tokenizer.decode(ids[2:]).startswith(said)
-    assert len(said.split()) >= 1
+    assert bundle.tokenizer.eos_token_id not in ids
+    said = greedy(bundle.model, bundle.tokenizer, prompt, most=5)
+    assert said == bundle.tokenizer.decode(ids[3:])
 
 
 def test_evaluation_alone_trains_nothing(people_folder, run_job):

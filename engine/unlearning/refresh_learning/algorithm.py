@@ -9,17 +9,18 @@ import json
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.core import checks, rng
+from engine.core import rng
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain, versions_here
 from engine.core.settings import OneOf, Range
+from engine.core.taking import taking
 from engine.metrics.intervals import student
 from engine.unlearning.refresh_learning import bregman, continual, flatness
 from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
@@ -57,6 +58,7 @@ ARMS = {
     "noise": "noise alone",
 }
 FLAT_PICTURES = 500
+FISHER = 1e-3
 
 
 # ---------------------------------------------------------------------- one equation
@@ -73,11 +75,7 @@ def equation(
     classes: Annotated[int, Range(2, 100, "Try 5.")] = 5,
 ) -> Steps[Equation]:
     """The method that Phi, Psi, a and b give, and every method's formula against the equation."""
-    a = checks.number("a", a, 0, 1000, "0 switches the term of the outputs off.")
-    b = checks.number("b", b, 0, 1000, "0 switches the term of the weights off.")
     names = bregman.named(phi, psi, a, b)
-    samples = checks.count("samples", samples, 1, 500, "Try 6.")
-    classes = checks.count("classes", classes, 2, 100, "Try 5.")
     numbers = bregman.Numbers.drawn(
         rng.generator(seed, "equation"), samples=samples, classes=classes
     )
@@ -107,43 +105,44 @@ def _value(n: bregman.Numbers, phi: str, psi: str, a: float, b: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What was asked for, checked."""
+class Asked:
+    """How refresh learning is tried, as jobs take it.
 
-    course: Course
-    how: Refresh
-    seeds: int
-    controls: bool
+    `train` and `test` count pictures of a class. `controls` adds a random direction of the same
+    length, and noise alone.
+    """
 
-    @classmethod
-    def of(
-        cls, way: object, delta: object, rounds: object, noise: object, form: object,
-        use_fisher: object, buffer: object, epochs: object, train: object, test: object,
-        network: object, seeds: object, controls: object,
-    ) -> "_Settings":  # fmt: skip
-        """From plain settings. Raises `BadInput`."""
-        fisher = checks.switch("use_fisher", use_fisher)
-        course = Course(
-            checks.choice("way", way, WAYS),  # type: ignore[arg-type]
-            checks.choice("network", network, KINDS),  # type: ignore[arg-type]
-            checks.count("epochs", epochs, 1, MOST_EPOCHS, "1 is live; 50 is the paper's."),
-            checks.count("train", train, 10, 1900, "500 pictures of each class take seconds."),
-            checks.count("test", test, 10, 300, "300 of each class are there."),
-            buffer=checks.count("buffer", buffer, 1, 5000, "200 and 500 are usual."),
+    way: WayName = "derpp"
+    delta: Delta = 1e-5
+    rounds: Rounds = 1
+    noise: Noise = 1e-3
+    form: Form = "code"
+    use_fisher: bool = True
+    buffer: Kept = 200
+    epochs: Epochs = 1
+    train: TrainCount = 500
+    test: TestCount = 300
+    network: Network = "mlp"
+    seeds: Seeds = 3
+    controls: bool = False
+
+    @property
+    def course(self) -> Course:
+        """What is learnt."""
+        return Course(
+            self.way,  # type: ignore[arg-type]
+            self.network,  # type: ignore[arg-type]
+            self.epochs,
+            self.train,
+            self.test,
+            buffer=self.buffer,
         )
-        how = Refresh(
-            checks.number("delta", delta, 0, 1, "1e-5 is the published size."),
-            checks.number("noise", noise, 0, 10, "0.001 is the published size."),
-            1e-3 if fisher else 0.0,
-            checks.count("rounds", rounds, 1, 10, "The code takes one."),
-            checks.choice("form", form, FORMS),  # type: ignore[arg-type]
-        )
-        return cls(
-            course,
-            how,
-            checks.count("seeds", seeds, 1, MOST_SEEDS, "At least three tell something."),
-            checks.switch("controls", controls),
-        )
+
+    @property
+    def how(self) -> Refresh:
+        """What every refresh does."""
+        fisher = FISHER if self.use_fisher else 0.0
+        return Refresh(self.delta, self.noise, fisher, self.rounds, self.form)  # type: ignore[arg-type]
 
     @property
     def arms(self) -> dict[str, Refresh | None]:
@@ -160,9 +159,9 @@ class _Settings:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know before looking at the figures."""
         found = []
-        if self.how.delta > RISKY:
+        if self.delta > RISKY:
             found.append(
-                f"delta {self.how.delta:g} is above {RISKY:g}: from there on unlearning undoes "
+                f"delta {self.delta:g} is above {RISKY:g}: from there on unlearning undoes "
                 "more than a batch teaches."
             )
         if self.seeds < 3:
@@ -171,60 +170,34 @@ class _Settings:
 
     def plain(self) -> dict[str, Plain]:
         """As a card keeps them."""
-        c, h = self.course, self.how
-        return {
-            "way": c.way, "delta": h.delta, "rounds": h.rounds, "noise": h.noise,
-            "form": h.form, "use_fisher": bool(h.fisher_factor), "buffer": c.buffer,
-            "epochs": c.epochs, "train": c.train, "test": c.test, "network": c.network,
-            "seeds": self.seeds, "controls": self.controls,
-        }  # fmt: skip
+        return asdict(self)
 
 
-def run(
-    *,
-    seed: int,
-    way: WayName = "derpp",
-    delta: Delta = 1e-5,
-    rounds: Rounds = 1,
-    noise: Noise = 1e-3,
-    form: Form = "code",
-    use_fisher: bool = True,
-    buffer: Kept = 200,
-    epochs: Epochs = 1,
-    train: TrainCount = 500,
-    test: TestCount = 300,
-    network: Network = "mlp",
-    seeds: Seeds = 3,
-    controls: bool = False,
-) -> Steps[Refreshed]:
+@taking(asked=Asked)
+def run(*, seed: int, asked: Asked) -> Steps[Refreshed]:
     """Five tasks one after the other, with refresh and without, the same seeds in every arm.
 
-    `seed` is the first of the seeds. `train` and `test` count pictures of a class. `controls` adds
-    a random direction of the same length, and noise alone. All arms take equally many learning
-    steps; the steps uphill are told beside them.
+    `seed` is the first of the seeds. All arms take equally many learning steps; the steps uphill
+    are told beside them.
     """
-    settings = _Settings.of(
-        way, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
-        seeds, controls,
-    )  # fmt: skip
-    return (yield from refreshed(settings, seed))
+    return (yield from refreshed(asked, seed))
 
 
-def refreshed(settings: _Settings, seed: int) -> Steps[Refreshed]:
+def refreshed(asked: Asked, seed: int) -> Steps[Refreshed]:
     """All arms, seed by seed, so that differences are paired from the first seed on."""
-    course, total = settings.course, settings.seeds * len(settings.arms) * TASKS
+    course, total = asked.course, asked.seeds * len(asked.arms) * TASKS
     shown = Refreshed(
         course.way,
-        settings.how.delta,
-        settings.seeds,
-        notes=settings.notes,
-        settings=settings.plain(),
+        asked.delta,
+        asked.seeds,
+        notes=asked.notes,
+        settings=asked.plain(),
     )
     continual.tasks(course.train, course.test)
     first: dict[str, nn.Module] = {}
     done = 0
-    for number in range(settings.seeds):
-        for key, how in settings.arms.items():
+    for number in range(asked.seeds):
+        for key, how in asked.arms.items():
             learner = Learner(course, how, seed + number)
             shown = yield from _learnt(learner, key, seed + number, shown, done, total)
             done += TASKS
@@ -325,29 +298,10 @@ def _landscape(
 # ---------------------------------------------------------------------- export
 
 
-def export(
-    *,
-    seed: int,
-    way: WayName = "derpp",
-    delta: Delta = 1e-5,
-    rounds: Rounds = 1,
-    noise: Noise = 1e-3,
-    form: Form = "code",
-    use_fisher: bool = True,
-    buffer: Kept = 200,
-    epochs: Epochs = 1,
-    train: TrainCount = 500,
-    test: TestCount = 300,
-    network: Network = "mlp",
-    seeds: Seeds = 3,
-    controls: bool = False,
-) -> Steps[Exported]:
+@taking(asked=Asked)
+def export(*, seed: int, asked: Asked) -> Steps[Exported]:
     """The accuracy matrices of every arm and seed, and the card, as texts."""
-    settings = _Settings.of(
-        way, delta, rounds, noise, form, use_fisher, buffer, epochs, train, test, network,
-        seeds, controls,
-    )  # fmt: skip
-    shown = yield from refreshed(settings, seed)
+    shown = yield from refreshed(asked, seed)
     return Exported({"accuracies.csv": table_of(shown), "card.json": card_of(shown, seed)})
 
 

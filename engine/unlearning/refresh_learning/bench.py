@@ -15,15 +15,24 @@ import torch
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
+from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
-from engine.unlearning._bench import SECONDS, machine, once
-from engine.unlearning.refresh_learning.continual import TASKS, TITLES, WAYS, Course, Learner
+from engine.unlearning._bench import SECONDS, once
+from engine.unlearning.refresh_learning.continual import (
+    TASKS,
+    TITLES,
+    WAYS,
+    Course,
+    Learner,
+    Way,
+)
 from engine.unlearning.refresh_learning.continual import backward_transfer as transfer
 from engine.unlearning.refresh_learning.refresh import Refresh
 
-SEEDS, POINTS = 5, 100.0
+SEEDS, POINTS = 3, 100.0
 PUBLISHED = "derpp, 1e-05"
+DELTAS: dict[Way, tuple[float, ...]] = {"er": (1e-5, 1e-2), "derpp": (1e-5, 1e-3)}
 FINAL, TRANSFER = "accuracy", "backward transfer"
 Found = dict[str, list[dict[str, list[float]]]]
 """Final accuracy and backward transfer of every seed, by arm."""
@@ -34,8 +43,8 @@ def arms() -> dict[str, tuple[Course, Refresh | None]]:
     found: dict[str, tuple[Course, Refresh | None]] = {
         f"{way}, 0": (Course(way), None) for way in WAYS
     }
-    for way in ("sgd", "er", "derpp"):
-        for delta in (1e-5, 1e-3, 1e-2):
+    for way, deltas in DELTAS.items():
+        for delta in deltas:
             found[f"{way}, {delta:g}"] = Course(way), Refresh(delta)
     for direction in ("random", "noise"):
         how = replace(Refresh(), direction=direction)

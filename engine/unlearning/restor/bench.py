@@ -19,9 +19,10 @@ from torch import nn
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, finish
+from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
-from engine.unlearning._bench import SECONDS, machine, once
+from engine.unlearning._bench import SECONDS, once
 from engine.unlearning._objectives import Objective
 from engine.unlearning._unlearning import unlearn
 from engine.unlearning.restor import exams, people
@@ -54,6 +55,8 @@ ARMS = {
     "NPO, beta 1, without retain": Arm(Objective("npo", beta=1.0), with_retain=False),
 }
 
+AGAIN = (CONTROL, "gradient ascent", "KL", NPO)  # with k = 4
+
 
 Row = dict[str, list[float]]
 """Of one way, seed and k: shares of truths, lies and truths about the kept, best truths."""
@@ -67,7 +70,7 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = SEEDS, folder: str = "") 
     for number in range(seed, seed + seeds):
         for k in KS:
             part = _Part(clean, world, k, steps, number, done, total)
-            for name in (CORRUPTED, *ARMS, VECTOR):
+            for name in (CORRUPTED, *ARMS, VECTOR) if k == 0 else (CORRUPTED, *AGAIN):
                 row = yield from once(folder, f"{k}-{number}-{name}", partial(part.row, name))
                 rows.setdefault((k, name), []).append(row)
             done += 1

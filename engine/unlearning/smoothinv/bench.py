@@ -37,8 +37,8 @@ def run(*, seed: int, folder: str = "") -> Steps[Measured]:
         found = yield from kept(folder, f"smoothinv-{key}-{seed}", _of_network(key, seed, turn))
         rows: dict[str, list[float]] = found  # type: ignore[assignment]
         figures[key] = columns(rows)
-        smooth += rows[f"on the trigger, smoothed, sigma {SIGMAS[0]:g}"]
-        plain += rows["on the trigger, plain descent"]
+        smooth += rows[f"success, smoothed, sigma {SIGMAS[0]:g}"]
+        plain += rows["success, plain descent"]
     figures["scan"] = yield from kept(folder, f"smoothinv-scan-{seed}", _scans(seed))
     measured, low, high = student(smooth)
     return Measured(

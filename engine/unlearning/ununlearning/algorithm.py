@@ -71,6 +71,10 @@ FULL, EXACT, AXIOMS = "species", "species-exact", "species-axioms"
 KEYS = {"full": FULL, "exact": EXACT, "without-axioms": AXIOMS}
 CONTRASTS = (*METHODS, "ssd")
 HARMLESS, MOST_STEPS, TELL_EVERY = 400, 4000, 10
+NOT_TWICE = (
+    "In no document that these models read does a property stand twice, so they never learnt to "
+    "repeat one: telling the answer itself brings back less than a model of free text would give."
+)
 FORGET_BATCH, SSD_SAMPLES = 16, 128
 
 
@@ -173,6 +177,7 @@ def _dossier(world: World, asked: _Question, kind: str) -> Hinted:
         dossier={a: species.VALUES[a][v] for a, v in profile},
         chance=CHANCE,
         filter=kind,
+        notes=(NOT_TWICE,) if asked.mode == "direct" else (),
     )
 
 

@@ -19,10 +19,11 @@ from torch import nn
 from engine.core.catalog import Measured
 from engine.core.errors import OutOfBudget
 from engine.core.job import Progress, Steps, relay
+from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
 from engine.unlearning import _llama as llama
-from engine.unlearning._bench import SECONDS, machine, once
+from engine.unlearning._bench import SECONDS, once
 from engine.unlearning.ununlearning import algorithm, bayes, species
 from engine.unlearning.ununlearning.measuring import HINTS, curve, curve_of_species
 from engine.unlearning.ununlearning.species import World

@@ -67,7 +67,8 @@ def measured(
     """All questions about a species under a name, with so many true hints.
 
     "turns" gives every hint in a turn of its own; "direct" adds the answer itself to the hints,
-    which is no inference any more but learning it again.
+    which is no inference any more but learning it again. A model whose documents say no property
+    twice has not learnt to repeat one, and gives less than all of it.
     """
     found = list(bayes.questions(HINTS, hints))
     row = world.table[kind].tolist()
