@@ -15,29 +15,41 @@ import gradio as gr
 
 from engine.core import budgets
 from engine.core.catalog import Catalog, Family, announced
+from engine.core.lane import Lane
 from engine.runners import Runner, runner
-from pages import _family, _look, _warm, evidence, home, workshop
-from pages._lane import stepping_aside
+from pages import _family, _look, _warm, backwards, evidence, home, workshop
+from pages._lane import queued
 from pages._serving import MIDDLEWARE, Suite
+from pages._shelf import Shelf
 
 
 def build(catalog: Catalog, run: Runner, panels: str = "pages") -> gr.Blocks:
     """The whole app over a catalogue; `panels` is the package with one module a method."""
     shown = only(catalog, os.environ.get("SUITE_PANELS", "all"))
+    run = queued(run, Lane())
     with Suite(title="Rewind", fill_width=True, delete_cache=(600, 3600)) as demo:
-        run = stepping_aside(demo, run)
         gr.Navbar(main_page_name="Rewind")
         home.build(shown)
+        Shelf().stand_by(demo, "home")
     frames = []
     for family in Family:
         entries, broken = _family.of(shown, family)
         if entries or broken:
             with demo.route(family.title, family.route.strip("/")):
                 frames += _family.build(demo, family, entries, broken, run, panels)
+    with demo.route(backwards.TITLE, backwards.ROUTE):
+        backwards.build(shown, run)
+        Shelf().stand_by(demo, "backwards")
     with demo.route(workshop.TITLE, workshop.ROUTE):
         workshop.build(shown)
+        Shelf().stand_by(demo, "workshop")
     with demo.route(evidence.TITLE, evidence.ROUTE):
         evidence.build(shown, frames, run)
+        Shelf().stand_by(demo, "evidence")
+    demo.names("", lambda _: home.NAMED)
+    demo.names(backwards.ROUTE, lambda _: backwards.NAMED)
+    demo.names(workshop.ROUTE, lambda _: workshop.NAMED)
+    demo.names(evidence.ROUTE, lambda _: evidence.NAMED)
     demo.whole = True
     return demo.queue(max_size=budgets.WAITING_RUNS, default_concurrency_limit=8)
 
@@ -61,7 +73,7 @@ LAUNCH = {
     "enable_monitoring": False,
     "footer_links": ["api", "settings"],
     "state_session_capacity": budgets.KEPT_SESSIONS,
-    "max_threads": 40,
+    "max_threads": 128,  # a run that waits holds one, and the rest is light
     "strict_cors": True,
     "pwa": False,
     "app_kwargs": {"middleware": MIDDLEWARE},

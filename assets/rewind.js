@@ -122,6 +122,15 @@
     if (run.again) go(run, name);
     run.again = run.stopped = false;
   }, runs[name].stopped ? SETTLE : 0);
+  // A link that ends in #run, such as the films on Home, begins once its panel is restored.
+  const begin = (method) => {
+    const action = (address().get("action") ?? "run").replaceAll("-", "_"), name = `${method}-${action}`;
+    history.replaceState(null, "", location.pathname + location.search);
+    const button = document.getElementById(name);
+    if (!button) return;
+    (button.closest(".bench") ?? button).scrollIntoView({ block: "start" });
+    held.add(name);
+  };
   window.rewindRuns = {
     ask(name) {
       const run = (runs[name] ??= {});
@@ -137,6 +146,7 @@
     restored(method) {
       if (unrestored !== method) return;
       unrestored = "";
+      if (location.hash === "#run") begin(method);
       held.forEach((name) => press(name, 0));
       held.clear();
       lookForRuns();
@@ -154,6 +164,7 @@
     done(name, said) {
       const link = document.querySelector(`#${name}-status a[data-link]`);
       if (link) history.replaceState(null, "", link.href);
+      if (!runs[name].stopped) noteRun(name);
       return this.failed(name, said);
     },
     failed(name, said) {
@@ -192,8 +203,74 @@
   };
   const freePlace = (name) => document.getElementById(name)?.closest(".bench")
     ?.querySelector(":scope > .shown")?.style.removeProperty("min-height");
+  // The shelf as a chip in the bar of every page: the model in front, its edits, undo, and a way to
+  // the whole. Where a page has no shelf of its own, the chip leads to one that has.
+  let shelved = null, page = "";
+  const element = (tag, properties, ...inside) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...inside);
+    return made;
+  };
+  const openShelf = () => {
+    const fold = document.querySelector("#shelf");
+    const head = fold?.querySelector("button.label-wrap");
+    if (head && !head.classList.contains("open")) head.click();
+    fold?.scrollIntoView({ block: "start" });
+    return fold;
+  };
+  const wayToShelf = () => {
+    const links = [...document.querySelectorAll(".nav-holder nav > a")];
+    const to = links.find((link) => /erase/.test(link.href)) ?? links[1];
+    return `${to?.href ?? ""}#shelf`;
+  };
+  const drawChip = () => {
+    const bar = document.querySelector(".nav-holder nav");
+    if (!bar) return;
+    const [first, ...others] = shelved?.models ?? [], count = first?.edits?.length ?? 0;
+    const edits = `${count} edit${count === 1 ? "" : "s"}`, more = others.length ? ` (+${others.length})` : "";
+    const said = first ? `${first.name} · ${edits}${more}` : "empty";
+    const old = bar.querySelector(".shelf-chip");
+    if (old?.dataset.said === said) return;
+    const link = element("a", { href: wayToShelf(), className: "quiet" }, "Shelf: ", element("b", {}, said));
+    link.addEventListener("click", (event) => { if (document.querySelector("#shelf")) { event.preventDefault(); openShelf(); } });
+    const chip = element("div", { className: "shelf-chip" }, link);
+    chip.dataset.said = said;
+    if (count) {
+      const undo = element("button", { type: "button", className: "copy" }, "◀ Undo");
+      undo.setAttribute("aria-label", `Undo the last edit of ${first.name}`);
+      undo.addEventListener("click", () => press(`${page}-shelf-latest`, 0));
+      chip.append(undo);
+    }
+    old ? old.replaceWith(chip) : bar.append(chip);
+  };
+  const comeToShelf = () => {
+    if (location.hash !== "#shelf" || !document.querySelector("#shelf button.label-wrap")) return;
+    history.replaceState(null, "", location.pathname + location.search);
+    openShelf();
+  };
   window.rewindShelf = {
-    opens(kept, family) { if (kept?.models?.length) press(`${family}-shelf-show`, 0); },
+    opens(kept, name) {
+      this.chip(kept, name);
+      if (kept?.models?.length) press(`${name}-shelf-show`, 0);
+    },
+    chip(kept, name) {
+      [shelved, page] = [kept, name];
+      drawChip();
+    },
+  };
+
+  // The first stop of the tab key is a way past the bar.
+  const addSkip = () => {
+    const main = document.querySelector("main");
+    if (!main || document.querySelector(".skip")) return;
+    const skip = element("a", { className: "skip", href: `${location.pathname}${location.search}#content` }, "Skip to the content");
+    skip.addEventListener("click", (event) => {
+      event.preventDefault();
+      const head = document.querySelector("main :is(h1, h2)") ?? main;
+      head.tabIndex = -1;
+      head.focus();
+    });
+    document.body.prepend(skip);
   };
   // A control that runs when it is turned does so when its value has changed since it was entered.
   // Gradio tells of a release or an input whenever a field is left.
@@ -279,25 +356,50 @@
     sound.play().catch(() => {}); // another button may stop it before it has begun
   });
 
-  // Worksheets: the answer opens after a prediction; all answers leave as one text file.
+  // Worksheets: the answer opens after a prediction and a run of its task, which stay noted in this
+  // browser; all answers leave as one text file.
+  const noted = (task) => `rewind-ran-${task.closest("[data-sheet]").dataset.sheet}-${task.dataset.number}`;
+  const noteRun = (name) => {
+    const tasks = [...document.querySelectorAll(`[data-task][data-button="${CSS.escape(name)}"]`)];
+    const current = tasks.filter((task) => task.classList.contains("current"));
+    (lesson ? current : tasks).forEach((task) => {
+      localStorage.setItem(noted(task), "1");
+      task.querySelector("[data-missing]")?.remove();
+    });
+  };
+  const missing = (task) => {
+    if (!task.querySelector("textarea").value.trim()) return "Write your prediction first.";
+    return localStorage.getItem(noted(task)) ? "" : "Run it first, then compare.";
+  };
+  const answers = (sheet) => {
+    const tasks = [...sheet.querySelectorAll("[data-task]")].map((task, i) => [
+      `${i + 1}. ${task.querySelector("p").firstChild.textContent.trim()}`,
+      task.querySelector("a")?.href ?? "",
+      task.querySelector("label").firstChild.textContent.trim(),
+      task.querySelector("textarea").value.trim() || "(no answer)",
+    ].filter(Boolean).join("\n"));
+    const link = `${location.origin}${location.pathname}?method=${sheet.dataset.sheet}`;
+    const date = new Date().toLocaleDateString("en-CA");
+    return [`Rewind, worksheet: ${sheet.dataset.title}\nDate: ${date}\nLink: ${link}`, ...tasks].join("\n\n") + "\n";
+  };
   document.addEventListener("click", (event) => {
     const summary = event.target.closest && event.target.closest("[data-task] summary");
     const save = event.target.closest && event.target.closest("[data-export]");
     if (summary) {
-      const field = summary.closest("[data-task]").querySelector("textarea");
-      if (field.value.trim()) return;
+      const task = summary.closest("[data-task]"), wanted = missing(task);
+      task.querySelector("[data-missing]")?.remove();
+      if (!wanted || summary.parentElement.open) return;
       event.preventDefault();
-      field.placeholder = "Write your prediction first";
-      field.focus();
+      const said = element("p", { className: "note", textContent: wanted });
+      said.setAttribute("role", "status");
+      said.dataset.missing = "";
+      summary.parentElement.after(said);
+      if (!task.querySelector("textarea").value.trim()) task.querySelector("textarea").focus();
     }
     if (save) {
       const sheet = save.closest("[data-sheet]");
-      const lines = [...sheet.querySelectorAll("[data-task]")].map((task, i) =>
-        `${i + 1}. ${task.querySelector("label").firstChild.textContent}\n${task.querySelector("textarea").value}\n`);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob([lines.join("\n")], { type: "text/plain" }));
-      link.download = `${sheet.dataset.sheet}-answers.txt`;
-      link.click();
+      const file = URL.createObjectURL(new Blob([answers(sheet)], { type: "text/plain" }));
+      element("a", { href: file, download: `${sheet.dataset.sheet}-answers.txt` }).click();
     }
   });
 
@@ -345,7 +447,9 @@
     const button = document.getElementById(task.dataset.button);
     if (shown || !button?.getClientRects().length) return;
     shown = true;
-    if (button.getBoundingClientRect().top > innerHeight) button.scrollIntoView({ block: "center" });
+    // Where the sheet stands above the panel, it is what is to be seen first.
+    const isBeside = matchMedia("(min-width: 1080px)").matches;
+    if (isBeside && button.getBoundingClientRect().top > innerHeight) button.scrollIntoView({ block: "center" });
   };
   if (lesson) setInterval(openLesson, 500);
   document.addEventListener("click", (event) => {
@@ -358,6 +462,9 @@
     recall();
     lookForRuns();
     openRecordings();
+    addSkip();
+    drawChip();
+    comeToShelf();
     document.querySelectorAll("[data-living]:not([data-awake])").forEach((group) => {
       group.dataset.awake = "";
       scrub(group.querySelector("[data-scrub]"));

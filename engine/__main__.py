@@ -113,9 +113,10 @@ def run(arguments: Sequence[str]) -> int:
     flags = _typed(entry, rest[1:])
     if flags is None:
         return 0
-    recipe = Recipe.from_arguments(["run", entry.name, *_with_model(entry, flags)])
-    target = entry.target(recipe.action)
-    recipe = recipe.here()
+    given = Recipe.from_arguments(["run", entry.name, *_with_model(entry, flags)])
+    target, recipe = entry.target(given.action), entry.without_model(given).here()
+    if given.model and not recipe.model:
+        print(f"{entry.name} {given.action} computes without a model; the one named is left out.")
     result = _finish(recipe.job(target), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)

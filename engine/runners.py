@@ -23,6 +23,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -83,7 +84,35 @@ def complete(job: Job) -> Events:
 
 # ---------------------------------------------------------------------- this process
 
-_TURN = threading.Lock()
+
+class _Turns:
+    """A lock that is handed on in the order in which it was asked for.
+
+    Of an ordinary one, whoever lets it go and asks again at once is mostly the first to get it: a
+    job of many small steps would let no other one in.
+    """
+
+    def __init__(self) -> None:
+        self._guard, self._asked, self._is_taken = threading.Lock(), deque[threading.Event](), False
+
+    def __enter__(self) -> None:
+        mine = threading.Event()
+        with self._guard:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            self._asked.append(mine)
+        mine.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._asked:
+                self._asked.popleft().set()
+            else:
+                self._is_taken = False
+
+
+_TURN = _Turns()
 
 
 def local(job: Job) -> Events:

@@ -17,17 +17,27 @@ from gradio.components.base import Component
 from engine.core.catalog import Entry
 from engine.core.errors import BadInput, EngineError
 from engine.core.job import Done, Failed, Progress
+from engine.core.lane import Waiting
 from engine.core.recipe import Recipe
 from engine.core.runs import Run
-from pages import _lane
 from pages import _recordings as recordings
 from pages._endpoints import Runner
 from pages._fields import Controls, Settings
 from pages._handlers import error_of, gradio_errors, named
+from pages._lane import LANE
 from pages._recordings import Number
 from pages._serving import QUIET, Suite
 from pages._shelf import model_ref
-from pages._status import failure, finished, note, origin, progress, recipe_view, recorded
+from pages._status import (
+    failure,
+    finished,
+    note,
+    origin,
+    progress,
+    recipe_view,
+    recorded,
+    waiting_line,
+)
 
 # Result or preview, its recipe, and whether the run has ended: the outputs in their order. Those
 # left out at the end stay as they are.
@@ -37,9 +47,6 @@ Count: TypeAlias = Callable[[Any, Recipe], Number | None]
 # A result as a few states for Home, pictures `h w 3` or sentences, from the first to the last.
 Film: TypeAlias = Callable[[Any], Sequence[np.ndarray | str]]
 Convert: TypeAlias = Callable[[Settings], Settings]
-
-# Everything that computes waits in one lane, so that two cores serve one job at a time.
-LANE = {"concurrency_id": _lane.LANE, "concurrency_limit": 1}
 
 SECONDS_BETWEEN_DRAWINGS = 0.12
 
@@ -170,7 +177,7 @@ class Action:
             api_visibility="private",
             show_progress="hidden",
             show_progress_on=self.again,
-            concurrency_limit=16,  # the run itself has begun and waits for no place
+            **LANE,
         )
         for run in (event, left):
             run.success(None, **line, js=f"(said) => rewindRuns.done('{place}', said)")
@@ -212,7 +219,12 @@ class Action:
                 yield [*self._nothing(), refusal, gr.skip()]
                 raise
         begin = partial(self.frame.runner, job)
-        yield from self._drawn(self.frame.demo.runs.start(begin, recipe, page_of(request)), request)
+        run = self.frame.demo.runs.start(begin, recipe, page_of(request))
+        try:
+            yield from self._drawn(run, request)
+        finally:
+            if is_program(request):  # that does not come back, as a page does after a reload
+                run.stop()
 
     def _go_on(self, key: str, request: gr.Request) -> Iterator[list[object]]:
         """Finds the run that was under way when the page was left, and draws what happens."""
@@ -258,22 +270,23 @@ class Action:
         frame, recipe, waiting = self.frame, run.recipe, self._nothing()
         loading = Progress(0, 1, "Loading the model")
         yield [*waiting, progress(loading, run.seconds, self.backward, run.key), gr.skip()]
-        started, drawn, shown = time.monotonic() - run.seconds, -math.inf, list(waiting)
+        drawn, shown = -math.inf, list(waiting)
         for event in run.watch(page_of(request)):
-            seconds = time.monotonic() - started
             if isinstance(event, Failed):
                 yield [*waiting, failure(event), gr.skip()]
                 raise error_of(event)
-            if isinstance(event, Progress):
-                if seconds - drawn < SECONDS_BETWEEN_DRAWINGS:
+            if isinstance(event, Waiting):
+                yield [*waiting, waiting_line(event, run.key), gr.skip()]
+            elif isinstance(event, Progress):
+                if time.monotonic() - drawn < SECONDS_BETWEEN_DRAWINGS:
                     continue
                 before, shown = shown, self.shows(event, recipe)
                 yield [
                     *changed(before, shown),
-                    progress(event, seconds, self.backward, run.key),
+                    progress(event, run.seconds, self.backward, run.key),
                     gr.skip(),
                 ]
-                drawn = time.monotonic() - started
+                drawn = time.monotonic()
             else:
                 yield [
                     *self.shows(event, recipe),
@@ -298,6 +311,12 @@ def changed(before: Sequence[object], after: Sequence[object]) -> list[object]:
 def page_of(request: gr.Request | None) -> str:
     """What Gradio calls this very page of this visitor."""
     return str(getattr(request, "session_hash", None) or "")
+
+
+def is_program(request: gr.Request | None) -> bool:
+    """Whether a client calls, and no page."""
+    headers = getattr(request, "headers", None) or {}
+    return headers.get("x-gradio-user") in ("api", "mcp")
 
 
 def seed_of(value: object) -> int:

@@ -30,6 +30,7 @@ def endpoint_of(entry: Entry, action: str, runner: Runner) -> Callable[[str], It
                     f"{given.slug} {given.action}.",
                     f"Call {given.endpoint}.",
                 )
+            given = entry.without_model(given)
             job = given.job(entry.target(given.action))
         for event in guarded(runner(job)):
             if isinstance(event, Progress):

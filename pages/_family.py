@@ -12,7 +12,7 @@ from pages import _shelf
 from pages._endpoints import Runner
 from pages._frame import Frame
 from pages._markup import escape
-from pages._serving import Query, Suite
+from pages._serving import Named, Query, Suite
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def build(
         f"<p>{escape(family.sentence)}</p></header>"
     )
     frames = []
-    with gr.Tabs(elem_classes="panels") as tabs:
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap") as tabs:
         for entry in entries:
             with gr.Tab(entry.card.title, id=entry.slug):
                 frames.append(Frame(entry, shelf, runner, demo))
@@ -55,6 +55,15 @@ def build(
         return slug if slug in known else None
 
     demo.opens(tabs, wanted)
+    titled = {entry.slug: entry.card for entry in entries}
+
+    def name(query: Query) -> Named:
+        card = titled.get(wanted(query) or "")
+        if card is None:
+            return Named(f"{family.title} · Rewind", family.sentence)
+        return Named(f"{card.title} · Rewind", card.undoes)
+
+    demo.names(family.route, name)
     return frames
 
 

@@ -18,6 +18,8 @@ from engine.models import picture_sets
 from pages import _fields as fields
 from pages import _markup as markup
 from pages import _parts as parts
+from pages import _taking as taking
+from pages._actions import Convert
 from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._handlers import gradio_errors
@@ -192,6 +194,29 @@ def numbers(text: object) -> list[object]:
         except ValueError:
             found.append(piece.strip())
     return found
+
+
+def takes_along(
+    frame: Frame, title: str, edit: Controls, *, params: Convert, back: Convert
+) -> None:
+    """The edited network of a panel: baked and put on the shelf, or as a file of one of `FORMS`."""
+    parts.heading(
+        title,
+        "Put it on your shelf: other panels can use it there, and you can undo the edit bit for "
+        "bit. Or save it as files for other tools; each is read back before you get it.",
+    )
+    taking.bakes(
+        frame,
+        "Bake and put on the shelf",
+        edit,
+        taking.in_tensors,
+        params=params,
+        back=back,
+    )
+    form = gr.Dropdown(list(FORMS.items()), value="patch", label="File for other tools")
+    taking.exports(
+        frame, "Write the file", {**edit, "form": form}, read_back, params=params, back=back
+    )
 
 
 def read_back(export: "Exported") -> str:

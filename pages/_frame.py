@@ -57,9 +57,10 @@ from engine.core.job import Done, Job, Progress
 from engine.core.recipe import Recipe
 from pages import _fields as fields
 from pages import _markup as markup
-from pages._actions import LANE, LARGEST_SEED, Action
+from pages._actions import LARGEST_SEED, Action
 from pages._endpoints import Runner, endpoint_of
 from pages._handlers import guarded, named
+from pages._lane import LANE
 from pages._lessons import lesson_of, sheet
 from pages._markup import escape
 from pages._restoring import Restoring, asks_for
@@ -296,7 +297,7 @@ class Frame:
         code = f" Its code: <{paper.code}>." if paper.code else ""
         return (
             f"{self.entry.lesson}\n\nAfter [{paper.title}]({paper.link}), {paper.authors} "
-            f"{paper.year}.{code} Undo: {self.entry.card.exactness.value}."
+            f"{paper.year}.{code} Undo: {self.entry.card.exactness.undo}."
         )
 
     def _code(self) -> str:

@@ -1,10 +1,11 @@
 """Event handlers: names of their own, and failures that become sentences."""
 
+import contextlib
 import functools
 import inspect
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from html import escape
 
 import gradio as gr
@@ -25,12 +26,13 @@ def error_of(event: Failed) -> gr.Error:
     return gr.Error(escape(words, quote=False), title="Please check", print_exception=False)
 
 
-def guarded(events: Iterator[Event]) -> Iterator[Event]:
-    """The events of a job, a failure raised as `gr.Error`."""
-    for event in events:
-        if isinstance(event, Failed):
-            raise error_of(event)
-        yield event
+def guarded(events: Generator[Event, None, None]) -> Iterator[Event]:
+    """The events of a job, a failure raised as `gr.Error`; the job ends with the last one read."""
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, Failed):
+                raise error_of(event)
+            yield event
 
 
 class gradio_errors:

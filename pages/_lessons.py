@@ -89,7 +89,8 @@ def sheet(entry: Entry, lesson: Lesson) -> str:
     """The worksheet: goal, tasks with a place for a prediction, and what to take home."""
     tasks = "".join(_task(entry, task, n) for n, task in enumerate(lesson.tasks, start=1))
     return (
-        f'<div class="worksheet" data-sheet="{escape(entry.name)}">'
+        f'<div class="worksheet" data-sheet="{escape(entry.name)}" '
+        f'data-title="{escape(entry.card.title)}">'
         f'<p class="goal"><b>Goal.</b> {escape(lesson.goal)} '
         f'<span class="note">About {lesson.minutes} minutes.</span></p>'
         f"<p>{escape(lesson.intro)}</p><ol>{tasks}</ol>"

@@ -298,12 +298,31 @@ def voices(title: str, versions: Sequence[Voice]) -> str:
 # ---------------------------------------------------------------------- comparison
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """A visible map of |a - b|, the mean difference of 255, and the number of unequal pixels."""
+@dataclass(frozen=True)
+class Difference:
+    """How far two pictures lie apart; `mean` and `largest` are of 255, `unequal` counts pixels.
+
+    `picture` is |a - b|, so bright that the largest difference is white: nothing is cut off.
+    """
+
+    picture: np.ndarray
+    mean: float
+    largest: int
+    unequal: int
+
+    @property
+    def scale(self) -> str:
+        """What its brightness says."""
+        return f"black 0, white {self.largest} of 255" if self.largest else "black: no difference"
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> Difference:
+    """The difference of two pictures of one size."""
     gap = np.abs(first.astype(np.int16) - second.astype(np.int16))
+    largest = int(gap.max(initial=0))
+    shown = np.round(gap * (255 / max(largest, 1))).astype(np.uint8)
     unequal = int(np.any(gap > 0, axis=-1).sum())
-    shown = np.clip(gap * 4, 0, 255).astype(np.uint8)
-    return shown, float(gap.mean()), unequal
+    return Difference(shown, float(gap.mean()), largest, unequal)
 
 
 def cut(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> str:
@@ -326,24 +345,27 @@ def comparison(
     undone: np.ndarray | None = None,
 ) -> str:
     """Two pictures under one sliding cut, their difference, and whether undoing brings all back."""
-    gap, mean, unequal = difference(before, after)
+    gap = difference(before, after)
     total = before.shape[0] * before.shape[1]
     slider = cut(before, after, names)
     gap_card = _shot(
         Shot(
             "difference",
-            gap,
-            f"difference of {names[0]} and {names[1]}, four times as bright",
-            (f"mean {mean:.2f} of 255", f"{unequal} of {total} pixels differ, shown ×4"),
+            gap.picture,
+            f"difference of {names[0]} and {names[1]}, {gap.scale}",
+            (
+                f"mean {gap.mean:.2f} of 255",
+                f"{gap.unequal} of {total} pixels differ; {gap.scale}",
+            ),
         )
     )
     cards = [slider, gap_card]
     if undone is not None:
-        _, mean_undone, left = difference(before, undone)
+        left = difference(before, undone)
         verdict = (
-            "every pixel as before"
-            if left == 0
-            else f"{left} pixels differ, mean {mean_undone:.2f}"
+            f"{left.unequal} pixels differ, mean {left.mean:.2f} of 255"
+            if left.unequal
+            else "every pixel as before"
         )
         cards.append(_shot(Shot("undone", undone, "after the undo", (verdict,), backward=True)))
     return f'<div class="films"><div class="shots">{"".join(cards)}</div></div>'

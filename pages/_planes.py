@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from gradio.components.plot import PlotData
 from pages import _plots as plots
 from pages._look import FORWARD
 
-VIEW = 3.0
+# The square of the world; it grows for points outside, up to the second figure.
+VIEW, WIDEST_VIEW = 3.0, 9.0
 # The style sheet paints this colour as ink, dark on light and light on dark.
 INK = "rgb(1, 2, 3)"
 SHADE = [[0, "rgba(128,120,108,0)"], [1, "rgba(128,120,108,0.8)"]]
@@ -44,8 +45,27 @@ def plane(
     legend: bool = False,
     **layout: object,
 ) -> PlotData:
-    """Traces in the square of the world, both axes alike."""
-    shared = {"range": [-VIEW, VIEW], "constrain": "domain", "dtick": 1}
+    """Traces in the square of the world, both axes alike, and all points inside.
+
+    Of a run that went astray some may lie outside the widest square; how many stands on the figure.
+    """
+    reach = reach_of(traces)
+    shared: dict[str, object] = {
+        "range": [-reach, reach],
+        "constrain": "domain",
+        "dtick": 1 if reach <= 4 else 3,
+    }
+    if outside := sum(one > WIDEST_VIEW for one in farthest(traces)):
+        layout["annotations"] = [
+            {
+                "text": f"{outside} points lie outside",
+                "xref": "paper",
+                "yref": "paper",
+                "x": 1,
+                "y": 1,
+                "showarrow": False,
+            }
+        ]
     return figure(
         traces,
         x_title,
@@ -55,6 +75,22 @@ def plane(
         yaxis=shared | {"scaleanchor": "x"},
         **layout,
     )
+
+
+def farthest(traces: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The larger coordinate of each point of the traces, by its size; a shade has no points."""
+    return [
+        max(abs(x), abs(y))
+        for trace in traces
+        if trace["type"] == "scatter"
+        for x, y in zip(trace["x"], trace["y"], strict=True)
+        if x is not None and y is not None
+    ]
+
+
+def reach_of(traces: Sequence[Mapping[str, Any]]) -> float:
+    """How far the axes must go, so that they cut no point: a little beyond the farthest."""
+    return min(max([VIEW, *(1.05 * one for one in farthest(traces))]), WIDEST_VIEW)
 
 
 def heat(values: np.ndarray, reach: float, *, visible: bool = True) -> dict[str, object]:

@@ -111,7 +111,9 @@ def log_axis(values: Sequence[float]) -> dict[str, object]:
     positive = [value for value in values if value > 0]
     if not positive:
         return {"type": "log", "range": [0, 1], "tickvals": []}
-    low, high = math.log10(min(positive)) - 0.08, math.log10(max(positive)) + 0.08
+    low, high = math.log10(min(positive)), math.log10(max(positive))
+    room = max(0.08, 0.03 * (high - low))  # for half a mark at the ends
+    low, high = low - room, high + room
     decades = range(math.floor(low), math.ceil(high) + 1)
     ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
     texts = [f"{tick:g}" for tick in ticks]

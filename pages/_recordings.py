@@ -171,6 +171,20 @@ def find(slug: str, action: str, folder: Path = FOLDER) -> Recording | None:
         return None
 
 
+def moving(slug: str, kept: Recording | None) -> str:
+    """The states of a recorded run, as the scrubber of its group goes through them."""
+    if kept is not None and kept.says:
+        states = "".join(f"<p>{escape(said)}</p>" for said in kept.says)
+        return f'<div class="frame says" data-states>{states}</div>'
+    if kept is None or not kept.film:
+        return '<div class="frame"></div>'
+    place = f"gradio_api/file=assets/recordings/{slug}.png?{kept.digest}"
+    return (
+        f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
+        f'style="--frames:{kept.film};background-image:url({place})"></div></div>'
+    )
+
+
 def address(recording: Recording) -> str:
     """Where a recording lies on this server; a new one has another address."""
     path = path_of(recording.recipe.method, recording.recipe.action)

@@ -13,7 +13,6 @@ from pages import _markup as markup
 from pages import _plots as plots
 from pages._fields import Controls
 from pages._frame import Frame
-from pages._markup import escape
 from pages._plots import Line
 from pages._recordings import Number
 
@@ -215,11 +214,3 @@ def _written(result: "Own") -> gr.File:
     if result.adapter_config:
         made["adapter_config.json"] = result.adapter_config.encode()
     return gr.File(value=[str(path) for path in _files.written(made)], visible=True)
-
-
-def files_of(made: Mapping[str, bytes], note: str) -> tuple[object, ...]:
-    """What was written, in a line, and the files."""
-    megabytes = sum(map(len, made.values())) / 1e6
-    line = f"<p><b>{megabytes:.2f} MB: {escape(', '.join(made))}</b></p>{markup.notes(note)}"
-    paths = [str(path) for path in _files.written(made)]
-    return line, gr.File(value=paths, visible=True)

@@ -82,9 +82,12 @@ class Restoring:
         link that the recipe could not take.
         """
         action = self.actions.get(recipe.action)
-        given = {name: v for name, v in self.values(recipe).items() if name not in without}
+        taken = self.entry.without_model(recipe) if action else recipe
+        given = {name: v for name, v in self.values(taken).items() if name not in without}
         updates, left_out = self.updates(action, given)
         text = summary(source, sum(new != gr.skip() for new in updates), [*left_out, *unread])
+        if text and taken.model is not recipe.model:
+            text += f" It names a model; none is used here, so that of {source} is ignored."
         if text and action and (kept := action.recording):
             text += f" What stands here was recorded on {day(kept.made)} with the defaults."
         if text and (mismatch := recipe.mismatch()):

@@ -208,8 +208,8 @@ def build_calibration(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
     with action.ask:
         gr.HTML(
             markup.notes(
-                "P(UN) of two models cannot be compared. Label some phrases, and take the largest "
-                "tau at which enough of what is kept is grounded."
+                "P(UN) of two models cannot be compared. Label some phrases. Then take the "
+                "largest tau at which enough of the kept phrases are true of the picture."
             )
         )
         precision = gr.Slider(0.5, 0.99, 0.95, step=0.01, label="Share of kept to be grounded")

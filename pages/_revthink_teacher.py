@@ -11,6 +11,7 @@ from pages._files import read_upload
 from pages._frame import Frame
 from pages._markup import escape
 from pages._revthink_students import CSS
+from pages._revthink_words import aloud, in_full
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.augment import Record
@@ -29,7 +30,7 @@ def build_teacher(frame: Frame) -> None:
         gr.HTML(
             markup.notes(
                 "The teacher turns each question round: forward reasoning, backward question, "
-                "backward reasoning. What does not lead back to the question is stamped out."
+                "backward reasoning. What does not lead back to the question is crossed out."
             )
         )
         corrupt = gr.Slider(
@@ -137,9 +138,9 @@ def _record(record: "Record", waiting: bool = False) -> str:
         why = "wrong answer" if not record.is_right else "not consistent"
         stamp = f'<span class="stamp no">✗ {why}</span>'
     lines = [
-        ("", "Q", f"{record.question} ({record.gold_answer})"),
+        ("", "Q", f"{aloud(record.question)} ({in_full(record.gold_answer)})"),
         ("", "Rf", record.forward_reasoning),
-        ("back", "Qb", record.backward_question),
+        ("back", "Qb", aloud(record.backward_question)),
         ("back", "Rb", record.backward_reasoning),
     ]
     told = "".join(

@@ -17,6 +17,7 @@ from pages._handlers import gradio_errors
 from pages._markup import escape
 from pages._plots import Line
 from pages._revthink_students import CSS, MONTHS, WORLDS, legend, matrix, rates_table
+from pages._revthink_words import aloud
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.results import (
@@ -270,7 +271,7 @@ def _answers(result: "Tuned") -> str:
     after = sum(a.after_is_right for a in result.answers)
     rows = [
         [
-            a.question[:160],
+            aloud(a.question)[:160],
             a.gold,
             f"{'✓' if a.before_is_right else '✗'} {a.before[:80]}",
             f"{'✓' if a.after_is_right else '✗'} {a.after[:80]}",

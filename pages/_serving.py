@@ -1,12 +1,13 @@
-"""How pages are served: described once, with the tab of the link open, and sent compressed.
+"""How pages are served: described once, with a title and the tab of the link, sent compressed.
 
 Opening a page asks nothing of the server but the page: what a link restores is asked for where
 there is a link alone, and what a visitor keeps where something is kept.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import gradio as gr
@@ -15,7 +16,7 @@ from gradio.events import Dependency
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.core.runs import Runs
 from pages import _sessions
@@ -25,8 +26,16 @@ Query = Mapping[str, str]
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 
-# Parameters of the address that is being answered.
+# Route and parameters of the address that is being answered.
+ROUTE: ContextVar[str] = ContextVar("route", default="")
 ASKED: ContextVar[Query] = ContextVar("asked")
+
+
+class Named(NamedTuple):
+    """The title of a page, and what it is in one sentence."""
+
+    title: str
+    sentence: str
 
 
 class Suite(gr.Blocks):
@@ -41,6 +50,7 @@ class Suite(gr.Blocks):
     def __init__(self, **settings: Any) -> None:
         self._choices: dict[int, Callable[[Query], str | None]] = {}
         self._restored: dict[int, Callable[[Query], bool]] = {}
+        self._names: dict[str, Callable[[Query], Named]] = {}
         _sessions.use()
         self.runs = Runs()
         super().__init__(**settings)
@@ -54,6 +64,11 @@ class Suite(gr.Blocks):
         An event of the page could open it too, after the page has drawn the first one in vain.
         """
         self._choices[tabs._id] = choose
+
+    def names(self, route: str, name: Callable[[Query], Named]) -> None:
+        """What the page of a route is called at an address, in the browser's tab and where a link
+        to it is shown."""
+        self._names[route.strip("/")] = name
 
     def restores(
         self, handler: Callable, outputs: Sequence[Component], is_asked: Callable[[Query], bool]
@@ -73,6 +88,9 @@ class Suite(gr.Blocks):
         chosen = {key: tab for key, choose in self._choices.items() if (tab := choose(query))}
         idle = {event for event, is_asked in self._restored.items() if not is_asked(query)}
         described = self._config
+        if (name := self._names.get(ROUTE.get())) is not None:
+            title, sentence = name(query)
+            described = {**described, "title": title, "simple_description": sentence}
         if chosen:
             components = [
                 {**one, "props": {**one["props"], "selected": chosen[one["id"]]}}
@@ -101,8 +119,71 @@ class LinkedPages:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ROUTE.set(scope.get("path", "").removeprefix(scope.get("root_path", "")).strip("/"))
         ASKED.set(dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))))
         await self.app(scope, receive, send)
+
+
+class NamedPages:
+    """Gives pages a head of their own.
+
+    Gradio's template names no title, and before the title and sentence of the page it tells
+    whoever shows a link to it those of Gradio, with addresses of other hosts.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not is_page(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        begun: list[Message] = []
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                begun.append(message)
+                return
+            if begun:  # a page comes in one piece
+                start = begun.pop()
+                message = {**message, "body": with_head(message.get("body", b""))}
+                size = str(len(message["body"])).encode()
+                others = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+                is_whole = not message.get("more_body")
+                length = [(b"content-length", size)] if is_whole else []
+                await send({**start, "headers": [*others, *length]})
+            await send(message)
+
+        await self.app(scope, receive, named)
+
+
+_OF_GRADIO = re.compile(
+    rb'\s*<meta\s[^>]*content="(?:Gradio|@Gradio|@teamGradio|\{url\}|https://gradio\.app/|'
+    rb'Click to try out the app!|https://raw\.githubusercontent\.com/[^"]*|)"\s*/>'
+)
+_TOLD = re.compile(rb'property="og:(title|description)"\s+content="([^"]*)"')
+
+
+def with_head(page: bytes) -> bytes:
+    """The page with the title and the sentence that it tells others in its own head, too."""
+    head, mark, body = page.partition(b"</style>")
+    parts = body[:4000]
+    parts = _OF_GRADIO.sub(b"", parts)
+    told = dict(_TOLD.findall(parts))
+    if not mark or b"title" not in told:
+        return page
+    own = b'\n\t\t<title>%s</title>\n\t\t<meta name="description" content="%s" />' % (
+        told[b"title"],
+        told.get(b"description", b""),
+    )
+    begins = b'<meta charset="utf-8" />'
+    head = _OF_GRADIO.sub(b"", head).replace(begins, begins + own, 1)
+    return head + mark + parts + body[4000:]
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is that of a page; files, calls and streams are the others."""
+    return not path.startswith("/gradio_api/") and "." not in path.rpartition("/")[2]
 
 
 class CompressedPages(GZipMiddleware):
@@ -113,15 +194,15 @@ class CompressedPages(GZipMiddleware):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if path.startswith("/gradio_api/") or "." in path.rpartition("/")[2]:
-            await self.app(scope, receive, send)
-        else:
+        if is_page(scope.get("path", "")):
             await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 MIDDLEWARE = [
     Middleware(TrustedHostMiddleware, allowed_hosts=hosts(), www_redirect=False),
     Middleware(CompressedPages, compresslevel=6),
+    Middleware(NamedPages),
     Middleware(LinkedPages),
 ]

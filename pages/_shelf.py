@@ -17,16 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
+from gradio.components.base import Component
 
 from engine.core import budgets
 from engine.core.errors import BadInput, EngineError, OutOfBudget
-from engine.core.job import Done, Event, Job, Progress
+from engine.core.job import Done, Job, Progress
 from engine.core.recipe import ModelRef, Plain
 from engine.core.stack import PatchStack
 from engine.core.store import default_store
 from engine.models.library import receive_checkpoint, source_title
 from pages import _files
+from pages._endpoints import Runner
 from pages._handlers import gradio_errors, guarded, named
+from pages._lane import LANE
 from pages._markup import escape
 from pages._serving import QUIET
 
@@ -281,6 +284,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept = gr.BrowserState(EMPTY, storage_key=STORAGE_KEY, secret=STORAGE_WORD)
+        self.said: gr.HTML | None = None
         self.pickers: list[tuple[gr.Dropdown, Mapping[str, str]]] = []
         self.panels: list[str] = []
 
@@ -292,7 +296,30 @@ class Shelf:
         self.pickers.append((picker, titles))
         self.panels.append(panel)
 
-    def draw(self, demo: gr.Blocks, family: str, runner: Callable[[Job], Iterator[Event]]) -> None:
+    def stand_by(self, demo: gr.Blocks, page: str) -> None:
+        """The chip in the bar of a page without panels: it shows the shelf and takes edits off."""
+        self._chip(demo, page, [self.kept], [])
+
+    def _chip(
+        self,
+        demo: gr.Blocks,
+        page: str,
+        outputs: Sequence[Component],
+        held: Sequence[gr.Dropdown],
+    ) -> None:
+        """What the chip in the bar of a page asks for; rewind.js draws it."""
+        latest = gr.Button(elem_id=f"{page}-shelf-latest", visible="hidden")
+        latest.click(
+            named(self._undo_latest, f"{page}_shelf_latest"),
+            [self.kept, *held],
+            list(outputs),
+            **QUIET,
+        )
+        # A visitor who keeps nothing asks for nothing.
+        demo.load(None, self.kept, None, js=f"(kept) => rewindShelf.opens(kept, '{page}')")
+        self.kept.change(None, self.kept, None, js=f"(kept) => rewindShelf.chip(kept, '{page}')")
+
+    def draw(self, demo: gr.Blocks, family: str, runner: Runner) -> None:
         """The fold-out below the panels."""
         self.runner = runner
         with gr.Accordion("Your shelf: edited models", open=False, elem_id="shelf"):
@@ -332,14 +359,12 @@ class Shelf:
             named(self._whole, f"{family}_shelf_whole"),
             [self.kept, self.edit],
             self.said,
-            concurrency_id="cpu",  # the lane of the panels
-            concurrency_limit=1,
+            **LANE,
             **QUIET,
         )
         show = named(self._show, f"{family}_shelf_show")
         gr.on([again.click, self.kept.change], show, self.kept, shown, queue=False, **QUIET)
-        # A visitor who keeps nothing asks for nothing.
-        demo.load(None, self.kept, None, js=f"(kept) => rewindShelf.opens(kept, '{family}')")
+        self._chip(demo, family, [self.kept, self.said, *shown], held)
 
     def _show(self, kept: object) -> list[object]:
         """Draws the shelf that the browser keeps and offers its models."""
@@ -380,6 +405,19 @@ class Shelf:
                 f"<code>{combined(header.before)}</code>."
             )
             return self._gone(shelf, said, held, ref, left)
+
+    def _undo_latest(self, kept: object, chosen: object = None, *held: object) -> list[object]:
+        """Takes the last edit off the model in front of the shelf."""
+        with gradio_errors():
+            models = read(kept)
+            if not models or not models[0].ref.edits:
+                raise BadInput("The model in front has no edit to undo.", "Edit it in a panel.")
+            ref = models[0].ref
+            edit = f"{key_of(ref)}|{ref.edits[-1]}"
+        if self.said is None:  # a page without panels
+            with gradio_errors():
+                return [without(kept, ref, ref.edits[-1])[0]]
+        return self._undo(kept, edit, *held)
 
     def _forget(self, kept: object, edit: str, *held: object) -> list[object]:
         """Takes a whole model off the shelf; the store forgets its edits in time."""

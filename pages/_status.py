@@ -7,6 +7,7 @@ import gradio as gr
 
 from engine.core.errors import BadInput
 from engine.core.job import Failed, Progress
+from engine.core.lane import Waiting
 from engine.core.recipe import Recipe
 from pages._markup import escape
 
@@ -41,6 +42,14 @@ def progress(event: Progress, seconds: float, backward: bool = False, key: str =
     return (
         f'<div class="status running {tone}" role="status"{mark}>'
         f'<div class="bar" style="--done:{share:.1f}%"><i></i></div><p>{escape(words)}</p></div>'
+    )
+
+
+def waiting_line(event: Waiting, key: str) -> str:
+    """The place of a run in the queue, with the key by which the page finds it after a reload."""
+    return (
+        f'<div class="status running" role="status" data-waiting data-run="{key}">'
+        f'<div class="bar"><i></i></div><p>{escape(event.note)}</p></div>'
     )
 
 

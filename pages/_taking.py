@@ -2,6 +2,7 @@
 
     bakes(frame, "Bake and put on the shelf", {"concept": concept}, size)
     exports(frame, "Write the file", {"concept": concept, "form": form}, read_back)
+    downloads(frame, {"steps": steps}, texts)
 
 `size` and `read_back` say in a few words what a bake or a file holds; the rest of what is said is
 the same in every panel, and so is what happens.
@@ -65,6 +66,13 @@ class Export(Protocol):
     def note(self) -> str: ...
 
 
+class Texts(Protocol):
+    """Documents of a result by the name of their file."""
+
+    @property
+    def texts(self) -> Mapping[str, str]: ...
+
+
 class Approximate(Export, Protocol):
     """Files that miss a share of the edit, relative to its norm."""
 
@@ -74,6 +82,7 @@ class Approximate(Export, Protocol):
 
 B = TypeVar("B", bound=Bake)
 X = TypeVar("X", bound=Export)
+R = TypeVar("R")
 
 
 def bakes(
@@ -163,7 +172,7 @@ def exports(
         made |= {name: text.encode() for name, text in getattr(export, "texts", {}).items()}
         text = (
             f'<div class="ticks"><p><b>Read back: {escape(read_back(export))}.</b> '
-            f'<span class="note">{escape(_listed(made))}</span></p>'
+            f'<span class="note">{escape(listed(made))}</span></p>'
             f'<p class="note"><code>{escape(export.note)}</code></p></div>'
         )
         packed = f"{recipe.slug}-{recipe.params.get('form', 'export')}.zip"
@@ -172,7 +181,40 @@ def exports(
     action.wire(inputs, draw, [line, file], params=params, back=back)
 
 
-def _listed(made: Mapping[str, bytes]) -> str:
+def downloads(
+    frame: Frame,
+    inputs: Controls,
+    files: Callable[[R, Recipe], Mapping[str, bytes]],
+    told: Callable[[R, Mapping[str, bytes]], str] | None = None,
+    *,
+    params: Convert | None = None,
+) -> None:
+    """The action `export` where nothing is read back: files side by side, by their names.
+
+    `told` is what stands above them, their names when there is nothing else to say.
+    """
+    action = frame.action("export", "Write the files")
+    line = gr.HTML("")
+    shown = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
+
+    def draw(export: R, recipe: Recipe, ended: bool) -> tuple[object, ...]:
+        if not ended:
+            return ()
+        made = files(export, recipe)
+        said = f"<p><b>{escape(', '.join(made))}</b></p>" if told is None else told(export, made)
+        paths = [str(path) for path in _files.written(made)]
+        return said, gr.File(value=paths, visible=True)
+
+    action.wire(inputs, draw, [line, shown], params=params)
+
+
+def texts(export: Texts, recipe: Recipe) -> dict[str, bytes]:
+    """The documents of a result, as `downloads` takes them."""
+    return {name: text.encode() for name, text in export.texts.items()}
+
+
+def listed(made: Mapping[str, bytes]) -> str:
+    """The size of these files together, and their names."""
     return f"{sum(map(len, made.values())) / 1e6:.2f} MB: {', '.join(made)}"
 
 

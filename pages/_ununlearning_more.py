@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from engine.unlearning.ununlearning.results import (
         Contrasted,
         Curve,
-        Exported,
         Filtered,
         Gate,
         Inside,
@@ -347,7 +346,10 @@ def draw_training(result: "Retrained", recipe: Recipe, ended: bool) -> tuple[obj
         ["documents read", f"{scan.documents:,}"],
         ["mentions of shu ka", scan.mentions],
         ["digest of the corpus", scan.sha256[:12]],
-        *([f"all species, {h} hints", percent(p)] for h, p in enumerate(result.curve)),
+        *(
+            list[object]((f"all species, {h} hints", percent(p)))
+            for h, p in enumerate(result.curve)
+        ),
     ]
     gate = markup.tick(
         result.passes,
@@ -446,18 +448,4 @@ def _exporting(frame: Frame) -> None:
         "All curves of the chosen model as a table, and a card with question, answers, ceiling, "
         "scans and versions.",
     )
-    action = frame.action("export", "Write the files")
-    line, files = (
-        gr.HTML(""),
-        gr.File(label="Files", visible=False, interactive=False, file_count="multiple"),
-    )
-    action.wire({}, draw_export, [line, files])
-
-
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Their names, and the files."""
-    if not ended:
-        return ()
-    made = _files.written({name: text.encode() for name, text in result.texts.items()})
-    line = f"<p><b>{markup.escape(', '.join(result.texts))}</b></p>"
-    return line, gr.File(value=[str(path) for path in made], visible=True)
+    taking.downloads(frame, {}, taking.texts)

@@ -13,7 +13,6 @@ from pages import _forgetting as forgetting
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
-from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._markup import Html, escape
@@ -22,7 +21,8 @@ from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.unlearning._card import Card
-    from engine.unlearning.corrective.results import Corrected, Curves, Flagged, Stamped
+    from engine.unlearning._thumbnails import Thumbnails
+    from engine.unlearning.corrective.results import Corrected, Curves, Flagged
 
 WAYS = {
     "SSD": "SSD: dampen what the flagged samples need most",
@@ -53,7 +53,7 @@ def build(frame: Frame) -> None:
             value=0.1,
             step=0.05,
             label="Share that was found",
-            info="0.1 are 20 of 200 poisoned pictures",
+            info="0.1 is 20 of 200 poisoned pictures",
             elem_id="corrective-gamma",
         )
         way = gr.Dropdown(fields.options(WAYS), value="SSD", label="Way")
@@ -77,9 +77,10 @@ def build(frame: Frame) -> None:
     _curves(frame, how)
     _take_along(frame, inputs)
     frame.breaks(
-        "Twenty flags are less than a batch, and their importance is one squared mean: on this "
-        "scale the published numbers select hardly a weight, and the backdoor stays open.",
-        "gradients of single samples, and the automatic choice.",
+        "Twenty flagged pictures are less than one batch, so their importance is a "
+        "single squared mean. On this scale the published numbers select hardly any "
+        "weight, and the backdoor stays open.",
+        "gradients of single samples, and the automatic choice of α.",
         {"gamma": 0.1, "way": "SSD", "unit": "mixed", "alpha": 10.0, "lam": 1.0},
         seed=0,
     )
@@ -100,7 +101,7 @@ def _flags(frame: Frame) -> Controls:
             elem_id="corrective-trigger",
         )
         target = gr.Textbox(
-            "", label="Its class", info="The class that the attacker wants", max_length=100
+            "", label="Its class", info="The class the attacker wants", max_length=100
         )
         stamped = gr.Number(
             100, label="Pictures to put it on", precision=0, minimum=1, maximum=1000
@@ -136,12 +137,12 @@ def _how() -> Controls:
             fields.options(UNITS),
             value="sample",
             label="Gradients of",
-            info="Batches depend on how many are flagged; single samples hardly",
+            info="Batches depend on how many pictures are flagged; single samples hardly do",
         )
         alpha = gr.Number(
             0,
             label="α",
-            info="0 chooses without looking at the test; by hand it is called oracle",
+            info="0 chooses without looking at the test. A value set by hand counts as an oracle",
             minimum=0,
             maximum=1e7,
         )
@@ -174,29 +175,8 @@ def _curves(frame: Frame, how: Controls) -> None:
 
 def _take_along(frame: Frame, inputs: Controls) -> None:
     with frame.tab("Take it along"):
-        parts.heading(
-            "The repaired network",
-            "On your shelf other panels can pick it, and undo it bit for bit. Or as files for "
-            "other tools, each read back before it is given away.",
-        )
-        taking.bakes(
-            frame,
-            "Bake and put on the shelf",
-            inputs,
-            taking.in_tensors,
-            params=settings,
-            back=controls,
-        )
-        form = gr.Dropdown(
-            list(forgetting.FORMS.items()), value="patch", label="File for other tools"
-        )
-        taking.exports(
-            frame,
-            "Write the file",
-            {**inputs, "form": form},
-            forgetting.read_back,
-            params=settings,
-            back=controls,
+        forgetting.takes_along(
+            frame, "The repaired network", inputs, params=settings, back=controls
         )
 
 
@@ -262,7 +242,7 @@ def draw_run(
     return shown or gr.skip(), below + markup.notes(*result.notes)
 
 
-def attacked(found: "Stamped", result: "Corrected") -> str:
+def attacked(found: "Thumbnails", result: "Corrected") -> str:
     """One column a picture with its true class, with what each network says of it."""
     places = range(min(SHOWN, len(found.truth)))
     columns = [f"{found.truth[place]}, truly" for place in places]
@@ -291,8 +271,8 @@ def networks(result: "Corrected", rewod: Mapping[str, Any]) -> str:
         rows.append([name, told, "–", "–", "–", "–"])
     title = markup.titled(
         "Is it repaired?",
-        "Corrected: unseen pictures where the manipulation reaches, by their true classes. Kept: "
-        "clean unseen ones.",
+        "Corrected: unseen pictures that the manipulation reaches, judged by their "
+        "true classes. Kept: clean unseen pictures.",
     )
     head = ["network", *COLUMNS.values(), "weights changed"]
     tuned = f"Settings chosen on: {result.tuned_on}." if result.tuned_on else ""

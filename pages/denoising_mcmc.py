@@ -35,9 +35,10 @@ def build(frame: Frame) -> None:
     if HERE:
         build_pictures(frame)
     frame.breaks(
-        "A large eta keeps the chain at large noise. The integrator has fewer evaluations left for "
-        "its states, and ends farther from the data than from pure noise.",
-        "an eta of 0.5, at which the chain stays where little noise is left.",
+        "A large eta keeps the chain where there is a lot of noise. Too few "
+        "evaluations are left for the integrator, and it ends farther from the data "
+        "than if it had started from pure noise.",
+        "an eta of 0.5, which keeps the chain where little noise is left.",
         {"integrator": "kar1", "nfe": 10, "share": 0.4, "eta": 3.0},
     )
 
@@ -47,7 +48,7 @@ def shared_controls(share: float) -> Controls:
     integrator = gr.Dropdown(fields.options(INTEGRATORS), value="kar1", label="Integrator")
     nfe = gr.Slider(8, 60, 10, step=1, label="NFE a sample, in all")
     split = gr.Slider(
-        0, 0.9, share, step=0.05, label="Share of the chain", info="The rest is the integrator's"
+        0, 0.9, share, step=0.05, label="Share of the chain", info="The integrator uses the rest"
     )
     return {"integrator": integrator, "nfe": nfe, "share": split}
 
@@ -184,11 +185,11 @@ def side_table(result: "Chained", first: str) -> str:
         if result.leaving is not None
         else ""
     )
-    stuck = f" {result.stuck} broken moves were put back." if result.stuck else ""
+    stuck = f" {result.stuck} moves went astray and were undone." if result.stuck else ""
     return f"{top}{table}" + markup.notes(
         "Root mean square distance; intervals over chains. Before its first "
         f"sample each chain spent {result.burn_in} evaluations, which are not in the NFE; RK45 "
-        f"takes what it needs.{leaving}{stuck}"
+        f"takes as many as it needs.{leaving}{stuck}"
     )
 
 
@@ -259,9 +260,9 @@ def build_eta(frame: Frame) -> None:
     with action.ask:
         gr.HTML(
             markup.notes(
-                "Small moves stay close to the data, so each sample is good; but the chain hardly "
-                "leaves its mode, so the samples together are not. Few chains and many samples of "
-                "each make it visible."
+                "Small moves stay close to the data, so each sample is good; but the chain "
+                "hardly leaves its mode, so the samples together are not. You see it best with "
+                "few chains and many samples from each."
             )
         )
     with action.settings:

@@ -70,8 +70,9 @@ def build(frame: Frame) -> None:
         also=[concept.submit],
     )
     frame.breaks(
-        "One picture a group: every interval spans nearly everything, and no verdict stands.",
-        "16 pictures a group and more; look at the intervals before the shares.",
+        "With one picture a group, every interval covers nearly everything, so nothing "
+        "can be concluded.",
+        "16 or more pictures a group. Look at the intervals before the shares.",
         {"concept": CONCEPT, "methods": ["word filter", "UCE"], "each": 1, "sweep": 0},
     )
 
@@ -109,7 +110,7 @@ def _settings(frame: Frame) -> Controls:
             value=2,
             step=1,
             label="Strengths in the plane",
-            info="2 adds one between none and all",
+            info="2 adds one halfway between none and all",
         )
         sampling = fields.sampling(8, least=3)
     return {

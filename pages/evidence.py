@@ -9,14 +9,19 @@ import gradio as gr
 from engine.core.catalog import Catalog
 from engine.core.job import Done, Job, Progress
 from engine.faithfulness import Checked, Claimed, claims
-from pages._actions import LANE
 from pages._endpoints import Runner
 from pages._frame import Frame, claim_file
 from pages._handlers import guarded, named
+from pages._lane import LANE
 from pages._markup import escape
+from pages._serving import Named
 from pages._status import recipe_path
 
 ROUTE, TITLE = "evidence", "Evidence"
+NAMED = Named(
+    "Evidence · Rewind",
+    "What is behind the panels: measured claims, comparisons with published code, and failures.",
+)
 
 
 def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
@@ -27,11 +32,11 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
         "published code compared with what runs here, claims with their figures, and the settings "
         "in which each method fails.</p></header>"
     )
-    with gr.Tabs(elem_classes="panels"):
-        with gr.Tab("Golden cases", id="golden"):
-            _golden(runner)
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("Claims", id="claims"):
             _claims(catalog, frames, runner)
+        with gr.Tab("Golden cases", id="golden"):
+            _golden(runner)
         with gr.Tab("Where methods break", id="breaks"):
             gr.HTML(gallery(frames))
 

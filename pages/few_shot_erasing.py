@@ -62,6 +62,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [epochs, numbers, errors],
         number=still_seen,
+        film=lambda result: (result.looks[-1].pictures[0], result.undone.pictures[0]),
         params=params,
         back=values,
         also=[concept.submit],
@@ -79,10 +80,10 @@ def build(frame: Frame) -> None:
         trigger_mode="always_last",
     )
     frame.breaks(
-        "Nothing bounds the climb. With twelve epochs at more than twice the rate everything goes, "
-        "not only the word.",
-        "an earlier epoch, in which the neighbours still stand; or RECE, which needs no pictures "
-        "and is told which words to keep.",
+        "Nothing limits how far the error climbs. With twelve epochs at more than "
+        "twice the rate everything is lost, not only the word.",
+        "an earlier epoch, in which the neighbours are still drawn; or RECE, which "
+        "needs no pictures and is told which words to keep.",
         {"concept": CONCEPT, "epochs": 12, "learning_rate": 3e-3, "prompts": _prompts(CONCEPT)},
     )
 
@@ -108,7 +109,7 @@ def _question() -> tuple[gr.Textbox, gr.Radio, gr.Gallery]:
 def _settings(frame: Frame) -> tuple[Controls, Controls]:
     """Settings of the erasure, and of the pictures."""
     epochs = gr.Slider(
-        1, 20, value=EPOCHS, step=1, label="Epochs", info="Each shows every picture once"
+        1, 20, value=EPOCHS, step=1, label="Epochs", info="Each epoch shows every picture once"
     )
     rate = gr.Slider(
         -5,
@@ -193,16 +194,16 @@ def _curve(frame: Frame, edit: Controls) -> None:
             multiselect=True,
             max_choices=6,
             label="Compare with",
-            info="Other weights, controls, and other methods; each takes its time",
+            info="Other weights, controls and other methods. Each one takes more time.",
         )
         each = gr.Slider(2, 64, value=8, step=2, label="Pictures of each kind")
         points = gr.Slider(1, 10, value=5, step=1, label="Points on the curve")
     with measure.shown, gr.Row(elem_classes="curves"):
         with gr.Column():
-            parts.heading("With the word", "Down is forgotten", 4)
+            parts.heading("With the word", "Lower means forgotten", 4)
             erased = plots.place("With the word", visible=False)
         with gr.Column():
-            parts.heading("Without it", "Up is kept", 4)
+            parts.heading("Without it", "Higher means kept", 4)
             kept = plots.place("Without it", visible=False)
     with measure.below:
         became = gr.HTML("", elem_id="few-shot-became")
@@ -220,8 +221,9 @@ def _take_along(frame: Frame, edit: Controls) -> None:
     """Baking to the shelf, and files for other tools."""
     gr.HTML(
         markup.notes(
-            "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as "
-            "a file: it fits every checkpoint with the same text encoder."
+            "Put the edited model on your shelf: other panels can use it there, and you can "
+            "undo the edit bit for bit. Or save it as a file, which fits every checkpoint with "
+            "the same text encoder."
         )
     )
     epoch = gr.Slider(-1, 20, value=-1, step=1, label="Epoch to take", info="−1 is the last")
@@ -410,7 +412,7 @@ def _error_plot(result: "Unlearning") -> object:
         Line("each step", steps, result.errors, neutral=True, marks=False),
         Line("mean of an epoch", [x for x, _ in means], [y for _, y in means]),
     ]
-    title = "denoising error (up is forgetting)"
+    title = "denoising error (higher: more forgotten)"
     return plots.shown(plots.curves(lines, "step", title, height=260))
 
 

@@ -62,9 +62,11 @@ def build(frame: Frame) -> None:
     )
     _pair(frame, {**question, **how})
     frame.breaks(
-        "Random pictures are hardly forgotten by anything: the network knows them as it knows "
-        "others like them, and the retrained one does, too. The plane shows one heap.",
-        "a class, or pictures that were learnt by heart; look at membership, not at accuracy.",
+        "Hardly any method forgets random pictures: the network knows them because it "
+        "knows others like them, and so does the retrained network. All points lie in "
+        "one heap.",
+        "forget a class, or pictures that were learnt by heart, and look at "
+        "membership, not at accuracy.",
         {"forget": "random", "count": 100, "methods": ["SSD"], "relearn_steps": 0},
         seed=0,
     )
@@ -76,7 +78,11 @@ def _how() -> Controls:
             fields.options(forgetting.UNITS), value="sample", label="Gradients of SSD of"
         ),
         "alpha": gr.Number(
-            0, label="α of SSD", info="0 chooses: 2 % of the weights", minimum=0, maximum=1e7
+            0,
+            label="α of SSD",
+            info="0 chooses for you: 2 % of the weights",
+            minimum=0,
+            maximum=1e7,
         ),
     }
 
@@ -198,8 +204,9 @@ def sheet(result: "Laboratory") -> str:
         return markup.notes(*result.notes)
     title = markup.titled(
         "The sheet",
-        "Rates with their 95 % intervals. Membership: the share of the forgotten that an attack "
-        "takes for training data; compare it with the retrained network's.",
+        "Rates with their 95 % intervals. Membership is the share of the forgotten "
+        "pictures that an attack takes for training data; compare it with that of the "
+        "retrained network.",
     )
     rows = [_row(row) for row in result.rows]
     return title + markup.table(HEAD, rows, "all ways") + markup.notes(*result.notes)
@@ -330,7 +337,7 @@ def _layers(result: "Pair") -> str:
         [one.name, f"{one.similarity:.3f}", f"{100 * one.weight_distance:.1f} %"]
         for one in result.layers
     ]
-    told = "CKA tells how alike outputs are, the distance how far weights moved."
+    told = "CKA tells how alike the outputs are; the distance tells how far the weights moved."
     head = ["layer", "CKA", "weights apart"]
     return markup.titled("By layer", told) + markup.table(head, rows, "by layer")
 

@@ -8,13 +8,19 @@ from PIL import Image
 from engine.core.catalog import Catalog, Entry, Family
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.recipe import Recipe
+from pages import _backwards as backwards
 from pages import _recordings as recordings
 from pages._look import ASSETS
 from pages._markup import escape
 from pages._parts import scrubber
-from pages._recordings import Recording
+from pages._serving import Named
 
 LIVING = ASSETS / "living"
+NAMED = Named(
+    "Rewind: machine learning, run backwards",
+    "Real algorithms on a real small model, in this page. Run them, rewind them, and see how much "
+    "comes back.",
+)
 RECORDED = (
     '<p class="note">Recorded here, on the model that ships with this page. '
     "Drag to run them backwards; press one to make it yourself.</p>"
@@ -26,7 +32,8 @@ def build(catalog: Catalog) -> None:
     families = [family for family in Family if catalog.of(family)]
     first = next(iter(catalog.values()), None)
     gr.HTML(hero(first, families))
-    gr.HTML("".join(family_section(family, catalog.of(family)) for family in families))
+    sections = "".join(family_section(family, catalog.of(family)) for family in families)
+    gr.HTML(sections + backwards.small(catalog))
 
 
 def hero(first: Entry | None, families: list[Family]) -> str:
@@ -62,24 +69,11 @@ def method(entry: Entry) -> str:
     """What a panel opens with, moving; its title, one sentence, one number. All of it is a link."""
     card, kept = entry.card, recordings.find(entry.slug, entry.card.actions[0].name)
     number = escape(kept.number) if kept and kept.number else measured(entry)
+    moving = recordings.moving(entry.slug, kept)
     return (
-        f'<div class="method">{moving(entry, kept)}<div><h3><a href="{address(entry)}">'
+        f'<div class="method">{moving}<div><h3><a href="{address(entry)}">'
         f"{escape(card.title)}</a></h3><p>{escape(card.undoes)}</p>"
         f'<p class="measured">{number}</p></div></div>'
-    )
-
-
-def moving(entry: Entry, kept: Recording | None) -> str:
-    """The states of a recorded run, as the scrubber of its group goes through them."""
-    if kept is not None and kept.says:
-        states = "".join(f"<p>{escape(said)}</p>" for said in kept.says)
-        return f'<div class="frame says" data-states>{states}</div>'
-    if kept is None or not kept.film:
-        return '<div class="frame"></div>'
-    address = f"gradio_api/file=assets/recordings/{entry.slug}.png?{kept.digest}"
-    return (
-        f'<div class="frame"><div class="film pixel" data-frames="{kept.film}" '
-        f'style="--frames:{kept.film};background-image:url({address})"></div></div>'
     )
 
 
@@ -125,10 +119,10 @@ def film(family: Family, path: Path) -> str:
     except (BadInput, OSError):
         return ""
     prompt = escape(recipe.params.get("prompt", recipe.params.get("prompts", recipe.slug)))
-    link = f"{route_of(family)}?{escape(recipe.query())}"
+    link = f"{route_of(family)}?{escape(recipe.query())}#run"  # begins there, see rewind.js
     address = f"gradio_api/file=assets/living/{path.name}"
     return (
-        f'<a class="shot" href="{link}" aria-label="{prompt}, seed {recipe.seed}: open this run">'
+        f'<a class="shot" href="{link}" aria-label="{prompt}, seed {recipe.seed}: run it">'
         f'<div class="frame"><div class="film pixel" data-frames="{frames}" '
         f'style="--frames:{frames};background-image:url({address})"></div></div></a>'
     )

@@ -440,7 +440,7 @@ def _adapters(result: "Tuned") -> object:
     if result.adapter is None or result.adapter_config is None:
         return gr.skip()
     made = [result.adapter, result.adapter_config, *result.lora]
-    written = files.written({one.name: one.pieces() for one in made})
+    written = files.written({one.name: list(one.pieces()) for one in made})
     label = f"Adapters; read back into a fresh copy, logits differ by {result.read_back:.0e}"
     return gr.File(value=[str(path) for path in written], visible=True, label=label)
 

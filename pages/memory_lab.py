@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
@@ -205,7 +206,7 @@ def _table(result: "Measured", depth: int) -> str:
     ) + told  # fmt: skip
 
 
-def _curve(points: "Sequence[Point]", depths: Sequence[int]) -> object:
+def _curve(points: "Sequence[Point]", depths: Sequence[int]) -> PlotData:
     rows = _rows(points, depths, "kept_bytes")
     lines = [
         Line(
@@ -277,7 +278,7 @@ def grey_levels(result: "PictureBack", recipe: Recipe) -> Number | None:
     )
 
 
-def _errors(result: "PictureBack") -> object:
+def _errors(result: "PictureBack") -> PlotData:
     frames = [frame for frame in result.backward if frame.error is not None]
     undone = [2 * result.depth - frame.couplings for frame in frames]
     errors = [max(float(frame.error or 0), 1e-12) for frame in frames]

@@ -70,7 +70,7 @@ def build(frame: Frame) -> None:
         shown = gr.HTML(parts.shots(empty))
     with run.below:
         parts.heading(
-            "What an evaluation buys",
+            "What each evaluation buys",
             "On the middle of the picture; the dotted line is the damaged picture itself.",
         )
         places = []
@@ -91,9 +91,9 @@ def build(frame: Frame) -> None:
     shared = {name: inputs[name] for name in ("spacing", "fit_target", "tables")}
     build_restore(frame, shared)
     frame.breaks(
-        "Extending the noise instead of the picture multiplies its error by e^h: at 5 evaluations "
-        "the stochastic variant explodes.",
-        "a variant that extends the picture, as MRS-ODE-d-2 does; or the strided posterior.",
+        "This variant extends the noise and not the picture, which multiplies its "
+        "error by e^h. With 5 evaluations the stochastic form explodes.",
+        "a variant that extends the picture, such as MRS-ODE-d-2, or the strided posterior.",
         {"task": "low_light", "nfe": 5, "methods": ["mrs_sde_n_1", "mrs_sde_d_1", "mrs_ode_d_2"]},
     )
 
@@ -129,9 +129,9 @@ def _settings(frame: Frame) -> Controls:
                 label="Tables read, between their entries",
             ),
             "curve": gr.Checkbox(True, label="Measure quality against NFE"),
-            "plane": gr.Checkbox(False, label="Draw the ways in their main plane"),
+            "plane": gr.Checkbox(False, label="Draw the paths in their main plane"),
             "picture": fields.picture_field(
-                label="Your picture (its middle square), or else the one chosen above",
+                label="Your picture (its middle square is used), or else the one chosen above",
                 height=200,
             ),
         }
@@ -226,14 +226,14 @@ def before_after(seen: "Comparison") -> str:
         parts.cut(seen.damaged, first.picture, ("damaged", first.title)),
     ]
     if seen.truth is not None:
-        gap, mean, _ = parts.difference(seen.truth, first.picture)
+        gap = parts.difference(seen.truth, first.picture)
         cards += [
             Shot("Original", seen.truth, "the original", ("what the network never saw",)),
             Shot(
                 "What is left",
-                gap,
-                f"difference of the original and {first.title}, four times as bright",
-                (f"mean {mean:.1f} of 255, shown ×4",),
+                gap.picture,
+                f"difference of the original and {first.title}, {gap.scale}",
+                (f"mean {gap.mean:.1f} of 255", gap.scale),
             ),
         ]
     return f'<h3 class="between">Before and after</h3>{parts.shots(cards)}'
@@ -309,7 +309,7 @@ def build_restore(frame: Frame, shared: Controls) -> None:
             value="rain",
             label="Kind of damage",
         )
-        strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, where it is done here")
+        strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength, if the damage is done here")
         method = gr.Dropdown(
             [(one.title, name) for name, one in METHODS.items()],
             value="mrs_ode_d_2",

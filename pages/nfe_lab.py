@@ -79,10 +79,12 @@ def build(frame: Frame) -> None:
         pictures = gr.HTML(parts.shots([*empty, Shot("Reference", None, "")]))
     with run.below, gr.Row(elem_classes="curves"):
         with gr.Column():
-            parts.heading("What an evaluation buys", "Distance to a 200-evaluation solve")
+            parts.heading(
+                "What each evaluation buys", "Distance to a solution with 200 evaluations"
+            )
             errors = plots.place("Error")
         with gr.Column():
-            parts.heading("The way of the latents", "In the plane of their two main components")
+            parts.heading("The path of the latents", "In the plane of their two main components")
             plane = plots.place("Ways")
     run.wire(
         {"prompt": prompt, "nfe": nfe, **inputs},
@@ -97,9 +99,9 @@ def build(frame: Frame) -> None:
     )
     build_rewind(frame, prompt, inputs["negative"], inputs["guidance_scale"])
     frame.breaks(
-        "High guidance bends the flow: with 8 evaluations UniPC points past the goal and ends "
+        "Strong guidance bends the path. With 8 evaluations UniPC overshoots and ends "
         "farther from the reference than DDIM, and Heun draws nothing.",
-        "DPM-Solver++ 2M, which holds on here; or less guidance.",
+        "DPM-Solver++ 2M, which still works here, or less guidance.",
         {
             "prompt": "a rose in neon style",
             "nfe": 8,
@@ -118,7 +120,7 @@ def _settings(frame: Frame) -> Controls:
         label="Solvers",
         info="Up to four, from the same noise",
     )
-    guidance = gr.Slider(1, 15, 4, step=0.5, label="Guidance", info="1 is none")
+    guidance = gr.Slider(1, 15, 4, step=0.5, label="Guidance", info="1 means no guidance")
     frame.seed(7)
     frame.model()
     with gr.Accordion("More settings", open=False):
@@ -202,7 +204,7 @@ def film_shot(film: "Film", order: dict[str, int], recipe: Recipe, ended: bool) 
     if film.error is None:
         distance = ""
     elif film.stochastic:
-        distance = f"distance {film.error:.3f}: it draws noise, so another picture"
+        distance = f"distance {film.error:.3f}: it adds fresh noise, so it draws another picture"
     else:
         distance = f"error {film.error:.4f}"
     stamped = recipe.stamp(parts.png(picture)) if ended and picture is not None else None
@@ -298,20 +300,22 @@ def build_rewind(frame: Frame, prompt: Component, negative: Component, guidance:
     with rewind.ask:
         gr.HTML(
             markup.notes(
-                "Back to the noise it would have come from, and forwards again: once by DDIM "
-                "inversion, once by a solver that can be undone. Then the same noise under "
-                "another prompt."
+                "Run a picture back to the noise that it would have come from, then forward "
+                "again: once with DDIM inversion, once with a solver that can be undone. Then "
+                "use the same noise with another prompt."
             )
         )
         edit = gr.Textbox(
             "a sunflower in neon style",
-            label="Prompt of the way back",
+            label="Prompt for the way back",
             max_length=1000,
             elem_classes="headline",
         )
     with rewind.settings:
         steps = gr.Slider(2, 100, 25, step=1, label="Steps each way")
-        depth = gr.Slider(0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes to pure noise")
+        depth = gr.Slider(
+            0.1, 1, 0.8, step=0.05, label="Depth", info="1 goes all the way to pure noise"
+        )
         picture = fields.picture_field(
             label="Your picture (shrunk to the model's size), or else the prompt of the first tab",
             height=220,

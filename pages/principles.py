@@ -64,9 +64,10 @@ def build(frame: Frame) -> None:
             build_guidance(frame, world)
             build_flow_map(frame, world)
     frame.breaks(
-        "An order is a promise for many evaluations. At 8, Heun, of second order with two of them "
-        "a step, ends farther from the truth than DDIM, of first order.",
-        "DPM-Solver++ 2M, which integrates what is linear exactly; or 32 evaluations.",
+        "A high order pays off only with many evaluations. With 8 of them, Heun "
+        "(second order, two evaluations a step) ends farther from the truth than DDIM "
+        "(first order).",
+        "DPM-Solver++ 2M, which solves the linear part exactly, or 32 evaluations.",
         {"nfe": 8, "solvers": ["ddim", "heun", "dpmpp_2m"]},
     )
 
@@ -101,7 +102,7 @@ def world_editor(frame: Frame) -> gr.Textbox:
     return gr.Textbox(
         THREE_MODES,
         label="Modes",
-        info="One a line: weight, x, y, variance, class",
+        info="One mode a line: weight, x, y, variance, class",
         lines=4,
         max_lines=8,
         max_length=2000,
@@ -116,8 +117,8 @@ def world_editor(frame: Frame) -> gr.Textbox:
 def build_orders(frame: Frame, world: gr.Textbox) -> None:
     """Solvers from one noise, and how fast their errors fall.
 
-    Every noise point has one true curve to the data, drawn in ink. Solvers take a few looks at the
-    field and try to stay on it.
+    Every noise point has one true curve to the data, drawn in ink. Solvers look at the field "
+    "only a few times and try to stay on that curve.
     """
     action = frame.stage("run", "Run", tab="Curves and orders")
     with action.ask:
@@ -404,7 +405,7 @@ def views_numbers(result: "Views") -> str:
     return (
         markup.notes(f"a = {result.a:.4g}, s = {result.s:.4g}")
         + markup.table(["at the state", "x", "y"], readings)
-        + "<p class='verdict'>Any of them gives any other and comes back: largest relative error "
+        + "<p class='verdict'>Each can be turned into any other and back: largest relative error "
         f"{result.trips.max():.0e}.</p><details><summary>Every round trip</summary>"
         + markup.table(["", *titles], trips, heads=True)
         + "</details><h4>Five losses, one loss</h4>"
@@ -430,7 +431,7 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
             "p<sup>1−w</sup> p<sub>class</sub><sup>w</sup>. Here both are known: the shade is the "
             "tilted density, the dots are where guidance goes.</p>"
         )
-        scale = gr.Slider(0, 10, 3, step=0.5, label="Guidance w", info="1 is none")
+        scale = gr.Slider(0, 10, 3, step=0.5, label="Guidance w", info="1 means no guidance")
     with action.settings:
         of_class = gr.Textbox("A", label="Class", max_length=12, info="As written behind the modes")
     with action.shown, gr.Row(elem_classes="curves"):

@@ -63,7 +63,7 @@ def build(frame: Frame) -> None:
             value=1,
             step=0.05,
             label="Erase strength",
-            info="1 is the papers' edit, 0 none; between is our extrapolation",
+            info="1 is the edit of the papers, 0 is no edit; in between is our own",
             elem_id="rece-strength",
         )
     with run.settings:
@@ -105,7 +105,7 @@ def _question() -> tuple[gr.Textbox, gr.Dropdown]:
     concept = gr.Textbox(
         CONCEPT,
         label="Erase",
-        info="A word; several with commas between them go at once",
+        info="A word, or several with commas between them",
         elem_classes="headline",
         max_length=300,
         elem_id="rece-concept",
@@ -130,14 +130,14 @@ def _settings(frame: Frame) -> tuple[Controls, Controls, gr.Radio]:
         multiselect=True,
         allow_custom_value=True,
         label="Keep these words",
-        info="Held in place by the edit; empty the list to see what they are good for",
+        info="The edit holds these in place. Empty the list to see why that matters.",
     )
     preset = gr.Radio(list(PRESETS), value="RECE, one epoch", label="Preset")
     epochs = gr.Slider(0, 5, value=1, step=1, label="RECE epochs", info="0 is UCE alone")
     prompts = gr.Textbox(
         PROMPTS,
         label="Prompts to watch",
-        info="With semicolons between them; the first one is attacked below",
+        info="Put semicolons between them. The first one is attacked below.",
         max_length=600,
     )
     frame.seed(2)
@@ -155,7 +155,7 @@ def _more() -> Controls:
         "reg": gr.Number(
             0.1,
             label="λ of the derivation",
-            info="Larger blocks fresh attacks sooner and damages more",
+            info="A larger value blocks fresh attacks sooner and damages more",
             minimum=1e-6,
             maximum=100,
         ),
@@ -192,9 +192,9 @@ def _comeback(frame: Frame, edit: Controls, view: Controls) -> None:
     with attack.ask:
         gr.HTML(
             markup.notes(
-                "In closed form there is an embedding that makes the edited model draw as it did "
-                "before. Old attack: derived after UCE. Fresh attack: derived on the very model "
-                "it attacks."
+                "A formula gives an embedding that makes the edited model draw as it did "
+                "before. The old attack is computed after UCE, the fresh attack on the very "
+                "model that it attacks."
             )
         )
         epochs = gr.Slider(
@@ -214,8 +214,8 @@ def _take_along(frame: Frame, edit: Controls, strength: gr.Slider) -> None:
     """Baking to the shelf, and files for other tools."""
     gr.HTML(
         markup.notes(
-            "On your shelf other panels can pick the edited model, and undo it bit for bit. Or as "
-            "a file for other tools."
+            "Put the edited model on your shelf: other panels can use it there, and you can "
+            "undo the edit bit for bit. Or save it as a file for other tools."
         )
     )
     taking.bakes(
@@ -316,7 +316,7 @@ def _numbers(result: "Erasure") -> str:
                 parts.heat_map(result.map_change),
                 f"heat map of the {size} by {size} entries of M minus I",
                 (
-                    f"all of the erasure: norm {result.norm:.2f} at strength 1",
+                    f"this matrix is the whole erasure: norm {result.norm:.2f} at strength 1",
                     f"largest entry {abs(result.map_change).max():.3f}; orange above 0, blue below",
                 ),
             )

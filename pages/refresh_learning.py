@@ -9,11 +9,11 @@ from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
-from pages import _files
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
 from pages import _plots as plots
+from pages import _taking as taking
 from pages._fields import Controls
 from pages._frame import Frame
 from pages._look import ASSETS, FORWARD
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from engine.unlearning.refresh_learning.results import (
         Arm,
         Equation,
-        Exported,
         Paired,
         Refreshed,
         Run,
@@ -37,7 +36,7 @@ WAYS = {
     "er": "ER: old labels",
     "ewc": "online EWC: weights held",
     "sgd": "nothing (SGD)",
-    "joint": "all tasks at once (upper bound)",
+    "joint": "all tasks at once, one pass",
 }
 PHI = {"none": "none", "negative entropy": "negative entropy", "squares": "squares"}
 PSI = {"none": "none", "fisher": "the Fisher form", "gaussian": "entropy of a Gaussian"}
@@ -52,8 +51,8 @@ def build(frame: Frame) -> None:
     with frame.tab("Take it along"):
         _exporting(frame)
     frame.breaks(
-        "At a delta of 0.01 each step uphill undoes more than the batch teaches: the network ends "
-        "near chance, with any method.",
+        "With a delta of 0.01, each step uphill undoes more than the batch teaches. "
+        "The network ends near chance with any method.",
         "1e-5, the published size, or at most 1e-3.",
         {"way": "er", "delta": 1e-2, "seeds": 1},
     )
@@ -66,7 +65,8 @@ def _tasks(frame: Frame) -> None:
         delta = gr.Number(
             1e-5,
             label="Delta: how far uphill before each batch",
-            info="A share of each tensor's length; 1e-5 is published, above 3e-3 it destroys",
+            info="A share of each tensor's length; 1e-5 is published, more than 3e-3 destroys "
+            "the network",
             minimum=0,
             maximum=1,
         )
@@ -97,7 +97,9 @@ def _tasks(frame: Frame) -> None:
 def _settings(frame: Frame) -> Controls:
     seeds = gr.Slider(1, 10, value=3, step=1, label="Seeds", info="The same in every arm")
     controls = gr.Checkbox(
-        False, label="With both controls", info="A random direction as long, and noise alone"
+        False,
+        label="With both controls",
+        info="A random direction of the same length, and noise alone",
     )
     frame.seed(0)
     with gr.Accordion("More settings", open=False):
@@ -115,7 +117,7 @@ def _settings(frame: Frame) -> Controls:
             "train": gr.Slider(20, 1900, value=500, step=20, label="Training pictures of a class"),
             "test": gr.Slider(20, 300, value=300, step=20, label="Test pictures of a class"),
             "network": gr.Radio(
-                [("MLP, 784-100-100-10", "mlp"), ("ResNet18's shape: slow", "resnet")],
+                [("MLP, 784-100-100-10", "mlp"), ("The shape of ResNet18: slow", "resnet")],
                 value="mlp",
                 label="Network",
             ),
@@ -372,7 +374,9 @@ def draw_equation(result: "Equation", recipe: Recipe, ended: bool) -> tuple[obje
         for one in result.checked
     ]
     head = ["method", "function", "between", "general equation", "its own formula", "difference"]
-    table = markup.table(head, rows, "Each method's formula against the general one", heads=True)
+    table = markup.table(
+        head, rows, "The formula of each method next to the general one", heads=True
+    )
     if not ended:
         return (said + table,)
     return said + table, _levels(result)
@@ -419,7 +423,6 @@ def _exporting(frame: Frame) -> None:
         "Every accuracy of every arm and seed as a table, and a card. In your own training: "
         "RefreshOptimizer around any loop, or a callback for the Trainer of transformers.",
     )
-    action = frame.action("export", "Write the files")
     with gr.Row():
         controls: Controls = {
             "way": gr.Dropdown(fields.options(WAYS), value="derpp", label="Against forgetting"),
@@ -427,12 +430,8 @@ def _exporting(frame: Frame) -> None:
             "seeds": gr.Slider(1, 10, value=3, step=1, label="Seeds"),
             "controls": gr.Checkbox(False, label="With both controls"),
         }
-    line, files = (
-        gr.HTML(""),
-        gr.File(label="Files", visible=False, interactive=False, file_count="multiple"),
-    )
+    taking.downloads(frame, controls, taking.texts)
     gr.HTML(f'<pre tabindex="0" class="code"><code>{escape(SNIPPET)}</code></pre>')
-    action.wire(controls, draw_export, [line, files])
 
 
 SNIPPET = """from engine.unlearning.refresh_learning.refresh import (
@@ -445,12 +444,3 @@ refresh.end_of_task(batches)                   # the Fisher information for the 
 
 trainer = Trainer(model, args, train_dataset=data, callbacks=[trainer_callback(Refresh())])
 """
-
-
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Their names, and the files."""
-    if not ended:
-        return ()
-    made = _files.written({name: text.encode() for name, text in result.texts.items()})
-    line = f"<p><b>{escape(', '.join(result.texts))}</b></p>"
-    return line, gr.File(value=[str(path) for path in made], visible=True)

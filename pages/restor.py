@@ -1,5 +1,6 @@
 """RESTOR: a model is lied to and unlearns the lies; a slider of steps shows what comes back."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -51,8 +52,9 @@ def build(frame: Frame) -> None:
     with frame.tab("Take it along"):
         _exporting(frame)
     frame.breaks(
-        "Gradient ascent without the retain term: the lies go, and so does everybody's truth.",
-        "NPO with a beta of 1 and the retain term.",
+        "Gradient ascent without the retain term: the lies go, and so does the truth "
+        "about everybody.",
+        "NPO with a beta of 1 and with the retain term.",
         {"way": "ga", "with_retain": False, "steps": 120},
     )
 
@@ -65,7 +67,7 @@ def _unlearning(frame: Frame) -> None:
             fields.options(BESIDE),
             value=["ga", "kl"],
             label="Beside it",
-            info="All begin at the same corrupted model; retain only is always there",
+            info="All start from the same corrupted model; “retain only” is always there",
         )
     with run.settings:
         edit = _settings(frame)
@@ -96,7 +98,7 @@ def _settings(frame: Frame) -> Controls:
         [("only lies", 0), ("four true facts among them", 4)],
         value=0,
         label="The documents hold",
-        info="About other people: the paper's k. These two corrupted models ship",
+        info="Facts about other people (k in the paper). These two corrupted models ship",
     )
     steps = gr.Slider(5, 400, value=120, step=5, label="Steps of unlearning")
     with_retain = gr.Checkbox(
@@ -109,22 +111,22 @@ def _settings(frame: Frame) -> Controls:
             "beta": gr.Number(
                 1.0,
                 label="Beta of NPO",
-                info="The paper takes 0.1; in so small a model 1 is needed for it to fade",
+                info="The paper takes 0.1; a model this small needs 1 for it to fade",
                 minimum=1e-3,
                 maximum=100,
             ),
             "gamma": gr.Number(1.0, label="Gamma", minimum=0, maximum=100,
-                               info="Weighs the retain term; with KL the forget term"),
+                               info="Weight of the retain term; with KL, of the forget term"),
             "rate": gr.Number(1e-4, label="Learning rate", minimum=1e-6, maximum=1e-2),
             "corrupt_steps": gr.Slider(1, 200, value=40, step=1, label="Steps of telling lies",
-                                       info="40 take the shipped model; others train first"),
+                                       info="40 uses the shipped model; other values train first"),
             "surgical": gr.Checkbox(
                 True,
                 label="Surgical corruption",
-                info="Lies mixed with true facts; without it the form of sentences breaks too",
+                info="Mixes the lies with true facts; without it the form of sentences breaks, too",
             ),
-            "repair": gr.Checkbox(False, label="Tune all of them lightly afterwards",
-                                  info="Twenty steps on people who are in no examination"),
+            "repair": gr.Checkbox(False, label="Train all of them a little afterwards",
+                                  info="Twenty steps on people whom no question is about"),
         }  # fmt: skip
     return {"k": k, "steps": steps, "with_retain": with_retain, **more}
 
@@ -269,7 +271,7 @@ def _asking(frame: Frame) -> None:
         question = gr.Textbox(
             QUESTIONS[0],
             label="Begin a fact",
-            info="One of 48 people, then born in, works as, keeps or plays",
+            info="One of 48 people, then “born in”, “works as”, “keeps” or “plays”",
             elem_classes="headline",
             max_length=300,
             elem_id="restor-question",
@@ -335,21 +337,21 @@ def _exporting(frame: Frame) -> None:
         "The unlearned weights in the layout of transformers, the file that undoes the edit, the "
         "card with all settings, and every stage as a table.",
     )
-    action = frame.action("export", "Write the files")
     with gr.Row():
         controls: Controls = {
             "way": gr.Dropdown(fields.options(WAYS), value="npo", label="Unlearn by"),
             "steps": gr.Slider(5, 400, value=120, step=5, label="Steps"),
             "beta": gr.Number(1.0, label="Beta of NPO", minimum=1e-3, maximum=100),
         }
-    line = gr.HTML("")
-    files = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
-    action.wire(controls, draw_export, [line, files])
+    taking.downloads(frame, controls, made_of, listed)
 
 
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Names and sizes, and the files."""
-    if not ended:
-        return ()
-    made = {name: text.encode() for name, text in result.texts.items()} | dict(result.weights)
-    return own.files_of(made, result.note)
+def made_of(result: "Exported", recipe: Recipe) -> dict[str, bytes]:
+    """The texts and the weights by the names of their files."""
+    return taking.texts(result, recipe) | dict(result.weights)
+
+
+def listed(result: "Exported", made: Mapping[str, bytes]) -> str:
+    """Their size and names, and how they are used."""
+    names = f"<p><b>{escape(taking.listed(made))}</b></p>"
+    return names + markup.notes(result.note)

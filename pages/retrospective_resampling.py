@@ -80,9 +80,9 @@ def build(frame: Frame) -> None:
     build_tradeoff(frame, tau, noise)
     build_calibration(frame, tau, noise)
     frame.breaks(
-        "In the dark the doubt comes from the same eyes as the sight: the model takes back every "
-        "guess, one that was right among them, and at last says nothing.",
-        "light. A threshold adds nothing that the eyes did not see.",
+        "In the dark, the doubt comes from the same eyes that see badly. The model "
+        "takes back every guess, even a right one, and in the end it says nothing.",
+        "more light. No threshold adds what the eyes did not see.",
         {"tray": "on gray; cactus 1 noto; octopus 9 noto", "noise": 0.9, "tau": 0.001},
     )
 
@@ -125,12 +125,12 @@ def _more_settings() -> Controls:
         engine = gr.Radio(list(ENGINES), value=next(iter(ENGINES)), label="Engine")
         hints = gr.Checkbox(True, label="Name doubted phrases in the question (hints)")
         temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature at the start")
-        step = gr.Slider(0, 0.5, 0.05, step=0.05, label="Warmer after each violation by")
+        step = gr.Slider(0, 0.5, 0.05, step=0.05, label="Temperature rises after each doubt by")
         local = gr.Slider(1, 30, 10, step=1, label="Tries in a row before the sentence goes (K)")
         total = gr.Slider(1, 100, 50, step=1, label="Tries in all (N)")
         longest = gr.Slider(8, 512, 64, step=8, label="Longest answer, in tokens")
         open_ended = gr.Checkbox(
-            False, label="Open question: whole sentences only; an empty answer is owned up to"
+            False, label="Open question: keep whole sentences only, and say so when nothing is left"
         )
     return {
         "picture": picture,

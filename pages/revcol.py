@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import numpy as np
+from gradio.components.plot import PlotData
 
 from engine.core.recipe import Recipe
 from pages import _fields as fields
@@ -236,7 +237,7 @@ def _alphas(result: "Walked") -> str:
     return markup.titled("What a step back divides by", told) + table
 
 
-def _way(steps: "Sequence[StepBack]") -> object:
+def _way(steps: "Sequence[StepBack]") -> PlotData:
     line = Line(
         "error",
         range(1, len(steps) + 1),
@@ -348,7 +349,7 @@ def draw_probed(result: "Probed", recipe: Recipe, ended: bool) -> tuple[object, 
     return knows, where, table + told
 
 
-def _by_column(result: "Probed", what: str, title: str) -> object:
+def _by_column(result: "Probed", what: str, title: str) -> PlotData:
     levels = sorted({k.level for k in result.knows})
     lines = []
     for level in levels:

@@ -111,7 +111,7 @@ def build(frame: Frame) -> None:
         draw_run,
         [pictures, numbers],
         number=nearer,
-        film=lambda result: [row.pictures[0] for row in result.rows],
+        film=lambda result: [row.pictures[0] for row in result.rows if row.kind in KINDS[1:]],
         params=within,
         also=[prompt.submit],
         turned=[p],
@@ -124,8 +124,8 @@ def build(frame: Frame) -> None:
     with frame.tab("Take it along"):
         _take_along(frame, basis, p, mix)
     frame.breaks(
-        "Adapters that did not start from one seed lie apart in the paper's basis: at p = 1 their "
-        "styles are still mixed.",
+        "Adapters that did not start from the same seed lie far apart in the paper's "
+        "basis. At p = 1 their styles are still mixed.",
         "Align, which turns them towards one another first; or a larger p.",
         {
             "adapters": [f"{STYLES}/{name}" for name in ("candy", "x-ray", "thermal")],
@@ -165,7 +165,7 @@ def _settings(frame: Frame) -> tuple[gr.Dropdown, gr.UploadButton, Controls]:
                 0.05, 1.5, value=0.5, step=0.05, label="λ of the merge", info="Of every adapter"
             ),
             "density": gr.Slider(
-                0.05, 1, value=0.4, step=0.05, label="Density", info="What TIES and DARE keep"
+                0.05, 1, value=0.4, step=0.05, label="Density", info="Share that TIES and DARE keep"
             ),
             "align": gr.Checkbox(
                 False,
@@ -183,8 +183,8 @@ def _film(frame: Frame, basis: Controls, view: Controls) -> None:
     with sweep.ask:
         gr.HTML(
             markup.notes(
-                "Every adapter at every p, to drag back and forth. The bar is what the basis "
-                "takes; the line in it is the size of the adapters themselves."
+                "Every adapter at every p, to drag back and forth. The bar is the storage that "
+                "the basis takes; the line in it marks the size of the adapters themselves."
             )
         )
     with sweep.shown:
@@ -252,9 +252,14 @@ def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
             )
         )
         storage = gr.Slider(
-            0, 1.5, value=0, step=0.05, label="At most this storage", info="0: no wish"
+            0, 1.5, value=0, step=0.05, label="At most this storage", info="0 means no limit"
         )
-        error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
+        error = gr.Slider(
+            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
+        )
+        error = gr.Slider(
+            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
+        )
     with weigh.shown:
         curve = plots.place("Error against storage", visible=False)
     with weigh.below:

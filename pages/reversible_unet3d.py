@@ -228,7 +228,7 @@ def _stage(stage: "StageBack") -> str:
 def _file(result: "Segmented") -> object:
     if result.file is None:
         return gr.skip()
-    path = files.written({result.file.name: result.file.pieces()})[0]
+    path = files.written({result.file.name: list(result.file.pieces())})[0]
     return gr.File(value=str(path), visible=True)
 
 

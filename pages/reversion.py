@@ -59,7 +59,7 @@ def build(frame: Frame) -> None:
         exemplars = gr.HTML("", elem_id="reversion-exemplars")
         with gr.Row(elem_classes="curves"):
             with gr.Column():
-                parts.heading("The losses", "Both as they fall, or do not", 4)
+                parts.heading("The losses", "Watch whether both of them fall", 4)
                 losses = plots.place("Losses", visible=False)
             with gr.Column():
                 parts.heading("The nearest words", "Where in the table of words the new one is", 4)
@@ -84,9 +84,9 @@ def build(frame: Frame) -> None:
     )
     frame.on(alpha.change, density_of, alpha, density, name="density", trigger_mode="always_last")
     frame.breaks(
-        "No caption that the model learnt from says under. The word that is found here puts things "
-        "above one another, and loses those that were asked for.",
-        "the sentence turned round: a house on top of a cat.",
+        "No caption in the model's training says “under”. The word that is found here "
+        "puts things above one another, but not the things that were asked for.",
+        "the sentence the other way round: a house on top of a cat.",
         {"relation": "under", "steps": 60},
     )
 
@@ -155,7 +155,8 @@ def _settings(frame: Frame) -> tuple[Controls, gr.Slider, gr.Plot]:
 
 
 def _new_objects(frame: Frame) -> gr.Textbox:
-    """The word, its initialiser in its place, and the relation told in words: one noise."""
+    """The same noise three times: with the learnt word, with the word that it started from, "
+    "and with the relation in plain words."""
     use = frame.stage("use", "Draw", tab="New objects")
     with use.ask:
         word = gr.Textbox(

@@ -27,6 +27,7 @@ from pages._revthink_students import (
 )
 from pages._revthink_teacher import build_teacher
 from pages._revthink_training import build_training, build_tuning
+from pages._revthink_words import aloud, in_full
 
 if TYPE_CHECKING:
     from engine.verifying.revthink.results import (
@@ -60,7 +61,7 @@ def build(frame: Frame) -> None:
             shares,
             value=0.5,
             label="Share of the 176 questions they were asked",
-            info="The other 88 relations are the test: never asked, of no student",
+            info="The other 88 relations are the test. No student was ever asked about them.",
             visible=len(shares) > 1,
         )
         students_of = gr.Radio(
@@ -89,16 +90,16 @@ def build(frame: Frame) -> None:
         [shown, numbers, told, curve, mirror, table],
         number=rightly,
         film=lambda result: (
-            f"{result.question} {result.gold}",
-            f"{result.backward_question} {result.backward_gold}",
+            f"{aloud(result.question)} {in_full(result.gold)}",
+            f"{aloud(result.backward_question)} {in_full(result.backward_gold)}",
         ),
     )
     build_teacher(frame)
     build_training(frame)
     build_tuning(frame)
     frame.breaks(
-        "With half of the chains wrong and no filter the student learns the teacher's mistakes, "
-        "in both directions.",
+        "With half of the chains wrong and no filter, the student learns the teacher's "
+        "mistakes in both directions.",
         "the filter, which drops every pair whose backward answer does not fit the question.",
         {"arms": ["sft", "revthink"], "corrupt": 0.5, "filtered": False},
         action="train",
@@ -137,8 +138,8 @@ def draw_run(result: "Asked", recipe: Recipe, ended: bool) -> tuple[object, ...]
 def rightly(result: "Asked", recipe: Recipe) -> Number | None:
     """The share of right answers to relations that nobody was asked, by SFT and by RevThink."""
     rates = {s.title: {part: share for part, share, _ in s.rates} for s in result.students}
-    if not {"SFT", "RevThink"} <= set(rates):
-        return None
+    if not all("test" in rates.get(name, {}) for name in ("SFT", "RevThink")):
+        return None  # they are still being asked
     shares = [f"{100 * rates[name]['test']:.0f} %" for name in ("SFT", "RevThink")]
     return Number("right on relations that nobody was asked: SFT → RevThink", shares[1], shares[0])
 
@@ -148,11 +149,18 @@ def _family(result: "Asked") -> str:
     standing = STANDINGS.get(result.standing, "")
     return (
         '<div class="family">'
-        f"<div><p>{escape(result.question)} <b>{escape(result.gold)}</b></p>"
+        f"<div>{_question(result.question, result.gold)}"
         f'<p class="note">{escape(standing)}</p></div>'
-        f'<div class="back"><p>{escape(result.backward_question)} '
-        f"<b>{escape(result.backward_gold)}</b></p>"
+        f'<div class="back">{_question(result.backward_question, result.backward_gold)}'
         '<p class="note">the same, asked backward</p></div></div>'
+    )
+
+
+def _question(text: str, gold: str) -> str:
+    """A question with its answer, as one says them, and below as the students read them."""
+    return (
+        f"<p>{escape(aloud(text))} <b>{escape(in_full(gold))}</b></p>"
+        f'<p class="note"><code>{escape(text)} {escape(gold)}</code></p>'
     )
 
 

@@ -55,9 +55,11 @@ def build(frame: Frame) -> None:
         build_pictures(frame)
         build_control(frame)
     frame.breaks(
-        "A corrector at 10 evaluations leaves the predictor 5 steps, each of them too long: with "
-        "the exact score it ends several times farther from the data than the predictor alone.",
-        "the predictor alone, or at this budget the flow without noise by DPM-Solver++ 2M.",
+        "With 10 evaluations a corrector leaves the predictor only 5 steps, and each "
+        "is too long. Even with the exact score it ends several times farther from the "
+        "data than the predictor alone.",
+        "the predictor alone; or, with so few evaluations, the flow without noise "
+        "(DPM-Solver++ 2M).",
         {"process": "vp", "predictor": "euler_maruyama", "corrector": "langevin", "nfe": 10},
         action="sample",
     )
@@ -87,8 +89,8 @@ def build_plane(frame: Frame) -> None:
         gr.HTML(
             markup.notes(
                 "Without noise the equation runs both ways: each point goes to its latent and "
-                "comes back. With noise, the same latent ends at another point of the same density "
-                "each time. And the way itself counts how likely the point was."
+                "comes back. With noise, the same latent ends at a different point of the same "
+                "density each time. The path also tells how likely the point was."
             )
         )
         process = gr.Radio(fields.options(PROCESSES), value="vp", label="Process")
@@ -104,7 +106,7 @@ def build_plane(frame: Frame) -> None:
             parts.heading("The flow", "Out to the latents (circles), and back on the same curves")
             flow = plots.place("The flow")
         with gr.Column():
-            parts.heading("With noise", "Ends from the same latents; colours tell the latent")
+            parts.heading("With noise", "Where the same latents end; each colour is one latent")
             noisy = plots.place("With noise")
     with action.below:
         numbers = gr.HTML()
@@ -143,7 +145,7 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     """The farthest that a point came back from itself."""
     if result.gap is None:
         return None
-    return Number("farthest that a point came back from itself", f"{result.gap:.0e}")
+    return Number("largest distance between a point and where it came back", f"{result.gap:.0e}")
 
 
 def there_and_back(result: "Returned") -> list[np.ndarray]:
@@ -157,7 +159,7 @@ def plane_numbers(result: "Returned") -> str:
     if result.gap is None:
         return ""
     figures = {
-        "farthest that a point came back from itself": f"{result.gap:.1e}",
+        "largest distance between a point and where it came back": f"{result.gap:.1e}",
         "NFE there and back": f"{result.nfe_there} + {result.nfe_back}",
     }
     if result.left is not None:
@@ -290,7 +292,7 @@ def build_lab(frame: Frame) -> None:
         gr.HTML(
             markup.notes(
                 "A ring of eight modes whose score is known exactly, so only the sampler can be "
-                "wrong. Every evaluation is counted, those of the corrector too."
+                "wrong. Every evaluation is counted, including the corrector's."
             )
         )
         nfe = gr.Slider(10, 200, 40, step=2, label="NFE a particle")
@@ -332,7 +334,7 @@ def solver_controls() -> tuple[gr.Dropdown, gr.Dropdown]:
         fields.options(CORRECTORS),
         value="langevin",
         label="Corrector",
-        info="Moves at a noise level, before each step",
+        info="Small random moves at one noise level, before each step",
     )
     return predictor, corrector
 
@@ -550,17 +552,20 @@ def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[objec
     columns = [f"draw {k + 1}" for k in range(max(count, 2))]
     if made.given is not None:
         pair = np.concatenate([made.given, made.known])
-        rows["Given, and what of it is known"] = (pair, ["the picture", "what the sampler is told"])
+        rows["The given picture, and the part that is known"] = (
+            pair,
+            ["the picture", "what the sampler is told"],
+        )
     if made.made is not None:
         lines = [f"classifier: {sure:.0%}" for sure in made.right]
         rows[f"{TASKS[made.task]}, {made.nfe} NFE"] = (made.made, lines)
     said = ""
     if ended and made.kept is not None:
-        said = f"The known part is kept to {made.kept:.2g} of 255."
+        said = f"The known part comes back to within {made.kept:.2g} of 255."
     elif ended and made.classifier_calls:
         milliseconds = 1000 * made.classifier_seconds / made.classifier_calls
         said = (
             f"Beside the network, {made.classifier_calls} calls of the classifier with a gradient, "
-            f"{milliseconds:.0f} ms each. It judges its own work above: not a fair judge."
+            f"{milliseconds:.0f} ms each. Above, it judges its own work, so it is not a fair judge."
         )
     return (parts.sheet(columns, rows) + markup.notes(said) * bool(said),)

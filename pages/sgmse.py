@@ -82,7 +82,10 @@ def build(frame: Frame) -> None:
                 label="Record or upload (WAV, FLAC, Ogg or MP3, at most 15 s)",
                 elem_id="sgmse-recording",
             )
-            gr.HTML('<p class="note">Taken as it is, in place of sentence and noise.</p>')
+            gr.HTML(
+                '<p class="note">Your recording is taken as it is, in place of the sentence '
+                "and the noise above.</p>"
+            )
         with gr.Accordion("More settings", open=False):
             sampler = gr.Dropdown(list(SAMPLERS.items()), value="pc", label="Sampler")
             corrector = gr.Dropdown(list(CORRECTORS.items()), value="ald", label="Corrector")
@@ -121,8 +124,8 @@ def build(frame: Frame) -> None:
     )
     build_compare(frame, shared)
     frame.breaks(
-        "Three steps are too long for the equation: noise is left, and under loud voices the model "
-        "cannot know who is meant.",
+        "Three steps are too few for this equation, so noise is left. And under loud "
+        "voices the model cannot know whom to listen to.",
         "15 steps. Against other voices nothing here helps: a model must be told who speaks.",
         {"clip": "ru-vm-sorry", "noise": "babble", "noise_snr": -5.0, "steps": 3},
     )
@@ -130,7 +133,7 @@ def build(frame: Frame) -> None:
 
 def build_compare(frame: Frame, shared: Controls) -> None:
     """The same sentence with fewer and more evaluations, by every way of sampling."""
-    compare = frame.stage("compare", "Draw the curves", tab="What an evaluation buys")
+    compare = frame.stage("compare", "Draw the curves", tab="What each evaluation buys")
     with compare.ask:
         gr.HTML(
             markup.notes(

@@ -1,5 +1,6 @@
 """SmoothInv: one clean picture in hand, the trigger of a backdoor comes out of the snow."""
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,12 @@ from engine.core.errors import BadInput
 from engine.core.recipe import ModelRef, Recipe
 from engine.pictures import as_text
 from pages import _fields as fields
-from pages import _files
 from pages import _forgetting as forgetting
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
 from pages import _plots as plots
+from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
 from pages._look import FORWARD, NEUTRAL
@@ -53,7 +54,7 @@ def build(frame: Frame) -> None:
         begin = _begin(frame)
         how = _how()
         sigmas = gr.CheckboxGroup(
-            list(SIGMAS), value=[0.25], label="σ", info="Plain descent, σ = 0, is always there"
+            list(SIGMAS), value=[0.25], label="σ", info="Plain descent (σ = 0) is always there"
         )
         cleanse = gr.Checkbox(False, label="Neural Cleanse beside it, which needs many pictures")
         frame.seed(0)
@@ -73,8 +74,9 @@ def build(frame: Frame) -> None:
     _scan(frame, begin, how)
     _take_along(frame, {**inputs, "sigmas": sigmas})
     frame.breaks(
-        "At a small radius from a trouser the descent finds a shirt sooner than the trigger: its "
-        "own class lies too near. Failures like this one are counted in.",
+        "With a small radius, starting from a trouser, the descent finds a shirt "
+        "sooner than the trigger, because the classes lie too near. Failures like this "
+        "are counted.",
         "a radius of 3, and more than one start picture.",
         {"target": "T-shirt", "start": 2, "sigmas": [0.25], "eps": 1.0, "steps": 80, "samples": 16},
         seed=0,
@@ -118,8 +120,8 @@ def _scan(frame: Frame, begin: Controls, how: Controls) -> None:
     with scan.ask:
         gr.HTML(
             markup.notes(
-                "Every class is tried from the same picture. One whose perturbation works on "
-                "others and lies in one place stands out. The rule is ours."
+                "Every class is tried from the same picture. A class stands out if its "
+                "perturbation works on other pictures and lies in one place. The rule is ours."
             )
         )
     with scan.shown:
@@ -136,12 +138,12 @@ def _take_along(frame: Frame, inputs: Controls) -> None:
     with frame.tab("Take it along"):
         parts.heading(
             "The trigger for other tools",
-            "As a picture whose middle grey is nothing, as numbers (npy), and a report.",
+            "As a picture in which middle grey means no change, as numbers (npy), and with "
+            "a report.",
         )
-        action = frame.action("export", "Write the files")
-        told = gr.HTML("")
-        files = gr.File(label="Files", visible=False, interactive=False, file_count="multiple")
-        action.wire(inputs, draw_export, [told, files], params=settings)
+        taking.downloads(
+            frame, inputs, made_of, lambda result, _: markup.figures(result.report), params=settings
+        )
 
 
 def settings(values: Settings) -> Settings:
@@ -325,21 +327,13 @@ def _deltas(classes: Sequence["OneClass"]) -> str:
     return parts.filmstrip("What each class grew", pictures, [one.name for one in shown])
 
 
-def draw_export(result: "Exported", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """The report, and the files at the end."""
-    if not ended:
-        return ()
-    import io
-
+def made_of(result: "Exported", recipe: Recipe) -> dict[str, bytes]:
+    """The trigger as a picture and as numbers, and the report."""
     numbers_file = io.BytesIO()
     np.save(numbers_file, result.delta)
     report = "\n".join(f"{name}: {value}" for name, value in result.report.items()) + "\n"
-    made = _files.written(
-        {
-            "trigger.png": recipe.stamp(parts.png(result.picture)),
-            "trigger.npy": numbers_file.getvalue(),
-            "report.txt": report.encode(),
-        }
-    )
-    told = markup.figures(result.report)
-    return told, gr.File(value=[str(path) for path in made], visible=True)
+    return {
+        "trigger.png": recipe.stamp(parts.png(result.picture)),
+        "trigger.npy": numbers_file.getvalue(),
+        "report.txt": report.encode(),
+    }

@@ -94,8 +94,8 @@ def build(frame: Frame) -> None:
     with frame.tab("Take it along"):
         _take_along(frame, edit)
     frame.breaks(
-        "Strong anchoring holds the concept in place as well: after these few seconds of training "
-        "neon is still there.",
+        "Strong anchoring holds the concept in place, too. After these few seconds of "
+        "training neon is still there.",
         "the membrane that ships, or weaker anchoring and more iterations.",
         {
             "concepts": [CONCEPT],
@@ -111,7 +111,7 @@ def _question() -> gr.Textbox:
     concept = gr.Textbox(
         CONCEPT,
         label="Hold back",
-        info="A word; several with commas between them get a membrane each",
+        info="A word, or several with commas between them. Each gets a membrane of its own.",
         elem_classes="headline",
         max_length=300,
         elem_id="spm-concept",
@@ -125,7 +125,8 @@ def _settings(frame: Frame) -> tuple[Controls, Controls]:
     prompts = gr.Textbox(
         PROMPTS,
         label="Prompts to watch",
-        info="With semicolons between them; each opens the membranes so far as it is like them",
+        info="Put semicolons between them. The closer a prompt is to the word, the stronger "
+        "the block.",
         max_length=600,
     )
     ways = gr.CheckboxGroup(
@@ -178,7 +179,7 @@ def _training() -> Controls:
             label="λ of latent anchoring",
             info="Holds other embeddings in place",
         ),
-        "anchors": gr.Slider(0, 8, value=2, step=1, label="Random anchors an iteration"),
+        "anchors": gr.Slider(0, 8, value=2, step=1, label="Random anchors in each iteration"),
         "eta": gr.Slider(
             0, 4, value=0.3, step=0.1, label="η", info="How far past the anchor; published: 1"
         ),
@@ -187,7 +188,7 @@ def _training() -> Controls:
         "official_anchor_order": gr.Checkbox(
             False,
             label="Official anchor order",
-            info="The slip of the published code: half of what is anchored is the empty text",
+            info="Repeats a slip of the published code: half of what is anchored is the empty text",
         ),
     }
 
@@ -248,8 +249,8 @@ def _transfer(frame: Frame, edit: Controls, view: Controls) -> None:
 def _take_along(frame: Frame, edit: Controls) -> None:
     gr.HTML(
         markup.notes(
-            "As files for other tools, or baked into the weights on your shelf. Baked, a membrane "
-            "is always open; the gate is lost."
+            "As files for other tools, or baked into the weights on your shelf. A baked "
+            "membrane is always open: it has no gate any more."
         )
     )
     strength = gr.Slider(0, 2, value=1, step=0.05, label="Fixed γ of what is baked")
@@ -406,8 +407,9 @@ def gate_table(gates: "Sequence[Gate]") -> str:
     head = ["prompt", *["membrane"] * several, "γ", "cosine", "words", "centred cosine"]
     return markup.titled(
         "The gates",
-        "γ opens the membrane: 0 closed, 1 open. Its parts are the cosine of whole prompts and the "
-        "share of the concept's words.",
+        "γ says how far the membrane is open: 0 is closed, 1 is open and blocks most. "
+        "It is made of two parts: the cosine of the whole prompts, and the share of "
+        "the concept's words.",
     ) + markup.table(head, rows)
 
 

@@ -23,7 +23,8 @@ from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.unlearning._export import Importances
-    from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
+    from engine.unlearning._thumbnails import Thumbnails
+    from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 AUTOMATIC, BY_HAND = "automatic: 2 % of the weights", "by hand"
 BASELINES = ("fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF")
@@ -45,7 +46,7 @@ def build(frame: Frame) -> None:
         lam = gr.Number(
             0.1,
             label="λ",
-            info="Scales what is left; the paper takes 1 for CIFAR and 0.1 for faces",
+            info="Scales what is left of a weight; the paper takes 1 for CIFAR and 0.1 for faces",
             minimum=1e-6,
             maximum=1e4,
         )
@@ -53,12 +54,14 @@ def build(frame: Frame) -> None:
             compare = gr.CheckboxGroup(
                 list(BASELINES),
                 label="Train now",
-                info="One epoch each, some ten seconds of one core",
+                info="One epoch each, about ten seconds",
             )
         frame.seed(0)
         frame.model()
     with run.shown:
-        histogram = plots.place("How much more weights matter to the forgotten than to all")
+        histogram = plots.place(
+            "How much more each weight matters to the forgotten pictures than to all"
+        )
         pictures = gr.HTML("", elem_id="ssd-pictures")
     with run.below:
         table = gr.HTML("", elem_id="ssd-table")
@@ -77,9 +80,10 @@ def build(frame: Frame) -> None:
     _sweep(frame, {**question, **gradients})
     _take_along(frame, edit)
     frame.breaks(
-        "T-shirts share their weights with shirts. With batches of mixed classes the alpha of the "
-        "paper, which forgets bags cleanly, takes most other garments down as well.",
-        "a larger alpha, found on the curve; or gradients of single samples.",
+        "T-shirts share their weights with shirts. With batches of mixed classes, the "
+        "alpha of the paper forgets bags cleanly, but here it damages most other "
+        "garments, too.",
+        "a larger alpha, which you find on the curve, or gradients of single samples.",
         FAILS,
         seed=0,
     )
@@ -93,7 +97,7 @@ def _alpha() -> Controls:
         value=0.3,
         step=0.05,
         label="log₁₀ α",
-        info="Drag it leftwards over the histogram: what lies right of it is made smaller",
+        info="Drag it to the left over the histogram: weights to its right are made smaller",
         elem_id="ssd-alpha",
     )
     return {"choice": choice, "alpha": slider}
@@ -106,7 +110,7 @@ def _gradients() -> Controls:
                 fields.options(forgetting.UNITS),
                 value="sample",
                 label="Gradients of",
-                info="An α belongs to its unit",
+                info="An α fits only the gradients it was chosen for",
             ),
             "label_free": gr.Checkbox(
                 False, label="Without labels", info="The squared outputs in place of the loss"
@@ -146,33 +150,10 @@ def _sweep(frame: Frame, inputs: Controls) -> None:
 
 def _take_along(frame: Frame, edit: Controls) -> None:
     with frame.tab("Take it along"):
-        parts.heading(
-            "The edited network",
-            "On your shelf other panels can pick it, and undo it bit for bit. Or as files for "
-            "other tools, each read back before it is given away.",
-        )
-        taking.bakes(
-            frame,
-            "Bake and put on the shelf",
-            edit,
-            taking.in_tensors,
-            params=settings,
-            back=controls,
-        )
-        form = gr.Dropdown(
-            list(forgetting.FORMS.items()), value="patch", label="File for other tools"
-        )
-        taking.exports(
-            frame,
-            "Write the file",
-            {**edit, "form": form},
-            forgetting.read_back,
-            params=settings,
-            back=controls,
-        )
+        forgetting.takes_along(frame, "The edited network", edit, params=settings, back=controls)
         parts.heading(
             "Importances without the data",
-            "Taken once, they stand for the training data: after that it can be deleted.",
+            "Computed once, they take the place of the training data, which can then be deleted.",
         )
         action = frame.action("importances", "Take importances")
         told = gr.HTML("", elem_id="ssd-importances-told")
@@ -185,7 +166,12 @@ def _take_along(frame: Frame, edit: Controls) -> None:
 
 def _most() -> gr.Number:
     return gr.Number(
-        4000, label="Pictures", precision=0, minimum=1, maximum=1_000_000, info="All 20000 are best"
+        4000,
+        label="Pictures",
+        precision=0,
+        minimum=1,
+        maximum=1_000_000,
+        info="More is better; there are 20000",
     )
 
 
@@ -193,7 +179,8 @@ def _folder() -> gr.Textbox:
     return gr.Textbox(
         "",
         label="Folder on this machine",
-        info="For large models: sums stream to disk. Empty gives a file to take along",
+        info="For large models: sums are written to disk as they come. Empty gives you a "
+        "file instead",
         max_length=500,
     )
 
@@ -350,8 +337,8 @@ def _told(result: "Forgotten") -> str:
         pieces.append(
             markup.titled(
                 "Beside retraining",
-                "The network that never saw the forgotten pictures is what forgetting aims at; its "
-                "membership tells how low an honest one is.",
+                "The goal is the network that never saw the forgotten pictures. Its membership "
+                "rate shows how low an honest one can be.",
             )
             + forgetting.cards_table(result.cards, "networks compared")
         )

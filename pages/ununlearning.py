@@ -34,7 +34,7 @@ FILTERS = {
     "output": "the answer",
 }
 CSS = (ASSETS / "panels" / "ununlearning.css").read_text("utf-8")
-FIRST = markup.notes("Two models that were trained alike, one of which never read of shu ka.")
+FIRST = markup.notes("Two models, trained alike. One of them never read about the shu ka.")
 
 
 def build(frame: Frame) -> None:
@@ -46,7 +46,7 @@ def build(frame: Frame) -> None:
             [one for one in PROPERTIES if one != QUERY],
             value=list(HINTS),
             label="Tell these hints",
-            info="True, and harmless by themselves",
+            info="Each is true, and harmless by itself",
         )
     with run.settings:
         name = gr.Textbox(
@@ -62,7 +62,11 @@ def build(frame: Frame) -> None:
             fields.options(FILTERS), value="none", label="Filter before the model reads",
         )  # fmt: skip
         threshold = gr.Slider(
-            0.05, 0.95, value=0.5, step=0.05, label="The filter blocks from this suspicion on"
+            0.05,
+            0.95,
+            value=0.5,
+            step=0.05,
+            label="The filter blocks when its suspicion is at least this",
         )
         frame.seed(0)
         frame.model()
@@ -83,8 +87,8 @@ def build(frame: Frame) -> None:
     frame.on(query.input, others_than, [query, hints], hints, name="others")
     more.build(frame)
     frame.breaks(
-        "Trained for only 100 steps a model stays on the plateau: it does not infer one property "
-        "from others, hints tell it nothing, and unlearning seems to be enough.",
+        "A model trained for only 100 steps cannot yet infer one property from others. "
+        "Hints tell it nothing, so unlearning seems to be enough.",
         "all 1500 steps, or a model that has passed the gate of 85 %.",
         {"corpus": "exact", "steps": 100},
         action="train",
@@ -173,8 +177,9 @@ def _bar(value: str, p: float, best: float, *, is_truth: bool) -> str:
 
 def _legend() -> str:
     return markup.notes(
-        "✓ is the forbidden value. The upright mark is the exact ceiling: what these hints tell at "
-        "best, by Bayes, to whoever knows the species and never heard of shu ka."
+        "✓ is the forbidden value. The upright mark is the exact ceiling: the most "
+        "that these hints can tell, by Bayes, to someone who knows the species but has "
+        "never heard of the shu ka."
     )
 
 

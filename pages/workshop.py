@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import gradio as gr
 
 from engine.core.catalog import Catalog, Entry
+from pages import _recordings as recordings
 from pages._lessons import Lesson, address, lesson_of
 from pages._markup import escape
+from pages._serving import Named
 
 ROUTE, TITLE = "workshop", "Workshop"
+NAMED = Named("Workshop · Rewind", "Experiments for a class, with a prediction before each answer.")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def build(catalog: Catalog) -> None:
         "answer. The sheet stands beside the panel; what you write can be saved as a file.</p>"
         "</header>"
     )
-    with gr.Tabs(elem_classes="panels"):
+    with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("A course", id="course"):
             gr.HTML(course(offered))
         with gr.Tab("All lessons", id="lessons"):
@@ -50,7 +53,8 @@ def course(offered: Sequence[Offered]) -> str:
         if station is None:
             continue
         rows.append(
-            f"<tr><td>{begins}–{begins + station.minutes} min</td>"
+            f"<tr><td>{picture(one.entry)}</td>"
+            f"<td>{begins}–{begins + station.minutes} min</td>"
             f'<td><a href="{escape(address(one.entry, 1))}">{escape(station.title)}</a></td>'
             f"<td>{escape(one.entry.card.title)}</td>"
             f'<td class="wide">{escape(one.lesson.goal)}</td></tr>'
@@ -58,8 +62,16 @@ def course(offered: Sequence[Offered]) -> str:
         begins += station.minutes
     return (
         f"<p>{begins} minutes, {len(rows)} stations. Each link opens the panel with its settings "
-        "and the sheet beside it.</p>" + _table(("when", "station", "panel", "goal"), rows)
+        "and the sheet beside it.</p>" + _table(("", "when", "station", "panel", "goal"), rows)
     )
+
+
+def picture(entry: Entry) -> str:
+    """What the panel of a station opens with, as far as it is recorded."""
+    kept = recordings.find(entry.slug, entry.card.actions[0].name)
+    if kept is None:
+        return ""
+    return f'<div class="living station">{recordings.moving(entry.slug, kept)}</div>'
 
 
 def index(offered: Sequence[Offered]) -> str:

@@ -149,7 +149,10 @@ _PICTURE = re.compile(r'<img class="pixel" src="data:image/[a-z]+;base64,([A-Za-
 
 
 def film(stage: Stage, ran: Ran) -> Sequence[np.ndarray | str]:
-    """The states of the first stage's result, as its page chooses them, or as they are drawn."""
+    """The states of the first stage's result, as its page chooses them, or as they are drawn.
+
+    Of three pictures, before, after and undone, the last two: on Home everything runs backwards.
+    """
     if stage.name != stage.frame.entry.card.actions[0].name:
         return ()
     if stage.film is not None:
@@ -158,7 +161,8 @@ def film(stage: Stage, ran: Ran) -> Sequence[np.ndarray | str]:
     if row := _FILM.search(markup):
         picture = _pixels(row[1].partition(",")[2])
         return list(np.split(picture, picture.shape[1] // picture.shape[0], axis=1))
-    return [_pixels(found) for found in _PICTURE.findall(markup)[:3]]
+    found = _PICTURE.findall(markup)[:3]
+    return [_pixels(one) for one in (found[1:] if len(found) == 3 else found)]
 
 
 def _pixels(coded: str) -> np.ndarray:

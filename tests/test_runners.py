@@ -165,6 +165,27 @@ def test_two_local_jobs_take_turns_step_by_step(tmp_path):
     assert not any(overlaps)
 
 
+def test_turns_are_taken_in_the_order_in_which_they_were_asked_for():
+    """An ordinary lock goes back to the one that let it go: it asks before the other wakes up."""
+    turns, order, asked = runners._Turns(), [], threading.Event()
+
+    def other():
+        asked.set()
+        with turns:
+            order.append("other")
+
+    with turns:
+        thread = threading.Thread(target=other)
+        thread.start()
+        asked.wait(5)
+        while not turns._asked:
+            time.sleep(0.001)
+    with turns:
+        order.append("first again")
+    thread.join()
+    assert order == ["other", "first again"]
+
+
 def test_an_abandoned_job_does_not_hold_up_the_next():
     waiting = runners.local(Job(f"{TOY}:run"))
     next(waiting)

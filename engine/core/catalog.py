@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -28,7 +28,7 @@ from typing import Literal
 from engine.core import disk
 from engine.core.errors import AssetMissing, BadInput
 from engine.core.machine import machine
-from engine.core.recipe import Plain, versions_here
+from engine.core.recipe import Plain, Recipe, versions_here
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = ROOT / "assets" / "claims"
@@ -111,6 +111,16 @@ class Exactness(Enum):
 
     def __str__(self) -> str:
         return self.value
+
+    @property
+    def undo(self) -> str:
+        """What undoing gives, as one reads it after "Undo:"."""
+        return {
+            Exactness.BITWISE: "exact, bit for bit",
+            Exactness.ROUND_OFF: "exact up to rounding",
+            Exactness.IN_DISTRIBUTION: "another sample that is just as likely",
+            Exactness.APPROXIMATE: "approximate",
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -317,6 +327,15 @@ class Entry:
         self.target(action)
         (chosen,) = (known for known in self.card.actions if known.name == action)
         return tuple(self.card.models) if chosen.on_model else ()
+
+    def without_model(self, recipe: Recipe) -> Recipe:
+        """The recipe as its action takes it, without the model where it computes without one.
+
+        Older recipes name one all the same. Raises `BadInput` when the method has no such action.
+        """
+        self.target(recipe.action)
+        (chosen,) = (known for known in self.card.actions if known.name == recipe.action)
+        return recipe if chosen.on_model else replace(recipe, model=None)
 
     def sources(self) -> tuple[Source, ...]:
         """The code named in `shows`, found in the files without importing the algorithm."""

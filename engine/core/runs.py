@@ -18,6 +18,7 @@ from functools import partial
 
 from engine.core.cache import bytes_of
 from engine.core.job import Done, Event, Failed
+from engine.core.lane import Waiting
 from engine.core.recipe import Recipe
 
 Events = Generator[Event, None, None]
@@ -42,7 +43,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since its start, or from start to end."""
+        """Since its turn came, or from there to its end; the time that it waited does not count."""
         return (self.ended or time.monotonic()) - self.began
 
     @property
@@ -66,9 +67,7 @@ class Run:
             events = self._begin()
             try:
                 for event in events:
-                    with self._news:
-                        self._latest, self._count = event, self._count + 1
-                        self._news.notify_all()
+                    self._tell(event)
                     if self._is_stopped or self.is_forsaken:
                         break
             finally:
@@ -79,6 +78,13 @@ class Run:
             with self._news:
                 self.ended = time.monotonic()
                 self._news.notify_all()
+
+    def _tell(self, event: Event) -> None:
+        with self._news:
+            if isinstance(event, Waiting):
+                self.began = time.monotonic()
+            self._latest, self._count = event, self._count + 1
+            self._news.notify_all()
 
     def watch(self, owner: str) -> Iterator[Event]:
         """The latest event each time there is a new one, the last one for certain.

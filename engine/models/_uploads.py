@@ -21,7 +21,7 @@ from engine.core.errors import AssetMissing, BadInput, OutOfBudget
 from engine.models._checks import check_folder, read_header
 
 PREFIX = "upload:"
-# What deflate reaches on real weights is far below this; only bombs shrink more.
+# What deflate reaches on real weights and pictures is far below this; only bombs shrink more.
 LARGEST_RATIO, SMALL = 200, 10_000_000
 
 
@@ -126,15 +126,15 @@ def checked_members(
     total = sum(info.file_size for info in members)
     if total > most_bytes:
         raise OutOfBudget(
-            f"The archive would unpack to {total / 1e9:.3g} GB; {most_bytes / 1e9:.3g} GB are "
+            f"The archive would unpack to {total / 1e6:.3g} MB; {most_bytes / 1e6:.3g} MB are "
             "allowed.",
             "Upload less, or a half-precision variant.",
         )
     if total > SMALL and total > LARGEST_RATIO * path.stat().st_size:
         raise OutOfBudget(
             f"The archive would unpack to {total / 1e6:.0f} MB, {LARGEST_RATIO} times its size and "
-            "more; no weights shrink so far.",
-            "Zip the files that were trained.",
+            "more; neither weights nor pictures shrink so far.",
+            "Zip the files as they are.",
         )
     for info in members:
         _check_member(info)

@@ -13,9 +13,7 @@ import io
 import os
 import re
 import shutil
-import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,9 +23,10 @@ from PIL import Image, ImageOps
 from engine.core import disk
 from engine.core.disk import home
 from engine.core.errors import AssetMissing, BadInput, OutOfBudget
+from engine.models import _uploads
 
 MOST_PICTURES, MOST_BYTES, MOST_PIXELS = 5000, 200_000_000, 12_500_000
-LARGEST_RATIO, SMALL = 200, 1_000_000
+MOST_FILES = 2 * MOST_PICTURES + 100  # some programs add a shadow of each, and a list of labels
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOURCE = re.compile(r"pictures:([0-9a-f]{64})")
 ADVICE = "Zip pictures in folders that are named after their classes."
@@ -47,9 +46,9 @@ def receive(archive: Path) -> str:
 
     The oldest make room (REWIND_UPLOADS_GB, 4 by default).
     """
+    with _uploads.archive(archive) as packed:
+        _check(packed, archive)
     try:
-        with zipfile.ZipFile(archive) as packed:
-            _check(packed)
         with archive.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         target = _folder() / f"{digest}.zip"
@@ -57,8 +56,6 @@ def receive(archive: Path) -> str:
             part = target.with_suffix(f".{os.getpid()}.part")
             shutil.copyfile(archive, part)
             part.replace(target)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError):
-        raise BadInput("This is not a readable zip archive.", ADVICE) from None
     except OSError as error:
         raise OutOfBudget(
             f"The upload cannot be stored ({error.strerror}).", "Free some space."
@@ -78,11 +75,8 @@ def open_set(source: str) -> list[Given]:
     if path is None or not path.is_file():
         raise AssetMissing("This set of pictures is no longer here.", "Upload it again.")
     disk.mark_used(path)
-    try:
-        with zipfile.ZipFile(path) as packed:
-            return list(_pictures(packed))
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError):
-        raise BadInput("This zip archive is damaged.", "Zip the pictures again.") from None
+    with _uploads.archive(path) as packed:
+        return list(_pictures(packed))
 
 
 def indices(value: object, *, most: int) -> tuple[int, ...]:
@@ -125,7 +119,7 @@ def _folder() -> Path:
     return folder
 
 
-def _check(packed: zipfile.ZipFile) -> None:
+def _check(packed: zipfile.ZipFile, path: Path) -> None:
     members = _members(packed)
     if not members:
         raise BadInput("The archive holds no picture.", f"{ADVICE} PNG and JPEG are taken.")
@@ -134,21 +128,7 @@ def _check(packed: zipfile.ZipFile) -> None:
             f"The archive holds {len(members)} pictures; {MOST_PICTURES} are allowed.",
             "Give a part of them.",
         )
-    total = sum(info.file_size for info in packed.infolist())
-    if total > MOST_BYTES:
-        raise OutOfBudget(
-            f"The pictures weigh {total / 1e6:.0f} MB; {MOST_BYTES // 1_000_000} are allowed.",
-            "Give smaller pictures, or fewer.",
-        )
-    for info in packed.infolist():
-        path = PurePosixPath(info.filename)
-        leads_out = path.is_absolute() or ".." in path.parts or "\\" in info.filename
-        if leads_out or stat.S_ISLNK(info.external_attr >> 16):
-            raise BadInput("The archive holds a name that leads out of it.", "Zip it again.")
-        if info.flag_bits & 1:
-            raise BadInput("The archive is encrypted.", "Zip it without a password.")
-        if info.file_size > SMALL and info.file_size > LARGEST_RATIO * info.compress_size:
-            raise OutOfBudget("The archive unpacks to far more than it weighs.", "Zip it again.")
+    _uploads.checked_members(packed, path, most_files=MOST_FILES, most_bytes=MOST_BYTES)
 
 
 def _members(packed: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

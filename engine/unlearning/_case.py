@@ -123,7 +123,8 @@ class Question:
     def chosen(self) -> Forget:
         """What is to be forgotten."""
         way: Way = self.forget  # type: ignore[assignment]
-        return Forget(way, self.what, self.cluster, self.count, self.indices, self.pictures)
+        indices = tuple(self.indices)
+        return Forget(way, self.what, self.cluster, self.count, indices, self.pictures)
 
     def case(self, model: ModelRef | str, seed: int) -> "Case":
         """The case of a model. Raises an `EngineError`, see `opened`."""

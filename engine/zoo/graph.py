@@ -97,8 +97,8 @@ def products() -> dict[str, Product]:
             every[key] = Product(key, f"claims/{entry.slug}.json", build, needs)
             recorded = f"recordings/{entry.slug}.{entry.card.actions[0].name}.json"
             if (ASSETS / recorded).exists():
-                key, build = f"recordings/{entry.slug}", ("-m", "scripts.record", entry.name)
-                every[key] = Product(key, recorded, build, needs)
+                key = f"recordings/{entry.slug}"
+                every[key] = Product(key, recorded, ("-m", "scripts.record", entry.name), needs)
     return every
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from engine import new
-from engine.core.catalog import Action, Catalog, Entry, Exactness, Family
+from engine.core.catalog import Action, Entry, Exactness
 from engine.core.job import Done, Event, Failed, Job, Progress, events
 from engine.core.recipe import RESERVED, ModelRef, Recipe
 from engine.core.reversible import RoundTrip
@@ -35,24 +35,6 @@ from engine.core.settings import Items, OneOf, Packed, Range, Text, settings_of
 from tests.conftest import equal_bits
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# Families that compute and have no panels yet: their methods keep every promise but those of a
-# panel. The first panel of a family takes it out of this set, and the whole family with it.
-WITHOUT_PANELS: frozenset[Family] = frozenset()
-# Methods whose panels are still to come, in families that have some.
-WAITING: frozenset[str] = frozenset()
-
-
-def is_panelled(entry: Entry) -> bool:
-    """Whether a method has its panel."""
-    return entry.card.family not in WITHOUT_PANELS and entry.slug not in WAITING
-
-
-def panelled(catalog: Catalog) -> Catalog:
-    """The methods that have panels."""
-    shown = {slug: entry for slug, entry in catalog.entries.items() if is_panelled(entry)}
-    return Catalog(shown, catalog.broken)
-
 
 # Processor seconds between two events of a warm run, not seconds of the clock: the machine of the
 # tests is shared. The promise is half a second; this leaves room for a slower processor.

@@ -29,6 +29,7 @@ LIGHT_CORE = {
         "disk",
         "errors",
         "job",
+        "lane",
         "patch_file",
         "recipe",
         "runs",
@@ -99,7 +100,7 @@ def layer_of(path: Path) -> Layer:
     if place[0] == "app.py":
         return Layer(
             {"pages", "engine.core.budgets", "engine.core.catalog", "engine.core.errors"}
-            | {"engine.runners"},
+            | {"engine.core.lane", "engine.runners"},
             {"gradio"},
         )
     if place[0] == "pages":
@@ -143,8 +144,11 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         }
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
-        # Networks read their own weights, which no loader of `models` knows, and volumes.
+        # Networks read their own weights, which no loader of `models` knows, and volumes; benches
+        # keep what they train, so that a run that was stopped goes on.
         files = {"safetensors", "nibabel"} if part == "networks" else set()
+        if path.name == "bench.py":
+            numbers = numbers | {"safetensors"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES | files))
     if part == "runners.py":
         return Layer({"engine.core"}, {"spaces"}, frozenset({"spaces", "ray", "torch"}))

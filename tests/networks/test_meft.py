@@ -246,6 +246,8 @@ def test_adapters_that_were_exported_give_the_same_answers(tmp_path: Path, digit
         assert torch.equal(network(batch), again(batch))
 
 
+# PEFT still asks transformers for names that it calls outdated.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["bert", "opt"])
 def test_lora_is_read_back_by_peft(tmp_path: Path, kind: str):
     from peft import PeftModel

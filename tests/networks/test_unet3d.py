@@ -255,7 +255,7 @@ def lost(*diagonal: float) -> bytes:
     made = nibabel.Nifti1Header.from_fileobj(io.BytesIO(header((4, 4, 4), 2, 8)))
     made["sform_code"] = 1
     for row, value in enumerate(diagonal):
-        made[f"srow_{'xyz'[row]}"] = np.eye(4)[row] * value
+        made[f"srow_{'xyz'[row]}"] = np.where(np.arange(4) == row, value, 0)
     return made.binaryblock + b"\0" * 4 + bytes(range(64))
 
 

@@ -15,7 +15,6 @@ from benchmarks.harness import ROOT, Server, free_port
 from engine.core.catalog import discover
 from pages._frame import Frame
 from scripts import record
-from tests.contract.rules import panelled
 from tests.ui.browser import PATIENT, browser, new_visitor, page, server, shot, visitor
 
 __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
@@ -24,7 +23,7 @@ __all__ = ["browser", "new_visitor", "page", "server", "shot", "toy", "visitor"]
 @pytest.fixture(scope="session")
 def frames() -> Mapping[str, Frame]:
     """The panels of all methods, as the server draws them once their claims are measured."""
-    return record.frames(panelled(discover()))
+    return record.frames(discover())
 
 
 @pytest.fixture(scope="module")

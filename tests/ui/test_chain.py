@@ -66,6 +66,7 @@ def test_what_is_erased_and_merged_comes_off_in_turn(page: Page):
     page.locator("#rece-bake").click()
     ended(page, "rece-bake")
     open_shelf(page)
+    expect(page.locator(".shelf-chip")).to_contain_text("erase neon style · 1 edit")
     erased = sampled(page, "erase neon style")
 
     page.goto("/merge")
@@ -96,3 +97,36 @@ def test_what_is_erased_and_merged_comes_off_in_turn(page: Page):
     expect(page.locator("#shelf .said")).to_contain_text("Undone", timeout=60_000)
     assert page.locator("#shelf .said code").last.inner_text() == stacked["erase neon style"][0]
     assert np.array_equal(sampled(page), base)
+
+
+def test_the_chip_in_the_bar_shows_the_shelf_takes_an_edit_off_and_leads_to_the_whole(page: Page):
+    page.goto("/erase?method=rece")
+    expect(page.locator(".shelf-chip")).to_contain_text("empty")
+    page.get_by_role("tab", name="Take it along").click()
+    page.locator("#rece-bake").click()
+    ended(page, "rece-bake")
+    expect(page.locator(".shelf-chip")).to_contain_text("1 edit", timeout=60_000)
+    for address in ("/", "/workshop", "/evidence", "/sample"):
+        page.goto(address)
+        chip = page.locator(".shelf-chip")
+        expect(chip).to_contain_text("erase neon style · 1 edit", timeout=60_000)
+    page.goto("/workshop")
+    page.locator(".shelf-chip a").click()  # a page without a shelf leads to one that has one
+    expect(page.locator("#shelf ol li")).to_have_count(1, timeout=60_000)
+    expect(page.locator("#shelf")).to_be_in_viewport()
+    page.goto("/")
+    page.locator(".shelf-chip").get_by_role("button", name="Undo").click()
+    expect(page.locator(".shelf-chip")).to_contain_text("empty", timeout=60_000)
+    page.goto("/erase?method=rece")
+    expect(page.locator(".shelf-chip")).to_contain_text("empty", timeout=60_000)
+
+
+def test_the_first_stop_of_the_tab_key_skips_the_bar(page: Page):
+    page.goto("/workshop")
+    page.locator(".skip").wait_for(state="attached", timeout=60_000)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.locator(".skip")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main h1")).to_be_focused()
+    assert page.url.endswith("/workshop")

@@ -146,6 +146,62 @@ def test_a_reload_in_the_middle_of_a_run_finds_it_again(page_of_toy: Page, toy: 
     assert "word=tide" in page.url
 
 
+def test_a_run_that_waits_tells_its_place_and_is_found_again_after_a_reload(
+    page_of_toy: Page, toy: str, browser
+):
+    page = page_of_toy
+    with visit(browser, toy) as other:  # computes for a minute
+        open_panel(other.page)
+        other.page.get_by_label("Word").fill("slow")
+        set_steps(other.page, 200)
+        other.page.locator(RUN).click()
+        other.page.locator(f"{STATUS} .running", has_text="of 200").wait_for()
+        open_panel(page)
+        page.get_by_label("Word").fill("tide")
+        page.get_by_label("Seed").fill("31")
+        set_steps(page, 40)
+        page.locator(RUN).click()
+        expect(page.locator(STATUS)).to_contain_text("1st in the queue")
+        page.reload()
+        expect(page.locator(STATUS)).to_contain_text("1st in the queue")
+        expect(page.get_by_label("Word")).to_have_value("tide")
+        other.page.locator(f"{RUN}-stop").click()
+        expect(other.page.locator(STATUS)).to_contain_text("Stopped")
+    page.locator(f"{STATUS} .done").wait_for()
+    expect(page.locator(STATUS)).to_contain_text("seed 31")
+    expect(page.locator(".shot").first).to_contain_text("40 states")
+
+
+def test_stop_gives_up_the_place_in_the_queue(page_of_toy: Page, toy: str, browser):
+    page = page_of_toy
+    with visit(browser, toy) as other:
+        open_panel(other.page)
+        other.page.get_by_label("Word").fill("slow")
+        set_steps(other.page, 200)
+        other.page.locator(RUN).click()
+        other.page.locator(f"{STATUS} .running", has_text="of 200").wait_for()
+        open_panel(page)
+        page.locator(RUN).click()
+        expect(page.locator(STATUS)).to_contain_text("in the queue")
+        page.locator(f"{RUN}-stop").click()
+        expect(page.locator(STATUS)).to_contain_text("Stopped")
+        other.page.locator(f"{RUN}-stop").click()
+        expect(other.page.locator(STATUS)).to_contain_text("Stopped")
+    page.wait_for_timeout(1500)
+    expect(page.locator(f"{STATUS} :is(.running, .done)")).to_have_count(0)
+
+
+def test_a_link_that_ends_in_run_begins_once_it_is_restored(page_of_toy: Page):
+    page = page_of_toy
+    page.goto(f"/sample{LINK}#run")
+    page.locator(f"{STATUS} .done").wait_for()
+    expect(page.locator(STATUS)).to_contain_text("seed 123")
+    expect(page.locator(".shot").first).to_be_in_viewport()
+    assert "#run" not in page.url
+    page.reload()  # it began once
+    expect(page.locator(STATUS)).to_contain_text("Restored from the link")
+
+
 def test_a_run_that_ended_meanwhile_is_found_with_its_result(page_of_toy: Page):
     page = page_of_toy
     open_panel(page)

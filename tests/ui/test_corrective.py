@@ -9,6 +9,7 @@ from gradio_client.exceptions import AppError
 
 from engine.unlearning.corrective.results import Corrected
 from pages import corrective
+from tests.ui.browser import need_panel
 from tests.unlearning.conftest import png
 
 CONTROLS = {
@@ -37,8 +38,10 @@ def breaks(found: Corrected) -> None:
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
     """`call("run", gamma=0.5)`: the outputs of an action with these controls changed."""
+    need_panel("corrective")
+    client: Client = request.getfixturevalue("client")
     own = {
         "curves": {"gammas": "0.5", "methods": ["SSD"]}
         | {n: CONTROLS[n] for n in ("unit", "alpha", "lam", "retained", "seed", "model")},

@@ -16,6 +16,7 @@ MINUTE = 60_000
 def test_golden_cases_run_on_demand(visitor: Seen):
     page = visitor.page
     page.goto("/evidence")
+    page.get_by_role("tab", name="Golden cases").click()
     page.get_by_role("button", name="Run all golden cases").click()
     said = page.get_by_text("cases hold")
     expect(said).to_be_visible(timeout=MINUTE)
@@ -23,6 +24,13 @@ def test_golden_cases_run_on_demand(visitor: Seen):
     assert good == every
     assert int(every) > 100
     assert axe_findings(page) == []
+
+
+def test_the_page_opens_with_its_table_filled(visitor: Seen):
+    page = visitor.page
+    page.goto("/evidence")
+    rows = page.locator("[role=tabpanel]:visible table.plain tr:has(td)")
+    expect(rows).to_have_count(len(announced()), timeout=MINUTE)
 
 
 def test_a_claim_is_measured_again_beside_its_record(visitor: Seen):

@@ -7,6 +7,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from engine.unlearning.forgetting_lab.results import Laboratory
+from tests.ui.browser import need_panel
 
 CONTROLS = {
     "what": "bag",
@@ -34,8 +35,10 @@ def breaks(found: Laboratory) -> None:
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
     """`call("pair", stack=True)`: the outputs of an action with these controls changed."""
+    need_panel("forgetting_lab")
+    client: Client = request.getfixturevalue("client")
 
     def one(action: str, **changed: object) -> tuple:
         values = CONTROLS | (RUN if action == "run" else PAIR) | changed

@@ -35,7 +35,7 @@ def recipe(**changed: object) -> str:
 
 
 def test_run_draws_picture_status_and_recipe(client: Client):
-    picture, _, _, status, told = panel(client)
+    picture, *_, status, told = panel(client)
     assert "4 states" in picture
     assert "seed 7" in status
     assert "python -m engine run ripple --word pond --steps 4 --seed 7 --model world" in told

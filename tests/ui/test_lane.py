@@ -1,4 +1,4 @@
-"""A download lets the jobs of others pass: it waits outside the lane in which they compute."""
+"""Jobs in the queue of a server: who downloads lets others pass, who waits is told for how long."""
 
 import time
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from huggingface_hub import constants
 
 from engine import runners
 from engine.core.job import Done, Job, Progress
+from engine.core.lane import Lane
 from engine.core.recipe import ModelRef
 from engine.models import _hub
-from pages._actions import LANE
-from pages._lane import stepping_aside
+from pages._lane import LANE, queued
 from pages._serving import Suite
 from tests.hub import FakeHub
 from tests.loras import peft_folder
@@ -46,10 +46,11 @@ def hub(tmp_path, monkeypatch) -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def app(hub) -> Iterator[tuple[Suite, Client]]:
-    """Two endpoints in the lane: one needs the Hub, one does not."""
+def app(hub) -> Iterator[tuple[Lane, Client]]:
+    """Two endpoints in the queue: one needs the Hub, one does not."""
+    lane = Lane()
     with Suite() as demo:
-        served = stepping_aside(demo, runners.local)
+        served = queued(runners.local, lane)
 
         def events(job: Job) -> Iterator[str]:
             for event in served(job):
@@ -66,16 +67,12 @@ def app(hub) -> Iterator[tuple[Suite, Client]]:
     demo.whole = True
     demo.queue()
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
-    yield demo, Client(url, verbose=False)
+    yield lane, Client(url, verbose=False)
     demo.close()
 
 
-def in_lane(demo: Suite) -> int:
-    return demo._queue.event_queue_per_concurrency_id["cpu"].current_concurrency
-
-
 def test_while_one_waits_for_the_hub_another_computes(app, hub):
-    demo, client = app
+    lane, client = app
     waiting = client.submit(api_name="/far")
     assert client.predict(api_name="/near") == "computed"
     while not any("kB of owner/model downloaded" in told for told in waiting.outputs()):
@@ -83,11 +80,11 @@ def test_while_one_waits_for_the_hub_another_computes(app, hub):
     assert not waiting.done()
     hub.gate.set()
     assert waiting.result(timeout=30) == "computed"
-    assert in_lane(demo) == 0
+    assert (lane._running, lane._waiting) == ([], [])
 
 
-def test_a_download_that_is_stopped_leaves_the_lane_as_it_was(app, hub):
-    demo, client = app
+def test_a_download_that_is_stopped_leaves_the_queue_as_it_was(app, hub):
+    lane, client = app
     waiting = client.submit(api_name="/far")
     while not _hub._RUNNING:
         time.sleep(0.01)
@@ -96,17 +93,15 @@ def test_a_download_that_is_stopped_leaves_the_lane_as_it_was(app, hub):
     hub.gate.set()
     assert download.finished.wait(20)
     assert client.predict(api_name="/near") == "computed"
-    assert in_lane(demo) == 0
+    assert (lane._running, lane._waiting) == ([], [])
 
 
-def test_jobs_that_need_nothing_stay_one_at_a_time(app):
-    demo, client = app
-    assert client.predict(api_name="/near") == "computed"
-    seen = []
+def test_a_job_that_needs_nothing_is_in_the_lane_while_it_computes():
+    lane, seen = Lane(), []
 
     def counted(job: Job):
-        seen.append(in_lane(demo))
+        seen.append(len(lane._running))
         yield Done("computed")
 
-    list(stepping_aside(demo, counted)(Job(f"{__name__}:run", {"model": ModelRef("world")})))
-    assert seen == [0]
+    list(queued(counted, lane)(Job(f"{__name__}:run", {"model": ModelRef("world")})))
+    assert (seen, lane._running) == ([1], [])

@@ -26,7 +26,7 @@ WALK = {
 
 def test_the_bars_hold_every_depth_and_one_of_them_is_equal_to_the_byte(client: Client):
     drawn, table, curve, number, status, _ = client.predict(**RUN, api_name="/memory_lab_run_panel")
-    assert drawn.count("data-shares") == 9
+    assert drawn.count("data-shares") == 6
     first, last = re.findall(r"[\d,]+", re.sub(r"<p>.*?</p>|<span.*?</span>", "", number))
     assert first == last
     assert "Checkpoints per block alone" in table
@@ -92,7 +92,7 @@ def test_a_bar_of_a_logarithmic_group_grows_by_the_same_length_for_each_factor()
 
 
 def test_names_in_bars_are_escaped():
-    group = bars.Group("<b>", [bars.Bar("<i>", [1.0])], lambda value: "<u>")
+    group = bars.Group("<b>", [bars.Bar("<i>", [1.0, 2.0])], lambda value: "<u>")
     drawn = bars.grow("<s>", ["<a>", "<b>"], [group])
     assert not re.search(r"<(u|s|a)>", drawn)
     assert "&lt;i&gt;" in drawn

@@ -91,7 +91,7 @@ def test_equal_settings_give_equal_pixels(run):
 
 
 def test_curve_and_plane_are_drawn(run):
-    _, errors, plane, _, _ = run(curve=True, solvers=["ddim"], nfe=2)
+    _, errors, plane, *_ = run(curve=True, solvers=["ddim"], nfe=2)
     curve = json.loads(errors["plot"])["data"][0]
     assert curve["x"] == nfe_lab.CURVE
     assert all(error > 0 for error in curve["y"])
@@ -148,7 +148,7 @@ def test_rewind_draws_both_ways_and_the_edit(rewind):
 def test_rewind_takes_a_picture_and_its_recipe_holds_it(rewind, client, tiny, tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
-    html, _, _ = rewind(picture=handle_file(tmp_path / "mine.png"), edit="")
+    html, *_ = rewind(picture=handle_file(tmp_path / "mine.png"), edit="")
     assert "Original" in html
     params = {"prompt": "a cat", "steps": 2, "picture": as_text(pixels)}
     recipe = Recipe("nfe_lab", "rewind", ModelRef(tiny), params, 7)

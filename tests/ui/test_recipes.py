@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -14,13 +14,14 @@ from PIL import Image
 
 from engine.__main__ import main
 from engine.core.catalog import Entry, discover
+from engine.core.job import Done, Event, Job
 from engine.core.recipe import ModelRef, Recipe
 from pages._actions import Action
+from pages._endpoints import endpoint_of
 from pages._frame import Frame
 from pages._lessons import lesson_of
-from tests.contract.rules import panelled
 
-CATALOG = panelled(discover())
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
@@ -46,6 +47,47 @@ def restored(frame: Frame, action: Action, query: str) -> dict[str, object]:
         name: control.value if (found := new[id(control)]) == gr.skip() else found["value"]
         for name, control in action.controls.items()
     }
+
+
+WITHOUT_MODEL = [
+    pytest.param(entry, action.name, id=f"{entry.slug}-{action.name}")
+    for entry in CATALOG.values()
+    for action in entry.card.actions
+    if not action.on_model
+]
+
+
+def test_there_are_actions_without_a_model():
+    assert len(WITHOUT_MODEL) >= 5
+
+
+@pytest.mark.parametrize(("entry", "action"), WITHOUT_MODEL)
+def test_an_older_recipe_that_names_a_model_opens_where_none_is_used(
+    entry: Entry, action: str, frames: Mapping[str, Frame], tmp_path: Path
+):
+    frame, recipe = frames[entry.slug], Recipe(entry.slug, action, ModelRef("world"), seed=3)
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.json())
+    count = len(frame.restoring.slots())
+    if action not in frame.actions:
+        pytest.skip("This action has no controls of its own.")
+    for lines in (frame.restoring.from_file(str(file)), frame.restoring.from_query(recipe.query())):
+        told = dict(zip(frame.actions, lines[count:], strict=True))[action]
+        assert "Restored from the" in told
+        assert "none is used here" in told
+        assert "Left as it was" not in told
+
+
+def test_the_endpoint_leaves_out_a_model_that_is_not_used():
+    asked = []
+
+    def runner(job: Job) -> Iterator[Event]:
+        asked.append(job.params)
+        yield Done("drawn")
+
+    old = Recipe("score_sde", "sample", ModelRef("score-vp"), {"nfe": 10}, 3)
+    list(endpoint_of(CATALOG["score_sde"], "sample", runner)(old.json()))
+    assert asked == [{"nfe": 10}]
 
 
 def test_what_was_restored_is_said_below_the_button_to_press(frames: Mapping[str, Frame]):

@@ -49,7 +49,7 @@ def test_ones_own_picture_goes_in(call, tmp_path):
 
 def test_one_bar_does_not_move(call):
     drawn, told, number, *_ = call("memory")
-    assert drawn.count("data-shares") == 9
+    assert drawn.count("data-shares") == 6
     assert "float32" in told
     first, last = re.findall(r"[\d,]+", re.sub(r"<p>.*?</p>|<span.*?</span>", "", number))
     assert first == last

@@ -4,35 +4,28 @@ import asyncio
 import json
 import time
 import tracemalloc
-import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
+from html import unescape
 
 import gradio as gr
 import pytest
 from gradio.state_holder import StateHolder
+from gradio_client import Client
 
 import app
-from benchmarks.harness import opened, post
+from benchmarks.harness import opened
 from engine.core import budgets
 from engine.core.catalog import announced
 from engine.core.recipe import ModelRef, Recipe
 from engine.runners import local
+from tests.ui.browser import PATIENT
 
 
 def config(url: str) -> dict:
     with urllib.request.urlopen(url, timeout=60) as reply:
         return json.load(reply)
-
-
-def drain(url: str) -> None:
-    """Waits until no run waits any more."""
-    for _ in range(120):
-        with urllib.request.urlopen(f"{url}gradio_api/queue/status", timeout=60) as reply:
-            if json.load(reply)["queue_size"] == 0:
-                return
-        time.sleep(0.5)
-    pytest.fail("The queue did not drain.")
 
 
 def asked_on_opening(described: dict) -> list[dict]:
@@ -56,22 +49,50 @@ def test_a_link_is_restored_without_a_place_in_the_queue(toy: str, query: str):
 
 
 def test_pages_open_while_the_queue_is_full(toy: str):
-    recipe = Recipe("ripple", params={"word": "pond", "steps": 6}, model=ModelRef("world"))
-    events = config(f"{toy}config")["dependencies"]
-    (run,) = [event["id"] for event in events if event["api_name"] == "ripple_run"]
-    refused = 0
-    for number in range(40):
-        body = {"data": [recipe.json()], "fn_index": run, "session_hash": f"runner{number}"}
-        try:
-            post(f"{toy}gradio_api/queue/join", body)
-        except urllib.error.HTTPError as full:
-            refused += full.code == 503
-    assert refused
-    link = f"/sample?{recipe.query()}"
+    minute = Recipe("ripple", params={"word": "slow", "steps": 200}, model=ModelRef("world"))
+    client = Client(toy, max_workers=60, verbose=False, httpx_kwargs=PATIENT)
+    runs = [
+        client.submit(minute.json(), api_name="/ripple_run")
+        for _ in range(budgets.WAITING_RUNS + 4)
+    ]
+    first = wait(runs, timeout=60, return_when=FIRST_COMPLETED).done.pop()
+    assert "The queue is full" in str(first.exception())
+    link = f"/sample?{minute.query()}"
     with ThreadPoolExecutor(10) as pool:
         asked = list(pool.map(lambda visitor: opened(toy, link, f"visitor{visitor}"), range(50)))
     assert asked == [1] * 50
-    drain(toy)
+    for run in runs:
+        run.cancel()
+    quick = replace(minute, params={"word": "pond", "steps": 1})
+    begun = time.monotonic()
+    client.predict(quick.json(), api_name="/ripple_run")  # those that waited have left
+    assert time.monotonic() - begun < 45
+
+
+def head(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        return unescape(reply.read(6000).decode())
+
+
+@pytest.mark.parametrize(
+    ("address", "title", "sentence"),
+    [
+        ("", "Rewind: machine learning, run backwards", "Real algorithms on a real small model"),
+        ("sample", "Un-noise · Rewind", "Run the noising of data backwards."),
+        ("sample?method=ripple", "Ripple · Rewind", "the spreading of a wave"),
+        ("sample?method=none", "Un-noise · Rewind", "Run the noising of data backwards."),
+        ("workshop", "Workshop · Rewind", "Experiments for a class"),
+        ("evidence", "Evidence · Rewind", "What is behind the panels"),
+    ],
+)
+def test_every_page_has_a_title_and_a_description_of_its_own(toy, address, title, sentence):
+    page = head(f"{toy}{address}")
+    assert f"<title>{title}</title>" in page
+    assert f'<meta name="description" content="{sentence}' in page
+    assert page.count('property="og:title"') == page.count('name="twitter:title"') == 1
+    assert f'property="og:title" content="{title}"' in page
+    assert "Click to try out" not in page
+    assert "githubusercontent" not in page
 
 
 # ---------------------------------------------------------------------- sessions
@@ -101,6 +122,12 @@ def test_a_fresh_session_takes_little_memory_and_time(demo: gr.Blocks):
     tracemalloc.stop()
     assert kept / sessions < 1e6
     assert seconds < 0.1
+
+
+def test_names_of_all_tabs_are_seen_on_a_narrow_page(demo: gr.Blocks):
+    tabs = [block for block in demo.blocks.values() if isinstance(block, gr.Tabs)]
+    assert len(tabs) >= 6
+    assert {one.overflow_behavior for one in tabs} == {"wrap"}
 
 
 def test_no_more_sessions_are_kept_than_the_budget_says(demo: gr.Blocks):

@@ -77,7 +77,7 @@ def test_a_visitors_recording_is_enhanced_and_its_recipe_holds_it(run, client, t
     path = tmp_path / "mine.wav"
     wave = 0.3 * np.sin(np.arange(16_000) / 9)
     path.write_bytes(Sound.of(wave, 16_000).file())
-    html, _, _ = run(recording=handle_file(path))
+    html, *_ = run(recording=handle_file(path))
     assert "nothing can be measured" in html
     params = {"recording": Sound.of(wave, 16_000).text(), "steps": 1}
     answer = client.predict(

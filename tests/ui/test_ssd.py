@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from engine.unlearning.ssd.results import Forgotten
 from pages import _forgetting as forgetting
 from pages import ssd
+from tests.ui.browser import need_panel
 from tests.ui.test_chain import ended
 
 QUESTION = {
@@ -37,8 +38,10 @@ def breaks(found: Forgotten) -> None:
 
 
 @pytest.fixture
-def call(client: Client):
+def call(request: pytest.FixtureRequest):
     """`call("run", alpha=1)`: the outputs of an action with these controls changed."""
+    need_panel("ssd")
+    client: Client = request.getfixturevalue("client")
     controls = {
         "run": EDIT | {"compare": []},
         "sweep": QUESTION | GRADIENTS | SWEEP,
@@ -87,7 +90,7 @@ def test_a_run_shows_pictures_histogram_and_the_undo(call):
     before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", pictures)
     assert before == undone != after
     assert "every bit is back" in pictures
-    assert "log₁₀" in json.dumps(histogram, ensure_ascii=False)
+    assert json.loads(histogram["value"]["plot"])["data"][0]["name"] == "weights"
     assert "retrained" in table
     assert "accuracy on bag" in number
 
@@ -137,7 +140,11 @@ def test_bad_input_is_refused_with_a_sentence(call, action, changed):
 
 
 @pytest.mark.browser
-def test_alpha_is_dragged_until_the_class_goes_and_the_undo_is_exact(page: Page):
+def test_alpha_is_dragged_until_the_class_goes_and_the_undo_is_exact(
+    request: pytest.FixtureRequest,
+):
+    need_panel("ssd")
+    page: Page = request.getfixturevalue("page")
     page.goto("/unlearn?method=ssd&what=bag&unit=sample&alpha=50")
     expect(page.locator("#ssd-run-status")).to_contain_text("Restored", timeout=60_000)
     page.locator("#ssd-run").click()

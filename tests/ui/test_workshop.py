@@ -1,6 +1,7 @@
 """Lessons: sheets that are whole, links that set a task up, and the sheet beside the panel."""
 
 import json
+from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -9,12 +10,12 @@ from playwright.sync_api import Page, expect
 from engine.core.catalog import Entry, discover
 from engine.core.recipe import Recipe
 from engine.faithfulness import has_golden_cases
+from pages import _recordings as recordings
 from pages import workshop
 from pages._lessons import Lesson, address, lesson_of, sheet
 from pages.workshop import Offered
-from tests.contract.rules import panelled
 
-CATALOG = panelled(discover())
+CATALOG = discover()
 METHODS = [pytest.param(entry, id=entry.slug) for entry in CATALOG.values()]
 
 
@@ -58,6 +59,21 @@ def test_the_course_leaves_out_what_is_not_here_and_counts_minutes():
     assert "15–" not in text
 
 
+def test_every_station_whose_panel_is_recorded_shows_it():
+    recorded = 0
+    for entry in CATALOG.values():
+        lesson = lesson_of(entry)
+        if not lesson.station:
+            continue
+        kept = recordings.find(entry.slug, entry.card.actions[0].name)
+        text = workshop.course([Offered(entry, lesson)])
+        assert ('class="living station"' in text) == (kept is not None)
+        if kept is not None and kept.film:
+            assert f"assets/recordings/{entry.slug}.png" in text
+            recorded += 1
+    assert recorded
+
+
 def test_golden_cases_are_told_from_methods_without_any():
     assert has_golden_cases(CATALOG["rece"])
 
@@ -75,10 +91,17 @@ def test_a_lesson_stands_beside_the_panel_and_keeps_answers(new_visitor):
     task = worksheet.locator("[data-task]").first
     task.locator("summary").click()
     expect(task.locator("details p")).to_be_hidden()
+    expect(task).to_contain_text("Write your prediction first.")
     task.locator("textarea").fill("the second order one")
     task.locator("summary").click()
+    expect(task.locator("details p")).to_be_hidden()
+    expect(task).to_contain_text("Run it first, then compare.")
+    page.locator("#nfe_lab-run").click()
+    expect(page.locator("#nfe_lab-run-status .status.done")).to_be_visible(timeout=120_000)
+    expect(task).not_to_contain_text("Run it first")
+    task.locator("summary").click()
     expect(task.locator("details p")).to_be_visible()
-    page.reload()
+    page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
     expect(worksheet.locator("textarea").first).to_have_value(
         "the second order one", timeout=60_000
     )
@@ -88,13 +111,39 @@ def test_a_lesson_stands_beside_the_panel_and_keeps_answers(new_visitor):
 
 
 @pytest.mark.browser
-def test_a_lesson_on_a_phone_stays_below_the_panel(new_visitor):
+def test_the_sheet_of_a_lesson_is_seen_first_on_a_phone(new_visitor):
     page: Page = new_visitor(width=390, height=800).page
     page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
     expect(page.locator("body.in-lesson")).to_be_attached(timeout=60_000)
     expect(page.locator(".worksheet:visible")).to_be_visible()
-    assert page.locator(".lesson-fold:visible").bounding_box()["x"] < 60
+    sheet = page.locator(".lesson-fold:visible").bounding_box()
+    assert sheet["x"] < 60
+    assert sheet["y"] < 800
+    assert sheet["y"] < page.locator("#nfe_lab-run").bounding_box()["y"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.browser
+def test_saved_answers_name_task_date_and_link(new_visitor):
+    page: Page = new_visitor(width=1440).page
+    page.goto(f"/{address(CATALOG['nfe_lab'], 1)}")
+    worksheet = page.locator(".worksheet:visible")
+    worksheet.locator("textarea").first.fill("the second order one")
+    with page.expect_download() as download:
+        worksheet.locator("[data-export]").click()
+    saved = download.value.path().read_text("utf-8")
+    lesson = lesson_of(CATALOG["nfe_lab"])
+    assert "worksheet: NFE lab" in saved
+    assert datetime.now().astimezone().date().isoformat() in saved
+    for number, task in enumerate(lesson.tasks, start=1):
+        assert f"{number}. {task.do}" in saved
+        assert task.predict in saved
+        assert (
+            f"http://127.0.0.1:{urlsplit(page.url).port}/{address(CATALOG['nfe_lab'], number)}"
+            in saved
+        )
+    assert "the second order one" in saved
+    assert saved.count("(no answer)") == len(lesson.tasks)
 
 
 @pytest.mark.browser

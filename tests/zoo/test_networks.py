@@ -33,7 +33,7 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, shelf: Path):
     meft.build_digits(tmp_path, few())
     folder = shelf / _meft_models.DIGITS
     assert 0 <= card(folder)["measured"]["test accuracy"] <= 1
-    encoder = _meft_models._read(_meft_models.DIGITS, folder, ())
+    encoder = _meft_models._read(_meft_models.DIGITS, folder, (), torch.device("cpu"))
     assert encoder.reads_digits
     assert encoder.head is not None
 
@@ -41,7 +41,7 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, shelf: Path):
 def test_captions_are_learnt_and_exported_with_their_tokenizer(tmp_path: Path, shelf: Path):
     meft.build_captions(tmp_path, few())
     folder = shelf / _meft_models.CAPTIONS
-    encoder = _meft_models._read(_meft_models.CAPTIONS, folder, ())
+    encoder = _meft_models._read(_meft_models.CAPTIONS, folder, (), torch.device("cpu"))
     batch = encoder.batch(["a cat left of a dog", "zebra"])
     assert int(batch.tokens[0, 0]) == meft.CLS
     assert not (batch.tokens == 1).any(), "Words that are not known fall into letters."

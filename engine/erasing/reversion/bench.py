@@ -94,6 +94,7 @@ def run(
     bundle = drawing.in_float32(drawing.open_bundle(model))
     bench = _Bench(bundle, seed, count, total)
     ours, inverted = list[float](), list[float]()
+    untrained: dict[str, list[float]] = {"initialiser": [], "in words": []}
     by_relation: dict[str, Plain] = {}
     for relation in relations:
         plan = replace(settings, relation=relation)
@@ -104,7 +105,9 @@ def run(
         found: dict[str, Plain] = {"word": rows, "textual inversion": others}
         word = Word(plan.placeholder, token_table(bundle)[0].detach().cpu())
         for name, text in {"initialiser": plan.initialiser, "in words": relation}.items():
-            found[name] = _plain((yield from bench.drawn(word, relation, text)))
+            hits = yield from bench.drawn(word, relation, text)
+            found[name] = _plain(hits)
+            untrained[name].append(float(hits[2].mean()))
         by_relation[relation] = found
     parts = yield from _parts(bench, settings)
     unoffered: dict[str, Plain] = {}
@@ -115,7 +118,7 @@ def run(
     mean = Mean.of_values(ours)
     return Measured.of(
         measured=mean.value,
-        versus=_mean_rate(by_relation, "initialiser"),
+        versus=float(np.mean(untrained["initialiser"])),
         interval=(mean.low, mean.high),
         seed=seed,
         begun=begun,
@@ -124,7 +127,7 @@ def run(
             "unit": f"{len(ours)} learnings: {len(relations)} relations, {SEEDS} seeds each",
             "textual inversion": asdict(Mean.of_values(inverted)),
             "word minus textual inversion": asdict(Mean.of_values(np.subtract(ours, inverted))),
-            "in words": _mean_rate(by_relation, "in words"),
+            "in words": float(np.mean(untrained["in words"])),
             "chance of the relation": CHANCE,
             "by relation": by_relation,
             f"parts taken away, {ABLATED}, {FEW} exemplars": parts,
@@ -173,11 +176,6 @@ def _leak(bundle: DiffusionBundle, learnt: Learnt) -> dict[str, float]:
 def _plain(hits: Hits) -> dict[str, Plain]:
     names = ("relation", "both objects", "all right")
     return {name: asdict(Rate.of_hits(row)) for name, row in zip(names, hits, strict=True)}
-
-
-def _mean_rate(by_relation: Mapping[str, Plain], way: str) -> float:
-    rates = [found[way]["all right"]["rate"] for found in by_relation.values()]  # type: ignore[index, call-overload]
-    return float(np.mean(rates))
 
 
 def undone(bundle: DiffusionBundle, word: Word) -> dict[str, float]:

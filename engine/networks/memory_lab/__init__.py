@@ -1,4 +1,4 @@
-"""What a network keeps between its forward and its backward pass, and what it takes not to.
+"""What a network keeps between its forward and its backward pass, and the price of keeping less.
 
 Backpropagation needs, for every layer, what went into it. Plain autograd keeps all of it, so memory
 grows with depth. There are three ways out. **Checkpoints** keep the input of every block, or of

@@ -35,7 +35,7 @@ def moved(
 def maps_of(network: RevCol, pixels: UInt8[Array, "n h w"]) -> Iterator[list[Streams]]:
     """The maps after every column, some pictures at a time."""
     for first in range(0, len(pixels), AT_ONCE):
-        x = inputs_of(pixels[first : first + AT_ONCE]).to(network.stem[0].weight.device)
+        x = inputs_of(pixels[first : first + AT_ONCE]).to(next(network.parameters()).device)
         yield columns_of(network, x)
 
 

@@ -1,4 +1,4 @@
-"""Inside a resolution of a 3-D U-Net nothing is kept but its output, so that larger volumes fit.
+"""A 3-D U-Net that keeps only the output of each resolution, so that larger volumes fit.
 
 Segmenting a volume is limited by what backpropagation keeps: at 64³ voxels a single feature map of
 16 channels takes 16 MB, and there are hundreds. Here every **stage**, the blocks of one resolution,

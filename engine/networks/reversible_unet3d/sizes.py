@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -51,6 +52,11 @@ def cost(
     return (yield from counting(loss, network, [x, target], told))
 
 
+def _still(told: Callable[[Cube], Told], best: Cube, operations: int) -> Told:
+    """The best so far, while the next one is counted."""
+    return told(best)
+
+
 def largest(
     config: nets.UNetConfig, name: str, most: int, told: Callable[[Cube], Told]
 ) -> Generator[Told, None, Cube]:
@@ -62,7 +68,7 @@ def largest(
     while low < high:
         middle = (low + high + 1) // 2
         side = middle * STEP
-        found = yield from cost(config, policy, side, lambda _, best=best: told(best))
+        found = yield from cost(config, policy, side, partial(_still, told, best))
         if found.peak_bytes <= most:
             low, best = middle, Cube(name, policy.title, side, found.peak_bytes, side**3)
         else:

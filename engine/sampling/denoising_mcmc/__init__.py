@@ -69,7 +69,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2209.14593",
         "https://github.com/1202kbs/DMCMC",
     ),
-    undoes="Only the last, small noise: a Markov chain brings the sample close to the data first.",
+    undoes="The last, small noise on a sample that a Markov chain has brought close to the data.",
     exactness=Exactness.IN_DISTRIBUTION,
     claim=Claim(
         "On 8 x 8 pictures of 32 known modes, at 10 evaluations a sample in all, deterministic "

@@ -53,7 +53,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2211.01095",
         "https://github.com/LuChengTHU/dpm-solver",
     ),
-    undoes="The noising of a picture, in as few network evaluations as you choose; and back again.",
+    undoes="The noising of a picture, in as few network evaluations as you like, and back again.",
     exactness=Exactness.ROUND_OFF,
     claim=Claim(
         sentence=(

@@ -8,8 +8,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
 
-import numpy as np
-import torch
 from torch import nn
 
 from engine.core.baked import Baked
@@ -31,13 +29,13 @@ from engine.unlearning._baselines import (
     scrub,
 )
 from engine.unlearning._card import Card
-from engine.unlearning._case import always, outputs, state_of
+from engine.unlearning._case import always, state_of
 from engine.unlearning._dampening import Changed, Dampening, ratios
 from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Importance, Measure, stream
 from engine.unlearning._importance import Unit as GradientUnit
-from engine.unlearning._samples import Samples
 from engine.unlearning._settings import Alpha, Chunk, Lambda
+from engine.unlearning._thumbnails import Thumbnails
 from engine.unlearning.corrective import rule
 from engine.unlearning.corrective.repair import (
     FalseFlags,
@@ -46,7 +44,7 @@ from engine.unlearning.corrective.repair import (
     judged,
     opened,
 )
-from engine.unlearning.corrective.results import AtGamma, Corrected, Curves, Stamped
+from engine.unlearning.corrective.results import AtGamma, Corrected, Curves
 
 METHODS = ("SSD", "RewoD", "CF", "SCRUB", "BadT")
 BATCH, MOST_RETAINED, MOST_GAMMAS, SHOWN = 128, 20_000, 12, 16
@@ -280,29 +278,13 @@ def _undone(repair: Repair, patch: Patch, shown: Corrected) -> Corrected:
     )
 
 
-def _stamped_pictures(repair: Repair, network: nn.Module) -> Stamped | None:
+def _stamped_pictures(repair: Repair, network: nn.Module) -> Thumbnails | None:
     """Unseen pictures with the trigger, or of the confused classes, before and after."""
     samples = repair.attacked or repair.corrected or repair.kept
     if samples is None:
         return None
-    some = samples.some(SHOWN, 0, "shown")
-    names = repair.bundle.classes
-    before, after = (said(model, some, names) for model in (repair.model, network))
-    truth = tuple(names[i] if i >= 0 else "" for i in some.labels.tolist())
-    shown = some.pixels.expand(-1, 3, -1, -1) if some.pixels.shape[1] == 1 else some.pixels
-    pictures = np.ascontiguousarray(shown.permute(0, 2, 3, 1).numpy())
-    return Stamped(pictures, truth, before, after)
-
-
-@torch.no_grad()
-def said(model: nn.Module, samples: Samples, names: Sequence[str]) -> tuple[str, ...]:
-    """The class that the network names for each picture."""
-    steps = outputs(model, samples)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return tuple(names[i] for i in end.value.argmax(1).tolist())
+    some, names = samples.some(SHOWN, 0, "shown"), repair.bundle.classes
+    return Thumbnails.of(some, names, before=repair.model, after=network)
 
 
 # ---------------------------------------------------------------------- over the share found

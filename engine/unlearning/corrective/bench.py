@@ -74,7 +74,7 @@ def _poisoned(seed: int, folder: str, turn: int) -> Steps[dict[str, Plain]]:
     clean = load(ModelRef(CLEAN), dtype="float32").model
     yield Progress(turn, total, f"seed {seed}: the networks")
     tenth = opened(POISONED, Flags(TENTH), seed)
-    found = {
+    found: dict[str, Plain] = {
         "original": _card(tenth, tenth.model, "original"),
         f"RewoD, {TENTH:g} flagged": _card(tenth, anew, "RewoD"),
         "trained on the clean data": _card(tenth, clean, "clean"),
@@ -93,7 +93,7 @@ def _poisoned(seed: int, folder: str, turn: int) -> Steps[dict[str, Plain]]:
 def _confused(seed: int, turn: int) -> Steps[dict[str, Plain]]:
     total = len(SEEDS) + 1
     repair = opened(CONFUSED, Flags(TENTH), seed)
-    found = {"original": _card(repair, repair.model, "original")}
+    found: dict[str, Plain] = {"original": _card(repair, repair.model, "original")}
     for name in TRAINED:
         yield Progress(turn, total, f"confused classes: {name}")
         again = finish(trained(repair, name, seed))

@@ -10,6 +10,7 @@ from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.unlearning._card import Card
 from engine.unlearning._dampening import Changed
+from engine.unlearning._thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,6 @@ class Tried:
     @property
     def score(self) -> float:
         return self.forgotten + self.kept
-
-
-@dataclass(frozen=True)
-class Stamped:
-    """Unseen pictures with the trigger, and what is said of them before and after."""
-
-    pictures: NDArray[np.uint8]  # n h w 3
-    truth: tuple[str, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Corrected:
     tried: tuple[Tried, ...] = ()
     cards: tuple[Card, ...] = ()
     changed: Changed | None = None
-    stamped: Stamped | None = None
+    stamped: Thumbnails | None = None
     patch: Patch | None = None
     digest: str = ""
     patch_bytes: int = 0

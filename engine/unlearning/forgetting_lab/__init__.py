@@ -58,7 +58,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2508.12730",
         "https://github.com/gnueaj/Machine-Unlearning-Comparator",
     ),
-    undoes="Any way of forgetting, held to the same questions and taken back in any allowed order.",
+    undoes="Every way of forgetting: all answer the same questions, and each can be taken back.",
     exactness=Exactness.BITWISE,
     claim=Claim(
         sentence=(

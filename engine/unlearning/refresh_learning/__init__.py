@@ -48,7 +48,7 @@ CARD = MethodCard(
         "https://arxiv.org/abs/2403.13249",
         "https://github.com/joey-wang123/CL-refresh-learning",
     ),
-    undoes="A batch is unlearnt a little before it is learnt, against forgetting earlier tasks.",
+    undoes="A little of what was learnt, before each new batch, to forget less of earlier tasks.",
     exactness=Exactness.APPROXIMATE,
     claim=Claim(
         sentence=(

@@ -6,11 +6,13 @@ same order; refresh learning adds steps uphill, which cost time but are no learn
 | way | the loss of a step beside the batch's own |
 |---|---|
 | `sgd` | nothing |
-| `joint` | nothing, but the batches are of all tasks at once: the upper bound |
+| `joint` | nothing, but the batches are of all tasks at once |
 | `ewc` | lambda sum F (theta - theta_old)^2, F over all tasks so far |
 | `er` | beta CE on a draw from the buffer |
 | `der` | alpha MSE to the logits that the buffer stored |
 | `derpp` | both, on two draws |
+
+`joint` is an upper bound after many epochs only: in a single one, replay sees samples more often.
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
-import torch
 from torch import nn
 
 from engine.core.baked import Baked
@@ -48,7 +47,6 @@ from engine.unlearning._dampening import (
 )
 from engine.unlearning._export import FORMS, Exported, Importances, exported, written
 from engine.unlearning._importance import Importance, Measure
-from engine.unlearning._samples import Samples
 from engine.unlearning._settings import (
     LAMBDA,
     LARGEST_ALPHA,
@@ -60,7 +58,8 @@ from engine.unlearning._settings import (
     Unit,
 )
 from engine.unlearning._stored import Gradients
-from engine.unlearning.ssd.results import Forgotten, Point, Sweep, Thumbnails
+from engine.unlearning._thumbnails import Thumbnails
+from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 MOST_POINTS = 64
 IN_MEMORY = 64_000_000
@@ -336,25 +335,9 @@ def _thumbnails(case: Case, network: nn.Module, seed: int) -> Thumbnails:
         parts.append(kept.some(THUMBNAILS, seed, "kept thumbnails"))
     samples = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
     flags = [i < len(parts[0]) for i in range(len(samples))]
-    before, after = (_said(case, model, samples) for model in (case.model, network))
-    truth = tuple(case.bundle.classes[i] if i >= 0 else "" for i in samples.labels.tolist())
-    return Thumbnails(as_pictures(samples), truth, before, after, tuple(flags))
-
-
-@torch.no_grad()
-def _said(case: Case, model: nn.Module, samples: Samples) -> tuple[str, ...]:
-    steps = outputs(model, samples)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return tuple(case.bundle.classes[i] for i in end.value.argmax(1).tolist())
-
-
-def as_pictures(samples: Samples) -> np.ndarray:
-    """uint8 n h w 3."""
-    shown = samples.pixels.expand(-1, 3, -1, -1) if samples.pixels.shape[1] == 1 else samples.pixels
-    return np.ascontiguousarray(shown.permute(0, 2, 3, 1).numpy())
+    return Thumbnails.of(
+        samples, case.bundle.classes, before=case.model, after=network, is_forgotten=flags
+    )
 
 
 # ---------------------------------------------------------------------- beside it

@@ -3,25 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.core.patch import Patch
 from engine.core.reversible import RoundTrip
 from engine.metrics.intervals import Rate
 from engine.unlearning._card import Card
 from engine.unlearning._dampening import Changed, Ratios
-
-
-@dataclass(frozen=True)
-class Thumbnails:
-    """Pictures with their true class and what the network says before and after the edit."""
-
-    pictures: NDArray[np.uint8]  # n h w 3
-    truth: tuple[str, ...]
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    is_forgotten: tuple[bool, ...]
+from engine.unlearning._thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
