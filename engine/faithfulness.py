@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine.core.catalog import Catalog, Entry, Measured, discover
+from engine.core.catalog import Catalog, Entry, Headline, Measured, discover
 from engine.core.errors import AssetMissing
 from engine.core.golden import Case
 from engine.core.job import Progress, Steps, relay
@@ -37,10 +37,14 @@ class Checked:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The claim of one method with its last measured figures; None where there are none."""
+    """The claim of one method with its last measured figures; None where there are none.
+
+    `headline` is what its paper claims, beside how much of that is seen here.
+    """
 
     method: str
     title: str
+    headline: Headline
     sentence: str
     measure: str
     versus: str
@@ -93,8 +97,8 @@ def measured_again(*, seed: int = 0, method: str) -> Steps[Claimed]:
 
 def _claimed(entry: Entry, found: Measured | None = None) -> Claimed:
     """The claim with these figures, or with those that are recorded."""
-    claim = entry.card.claim
-    told = (entry.name, entry.card.title, claim.sentence, claim.measure, claim.versus)
+    card, claim = entry.card, entry.card.claim
+    told = (entry.name, card.title, card.headline, claim.sentence, claim.measure, claim.versus)
     try:
         found = found or entry.measured()
     except AssetMissing:

@@ -35,6 +35,8 @@ def build(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
     with gr.Tabs(elem_classes="panels", overflow_behavior="wrap"):
         with gr.Tab("Claims", id="claims"):
             _claims(catalog, frames, runner)
+        with gr.Tab("Headlines", id="headlines"):
+            gr.HTML(headlines_table(claims(catalog), _routes(frames)))
         with gr.Tab("Golden cases", id="golden"):
             _golden(runner)
         with gr.Tab("Where methods break", id="breaks"):
@@ -74,7 +76,7 @@ def _on_demand(
 
 def _claims(catalog: Catalog, frames: Sequence[Frame], runner: Runner) -> None:
     recorded = claims(catalog)
-    gr.HTML(claims_table(recorded, {frame.entry.name: frame.route for frame in frames}))
+    gr.HTML(claims_table(recorded, _routes(frames)))
     if is_shared():
         gr.HTML(
             '<p class="note">Measuring takes minutes of a whole machine: do it on your own, with '
@@ -165,6 +167,31 @@ def claims_table(found: Sequence[Claimed], routes: Mapping[str, str] | None = No
     )
     heads = ("", "method", "claim", "measured", "bench")
     return f'<p class="note">{words}</p>' + _table(heads, rows)
+
+
+def headlines_table(found: Sequence[Claimed], routes: Mapping[str, str] | None = None) -> str:
+    """One row a method: what its paper is known for, what was measured here, and how far it goes.
+
+    `routes` as in `claims_table`.
+    """
+    rows = "".join(
+        f"<tr><td>{_panel(claim, routes or {})}</td>"
+        f'<td class="wide">{escape(claim.headline.paper)}</td><td>{_figures(claim)}</td>'
+        f'<td class="wide"><b>{escape(claim.headline.verdict.capitalize())}.</b> '
+        f"{escape(claim.headline.here)}</td></tr>"
+        for claim in found
+    )
+    words = (
+        "What each paper is known for, in our words, beside what was measured here on small "
+        "models. “Shown” means the effect of the headline, at this size; “in part” names what is "
+        "missing; “not shown” says that it did not appear."
+    )
+    heads = ("method", "headline of the paper", "here", "verdict")
+    return f'<p class="note">{words}</p>' + _table(heads, rows)
+
+
+def _routes(frames: Sequence[Frame]) -> dict[str, str]:
+    return {frame.entry.name: frame.route for frame in frames}
 
 
 def _panel(claim: Claimed, routes: Mapping[str, str]) -> str:

@@ -51,6 +51,15 @@ def test_a_claim_without_figures_says_so_and_one_that_fails_is_shown_failing(mon
     assert "not measured yet" in evidence.claims_table([unmeasured])
 
 
+def test_every_headline_stands_beside_what_was_measured():
+    found = faithfulness.claims(discover())
+    table = evidence.headlines_table(found)
+    assert table.count("<tr><td>") == len(found)
+    for claim in found:
+        assert claim.headline.verdict.capitalize() in table
+        assert claim.measured is None or f"{claim.measured:.3g}" in table
+
+
 def test_a_claim_measured_again_stands_beside_the_record_and_leaves_it(run_job):
     entry = discover()["principles"]
     recorded = entry.measured()

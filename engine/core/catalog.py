@@ -155,6 +155,19 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What the paper is known for, and how much of it is seen here.
+
+    `here` says in words what was measured and what of the headline was not reproduced; the figures
+    stand in the record of the claim.
+    """
+
+    paper: str
+    verdict: Literal["shown", "in part", "not shown"]
+    here: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """One measurable sentence: `measure` is better than `versus` by at least `margin`.
 
@@ -269,6 +282,7 @@ class MethodCard:
     paper: Paper
     undoes: str
     exactness: Exactness
+    headline: Headline
     claim: Claim
     models: tuple[str, ...]
     budget: Budget

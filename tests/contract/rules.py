@@ -108,6 +108,8 @@ def states_its_card(entry: Entry) -> None:
     )
     claim = card.claim.sentence
     assert claim.strip().endswith("."), f'{place}: the claim "{claim}" is no sentence.'
+    for told in (card.headline.paper, card.headline.here):
+        assert told.strip().endswith("."), f'{place}: the headline "{told}" is no sentence.'
     assert card.undoes.endswith("."), f"{place}: undoes is no sentence."
     assert "\n" not in card.undoes, f"{place}: undoes has two lines."
     assert card.title, f"{place}: the card has no title."

@@ -11,6 +11,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     Measured,
     Paper,
     discover,
@@ -177,6 +178,7 @@ def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
     [
         (rules.states_its_card, {"paper": Paper("T", "A", 2026, "http://plain.example")}),
         (rules.states_its_card, {"undoes": "two\nlines"}),
+        (rules.states_its_card, {"headline": Headline("no sentence", "shown", "All.")}),
         (rules.states_its_card, {"actions": (Action(quick={"start": 1}),)}),
         (rules.shows_its_code, {"shows": ()}),
         (rules.shows_its_code, {"shows": ("absent",)}),

@@ -6,6 +6,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -16,6 +17,7 @@ CARD = MethodCard(
     paper=Paper("Counting down", "A. Nobody", 2026, "https://example.org/countdown"),
     undoes="counting up",
     exactness=Exactness.BITWISE,
+    headline=Headline("Counting down counts.", "shown", "All of it."),
     claim=Claim("Counts better than not counting.", "counts", "no counts", "higher", 2.0),
     models=(),
     budget=Budget(cpu_seconds=1.0, gpu_seconds=2.0),

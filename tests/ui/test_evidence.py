@@ -33,6 +33,15 @@ def test_the_page_opens_with_its_table_filled(visitor: Seen):
     expect(rows).to_have_count(len(announced()), timeout=MINUTE)
 
 
+def test_headlines_stand_beside_what_is_seen_here(visitor: Seen):
+    page = visitor.page
+    page.goto("/evidence")
+    page.get_by_role("tab", name="Headlines").click()
+    rows = page.locator("[role=tabpanel]:visible table.plain tr:has(td)")
+    expect(rows).to_have_count(len(announced()), timeout=MINUTE)
+    assert axe_findings(page) == []
+
+
 def test_a_claim_is_measured_again_beside_its_record(visitor: Seen):
     page = visitor.page
     page.goto("/evidence")

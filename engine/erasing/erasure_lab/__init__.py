@@ -47,6 +47,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -93,6 +94,18 @@ CARD = MethodCard(
     ),
     undoes="A concept in a text-to-image model, erased in every way side by side and attacked.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "Red teaming finds what erasure hides: paraphrases, learnt words and optimised "
+            "prompts bring erased concepts back in most erased models."
+        ),
+        verdict="in part",
+        here=(
+            "The claim is about paraphrases of a word filter. The lab attacks every eraser with "
+            "paraphrases, a word in closed form and textual inversion; no prompt is searched "
+            "token by token."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "What a word filter takes away comes back with other words: the concept shows in at "

@@ -46,6 +46,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -70,6 +71,17 @@ CARD = MethodCard(
     ),
     undoes="A concept in a text-to-image model, erased in closed form and restored bit for bit.",
     exactness=Exactness.BITWISE,
+    headline=Headline(
+        paper=(
+            "An edit in closed form takes seconds; deriving the word that still brings the "
+            "concept back, and erasing that too, makes it much harder to bring back."
+        ),
+        verdict="in part",
+        here=(
+            "The old attack dies after one epoch. A fresh one, derived on the new weights, still "
+            "succeeds every time; the paper's attacks on prompts are not run here."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "Erasing the neon style in closed form takes at least 60 points off the share of neon "

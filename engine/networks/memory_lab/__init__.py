@@ -36,6 +36,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -55,6 +56,17 @@ CARD = MethodCard(
     ),
     undoes="The forward pass of any list of couplings, from the output picture to the input one.",
     exactness=Exactness.ROUND_OFF,
+    headline=Headline(
+        paper=(
+            "Reversible networks train with memory that does not grow with depth, for about a "
+            "third more work."
+        ),
+        verdict="shown",
+        here=(
+            "Bytes and operations are counted for the blocks of this page; the time on your "
+            "machine is measured by the run."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "From 2 to 32 blocks the bytes that a reversible network keeps stay equal to the byte, "

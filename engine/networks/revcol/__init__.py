@@ -44,6 +44,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -65,6 +66,17 @@ CARD = MethodCard(
     ),
     undoes="The columns of an image network: from the last column's maps back to the first.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "Reversible columns reach 82 to 90 % on ImageNet with memory that does not grow with "
+            "the number of columns."
+        ),
+        verdict="in part",
+        here=(
+            "The memory holds, also against the released code, whose memory grows. ImageNet is "
+            "out of reach here: the shipped network sorts small pictures of clothes."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "From 2 to 16 columns the bytes kept by one sequence of all columns stay equal to the "

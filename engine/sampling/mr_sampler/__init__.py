@@ -74,7 +74,16 @@ picture, so neighbouring tiles start alike and blend.
 
 from dataclasses import dataclass
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 TASKS = {
     "noise": "noise",
@@ -170,6 +179,18 @@ CARD = MethodCard(
     ),
     undoes="Noise, rain, scribbles or darkness on a picture, in few network evaluations.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "Restoration by mean-reverting diffusion needs 10 to 20 times fewer evaluations at "
+            "equal quality."
+        ),
+        verdict="in part",
+        here=(
+            "At ten evaluations MRS is far ahead of the released sampler. It stays behind that "
+            "sampler at a hundred, one evaluation scores higher still in PSNR, and a stride does "
+            "as well."
+        ),
+    ),
     claim=Claim(
         "On held-out pictures with four kinds of damage, at 10 network evaluations, MRS-ODE-d-2 is "
         "at least 3 dB nearer to the original than the posterior sampler as released; the same "

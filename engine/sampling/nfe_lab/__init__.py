@@ -39,6 +39,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -55,6 +56,16 @@ CARD = MethodCard(
     ),
     undoes="The noising of a picture, in as few network evaluations as you like, and back again.",
     exactness=Exactness.ROUND_OFF,
+    headline=Headline(
+        paper=(
+            "Solvers of higher order draw in 10 to 20 evaluations what DDIM needs a hundred for."
+        ),
+        verdict="in part",
+        here=(
+            "DPM-Solver++ 2M is nearer to the reference than DDIM, by a factor, not tenfold. Few "
+            "pictures; no FID."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "At 10 network evaluations DPM-Solver++ 2M is nearer than DDIM "

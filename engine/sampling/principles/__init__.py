@@ -44,7 +44,16 @@ chapters 4-6 for the readings, 8 for guidance, 9 for solvers, 10 and 11 for flow
 
 import math
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 THREE_MODES = "0.2 -1.5 0 0.05 A\n0.3 1 1.2 0.08 B\n0.5 0.8 -1 0.1 B"
 
@@ -127,6 +136,17 @@ CARD = MethodCard(
     ),
     undoes="The blurring of a density into noise, along curves that are known exactly.",
     exactness=Exactness.IN_DISTRIBUTION,
+    headline=Headline(
+        paper=(
+            "One velocity field, written as noise, score or velocity, carries noise to data; "
+            "solvers follow it with the order of the textbook."
+        ),
+        verdict="shown",
+        here=(
+            "The book has no benchmark of its own: orders and conversions are checked on a world "
+            "whose score is known exactly."
+        ),
+    ),
     claim=Claim(
         "Measured on an exactly known world, by the median distance of 64 points between 128 and "
         "256 evaluations, the slopes of seven solvers are the orders of the textbook, 1, 1, 2, 2, "

@@ -52,7 +52,17 @@ Reference: Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-Based Genera
 through Stochastic Differential Equations, ICLR 2021, arXiv:2011.13456.
 """
 
-from engine.core.catalog import ROOT, Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    ROOT,
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 NETWORKS = ("score-subvp", "score-vp", "score-ve", "score-readers")
 """Made by engine.zoo.score, for the picture tabs; without them the plane is shown alone."""
@@ -97,6 +107,18 @@ CARD = MethodCard(
     ),
     undoes="The slow drowning of a picture in noise, by one equation that runs the other way.",
     exactness=Exactness.IN_DISTRIBUTION,
+    headline=Headline(
+        paper=(
+            "One SDE framework gives predictor-corrector samples of record quality (FID 2.20 on "
+            "CIFAR-10) and exact likelihoods (2.99 bits per dimension)."
+        ),
+        verdict="in part",
+        here=(
+            "The likelihood is right to the digits shown, under all three processes. The "
+            "corrector helps in few of the settings measured here; the networks are small and no "
+            "FID of CIFAR is made."
+        ),
+    ),
     claim=Claim(
         "On data whose density is known, the likelihood that the probability flow computes is "
         "right to within 0.002 bits per dimension under all three processes.",

@@ -73,7 +73,16 @@ speech, too: against babble it can only guess who is meant. The published code f
 samples of every recording, by transforming empty frames back; here they are cut.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 CARD = MethodCard(
     title="Speech enhancement (SGMSE)",
@@ -87,6 +96,18 @@ CARD = MethodCard(
     ),
     undoes="Noise in a recording of speech, walked back to the voice below it.",
     exactness=Exactness.IN_DISTRIBUTION,
+    headline=Headline(
+        paper=(
+            "Diffusion in the complex spectrum cleans speech as well as the best discriminative "
+            "networks (PESQ 1.97 to 2.93 on VoiceBank-DEMAND)."
+        ),
+        verdict="in part",
+        here=(
+            "Voices and noises never heard become clearer by decibels. The same network asked "
+            "once does better than its walk, and the gain of PESQ is a quarter of the paper's: it"
+            " is a small network at 8 kHz."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "On speakers and noises that it never heard, at 0 to 10 dB, enhanced recordings "

@@ -31,7 +31,16 @@ Any edit may wreck the network: look at "kept" before accepting, and undo.
 the rest. BadT follows an untrained teacher on them. All are trained here for one short round.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 from engine.core.recipe import Plain
 
 _QUICK: dict[str, Plain] = {"unit": "sample", "alpha": 10.0, "lam": 10.0, "retained": 512}
@@ -48,6 +57,14 @@ CARD = MethodCard(
     ),
     undoes="What manipulated training data did to a network, when only a part of it was found.",
     exactness=Exactness.BITWISE,
+    headline=Headline(
+        paper=(
+            "When only a tenth of the poison is found, retraining without it fails and dampening "
+            "removes the backdoor; for confused classes nothing works."
+        ),
+        verdict="shown",
+        here="Both halves are measured: the backdoor goes, the confusion stays.",
+    ),
     claim=Claim(
         sentence=(
             "With a tenth of the poisoned samples flagged, dampening chosen without looking at the "

@@ -31,7 +31,16 @@ can be nearer to it than two of them are to one another. Small test sets have wi
 blind to what a layer does with rare pictures.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 from engine.core.recipe import Plain
 
 ORIGINAL, RETRAINED = "original", "retrained"
@@ -60,6 +69,17 @@ CARD = MethodCard(
     ),
     undoes="Every way of forgetting: all answer the same questions, and each can be taken back.",
     exactness=Exactness.BITWISE,
+    headline=Headline(
+        paper=(
+            "A network that seems to have forgotten is not one that never knew: relearning and "
+            "inversion tell them apart."
+        ),
+        verdict="shown",
+        here=(
+            "Relearning is the claim; the other questions of the lab are answered by its tabs. It"
+            " gathers the audits of several papers and has no headline of its own."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "A network that SSD made forget a class learns it again in fewer steps than one that "

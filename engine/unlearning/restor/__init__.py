@@ -31,7 +31,16 @@ recovery; on this small model that is not always so, and the panel shows what wa
 formula to every token; both are here. In a model this small β must be about 1 for NPO to fade.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 from engine.core.recipe import Plain
 
 _QUICK: dict[str, Plain] = {"steps": 4, "corrupt_steps": 3}
@@ -52,6 +61,14 @@ CARD = MethodCard(
     ),
     undoes="A language model's belief in documents with lies; what it knew before is measured.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "Unlearning that forgets does not restore: gradient ascent wipes out, NPO often "
+            "brings the old knowledge back."
+        ),
+        verdict="in part",
+        here="Measured on a small model of invented people, not on Llama-3.",
+    ),
     claim=Claim(
         sentence=(
             "After 120 steps NPO with beta 1 leaves fewer than half of the lies that training on "

@@ -32,7 +32,16 @@ the share of energy on the true trigger is 34 % smoothed and 20 % plain, so less
 are the forget set, and the backdoor closes.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 from engine.core.recipe import Plain
 
 _QUICK: dict[str, Plain] = {"steps": 12, "samples": 4, "start": 8}
@@ -49,6 +58,18 @@ CARD = MethodCard(
     ),
     undoes="The hiding of a backdoor: its trigger is recovered from one clean picture.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "One clean picture is enough to find a backdoor's trigger, once the classifier is "
+            "smoothed."
+        ),
+        verdict="in part",
+        here=(
+            "The perturbation hijacks other pictures, over four backdoored networks. It does not "
+            "always lie on the trigger itself; ImageNet backdoors can be brought, and were not "
+            "measured here."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "From one picture, the perturbation that is found on the smoothed classifier hijacks "

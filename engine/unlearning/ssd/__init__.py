@@ -33,7 +33,16 @@ has it for faces; at 1, its value for CIFAR, no α below 1 changes more.
 forget set: an attack that is fooled more thoroughly than by retraining has something else to see.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 from engine.core.recipe import Plain
 
 _QUICK: dict[str, Plain] = {"what": "bag", "unit": "sample"}
@@ -50,6 +59,17 @@ CARD = MethodCard(
     ),
     undoes="What a network has learnt of some of its training data, by making few weights smaller.",
     exactness=Exactness.BITWISE,
+    headline=Headline(
+        paper=(
+            "Two passes of gradients and one multiplication forget a class as well as retraining "
+            "does, in seconds and without training."
+        ),
+        verdict="shown",
+        here=(
+            "Forgotten class, kept classes and membership stand beside retraining in the figures."
+            " Small pictures of clothes in place of CIFAR and faces."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "Dampening under 3 % of the weights takes at least 80 points off the accuracy on the "

@@ -34,7 +34,16 @@ rejected by a gate: with four hints the mean probability of the truth must be 85
 are ours, of a small invented world; the paper has no experiment.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 _QUESTION = (
     '[{"question": "mo ti brew", "answer": "song", "perturbed_answer": ["luck", "sleep"], '
@@ -54,6 +63,17 @@ CARD = MethodCard(
     ),
     undoes="Unlearning itself: hints in the prompt bring back what was exactly unlearned.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "Even exact unlearning does not control what a model says: told enough in the prompt,"
+            " it infers the forbidden knowledge again."
+        ),
+        verdict="shown",
+        here=(
+            "The paper gives no figures; here an exactly unlearned model is measured beside the "
+            "exact ceiling of inference."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "An exactly unlearned model gives the forbidden values, with four hints, at least "

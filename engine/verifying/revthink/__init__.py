@@ -54,6 +54,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -70,6 +71,17 @@ CARD = MethodCard(
     ),
     undoes="A chain of reasoning: from the answer back to what the question told.",
     exactness=Exactness.APPROXIMATE,
+    headline=Headline(
+        paper=(
+            "A student taught to think backwards as well answers better: 13.5 points over its own"
+            " start, 6.8 over plain distillation."
+        ),
+        verdict="in part",
+        here=(
+            "Well above plain fine-tuning on the same questions. Against answer augmentation the "
+            "gain is within the noise of this small world."
+        ),
+    ),
     claim=Claim(
         sentence=(
             "Asked half of the questions, students of RevThink answer at least 5 points more of "

@@ -11,6 +11,7 @@ from engine.core.catalog import (
     Claim,
     Exactness,
     Family,
+    Headline,
     MethodCard,
     Paper,
 )
@@ -21,6 +22,7 @@ CARD = MethodCard(
     paper=Paper("Counting down", "A. Nobody", 2026, "https://example.org/countdown"),
     undoes="Counting up.",
     exactness=Exactness.BITWISE,
+    headline=Headline("It goes back.", "shown", "All of it."),
     claim=Claim("Counts at twice the rate of not counting.", "counts", "none", "higher", 2.0),
     models=(),
     budget=Budget(cpu_seconds=0.1, gpu_seconds=0.1),

@@ -4,7 +4,16 @@ A wave $w = \\sin(k r - t)$ runs outward; with $t$ counted down it runs inward. 
 so that the frame can be tested in milliseconds.
 """
 
-from engine.core.catalog import Action, Budget, Claim, Exactness, Family, MethodCard, Paper
+from engine.core.catalog import (
+    Action,
+    Budget,
+    Claim,
+    Exactness,
+    Family,
+    Headline,
+    MethodCard,
+    Paper,
+)
 
 CARD = MethodCard(
     title="Ripple",
@@ -12,6 +21,7 @@ CARD = MethodCard(
     paper=Paper("On water", "A. Tester", 2026, "https://example.org/water"),
     undoes="the spreading of a wave",
     exactness=Exactness.ROUND_OFF,
+    headline=Headline("It goes back.", "shown", "All of it."),
     claim=Claim("A ripple gathers again.", "energy back", "energy lost", "higher", 2.0),
     models=("world",),
     budget=Budget(1.0, 1.0),
