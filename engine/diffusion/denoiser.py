@@ -40,6 +40,11 @@ def spread(level: Level | Tensor, like: Num[Tensor, "b *d"]) -> float | Tensor:
     )
 
 
+def has_zero(level: Level) -> bool:
+    """Whether a level is 0, of any sample."""
+    return not level if isinstance(level, float) else bool(np.any(np.equal(level, 0)))
+
+
 def combine(*terms: tuple[Level | Tensor, Num[Tensor, "b *d"]]) -> Num[Tensor, "b *d"]:
     """Sum of coefficient times tensor; each coefficient is a number or one number a sample.
 
@@ -47,10 +52,15 @@ def combine(*terms: tuple[Level | Tensor, Num[Tensor, "b *d"]]) -> Num[Tensor, "
     """
     total: Tensor | None = None
     for level, x in terms:
-        if isinstance(level, float) and level == 0 and len(terms) > 1:
+        if not isinstance(level, float):
+            term = x * spread(level, x)
+            total = term if total is None else total + term
+        elif level == 0 and len(terms) > 1:
             continue
-        term = x if isinstance(level, float) and level == 1 else x * spread(level, x)
-        total = term if total is None else total + term
+        elif total is None:
+            total = x if level == 1 else x * level
+        else:
+            total = torch.add(total, x, alpha=level)
     return 0.0 * terms[0][1] if total is None else total
 
 
@@ -98,20 +108,22 @@ class Pred:
             raise SamplerError(f'Unknown kind of prediction "{kind}".', f"Use {', '.join(KINDS)}.")
         self.path, self.z, self.t, self.kind, self.value = path, z, t, kind, value
         self._at = system
+        self._x0 = value if kind == "x0" else None
+        self._eps = value if kind == "eps" else None
 
-    @cached_property
+    @property
     def x0(self) -> Num[Tensor, "b *d"]:
-        if self.kind == "x0":
-            return self.value
-        _, s, _, q, det = self._solvable
-        return combine((q / det, self.z), (-s / det, self.value))
+        if self._x0 is None:
+            _, s, _, q, det = self._solvable
+            self._x0 = combine((q / det, self.z), (-s / det, self.value))
+        return self._x0
 
-    @cached_property
+    @property
     def eps(self) -> Num[Tensor, "b *d"]:
-        if self.kind == "eps":
-            return self.value
-        a, _, p, _, det = self._solvable
-        return combine((a / det, self.value), (-p / det, self.z))
+        if self._eps is None:
+            a, _, p, _, det = self._solvable
+            self._eps = combine((a / det, self.value), (-p / det, self.z))
+        return self._eps
 
     @cached_property
     def score(self) -> Num[Tensor, "b *d"]:
@@ -139,8 +151,7 @@ class Pred:
 
     @property
     def _solvable(self) -> System:
-        det = self._system.det
-        if det == 0 if isinstance(det, float) else np.any(det == 0):
+        if has_zero(self._system.det):
             raise SamplerError(
                 f'A prediction of kind "{self.kind}" says nothing about the rest at t = '
                 f"{np.ravel(self.t)[0]:g}, where only noise or only signal is left.",
@@ -244,7 +255,7 @@ class Model:
         key = (self._label_dtype(x), rows, t) if isinstance(t, float) else None
         planned = self._plan.get(key) if key is not None else None
         label = self._labels(t, x) if planned is None else planned.label
-        with nullcontext() if self.grad else torch.no_grad():
+        with nullcontext() if self.grad or not torch.is_grad_enabled() else torch.no_grad():
             value = self._guided(x, label).to(device=z.device, dtype=z.dtype)
         if self.kind == "x0" and self.anchor is not None:
             value = value - self.anchor

@@ -101,10 +101,10 @@ def at_each(
     given = times[:, None] if own else times
     with np.errstate(divide="ignore", invalid="ignore"):
         columns = [np.asarray(function(given)) for function in functions]
-    return zip(*map(_rows, columns), strict=True)
+    return zip(*map(each, columns), strict=True)
 
 
-def _rows(column: NDArray[np.float64]) -> list[Level]:
+def each(column: NDArray[np.float64]) -> list[Level]:
     """A number a time, as Python counts with it quickly; else an array a time."""
     return column.tolist() if column.ndim == 1 else list(column)
 
@@ -117,7 +117,7 @@ def hops(path: Path, grid: Grid, *, one_step: bool = False) -> Iterator[tuple[in
     """
     starts = levels(path, grid.times)
     ends = levels(path, grid.times[:-1] - 1) if one_step else starts[1:]
-    for i, (t, start, end) in enumerate(zip(grid.times, starts, ends, strict=False)):
+    for i, (t, start, end) in enumerate(zip(each(grid.times), starts, ends, strict=False)):
         yield i, t, Hop(path, start, end)
 
 
@@ -128,7 +128,8 @@ def check_finite(z: State, t: Level, *, done: int, steps: int, walker: str, advi
     an accelerator a test makes the host wait, so there it is made at the end alone.
     """
     is_due = done == steps or (done % LOOK_EVERY == 0 and z.device.type == "cpu")
-    if is_due and not bool(torch.isfinite(z).all()):
+    # A sum is finite only where all its numbers are; one that is not may be just too large.
+    if is_due and not (torch.isfinite(z.sum()) or torch.isfinite(z).all()):
         raise SamplerError(
             f"{walker} left the range of numbers by step {done}, t = {np.ravel(t)[0]:g}.", advice
         )

@@ -170,14 +170,17 @@ def _over(link: Link, predictor: str, z: State, score: State) -> tuple[State, Le
 
 def _size(
     corrector: str, snr: float, link: Link, drawn: State, score: State, s: Level, norms: str
-) -> Level | Float[Tensor, "*b"]:
-    """The size of a correction, for which noise over signal has the ratio `snr`."""
+) -> Level | Float[Tensor, " n"]:
+    """The size of a correction, for which noise over signal has the ratio `snr`.
+
+    One for all samples (n = 1), or one for each.
+    """
     scale = 2 * link.alpha * snr**2
     if corrector == "ald":
         return scale * s**2
     sizes = [x.flatten(1).norm(dim=1) for x in (drawn, score)]
     if norms == "batch":
-        sizes = [size.mean() for size in sizes]
+        sizes = [size.mean(0, keepdim=True) for size in sizes]
     ratio = sizes[0] / sizes[1].clamp(min=1e-12)
     return spread(scale, ratio) * ratio**2
 

@@ -22,12 +22,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from engine.core.errors import SamplerError
 from engine.diffusion.adaptive import rk45
-from engine.diffusion.denoiser import Model, combine
+from engine.diffusion.denoiser import Model, combine, has_zero
 from engine.diffusion.grids import Grid
-from engine.diffusion.moves import Hop, Move, Moves, State, Step, at_each, check_finite, hops
+from engine.diffusion.moves import Hop, Move, Moves, State, Step, at_each, check_finite, each, hops
 from engine.diffusion.noise import NoiseSource, no_noise
 from engine.diffusion.predictors import pc
 from engine.diffusion.schedules import Level, Path
@@ -87,22 +88,24 @@ def solve(
     entry = find(solver)
     grid.check(model.path)
     model.plan(grid.times, z)
-    begun = model.nfe
+    begun, times, last = model.nfe, each(grid.times), grid.steps - 1
     moves = entry.moves(model, z, grid, noise, **options)
     i, move = 0, next(moves)
     while True:
-        ended = move.role == "step"
-        if ended and i == grid.steps - 1 and grid.final == "mean":
-            move = move._replace(z=move.mean)
-        step = Step(i, grid.times[i + ended], *move[:3], model.nfe - begun, move.role)
+        z, mean, x0, role = move
+        ended = role == "step"
         if ended:
+            z = mean if i == last and grid.final == "mean" else z
             check_finite(
-                step.z, step.t, done=i + 1, steps=grid.steps, walker=entry.title, advice=ADVICE
+                z, times[i + 1], done=i + 1, steps=last + 1, walker=entry.title, advice=ADVICE
             )
-        z = hook(step) if hook else step.z
-        yield step if z is step.z else step._replace(z=z)
+        step = Step(i, times[i + ended], z, mean, x0, model.nfe - begun, role)
+        if hook:
+            z = hook(step)
+            step = step._replace(z=z)
+        yield step
         i += ended
-        if i == grid.steps:
+        if i > last:
             break
         move = moves.send(z)
     if grid.final == "x0":
@@ -120,9 +123,10 @@ def run(
     hook: Callable[[Step], State] | None = None,
     **options: float | int | str,
 ) -> State:
-    """The state that `solve` ends with."""
-    for step in solve(solver, model, z, grid, noise, hook=hook, **options):
-        z = step.z
+    """The state that `solve` ends with; without gradients unless the model takes them."""
+    with torch.set_grad_enabled(model.grad and torch.is_grad_enabled()):
+        for step in solve(solver, model, z, grid, noise, hook=hook, **options):
+            z = step.z
     return z
 
 
@@ -211,7 +215,7 @@ def heun(
             hop = Hop.between(model.path, t0, t1)
         pred = model(z, t0)
         moved = hop.ode(z, pred.x0)
-        if not hop.ends_clean and np.all(hop.a0 != 0):
+        if not hop.ends_clean and not has_zero(hop.a0):
             slopes = pred.eps + model(moved, t1).eps
             span = hop.s1 - hop.s0 * hop.a1 / hop.a0
             moved = combine((hop.a1 / hop.a0, z), (span / 2, slopes))

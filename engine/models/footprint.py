@@ -10,7 +10,7 @@ XL, with attention that never holds all pairs of tokens (SDPA); tests hold them 
 Gradients are not part of it.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine.models.devices import free_bytes
 
@@ -25,6 +25,7 @@ UNNOTICED = 2**28
 """Bytes that nobody asks about: small models never look at the free memory."""
 
 
+@runtime_checkable
 class HasWidths(Protocol):
     """The settings of a network of diffusers, as far as they matter here."""
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.models.devices import has_bfloat16_units, pays_to_compile
+from engine.models.devices import accelerator, has_bfloat16_units, is_accelerator, pays_to_compile
 
 log = logging.getLogger(__name__)
 PACED_BY = 20  # steps after which the length of a training is foreseen
@@ -77,8 +77,8 @@ LossOf = Callable[[np.random.Generator, torch.Generator], tuple[Tensor, Figures]
 
 
 def device_here() -> str:
-    """Where to train: on the GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to train: on the accelerator if there is one."""
+    return accelerator() or "cpu"
 
 
 def half_precision(device: str | torch.device, *, on_cpu: bool = False) -> torch.autocast:
@@ -88,8 +88,8 @@ def half_precision(device: str | torch.device, *, on_cpu: bool = False) -> torch
     unless `on_cpu` asks for it where there are such units.
     """
     kind = torch.device(device).type
-    has_units = kind == "cuda" or (on_cpu and has_bfloat16_units(kind))
-    return torch.autocast(kind, torch.bfloat16, enabled=has_units)
+    is_wanted = on_cpu or is_accelerator(kind)
+    return torch.autocast(kind, torch.bfloat16, enabled=is_wanted and has_bfloat16_units(kind))
 
 
 def train(

@@ -60,15 +60,15 @@ def test_it_is_told_without_loading_torch(with_accelerator, monkeypatch):
 
 def test_compiling_pays_only_for_long_trainings_on_units_for_bfloat16(monkeypatch):
     monkeypatch.setattr(devices, "has_bfloat16_units", lambda device: device == "cuda")
-    assert devices.pays_to_compile("cuda", 600)
-    assert not devices.pays_to_compile("cuda", 30)
-    assert not devices.pays_to_compile("cpu", 600)
+    assert devices.pays_to_compile("cuda", 600.0)
+    assert not devices.pays_to_compile("cuda", 30.0)
+    assert not devices.pays_to_compile("cpu", 600.0)
 
 
 def test_a_processor_without_such_units_is_not_compiled_for(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not devices.pays_to_compile("cpu", 3600)
+    assert not devices.pays_to_compile("cpu", 3600.0)
 
 
 # ---------------------------------------------------------------------- what fits

@@ -73,7 +73,8 @@ def run(*, seed: int = 0) -> Steps[Measured]:
             learned[name] = bits[name] = "the network is not here"
             continue
         bundle = load_score(f"score-{name}")
-        learned[name] = samples_table(bundle, seed, 256 if on_gpu else 32, 200 if on_gpu else 40)
+        count, steps = (256, 200) if is_accelerator(device) else (32, 40)
+        learned[name] = samples_table(bundle, seed, count, steps)
         done += 1
         yield Progress(done, total, f"samples, {name}")
         bits[name] = bits_table(bundle, seed, 32 if is_accelerator(device) else 4)
