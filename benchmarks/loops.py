@@ -94,9 +94,9 @@ def drawn(like: Tensor, step: int, role: str = "step") -> Tensor:
     return torch.randn_like(like)
 
 
-def denoise(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+def denoise(x: Tensor, label: Tensor, **condition: Tensor) -> Tensor:
     """A clean estimate that costs next to nothing and depends on the level."""
-    return x * (1 / (1 + sigma[0]))
+    return x * (1 / (1 + label[0]))
 
 
 def guess_noise(x: Tensor, label: Tensor, **condition: Tensor) -> Tensor:

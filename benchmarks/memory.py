@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from benchmarks.bars import write_between
 from benchmarks.harness import ROOT
 from engine.models import footprint
 from engine.reversible.memory import Counter
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 __all__ = ["ROOT", "SD15", "SDXL", "Shape", "networks", "table"]
 HEAD, FOOT = "<!-- fits -->", "<!-- /fits -->"
@@ -98,7 +102,7 @@ def weights(shape: Shape) -> float:
     return 2.0 * (_count(unet) + sum(shape.text)) + vae_size * _count(vae)
 
 
-def networks(shape: Shape) -> tuple[nn.Module, nn.Module]:
+def networks(shape: Shape) -> tuple["UNet2DConditionModel", "AutoencoderKL"]:
     """UNet and VAE without numbers."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel

@@ -244,10 +244,13 @@ class Model:
         with np.errstate(divide="ignore"):
             labels = self._label(times, like).to(self._device(like))
         rows = len(self._conditions) * like.shape[0]
-        labels = labels[:, None].expand(-1, rows).unbind()
-        systems = System.at_each(self.path, self.kind, times)
-        keys = ((labels[0].dtype, rows, t) for t in times.tolist())
-        self._plan = dict(zip(keys, map(Planned, labels, systems), strict=True))
+        planned = map(
+            Planned,
+            labels[:, None].expand(-1, rows).unbind(),
+            System.at_each(self.path, self.kind, times),
+        )
+        keys = ((labels.dtype, rows, t) for t in times.tolist())
+        self._plan = dict(zip(keys, planned, strict=True))
 
     def __call__(self, z: Num[Tensor, "b *d"], t: Level) -> Pred:
         x = z if self.anchor is None else z + self.anchor

@@ -98,11 +98,11 @@ def reversible_heun(
     y, w = pair.y, pair.w
     model.plan(grid.times, w)
     (a, kappa), *later = at_each(path, grid.times, path.a, path.kappa)
-    before = model(a * w, grid.times[0])
+    before = model(float(a) * w, grid.times[0])
     for i, (a, after_kappa) in enumerate(later):
-        k, t1, kappa = after_kappa - kappa, grid.times[i + 1], after_kappa
+        k, t1, kappa = float(after_kappa - kappa), grid.times[i + 1], after_kappa
         w = 2 * y - w + k * before.eps
-        after = model(a * w, t1)
+        after = model(float(a) * w, t1)
         y = y + k / 2 * (before.eps + after.eps)
         _check_finite(y, t1, i + 1, grid.steps)
         yield PairStep(i, float(t1), Pair(y, w), before.x0, model.nfe - begun)

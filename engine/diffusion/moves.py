@@ -89,7 +89,7 @@ def levels(path: Path, times: NDArray[np.float64]) -> list[Levels]:
     rows = at_each(path, times, path.a, path.s, path.lam)
     zero = np.nan if path.t_zero is None else path.t_zero
     clean = (times == zero).reshape(len(times), -1).all(axis=1).tolist()
-    return [Levels(*row, is_clean) for row, is_clean in zip(rows, clean, strict=True)]
+    return [Levels(a, s, lam, last) for (a, s, lam), last in zip(rows, clean, strict=True)]
 
 
 def at_each(

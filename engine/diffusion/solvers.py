@@ -163,15 +163,19 @@ def euler_t(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -
 
 def rk4(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
     """The classical fourth-order Runge-Kutta step in t; a step to no noise is first order."""
+    halves = np.diff(grid.times, axis=0) / 2
+    model.plan(np.concatenate([grid.times, grid.times[:-1] + halves]), z)
+    middles = each(grid.times[:-1] + halves)
     for i, t0, hop in hops(model.path, grid):
-        pred, dt = model(z, t0), grid.times[i + 1] - t0
+        pred, t1 = model(z, t0), grid.times[i + 1]
+        dt = t1 - t0
         if hop.ends_clean:
             moved = combine((hop.a1, pred.x0))
         else:
             u1 = pred.u
-            u2 = model(z + combine((dt / 2, u1)), t0 + dt / 2).u
-            u3 = model(z + combine((dt / 2, u2)), t0 + dt / 2).u
-            u4 = model(z + combine((dt, u3)), t0 + dt).u
+            u2 = model(z + combine((dt / 2, u1)), middles[i]).u
+            u3 = model(z + combine((dt / 2, u2)), middles[i]).u
+            u4 = model(z + combine((dt, u3)), t1).u
             moved = z + combine((dt / 6, u1 + 2 * u2 + 2 * u3 + u4))
         z = yield Move(moved, moved, pred.x0)
 

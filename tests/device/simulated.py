@@ -75,11 +75,15 @@ def watched() -> Iterator[Seen]:
 
 
 def _place() -> str:
-    """File and line of ours that an operation was asked for by; of anyone where none is ours."""
+    """File and line of ours that an operation was asked for by; of anyone where none is ours.
+
+    What brings tensors home for others is not meant, but who asked for it.
+    """
     frame = sys._getframe()
     while frame is not None:
         path = frame.f_code.co_filename
-        if "/engine/" in path and "site-packages" not in path:
+        is_ours = "/engine/" in path and "site-packages" not in path
+        if is_ours and not path.endswith("/engine/core/precision.py"):
             return f"engine/{path.rpartition('/engine/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"

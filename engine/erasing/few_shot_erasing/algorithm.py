@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import numpy as np
+import torch
 
 from engine.core.baked import Baked
 from engine.core.errors import BadInput

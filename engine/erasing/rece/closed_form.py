@@ -207,8 +207,9 @@ def epochs(
     """
     rows, wanted = torch.cat(list(concepts)), torch.cat(list(guides)).double()
     lengths = [len(concept) for concept in concepts]
-    for epoch in range(count):
-        if epoch:
+    factor: Factor | None = None
+    for _ in range(count):
+        if factor is not None:
             layers = layers.edited(factor)
         # one system for all concepts
         derived = derive(rows, layers, reg, regulariser, wanted)

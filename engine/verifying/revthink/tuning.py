@@ -231,7 +231,7 @@ def _train(
         optimizer.step()
         told = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
         assert all(map(math.isfinite, told.values()))
-        yield tuple(told.get(task, 0.0) for task in TASKS)  # type: ignore[misc]
+        yield tuple(told.get(task, 0.0) for task in TASKS)
 
 
 def _loss(model: Any, batch: Sequence[Row], pad: int, mean: Mean, device: str) -> Float[Tensor, ""]:
