@@ -164,7 +164,7 @@ def model_picker(models: Mapping[str, str], **settings: object) -> gr.Dropdown:
         allow_custom_value=True,
         filterable=True,
         label="Model",
-        info=f"Shipped, from your shelf, a Hub id (owner/name@revision), or a folder; "
+        info="Shipped, from your shelf, a Hub id (owner/name@revision), or a folder; "
         f"it computes on {devices.told()}",
         **settings,
     )

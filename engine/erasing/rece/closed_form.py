@@ -24,7 +24,7 @@ import torch
 from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 
-GRAM_ROWS, GRAM_BLOCKS = 640, 4
+GRAM_ROWS, GRAM_BLOCKS = 1280, 6
 Regulariser = Literal["zero", "standard", "surrogate_1st", "surrogate_2nd", "surrogate_both"]
 
 
@@ -71,8 +71,8 @@ def gram(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "d d"]:
 def weight_gram(weights: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "d d"]:
     """Sum over projections of W^T W; once for each checkpoint.
 
-    Products of a few hundred rows are taken in float32, or wider where the weights are, and summed
-    in float64: their round-off averages out to 4e-8. Only blocks on and right of the diagonal are
+    Products of up to 1280 rows are taken in float32, or wider where the weights are, and summed in
+    float64: their round-off averages out to 5e-8. Only blocks on and right of the diagonal are
     computed, as the sum is symmetric.
     """
     width = weights[0].shape[1]
@@ -235,10 +235,10 @@ def applied(
     """W + t (W U) V, at the rank of the factor where that is less work; see `mapped`."""
     wide = _wide(weight)
     if 2 * len(factor.right) < len(factor.left):
-        change = (wide @ factor.left.to(wide)) @ factor.right.to(wide)
+        a, b = wide @ factor.left.to(wide), factor.right.to(wide)
     else:
-        change = wide @ factor.change.to(wide)
-    return torch.add(wide, change, alpha=strength).to(weight)
+        a, b = wide, factor.change.to(wide)
+    return torch.addmm(wide, a, b, alpha=strength).to(weight)
 
 
 def mapped(
@@ -251,7 +251,7 @@ def mapped(
     """
     wide = _wide(weight)
     change = m - torch.eye(len(m), dtype=m.dtype)
-    return torch.add(wide, wide @ change.to(wide), alpha=strength).to(weight)
+    return torch.addmm(wide, wide, change.to(wide), alpha=strength).to(weight)
 
 
 def _wide(weight: Float[Tensor, "o d"]) -> Float[Tensor, "o d"]:
