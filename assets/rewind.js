@@ -172,7 +172,8 @@
       over(name);
       if (again) return waiting;
       if (stopped) return halted;
-      return String(said).includes("data-waiting") ? refused : said;
+      if (String(said).includes("data-waiting")) return refused;
+      return String(said).replace(/running settling" data-run="[^"]*"/, 'done"');
     },
   };
   // Recordings: what a panel shows before its first run, fetched once its button is there and put
@@ -289,6 +290,11 @@
       const now = valueOf(box), before = entered.get(box);
       entered.set(box, now);
       if (now === before) return;
+      box.classList.forEach((name) => {
+        // What is turned may decide a choice beside it: "chooses-ssd-by-1" takes its second option.
+        const [, choice, option] = name.match(/^chooses-(.+)-(\d+)$/) ?? [];
+        if (choice) document.querySelectorAll(`#${choice} input`)[option]?.click();
+      });
       box.classList.forEach((name) => { if (name.startsWith("turned-")) press(name.slice(7), 0); });
     }, 0);
   };

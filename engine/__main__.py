@@ -33,7 +33,7 @@ from engine.core.catalog import Catalog, Entry, Measured, announced, discover
 from engine.core.errors import AssetMissing, BadInput, EngineError
 from engine.core.job import Done, Failed, Job, Progress
 from engine.core.recipe import RESERVED, Recipe
-from engine.core.settings import in_words, settings_of
+from engine.core.settings import FromFile, in_words, settings_of
 from engine.models import library
 from engine.pictures import as_text, at_most, opened
 from engine.results import files_of, keep_edit
@@ -255,8 +255,9 @@ def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
     """The arguments as a recipe reads them.
 
-    Texts for text settings are quoted ("7" is a text there), lists may be written with commas, and
-    a picture or a recording is read from its file into the recipe. None when only help was wanted,
+    Texts for text settings are quoted ("7" is a text there), lists may be written with commas, a
+    picture or a recording is read from its file into the recipe, and so is a zip or a table for a
+    setting that says so (`FromFile`). None when only help was wanted,
     which is printed.
     """
     pairs = list(_pairs(arguments))
@@ -276,6 +277,8 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
             flags += [name, json.dumps(as_text(at_most(opened(value))))]
         elif Path(value).suffix.lower() in SUFFIXES and "recording" in setting:
             flags += [name, json.dumps(_recording(Path(value)))]
+        elif reader := _reader(function, setting, Path(value)):
+            flags += [name, json.dumps(reader.read(Path(value)))]
         else:
             flags += [name, _as_json(value, kind)]
     return flags
@@ -284,6 +287,13 @@ def _typed(entry: Entry, arguments: Sequence[str]) -> list[str] | None:
 def _function(entry: Entry, action: str) -> Callable[..., object]:
     module, _, name = entry.target(action).partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _reader(function: Callable[..., object], setting: str, path: Path) -> FromFile | None:
+    """What reads this file for the setting; None where the value is no such file."""
+    declared = typing.get_args(settings_of(function)[setting].kind)[1:]
+    found = (one for one in declared if isinstance(one, FromFile))
+    return next((one for one in found if path.suffix.lower() in one.endings), None)
 
 
 def _kinds(function: Callable[..., object]) -> dict[str, object]:

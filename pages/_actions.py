@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import gradio as gr
 import numpy as np
 from gradio.components.base import Component
+from gradio.events import Dependency
 
 from engine.core.catalog import Entry
 from engine.core.errors import BadInput, EngineError
@@ -47,6 +48,8 @@ Count: TypeAlias = Callable[[Any, Recipe], Number | None]
 # A result as a few states for Home, pictures `h w 3` or sentences, from the first to the last.
 Film: TypeAlias = Callable[[Any], Sequence[np.ndarray | str]]
 Convert: TypeAlias = Callable[[Settings], Settings]
+# Hangs something on the end of a run, and gives the last event of it.
+Settle: TypeAlias = Callable[[Dependency], Dependency]
 
 SECONDS_BETWEEN_DRAWINGS = 0.12
 
@@ -118,6 +121,7 @@ class Action:
         back: Convert | None = None,
         also: Sequence[Callable] = (),
         turned: Sequence[Component] = (),
+        settles: Settle | None = None,
     ) -> None:
         """Connects the buttons; `inputs` are the job's settings by name, `also` further triggers.
 
@@ -129,7 +133,8 @@ class Action:
         passes it does not, though Gradio calls that a `release` or an `input`. A run follows for
         the last of the triggers that come in while one is under way. `params` turns the values of
         the controls into settings where they differ, and `back` turns settings into values of
-        controls.
+        controls. `settles` hangs on a run what the page does with its result, such as putting an
+        edit on the shelf: the run is called done after that.
         """
         frame = self.frame
         seed = frame.seed() if frame.seed_field is None else frame.seed_field
@@ -144,6 +149,7 @@ class Action:
             control.elem_classes = [*control.elem_classes, "setting", f"set-{setting}"]
         for control in turned:
             control.elem_classes = [*control.elem_classes, "turned", f"turned-{place}"]
+        self.settles = settles is not None
         self.draw: Draw = draw
         self.film: Film | None = film
         self.count: Count = number or (lambda result, recipe: None)
@@ -153,6 +159,7 @@ class Action:
         panel = f"{frame.entry.slug}_{self.name}_panel"
         # The page itself says when `go` and `halt` may be pressed; see the runs in rewind.js.
         line = {"inputs": self.status, "outputs": self.status, "show_progress": "hidden"}
+        failed = f"(said) => rewindRuns.failed('{place}', said)"
         asked = [self.start.click, *also]
         gr.on(asked, None, **line, js=f"() => rewindRuns.ask('{place}')")
         self.stop.click(None, **line, js=f"(said) => rewindRuns.stop('{place}', said)")
@@ -180,8 +187,11 @@ class Action:
             **LANE,
         )
         for run in (event, left):
+            run.failure(None, **line, js=failed)
+            if settles is not None:
+                run = settles(run)
+                run.failure(None, **line, js=failed)
             run.success(None, **line, js=f"(said) => rewindRuns.done('{place}', said)")
-            run.failure(None, **line, js=f"(said) => rewindRuns.failed('{place}', said)")
         self.halt.click(
             named(self._halt, f"{panel}_halt"),
             None,
@@ -288,9 +298,11 @@ class Action:
                 ]
                 drawn = time.monotonic()
             else:
+                place = f"{frame.entry.slug}-{self.name}"
+                settling = run.key if self.settles else ""
                 yield [
                     *self.shows(event, recipe),
-                    finished(recipe, run.seconds, f"{frame.entry.slug}-{self.name}", frame.route),
+                    finished(recipe, run.seconds, place, frame.route, settling=settling),
                     recipe_view(recipe, frame.entry.slug, origin(request), frame.route),
                 ]
 

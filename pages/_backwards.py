@@ -151,12 +151,15 @@ def address_of(way: Way, catalog: Catalog) -> str | None:
 
 def _apart(ways: Sequence[Way]) -> Iterator[tuple[Way, float]]:
     """The height of each name: at its point, or some lines below or above where one is near."""
+    marks = [(_x(way.kept), _y(drawn_error(way))) for way in ways]
     taken: list[tuple[float, float]] = []
-    for way in ways:
-        x, y = _x(way.kept), _y(drawn_error(way))
-        for lines in (0, 1, -1, 2, 3):
+    for way, (x, y) in zip(ways, marks, strict=True):
+        beyond = x + 12 + 8 * len(way.title)
+        under = [high for at, high in marks if x < at < beyond]
+        for lines in (0, 1, -1, 2, -2, 3):
             free = y + 16 * lines
-            if not any(abs(x - near) < 180 and abs(free - other) < 15 for near, other in taken):
+            near = (abs(x - at) < 180 and abs(free - high) < 15 for at, high in taken)
+            if not any(near) and all(abs(free - high) > 12 for high in under):
                 break
         taken.append((x, free))
         yield way, free

@@ -251,14 +251,15 @@ COLUMNS = {
 
 
 def cards_table(cards: Sequence["Card"], label: str) -> str:
-    """One row a network: accuracies with intervals, membership, weights that changed."""
-    head = ["network", *COLUMNS.values(), "membership", "worst attack", "weights changed"]
+    """One row a network: accuracies with intervals, membership, ZRF, weights that changed."""
+    head = ["network", *COLUMNS.values(), "membership", "worst attack", "ZRF", "weights changed"]
     rows = [
         [
             Html(f"<b>{escape(card.method)}</b>"),
             *(rate_cell(getattr(card, name)) for name in COLUMNS),
             "–" if card.mia is None else f"{100 * card.mia:.1f} %",
             "–" if card.worst_case is None else f"{100 * card.worst_case.accuracy:.0f} %",
+            "–" if card.zrf is None else f"{card.zrf:.2f}",
             "–" if card.changed_share is None else f"{100 * card.changed_share:.2f} %",
         ]
         for card in cards
@@ -280,7 +281,7 @@ def told(
 
     An undone network is the original bit for bit, so it says what that says.
     """
-    title = f"original → {edit}{' → undone' * is_undone}"
+    title = f"It says: original → {edit}{' → undone' * is_undone}"
     lines = [
         f"{before} → {after}{f' → {before}' * is_undone}"
         for before, after in zip(*said, strict=True)

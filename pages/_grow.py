@@ -17,6 +17,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from pages import _markup as markup
+from pages._look import BACKWARD, FORWARD
 from pages._markup import escape
 
 Told = Callable[[float], str]
@@ -34,7 +38,10 @@ class Bar:
 
 @dataclass(frozen=True)
 class Group:
-    """Bars on one scale; `limit` is a line across all of them, with its name."""
+    """Bars on one scale; `limit` is a line across all of them, with its name.
+
+    `half` groups stand two in a row, to be compared line by line; their names are short.
+    """
 
     title: str
     bars: Sequence[Bar]
@@ -42,6 +49,7 @@ class Group:
     log: bool = False
     ends: tuple[float, float] | None = None
     limit: tuple[float, str] | None = None
+    half: bool = False
 
 
 def grow(what: str, positions: Sequence[str], groups: Sequence[Group], at: int = -1) -> str:
@@ -61,13 +69,39 @@ def told_bytes(size: float) -> str:
 
 
 def told_error(error: float) -> str:
-    """A relative error: 0 where every bit is equal."""
-    return "0" if error == 0 else f"{error:.0e}"
+    """A relative error to one digit, as people write it: 0.02, or 5 × 10⁻⁷ where it is tiny."""
+    return markup.power(error)
 
 
 def told_share(share: float) -> str:
     """A share in percent."""
-    return f"{share:.1%}"
+    return markup.percent(share, 1)
+
+
+# ---------------------------------------------------------------------- a film for Home
+
+SIDE, EDGE = 96, 8  # of its pictures, in pixels
+PAPER, RAIL = (250, 249, 245), (243, 240, 233)
+
+
+def film(group: Group) -> list[np.ndarray]:
+    """The bars of a group at each position, as pictures `n n 3` small enough for Home."""
+    ends, count = _ends(group), max(len(bar.values) for bar in group.bars)
+    return [_drawn(group, ends, at) for at in range(count)]
+
+
+def _drawn(group: Group, ends: tuple[float, float], at: int) -> np.ndarray:
+    picture = np.full((SIDE, SIDE, 3), PAPER, np.uint8)
+    tall = (SIDE - 2 * EDGE) // len(group.bars)
+    for place, bar in enumerate(group.bars):
+        rows = slice(EDGE + place * tall, EDGE + (place + 1) * tall - max(2, tall // 4))
+        picture[rows, EDGE : SIDE - EDGE] = RAIL
+        value = bar.values[at]
+        if value is not None:
+            wide = max(2, round(_share(value, group, ends) * (SIDE - 2 * EDGE)))
+            colour = BACKWARD if bar.backward else FORWARD
+            picture[rows, EDGE : EDGE + wide] = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    return picture
 
 
 # ---------------------------------------------------------------------- markup
@@ -93,13 +127,14 @@ def _group(group: Group, at: int) -> str:
     rows = "".join(_bar(bar, group, (low, high), at) for bar in group.bars)
     scale = ""
     if group.log and any(value is not None for bar in group.bars for value in bar.values):
-        scale = f"{group.told(low)} to {group.told(high)}; an equal step is an equal factor"
+        scale = f"{group.told(low)} to {group.told(high)}, logarithmic"
     line = ""
     if group.limit is not None:
         share = _share(group.limit[0], group, (low, high))
         line = f'<p class="limit" style="--at:{share:.3f}">{escape(group.limit[1])}</p>'
     return (
-        f'<section><h4>{escape(group.title)} <span class="note">{escape(scale)}</span></h4>'
+        f"<section{' class=half' * group.half}><h4>{escape(group.title)} "
+        f'<span class="note">{escape(scale)}</span></h4>'
         f"{line}<ol>{rows}</ol></section>"
     )
 

@@ -8,6 +8,8 @@ Every text goes through `escape`, unless it is `Html` already:
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from engine.core.catalog import Exactness, RoundTrip
+
 
 class Html(str):
     """A text that is markup already and stands in a table as it is."""
@@ -68,6 +70,32 @@ def titled(title: str, text: str, level: int = 3) -> str:
         f'<div class="heading level-{level}"><h{level}>{escape(title)}</h{level}>'
         f"<p>{escape(text)}</p></div>"
     )
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power(value: float) -> str:
+    """A number to one digit, as people write it: 0, 0.02, 300, 10⁻⁶ or 5 × 10⁻⁷."""
+    digit, _, exponent = f"{value:.0e}".partition("e")
+    if value == 0 or not exponent:
+        return f"{value:.0f}"
+    if -4 < int(exponent) < 4:
+        return f"{float(f'{value:.0e}'):,.{max(0, -int(exponent))}f}"
+    times = "" if digit == "1" else f"{digit} × "
+    return f"{times}10{str(int(exponent)).translate(_RAISED)}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as people write it: 73 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def came_back(trip: RoundTrip) -> str:
+    """How a value came back, and how far off it is."""
+    if trip.exactness is Exactness.BITWISE:
+        return trip.exactness.undo
+    return f"{trip.exactness.undo}, {power(trip.relative_error)} of its size"
 
 
 def tick(holds: bool, text: str, note: str) -> str:

@@ -215,6 +215,12 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     return (paper + scale * (ink - paper)).round().astype(np.uint8)
 
 
+def error_picture(errors: np.ndarray, white: float) -> np.ndarray:
+    """Sizes of errors as a picture `n n 3`: black where there is none, white from `white` on."""
+    grey = np.round(255 * np.clip(errors / white, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
 def scrubber(longest: int, ends: tuple[str, str]) -> str:
     """The control of all films in its group: play both ways, or drag."""
     first, last = (escape(end) for end in ends)

@@ -16,6 +16,7 @@ Addresses of pictures and sounds stand once in `parts`, and in what is drawn as 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from pages._markup import escape
 
 FOLDER = ASSETS / "recordings"
 MARK, HEAD = "\x1a", '{"head": '
+RAISED, SMALLEST_POWER = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"), -6
 
 # A text of markup, a figure, or None for what stays as it is.
 Drawn: TypeAlias = str | Mapping[str, Plain] | None
@@ -58,6 +60,14 @@ class Number:
             f'{escape(self.before)} <span aria-label="becomes">→</span> ' if self.before else ""
         )
         return f"<p>{escape(self.what)}</p><b>{before}{escape(self.value)}</b>"
+
+
+def plain(value: float, digits: int = 2) -> str:
+    """A figure with so many digits as one reads it: 0.10, 0.00006, or 6 · 10⁻¹⁷."""
+    power = math.floor(math.log10(abs(value))) if value else 0
+    if not value or power > SMALLEST_POWER:
+        return f"{value:.{max(digits - 1 - power, 0)}f}" if value else "0"
+    return f"{value / 10.0**power:.{digits - 1}f} · 10{str(power).translate(RAISED)}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pages import _plots as plots
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.metrics.hallucination import Rates
@@ -42,7 +42,7 @@ FIRST_STORY = (
 
 def draw(result: "Telling", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """What lies there and what is seen; the words; the doubts; the length of the answer."""
-    story = words_note(result) + story_html(result, ended, recipe)
+    story = words_note(result) + story_html(result, ended)
     if not ended:
         return pictures(result), story, doubts_html(result)
     plot = heights_plot(result.heights)
@@ -96,13 +96,17 @@ def rates_line(rates: "Rates | None") -> str:
     """The exact CHAIR and cover of one answer, where the truth is known."""
     if rates is None:
         return ""
-    return f'<dd class="note">CHAIR {rates.chair_i:.0%} · cover {rates.cover:.0%}</dd>'
+    wrong, named = (f"{100 * rate:.0f} %" for rate in (rates.chair_i, rates.cover))
+    return (
+        f'<dd class="note">{wrong} of what it names is not there (CHAIR) · '
+        f"it names {named} of what is (cover)</dd>"
+    )
 
 
 # ---------------------------------------------------------------------- the words
 
 
-def story_html(result: "Telling", ended: bool, recipe: Recipe) -> str:
+def story_html(result: "Telling", ended: bool) -> str:
     """All that was said, in order, with what was taken back struck through."""
     runs: list[list[list[Piece]]] = []
     for key, group in groupby(result.pieces, lambda piece: (piece.phrase, piece.struck)):
@@ -121,7 +125,7 @@ def story_html(result: "Telling", ended: bool, recipe: Recipe) -> str:
             told += [_said(one, result) for one in run[-LONGEST_RUN_SHOWN:]]
         else:
             told += [_said(one, result) for one in run]
-    final = f' data-final="{abs(hash((recipe.json(), result.seconds)))}"' if ended else ""
+    final = " data-final" if ended else ""
     steps = len(result.heights) - 1
     return (
         f'<div class="story" data-steps="{steps}"{final}><p>{" ".join(told)}</p>'
@@ -175,7 +179,7 @@ def doubts_html(result: "Telling") -> str:
     return (
         f'<section class="doubts" style="--tau:{place(result.tau):.1f}%" '
         f'aria-label="Doubt of each phrase"><h3>Its doubt, phrase by phrase</h3>'
-        f'<p class="note">P(UN) from {LOWEST_TAU:g} to 1, logarithmic; the line is tau = '
+        f'<p class="note">P(UN) from {plain(LOWEST_TAU, 1)} to 1, logarithmic; the line is tau = '
         f"{result.tau:g}</p><ol>{''.join(rows)}</ol>{more}</section>"
     )
 

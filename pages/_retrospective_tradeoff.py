@@ -20,6 +20,7 @@ from pages._frame import Frame
 from pages._handlers import gradio_errors
 from pages._markup import Html, escape
 from pages._plots import Line
+from pages._recordings import Number
 from pages._retrospective_tau import PRESETS, tau_of
 from pages._retrospective_tray import SLUG
 
@@ -231,6 +232,7 @@ def build_calibration(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
         {"labels": labels, "precision": precision, "noise": noise},
         draw_calibration,
         [said, plot],
+        number=found,
     )
     frame.on(opened.upload, _open_csv, opened, labels, name="open_csv")
 
@@ -245,6 +247,13 @@ def _open_csv(path: str) -> str:
             return file.read_text("utf-8-sig")
         except UnicodeDecodeError:
             raise BadInput("This file is no text in UTF-8.", "Save it as CSV again.") from None
+
+
+def found(result: "Calibration", recipe: Recipe) -> Number:
+    """The largest doubt at which enough of the kept phrases are true."""
+    tau = "none" if result.tau is None else f"{result.tau:.2g}"
+    what = f"tau at which {100 * result.target:.0f} % of the kept phrases are true"
+    return Number(what, tau)
 
 
 def draw_calibration(result: "Calibration", recipe: Recipe, ended: bool) -> tuple[object, ...]:

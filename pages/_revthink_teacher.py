@@ -10,6 +10,7 @@ from pages import _markup as markup
 from pages._files import read_upload
 from pages._frame import Frame
 from pages._markup import escape
+from pages._recordings import Number
 from pages._revthink_students import CSS
 from pages._revthink_words import aloud, in_full
 
@@ -69,6 +70,7 @@ def build_teacher(frame: Frame) -> None:
         },
         draw_augment,
         [records, done],
+        number=consistent,
     )
 
 
@@ -120,6 +122,14 @@ def draw_augment(result: "Augmented", recipe: Recipe, ended: bool) -> tuple[obje
         )
     shown = f'{head}{save}<ol class="records">{"".join(rows[-60:])}</ol>'
     return shown, "" if ended else text
+
+
+def consistent(result: "Augmented", recipe: Recipe) -> Number | None:
+    """How many records lead back to their question."""
+    if not result.records:
+        return None
+    kept = f"{result.kept} of {len(result.records)}"
+    return Number("records that lead back to their question", kept)
 
 
 def _cut_off(result: "Augmented") -> str:

@@ -16,6 +16,7 @@ from pages._frame import Frame
 from pages._handlers import gradio_errors
 from pages._markup import escape
 from pages._plots import Line
+from pages._recordings import Number
 from pages._revthink_students import CSS, MONTHS, WORLDS, legend, matrix, rates_table
 from pages._revthink_words import aloud
 
@@ -103,6 +104,7 @@ def build_training(frame: Frame) -> None:
         },
         draw_train,
         [learned, losses, trained],
+        number=learned_unasked,
     )
 
 
@@ -144,6 +146,15 @@ def draw_train(result: "Trained", recipe: Recipe, ended: bool) -> tuple[object, 
         )
         body += f'<div class="pupils">{cards}</div>{legend()}'
     return plots.shown(figure), plots.shown(loss), body
+
+
+def learned_unasked(result: "Trained", recipe: Recipe) -> Number | None:
+    """The share of right answers to relations that nobody was asked, by SFT and by RevThink."""
+    last = {course.arm: course.probes[-1].test for course in result.courses if course.probes}
+    if not {"sft", "revthink"} <= set(last):
+        return None
+    shares = [f"{100 * last[arm]:.0f} %" for arm in ("sft", "revthink")]
+    return Number("right on relations that nobody was asked: SFT → RevThink", shares[1], shares[0])
 
 
 def _budgets(result: "Trained") -> str:
@@ -236,8 +247,9 @@ def build_tuning(frame: Frame) -> None:
         },
         draw_tune,
         [curve, answers, files, baked],
+        number=answered,
+        settles=taking.shelves(frame, baked),
     )
-    taking.shelves(frame, baked)
 
 
 def draw_tune(result: "Tuned", recipe: Recipe, ended: bool) -> tuple[object, ...]:
@@ -262,6 +274,15 @@ def draw_tune(result: "Tuned", recipe: Recipe, ended: bool) -> tuple[object, ...
     name = f"RevThink on {Path(base.source).name}"
     shelved = taking.shelved(name, replace(recipe, model=base), digest)
     return curve, _fingerprints(result) + body, _files(result), shelved
+
+
+def answered(result: "Tuned", recipe: Recipe) -> Number | None:
+    """How many of the questions held out are answered rightly, before and after."""
+    if not any(answer.after for answer in result.answers):
+        return None
+    before = sum(answer.before_is_right for answer in result.answers)
+    after = sum(answer.after_is_right for answer in result.answers)
+    return Number("right on questions held out", f"{after} of {len(result.answers)}", str(before))
 
 
 def _answers(result: "Tuned") -> str:

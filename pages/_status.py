@@ -23,8 +23,12 @@ def note(text: str) -> str:
 
 
 def recorded(made: date, label: str) -> str:
-    """When what is shown before the first run was made, and how to make it anew."""
-    return note(f"Recorded on {day(made)}; press {label} to make it here.")
+    """When what is shown before the first run was made, and how to make it anew.
+
+    On a phone, where the button stands beside it, theme.css shows the first half alone.
+    """
+    again = f'<span class="again">; press {escape(label)} to make it here</span>'
+    return f'<div class="status" role="status"><p>Recorded on {day(made)}{again}.</p></div>'
 
 
 def day(made: date) -> str:
@@ -62,8 +66,12 @@ def failure(event: Failed) -> str:
     )
 
 
-def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
-    """Time, seed and model of a run, with the link that repeats it."""
+def finished(recipe: Recipe, seconds: float, place: str, route: str, *, settling: str = "") -> str:
+    """Time, seed and model of a run, with the link that repeats it.
+
+    `settling` is the key of a run whose page has something to do yet: the page calls it done then,
+    and finds it by the key if it is left before.
+    """
     model = f" · {model_title(recipe.model.source)}" if recipe.model else ""
     edits = f" with {len(recipe.model.edits)} edits" if recipe.model and recipe.model.edits else ""
     summary = f"{seconds:.1f} s · seed {recipe.seed}{model}{edits}"
@@ -76,7 +84,8 @@ def finished(recipe: Recipe, seconds: float, place: str, route: str) -> str:
         )
     except BadInput as error:
         link = f'<span class="note">{escape(error)}</span>'
-    return f'<div class="status done" role="status"><p>{escape(summary)}</p><p>{link}</p></div>'
+    state = f'running settling" data-run="{settling}"' if settling else 'done"'
+    return f'<div class="status {state} role="status"><p>{escape(summary)}</p><p>{link}</p></div>'
 
 
 def shared(recipe: Recipe) -> str:

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import gradio as gr
+from gradio.events import Dependency
 
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
 from pages import _files, _shelf
 from pages import _markup as markup
-from pages._actions import Convert
+from pages._actions import Convert, Settle
 from pages._fields import Controls
 from pages._frame import Frame
-from pages._handlers import gradio_errors
+from pages._handlers import gradio_errors, named
 from pages._markup import escape
+from pages._serving import QUIET
 
 if TYPE_CHECKING:
     from engine.core import baked
@@ -110,8 +112,8 @@ def bakes(
         below = "" if more is None else more(bake)
         return baked_line(bake, size(bake)) + below, shelved(bake.name, recipe, digest)
 
-    action.wire(inputs, draw, [shown, entry], params=params, back=back)
-    shelves(frame, entry)
+    settles = shelves(frame, entry)
+    action.wire(inputs, draw, [shown, entry], params=params, back=back, settles=settles)
 
 
 def baked_line(bake: Bake, size: str) -> str:
@@ -124,10 +126,17 @@ def baked_line(bake: Bake, size: str) -> str:
     return f'<div class="ticks">{tick}{note}</div>'
 
 
-def shelves(frame: Frame, entry: gr.State) -> None:
-    """Puts what `shelved` gave onto the visitor's shelf when it comes into this state."""
-    kept = frame.shelf.kept
-    frame.on(entry.change, on_shelf, [kept, entry], kept, name="on_shelf")
+def shelves(frame: Frame, entry: gr.State) -> Settle:
+    """Puts what `shelved` gave into this state onto the visitor's shelf, for `settles` of `wire`.
+
+    The shelf is read when the run has ended, since an edit may have been taken off meanwhile.
+    """
+    kept, name = frame.shelf.kept, f"{frame.entry.slug}_on_shelf"
+
+    def settle(run: Dependency) -> Dependency:
+        return run.success(named(on_shelf, name), [kept, entry], [kept, entry], **QUIET)
+
+    return settle
 
 
 def shelved(name: str, recipe: Recipe, digest: str) -> dict[str, object]:
@@ -141,12 +150,14 @@ def shelved(name: str, recipe: Recipe, digest: str) -> dict[str, object]:
     }
 
 
-def on_shelf(kept: object, entry: Mapping[str, Any] | None) -> object:
-    """Puts a baked model on the visitor's shelf."""
+def on_shelf(kept: object, entry: Mapping[str, Any] | None) -> tuple[object, object]:
+    """The visitor's shelf with a baked model in front, which is put there once."""
     if not entry:
-        return gr.skip()
-    ref = ModelRef(entry["source"], entry["revision"], tuple(entry["edits"]))
-    return _shelf.add(kept, entry["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
+        return gr.skip(), gr.skip()
+    with gradio_errors():
+        ref = ModelRef(entry["source"], entry["revision"], tuple(entry["edits"]))
+        shelf = _shelf.add(kept, entry["name"], ref, tuple(map(_shelf.label_of, ref.edits)))
+    return shelf, None
 
 
 def exports(

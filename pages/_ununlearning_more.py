@@ -167,8 +167,8 @@ def _contrast(frame: Frame) -> None:
         draw_contrast,
         [curve, told, entry],
         number=distance,
+        settles=taking.shelves(frame, entry),
     )
-    taking.shelves(frame, entry)
 
 
 def draw_contrast(result: "Contrasted", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -155,6 +155,8 @@ def file_text(path: str) -> str:
     data = Path(path).read_bytes()
     if len(data) > MOST_BYTES:
         raise BadInput("The depth file is larger than 8 MB.", "Make the pictures smaller.")
+    if not data:  # as text it would look as if none had been given
+        raise BadInput("The depth file is empty.", "Upload it again.")
     return base64.b64encode(data).decode("ascii")
 
 

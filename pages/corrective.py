@@ -10,26 +10,30 @@ from engine.core.errors import AssetMissing
 from engine.core.recipe import Recipe
 from pages import _fields as fields
 from pages import _forgetting as forgetting
+from pages import _grow as grow
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
 from pages._fields import Controls, Settings
 from pages._frame import Frame
+from pages._grow import Bar, Group
 from pages._markup import Html, escape
 from pages._plots import Line
 from pages._recordings import Number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from engine.unlearning._card import Card
     from engine.unlearning._thumbnails import Thumbnails
     from engine.unlearning.corrective.results import Corrected, Curves, Flagged
 
 WAYS = {
-    "SSD": "SSD: dampen what the flagged samples need most",
-    "RewoD": "RewoD: train anew without them, most of a minute",
-    "CF": "CF: go on training without them",
-    "SCRUB": "SCRUB: climb on them, descend on the rest",
-    "BadT": "BadT: follow an untrained teacher on them",
+    "SSD": "SSD: shrink the weights they need",
+    "RewoD": "RewoD: train anew without them",
+    "CF": "CF: train on without them",
+    "SCRUB": "SCRUB: climb on them alone",
+    "BadT": "BadT: an untrained teacher on them",
 }
 UNITS = {name: forgetting.UNITS[name] for name in ("sample", "mixed")}
 SHOWN, GAMMAS = 6, "0.05, 0.1, 0.5, 1"
@@ -38,6 +42,12 @@ COLUMNS = {
     "corrected": "corrected",
     "kept": "kept",
     "forget_train": "flagged still get their wrong label",
+}
+# What a repair is judged by, where there is such a thing.
+SHOWN_AS = {
+    "attack_success": "the attack succeeds",
+    "corrected": "right answers where labels were confused",
+    "kept": "right answers on clean pictures",
 }
 STORED = "RewoD, 0.1 flagged"
 
@@ -71,6 +81,7 @@ def build(frame: Frame) -> None:
         lambda result, recipe, ended: draw_run(result, ended, stored(frame)),
         [pictures, table],
         number=attack,
+        film=film,
         params=settings,
         back=controls,
     )
@@ -150,7 +161,22 @@ def _how() -> Controls:
         retained = gr.Number(
             4000, label="Retained samples looked at", precision=0, minimum=16, maximum=20_000
         )
-    return {"unit": unit, "alpha": alpha, "lam": lam, "retained": retained}
+    with gr.Accordion("Settings of the ways that train", open=False):
+        tune = gr.Checkbox(
+            False,
+            label="Try several settings, and choose as for SSD",
+            info="Trains three to eight times as long",
+        )
+        last = gr.Number(
+            0,
+            label="Layers to train, from the end",
+            info="For CF and RewoD; 0 trains all",
+            precision=0,
+            minimum=0,
+            maximum=1000,
+        )
+    ssd = {"unit": unit, "alpha": alpha, "lam": lam, "retained": retained}
+    return {**ssd, "tune": tune, "last": last}
 
 
 def _curves(frame: Frame, how: Controls) -> None:
@@ -164,7 +190,7 @@ def _curves(frame: Frame, how: Controls) -> None:
         other = plots.place("Accuracy that is kept", visible=False)
         told = gr.HTML("")
     stage.wire(
-        {"gammas": gammas, "methods": methods, **how},
+        {"gammas": gammas, "methods": methods, **{n: how[n] for n in how if n != "last"}},
         lambda result, recipe, ended: draw_curves(result, stored(frame)),
         [plane, other, told],
         number=best_at_least,
@@ -218,11 +244,7 @@ def attack(result: "Corrected", recipe: Recipe) -> Number | None:
     """How often the trigger gets its way; where there is none, what is answered correctly."""
     if len(result.cards) < 2:
         return None
-    for name, what in (
-        ("attack_success", "the attack succeeds"),
-        ("corrected", "right answers where labels were confused"),
-        ("kept", "right answers on clean pictures"),
-    ):
+    for name, what in SHOWN_AS.items():
         before, after = (getattr(card, name) for card in result.cards[:2])
         if after is not None:
             return Number(what, forgetting.percent(after), forgetting.percent(before))
@@ -234,6 +256,7 @@ def draw_run(
 ) -> tuple[object, ...]:
     """Pictures with the trigger, before and after and undone; both networks; what was flagged."""
     shown = "" if result.stamped is None else attacked(result.stamped, result)
+    shown += beside_retraining(result, rewod or {})
     if result.patch is not None and result.changed is not None:
         shown += forgetting.undone_line(
             result.before, result.after, result.undone, result.patch_bytes, result.changed.weights
@@ -242,10 +265,20 @@ def draw_run(
     return shown or gr.skip(), below + markup.notes(*result.notes)
 
 
+def film(result: "Corrected") -> "list[np.ndarray]":
+    """What the repair is judged by, before and after it, and what is kept."""
+    rows = [
+        Bar("", [_rate([card], name) for card in result.cards[:2]], backward=name != "kept")
+        for name in SHOWN_AS
+        if _rate(result.cards, name) is not None
+    ]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
+
+
 def attacked(found: "Thumbnails", result: "Corrected") -> str:
     """One column a picture with its true class, with what each network says of it."""
     places = range(min(SHOWN, len(found.truth)))
-    columns = [f"{found.truth[place]}, truly" for place in places]
+    columns = [found.truth[place] for place in places]
     return forgetting.told(
         columns,
         [found.pictures[place] for place in places],
@@ -253,6 +286,27 @@ def attacked(found: "Thumbnails", result: "Corrected") -> str:
         f"after {result.method}",
         is_undone=bool(result.undone) and result.undone == result.before,
     )
+
+
+def beside_retraining(result: "Corrected", rewod: Mapping[str, Any]) -> str:
+    """What the repair is for, as bars: before, trained anew without the flagged, and after it."""
+    told = next((one for one in SHOWN_AS if _rate(result.cards, one) is not None), None)
+    if told is None:
+        return ""
+    rows = [
+        Bar(card.method, [_rate([card], told)], backward=place > 0)
+        for place, card in enumerate(result.cards)
+    ]
+    if told == "attack_success" and STORED in rewod:
+        share = min(1.0, rewod[STORED]["mean"])
+        rows.insert(1, Bar("trained anew without a tenth", [share], note="stored, three seeds"))
+    group = Group(SHOWN_AS[told].capitalize(), rows, grow.told_share, ends=(0.0, 1.0))
+    return grow.grow("network", ["all"], [group])
+
+
+def _rate(cards: "Sequence[Card]", name: str) -> float | None:
+    rate = getattr(cards[0], name) if cards else None
+    return None if rate is None else rate.rate
 
 
 def networks(result: "Corrected", rewod: Mapping[str, Any]) -> str:
@@ -326,7 +380,7 @@ def draw_curves(result: "Curves", rewod: Mapping[str, Any]) -> tuple[object, ...
         name, title = "corrected", "corrected, %"
     lines = _lines(result, name)
     if is_poisoned and STORED in rewod:
-        lines.append(_stored_line(rewod[STORED]))
+        lines.append(_stored_line(rewod))
     figures = [_figure(lines, title), _figure(_lines(result, "kept"), "kept, %")]
     return *map(plots.shown, figures), markup.notes(*result.notes)
 
@@ -361,8 +415,12 @@ def _lines(result: "Curves", name: str) -> list[Line]:
     return lines
 
 
-def _stored_line(told: Mapping[str, float]) -> Line:
-    """RewoD, trained three times before, with the interval over seeds."""
-    hover = f"trained anew, three seeds: {100 * told['mean']:.1f} %"
-    ends = [100 * told["from"]], [100 * told["to"]]
-    return Line("RewoD, stored", [0.1], [100 * told["mean"]], 3, hover=[hover], band=ends)
+def _stored_line(told: Mapping[str, Any]) -> Line:
+    """RewoD, trained anew before at each share and over three seeds, with its intervals."""
+    shares = {float(name.split()[1]): name for name in told if name.startswith("RewoD")}
+    means, low, high = (
+        [100 * min(1, max(0, told[name][end])) for _, name in sorted(shares.items())]
+        for end in ("mean", "from", "to")
+    )
+    hover = [f"trained anew, three seeds: {mean:.1f} %" for mean in means]
+    return Line("RewoD, stored", sorted(shares), means, 3, hover=hover, band=(low, high))

@@ -1,7 +1,8 @@
 """Denoising MCMC: the chain over samples and noise levels live, integrators begun at its states and
 in pure noise at equal cost, and the price of eta."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -19,7 +20,7 @@ from pages._frame import Frame
 from pages._look import BACKWARD, SERIES
 from pages._planes import INK, dotted, figure, heat, plane, scatter
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling.denoising_mcmc.results import Album, Chained, Side, Trace, Trades
@@ -136,7 +137,7 @@ def nearer(result: "Chained", recipe: Recipe) -> Number | None:
     if set(errors) != {"noise", "chain"}:
         return None
     what = "distance to the data at equal cost: from noise → from the chain"
-    return Number(what, f"{errors['chain']:.2g}", f"{errors['noise']:.2g}")
+    return Number(what, plain(errors["chain"]), plain(errors["noise"]))
 
 
 def two_clouds(result: "Chained") -> list[np.ndarray]:
@@ -276,7 +277,21 @@ def build_eta(frame: Frame) -> None:
             covered = plots.place("Coverage")
     with action.below:
         table = gr.HTML()
-    action.wire({**shared, "chains": chains, "rounds": rounds}, draw_eta, [error, covered, table])
+    action.wire(
+        {**shared, "chains": chains, "rounds": rounds},
+        draw_eta,
+        [error, covered, table],
+        number=nearest,
+    )
+
+
+def nearest(result: "Trades", recipe: Recipe) -> Number | None:
+    """How near the samples come to the data: from pure noise, and from the chain at its best."""
+    if not result.trades or result.vanilla is None:
+        return None
+    best = min(result.trades, key=lambda one: one.error)
+    what = f"distance to the data: from pure noise → from the chain, eta {best.eta:g}"
+    return Number(what, f"{best.error:.3f}", f"{result.vanilla.error:.3f}")
 
 
 def draw_eta(result: "Trades", recipe: Recipe, ended: bool) -> tuple[object, ...]:
@@ -335,7 +350,27 @@ def build_pictures(frame: Frame) -> None:
         burn_in = gr.Slider(1, 100, 10, step=1, label="Burn-in")
     with action.shown:
         shown = gr.HTML()
-    action.wire({**shared, "eta": eta, "count": count, "burn_in": burn_in}, draw_pictures, [shown])
+    action.wire(
+        {**shared, "eta": eta, "count": count, "burn_in": burn_in},
+        draw_pictures,
+        [shown],
+        number=surer,
+    )
+
+
+def surer(album: "Album", recipe: Recipe) -> Number | None:
+    """How sure a classifier is in the mean: of pictures from pure noise, and from the chain."""
+    means = [sureness(said) for said in (album.verdicts_vanilla, album.verdicts)]
+    if None in means:
+        return None
+    what = f"how sure a classifier is, {album.nfe} evaluations each: from noise → from the chain"
+    return Number(what, f"{means[1]:.0f} %", f"{means[0]:.0f} %")
+
+
+def sureness(verdicts: Sequence[str]) -> float | None:
+    """The mean of the percentages in these verdicts, None where there are none."""
+    found = [float(one[1]) for said in verdicts if (one := re.search(r"(\d+) %", said))]
+    return sum(found) / len(found) if found else None
 
 
 def draw_pictures(album: "Album", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -141,7 +141,7 @@ def draw(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...
 
 
 def best(result: "Comparison", recipe: Recipe) -> Number | None:
-    """The highest harmonic mean of gone, gone under paraphrase, and kept; and the lowest."""
+    """The highest harmonic mean H of gone, gone under paraphrase, and kept; and the lowest."""
     found = [
         (one.harmonic_words, one.name)
         for one in result.scores[1:]
@@ -150,7 +150,7 @@ def best(result: "Comparison", recipe: Recipe) -> Number | None:
     if len(found) < 2:
         return None
     (low, worst), (high, name) = min(found), max(found)
-    what = f"gone and kept, harmonic mean: {worst} → {name}"
+    what = f"the word erased, all else kept; 1 is best: {worst} → {name}"
     return Number(what, f"{high:.2f}", f"{low:.2f}")
 
 

@@ -221,18 +221,18 @@ def _figures(claim: Claimed) -> str:
 def gallery(frames: Sequence[Frame]) -> str:
     """Each method's failure: what goes wrong, why, what to use instead, and a link to it."""
     cards = "".join(
-        f'<div class="method"><h3>{escape(frame.entry.card.title)}</h3>'
+        f'<section class="failure"><h3>{escape(frame.entry.card.title)}</h3>'
         f"<p>{escape(frame.failure.why)}</p>"
         f"<p><b>Instead:</b> {escape(frame.failure.instead)}</p>"
         f'<p><a class="quiet" href="{escape(recipe_path(frame.failure.recipe, frame.route))}">'
-        "Set it up</a></p></div>"
+        "Set it up</a></p></section>"
         for frame in frames
         if frame.failure is not None
     )
     words = "A setting for each method in which it fails, and what to use instead."
     return (
         f'<section class="family"><div><h2>Where methods break</h2><p>{words}</p></div>'
-        f"<div>{cards}</div></section>"
+        f'<div class="cards">{cards}</div></section>'
     )
 
 
@@ -249,5 +249,6 @@ def _verdict(holds: bool | None) -> str:
 def _table(heads: Sequence[str], rows: str) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return (
-        f'<div class="scroll" tabindex="0"><table class="plain"><tr>{head}</tr>{rows}</table></div>'
+        '<div class="scroll" tabindex="0"><table class="plain stacks">'
+        f"<tr>{head}</tr>{rows}</table></div>"
     )

@@ -11,16 +11,20 @@ from engine.unlearning.forgetting_lab import METHODS, ORIGINAL, RETRAINED
 from pages import _fields as fields
 from pages import _files
 from pages import _forgetting as forgetting
+from pages import _grow as grow
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
 from pages._fields import Controls, Settings
 from pages._frame import Frame
+from pages._grow import Bar, Group
 from pages._markup import Html, escape
 from pages._plots import Line
 from pages._recordings import Number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from engine.metrics.intervals import Rate
     from engine.unlearning.forgetting_lab.results import Laboratory, OfClass, Order, Pair, Row
 
@@ -57,10 +61,12 @@ def build(frame: Frame) -> None:
         draw_run,
         [plane, sheet, back, layers, files],
         number=back_again,
+        film=film,
         params=settings,
         back=forgetting.controls,
     )
     _pair(frame, {**question, **how})
+    _take_along(frame, {**question, **how})
     frame.breaks(
         "Hardly any method forgets random pictures: the network knows them because it "
         "knows others like them, and so does the retrained network. All points lie in "
@@ -123,6 +129,18 @@ def _pair(frame: Frame, inputs: Controls) -> None:
     )
 
 
+def _take_along(frame: Frame, inputs: Controls) -> None:
+    with frame.tab("Take it along"):
+        way = gr.Dropdown(list(METHODS), value="SSD", label="Way")
+        forgetting.takes_along(
+            frame,
+            "The edited network",
+            {**inputs, "way": way},
+            params=settings,
+            back=forgetting.controls,
+        )
+
+
 def settings(values: Settings) -> Settings:
     """Settings of a job, of what the controls hold."""
     return forgetting.asked(values)
@@ -141,6 +159,17 @@ def back_again(result: "Laboratory", recipe: Recipe) -> Number | None:
     steps = [_steps(found.back_at, found.steps) for found in (rival, told[ours]) if found]
     what = f"steps until {result.name} is known again: retrained → {ours}"
     return Number(what, steps[-1], steps[0] if rival else "")
+
+
+def film(result: "Laboratory") -> "list[np.ndarray]":
+    """Accuracy on the forgotten while it is learnt again; blue where it was unlearnt."""
+    told = [row for row in result.rows if row.relearning is not None]
+    rows = [
+        Bar("", [float(one) for one in row.relearning.accuracy], row.name != RETRAINED)
+        for row in told
+        if row.relearning is not None
+    ]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
 
 
 def _steps(back_at: int | None, tried: Sequence[int]) -> str:
@@ -214,7 +243,7 @@ def sheet(result: "Laboratory") -> str:
 
 def _row(row: "Row") -> list[object]:
     card, found = row.card, row.relearning
-    undone = {None: "–", True: "✓ bit for bit", False: "✗ differs"}[row.undo_is_exact]
+    undone = "–" if row.undo is None else markup.came_back(row.undo)
     return [
         Html(f"<b>{escape(row.name)}</b>"),
         *(forgetting.rate_cell(getattr(card, name)) for name in forgetting.COLUMNS),

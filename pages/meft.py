@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+import numpy as np
 
 from engine.core.errors import BadInput
 from engine.core.recipe import Recipe
@@ -118,7 +119,7 @@ def _start(frame: Frame) -> None:
         "reversible_layers": upper, "texts": texts, **size, "arms": arms,
     }  # fmt: skip
     run.wire(
-        inputs, draw_start, [shown, errors, costs], number=snaps_back,
+        inputs, draw_start, [shown, errors, costs], number=snaps_back, film=film,
         back=lambda params: fields.joined(params, texts="; "),
     )  # fmt: skip
 
@@ -152,7 +153,7 @@ def _fits(frame: Frame) -> None:
         anchors = _anchors("meft-fits-anchors")
         arms = gr.CheckboxGroup(list(ARMS.items()), value=SHOWN, label="Ways")
     with fits.shown:
-        shown = gr.HTML("", elem_id="meft-fits")
+        shown = gr.HTML("", elem_id="meft-fitted")
     inputs = {
         "scale": scale, "gibibytes": gibibytes, "batch": batch, "tokens": tokens,
         "variant": variant, "anchors": anchors, "arms": arms,
@@ -170,7 +171,7 @@ def _train(frame: Frame) -> None:
             )
         )
         table = gr.File(
-            label="Your table: CSV of text,label", file_types=[".csv", ".txt"], height=90
+            label="Your table: CSV of text,label", file_types=[".csv", ".txt"], height=120
         )
     with train.settings:
         arms = gr.CheckboxGroup(
@@ -220,7 +221,7 @@ def _predict(frame: Frame) -> None:
         shown = gr.HTML("", elem_id="meft-answers")
     ask.wire(
         {"texts": texts, "adapters": adapters, "base": base}, draw_answers, [shown],
-        back=lambda params: fields.joined(params, texts="; "),
+        number=first_answer, back=lambda params: fields.joined(params, texts="; "),
     )  # fmt: skip
 
 
@@ -241,9 +242,12 @@ def table_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_TABLE:
             raise BadInput("The table is larger than 200 kB.", "Take up to 2,000 rows.")
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("The table is no text in UTF-8.", "Save it as CSV.") from error
+    if not text.strip():  # it would look as if none had been given
+        raise BadInput("The table is empty.", "One row for each text: text,label")
+    return text
 
 
 # ---------------------------------------------------------------------- the start
@@ -267,14 +271,21 @@ def draw_start(result: "Reversed", recipe: Recipe, ended: bool) -> tuple[object,
     kept = _by_layer([start.anchored for start in starts], layers, backward=True)
     groups = [
         Group("The start: as the pre-trained network", known, bars.told_share, ends=(0.0, 1.0)),
-        _errors_group("Walking back, paper-pure: error before each layer", pure),
-        _errors_group(f"Walking back, {_apart(result)}", kept),
+        _errors_group("Error of walking back", pure),
+        _errors_group(f"The same, {_apart(result)}", kept),
     ]
     names = [f"{_shrunk(result, start):g}" for start in starts]
     drawn = bars.grow("lambda", names, groups)
     if not result.errors:
         return (drawn,)
     return drawn, _layers(result), _costs(result)
+
+
+def film(result: "Reversed") -> list[np.ndarray]:
+    """The error of walking back, layer by layer, as lambda falls."""
+    layers = len(result.starts[0].inverse)
+    pure = _by_layer([start.inverse for start in result.starts], layers, backward=True)
+    return bars.film(_errors_group("", pure))
 
 
 def _by_layer(
@@ -288,7 +299,7 @@ def _by_layer(
 
 
 def _errors_group(title: str, rows: Sequence[Bar]) -> Group:
-    return Group(title, rows, bars.told_error, log=True, ends=(1e-8, 1e6))
+    return Group(title, rows, bars.told_error, log=True, ends=(1e-8, 1e6), half=True)
 
 
 def _finite(error: float) -> float:
@@ -302,8 +313,8 @@ def _shrunk(result: "Reversed", start: "Start") -> float:
 
 def _apart(result: "Reversed") -> str:
     if result.anchor is None:
-        return "the anchors chosen (none are needed, or none are wanted)"
-    return "with anchors at every layer" if result.anchor == 1 else "with anchors"
+        return "no anchors"
+    return "each layer kept" if result.anchor == 1 else f"anchors every {result.anchor} layers"
 
 
 def snaps_back(result: "Reversed", recipe: Recipe) -> Number | None:
@@ -316,7 +327,9 @@ def snaps_back(result: "Reversed", recipe: Recipe) -> Number | None:
         return Number("agreement at the start, lambda 1 → 0.1", f"{last.agreement:.3f}",
                       f"{first.agreement:.3f}")  # fmt: skip
     return Number(
-        "accuracy at the start, lambda 1 → 0.1", f"{last.accuracy:.0%}", f"{first.accuracy:.0%}"
+        "accuracy at the start, lambda 1 → 0.1",
+        markup.percent(last.accuracy),
+        markup.percent(first.accuracy),
     )
 
 
@@ -336,7 +349,7 @@ def _layers(result: "Reversed") -> str:
 
 def _layer_row(error: "LayerError") -> list[str]:
     found = (error.inverse, error.anchored_inverse, error.gradient, error.anchored_gradient)
-    return [str(error.layer), *(f"{_finite(one):.0e}" if one else "0" for one in found)]
+    return [str(error.layer), *(markup.power(_finite(one)) for one in found)]
 
 
 def _costs(result: "Reversed") -> str:
@@ -422,8 +435,8 @@ def _trained(result: "Tuned") -> str:
             curve.title,
             f"{curve.trained:,}",
             bars.told_bytes(curve.kept_bytes),
-            f"{curve.before:.1%}",
-            "" if curve.accuracy is None else f"{curve.accuracy:.1%}",
+            markup.percent(curve.before, 1),
+            "" if curve.accuracy is None else markup.percent(curve.accuracy, 1),
         ]
         for curve in result.curves
     ]
@@ -437,11 +450,13 @@ def _trained(result: "Tuned") -> str:
 
 
 def _adapters(result: "Tuned") -> object:
-    if result.adapter is None or result.adapter_config is None:
+    if result.adapter is None or result.adapter_config is None or result.read_back is None:
         return gr.skip()
     made = [result.adapter, result.adapter_config, *result.lora]
     written = files.written({one.name: list(one.pieces()) for one in made})
-    label = f"Adapters; read back into a fresh copy, logits differ by {result.read_back:.0e}"
+    label = (
+        f"Adapters; read back into a fresh copy, logits differ by {markup.power(result.read_back)}"
+    )
     return gr.File(value=[str(path) for path in written], visible=True, label=label)
 
 
@@ -451,8 +466,18 @@ def after_training(result: "Tuned", recipe: Recipe) -> Number | None:
     if curve is None or curve.accuracy is None:
         return None
     return Number(
-        f"held-out accuracy, {curve.title}", f"{curve.accuracy:.0%}", f"{curve.before:.0%}"
+        f"held-out accuracy, {curve.title}",
+        markup.percent(curve.accuracy),
+        markup.percent(curve.before),
     )
+
+
+def first_answer(result: "Answered", recipe: Recipe) -> Number | None:
+    """What the first text is taken for, and how surely."""
+    if not result.predictions:
+        return None
+    first = result.predictions[0]
+    return Number(f"“{first.text[:60]}”", f"{first.label}, {markup.percent(first.probability)}")
 
 
 def draw_answers(result: "Answered", recipe: Recipe, ended: bool) -> tuple[str]:
@@ -464,5 +489,5 @@ def draw_answers(result: "Answered", recipe: Recipe, ended: bool) -> tuple[str]:
 def _asked(predictions: "Sequence[Predicted]") -> str:
     if not predictions:
         return ""
-    rows = [[p.text, p.label, f"{p.probability:.1%}"] for p in predictions]
+    rows = [[p.text, p.label, markup.percent(p.probability, 1)] for p in predictions]
     return markup.table(["text", "says", "probability"], rows, "Predictions")

@@ -102,7 +102,7 @@ def _bars(frame: Frame) -> None:
         "architecture": architecture, "blocks": blocks, "depths": depths, "width": width,
         "batch": batch, "precision": precision, "policies": policies, "timed": timed,
     }  # fmt: skip
-    run.wire(inputs, draw_bars, [shown, notes, curve], number=stands_still)
+    run.wire(inputs, draw_bars, [shown, notes, curve], number=stands_still, film=film)
 
 
 def _walk(frame: Frame) -> None:
@@ -157,6 +157,13 @@ def draw_bars(result: "Measured", recipe: Recipe, ended: bool) -> tuple[object, 
     if not ended:
         return (drawn,)
     return drawn, _table(result, depths[-1]), plots.shown(_curve(result.points, depths))
+
+
+def film(result: "Measured") -> list[np.ndarray]:
+    """The bytes as the network gets deeper."""
+    depths = sorted({point.depth for point in result.points})
+    rows = _rows(result.points, depths, "kept_bytes")
+    return bars.film(Group("", rows, bars.told_bytes, log=True))
 
 
 def _rows(points: "Sequence[Point]", depths: Sequence[int], what: str) -> list[Bar]:
@@ -235,7 +242,7 @@ def draw_walk(result: "PictureBack", recipe: Recipe, ended: bool) -> tuple[objec
             f"after {2 * result.depth} couplings" if back else "on its way",
             there[-1],
             "the output of the network as a picture",
-            ("all that is kept, and nothing of the way",),
+            ("this alone is kept",),
             there if ended else None,
         ),
         Shot(
@@ -251,7 +258,7 @@ def draw_walk(result: "PictureBack", recipe: Recipe, ended: bool) -> tuple[objec
     if not ended:
         return (drawn,)
     kept = markup.notes(
-        f"Training would keep {bars.told_bytes(result.kept_bytes)} of this network's activations; "
+        f"To train, {bars.told_bytes(result.kept_bytes)} of what this network computes are kept; "
         f"plain autograd keeps {bars.told_bytes(result.plain_bytes)}."
     )
     return drawn + kept, plots.shown(_errors(result))
@@ -262,9 +269,10 @@ def _said(result: "PictureBack") -> tuple[str, ...]:
         return ("not yet",)
     if result.trip is None:
         return (f"{result.backward[-1].couplings} couplings left",)
+    equal = markup.percent(result.equal_pixels, 2)
     return (
-        f"{result.equal_pixels:.2%} of pixels equal",
-        f"{result.trip}",
+        "every pixel equal" if result.equal_pixels == 1 else f"{equal} of pixels equal",
+        markup.came_back(result.trip),
     )
 
 
@@ -274,7 +282,7 @@ def grey_levels(result: "PictureBack", recipe: Recipe) -> Number | None:
         return None
     return Number(
         f"largest error after {result.depth} blocks back, of 255 grey levels",
-        f"{255 * result.trip.largest_error:.1g}",
+        markup.power(255 * result.trip.largest_error),
     )
 
 
@@ -287,6 +295,6 @@ def _errors(result: "PictureBack") -> PlotData:
         undone,
         errors,
         backward=True,
-        hover=[f"{k} undone: {e:.1e}" for k, e in zip(undone, errors, strict=True)],
+        hover=[f"{k} undone: {markup.power(e)}" for k, e in zip(undone, errors, strict=True)],
     )
     return plots.curves([line], "couplings undone", "largest error, of 255", log_y=True, height=280)

@@ -336,6 +336,7 @@ def build_restore(frame: Frame, shared: Controls) -> None:
         },
         draw_restore,
         [shown],
+        number=gained,
         params=restore_params,
     )
 
@@ -376,6 +377,16 @@ def draw_restore(seen: "Restored", recipe: Recipe, ended: bool) -> tuple[object,
     name = f"restored-{recipe.params['solver']}-{recipe.params['nfe']}-nfe.png"
     save = f'<p><a class="quiet" download="{escape(name)}" href="{link}">Save PNG</a></p>'
     return (parts.shots(cards) + save,)
+
+
+def gained(seen: "Restored", recipe: Recipe) -> Number | None:
+    """How like the original the picture is, damaged and restored; else what the tiles cost."""
+    if seen.after is None:
+        return None
+    if seen.scores is not None and seen.before_scores is not None:
+        before, after = seen.before_scores.psnr, seen.scores.psnr
+        return Number("likeness to the original (PSNR, dB)", f"{after:.1f}", f"{before:.1f}")
+    return Number("network evaluations, a tile times tiles", f"{seen.nfe} × {seen.tiles}")
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:

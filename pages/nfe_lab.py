@@ -19,7 +19,7 @@ from pages._frame import Frame
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling._plane import Plane
@@ -368,7 +368,7 @@ def way_back(shown: "Rewound", recipe: Recipe) -> Number | None:
     if len(errors) < 2:
         return None
     what = f"comes back within, of 255: {shown.ways[0].title} → {shown.ways[-1].title}"
-    return Number(what, f"{errors[-1]:.2g}", f"{errors[0]:.2g}")
+    return Number(what, plain(errors[-1]), plain(errors[0]))
 
 
 def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:

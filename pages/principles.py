@@ -29,7 +29,7 @@ from pages._look import ASSETS, SERIES
 from pages._markup import Html, escape
 from pages._planes import INK, VIEW, arrows, capped, dotted, figure, heat, plane, scatter
 from pages._plots import time_scrubber
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling.principles.algorithm import Agreement, Orders, Point, Slope, Trail, Views
@@ -169,7 +169,7 @@ def orders_apart(result: "Orders", recipe: Recipe) -> Number | None:
     if not {"ddim", "dpmpp_2m"} <= set(errors):
         return None
     what = f"error at {recipe.params['nfe']} evaluations: DDIM → DPM-Solver++ 2M"
-    return Number(what, f"{errors['dpmpp_2m']:.2g}", f"{errors['ddim']:.2g}")
+    return Number(what, plain(errors["dpmpp_2m"]), plain(errors["ddim"]))
 
 
 def curve_plot(result: "Orders", *, all_times: bool) -> PlotData:
@@ -231,6 +231,7 @@ def order_plot(points: "Sequence[Point]", slopes: "Sequence[Slope]") -> PlotData
         traces,
         "network evaluations",
         "median distance to the true end",
+        legend=True,
         xaxis={
             "type": "log",
             "tickvals": [4, 8, 16, 32, 64, 128, 256, 512],
@@ -241,7 +242,7 @@ def order_plot(points: "Sequence[Point]", slopes: "Sequence[Slope]") -> PlotData
 
 
 def orders_table(result: "Orders", recipe: Recipe) -> str:
-    """Solver by solver, what is promised and what was measured; it is also the legend."""
+    """Solver by solver, what is promised and what was measured."""
     slopes = {one.solver: one for one in result.slopes}
     trails = {one.solver: one for one in result.trails}
     rows: list[list[object]] = []
@@ -341,6 +342,7 @@ def build_views(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "process": process, "reading": reading, "t": t, "x": x, "y": y},
         draw_views,
         [field, numbers],
+        number=back_again,
         turned=[t, reading, process, x, y],
     )
 
@@ -349,6 +351,11 @@ def draw_views(result: "Views", recipe: Recipe, ended: bool) -> tuple[object, ..
     """The field and the arrows; the numbers when all are there."""
     numbers = views_numbers(result) if ended else gr.skip()
     return field_plot(result), numbers
+
+
+def back_again(result: "Views", recipe: Recipe) -> Number:
+    """The largest error of turning one reading into another and back."""
+    return Number("turned into one another and back, error", plain(float(result.trips.max()), 1))
 
 
 def field_plot(result: "Views") -> PlotData:
@@ -445,6 +452,7 @@ def build_guidance(frame: Frame, world: gr.Textbox) -> None:
         {"world": world, "of_class": of_class, "guidance_scale": scale},
         draw_guidance,
         [cloud, bars, numbers],
+        number=tilt,
         also=[of_class.submit],
         turned=[scale],
     )
@@ -471,6 +479,14 @@ def draw_guidance(result: "Guided", recipe: Recipe, ended: bool) -> tuple[object
     curve |= {"name": "tilted density", "hovertemplate": "tilted %{y:.2f}<extra></extra>"}
     along = figure([bars, curve], "x", "density along x", legend=True, bargap=0.02)
     return cloud, along, guidance_numbers(result) if ended else gr.skip()
+
+
+def tilt(result: "Guided", recipe: Recipe) -> Number | None:
+    """How far the samples are from the tilted density, without guidance and with it."""
+    if result.divergence is None or result.plain is None:
+        return None
+    what = f"nats from the tilted density: w = 1 → w = {result.guidance_scale:g}"
+    return Number(what, f"{result.divergence:.2f}", f"{result.plain:.2f}")
 
 
 def guidance_numbers(result: "Guided") -> str:
@@ -521,8 +537,9 @@ def build_flow_map(frame: Frame, world: gr.Textbox) -> None:
     with action.below:
         numbers = gr.HTML()
     action.wire(
-        {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers]
-    )
+        {"world": world, "target": target, "steps": steps}, draw_map, [cloud, errors, numbers],
+        number=one_jump,
+    )  # fmt: skip
 
 
 def draw_map(result: "FlowMap", recipe: Recipe, ended: bool) -> tuple[object, ...]:
@@ -531,6 +548,16 @@ def draw_map(result: "FlowMap", recipe: Recipe, ended: bool) -> tuple[object, ..
     jumps = scatter(result.cloud, SERIES[0], mode="markers", size=5) | {"name": "one call"}
     cloud = plane([ends | {"opacity": 0.45}, jumps], "x", "y", legend=True)
     return cloud, training_plot(result, recipe), map_numbers(result) if ended else gr.skip()
+
+
+def one_jump(result: "FlowMap", recipe: Recipe) -> Number | None:
+    """How far one call lands from the true end: of DDIM, and of the map so far."""
+    first = next((rival for rival in result.rivals if rival.nfe == 1), None)
+    if first is None or not len(result.errors):
+        return None
+    landed = result.errors[-1] if result.one_call is None else result.one_call
+    what = "distance to the true end in one call: DDIM → flow map"
+    return Number(what, f"{landed:.2f}", f"{first.error:.2f}")
 
 
 def training_plot(result: "FlowMap", recipe: Recipe) -> PlotData:

@@ -207,7 +207,7 @@ def _comeback(frame: Frame, edit: Controls, view: Controls) -> None:
         )
     with attack.shown:
         attacked = gr.HTML(parts.sheet(ATTACKS, {"UCE": (None, ())}), elem_id="rece-attacked")
-    attack.wire({**edit, **view, "epochs": epochs}, draw_comeback, [attacked])
+    attack.wire({**edit, **view, "epochs": epochs}, draw_comeback, [attacked], number=comes_back)
 
 
 def _take_along(frame: Frame, edit: Controls, strength: gr.Slider) -> None:
@@ -370,6 +370,15 @@ def _spectrum(result: "Erasure") -> object:
         lines, "singular value number", "singular value of M", log_y=True, height=300
     )
     return plots.shown(figure)
+
+
+def comes_back(result: "Reattacked", recipe: Recipe) -> Number | None:
+    """What the judge sees in a picture of a fresh attack: after UCE alone, after all epochs."""
+    said = [row.verdicts.get("fresh", "") for row in result.stages]
+    if len(said) < 2 or not all(said):
+        return None
+    what = f"what a fresh attack draws: {result.stages[0].stage} → {result.stages[-1].stage}"
+    return Number(what, said[-1], said[0])
 
 
 def draw_comeback(result: "Reattacked", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -88,8 +88,8 @@ def _unlearning(frame: Frame) -> None:
         draw,
         [shown, told, plane, logs, table, shelved],
         number=lies_left,
+        settles=taking.shelves(frame, shelved),
     )
-    taking.shelves(frame, shelved)
 
 
 def _settings(frame: Frame) -> Controls:

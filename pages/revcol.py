@@ -51,7 +51,7 @@ def build(frame: Frame) -> None:
 
 
 def _walk(frame: Frame) -> None:
-    run = frame.stage("run", "Walk back", tab="Back to the stem", backward=True)
+    run = frame.stage("run", "Walk back", tab="Back to the first column", backward=True)
     with run.ask:
         index = gr.Slider(
             0, 3999, value=3, step=1, label="Test picture", elem_id="revcol-index",
@@ -139,7 +139,7 @@ def _estimate(frame: Frame) -> None:
         shown = gr.HTML("", elem_id="revcol-estimated")
     estimate.wire(
         {"sizes": sizes, "side": side, "batch": batch, "policies": policies},
-        draw_estimated, [shown],
+        draw_estimated, [shown], number=least_kept,
     )  # fmt: skip
 
 
@@ -147,8 +147,8 @@ def _estimate(frame: Frame) -> None:
 
 
 def draw_walk(result: "Walked", recipe: Recipe, ended: bool) -> tuple[object, ...]:
-    """Input, what has come back, its error; at the end what was there beside it, step by step."""
-    steps = result.steps
+    """Input, what has come back, and its error; at the end step by step."""
+    steps = [step for step in result.steps if not _is_empty(step)]
     last = steps[-1] if steps else None
     shots = [
         Shot("input", result.picture, f"the input, {result.truth}", (result.truth,), mark=0),
@@ -156,26 +156,21 @@ def draw_walk(result: "Walked", recipe: Recipe, ended: bool) -> tuple[object, ..
             "came back",
             last.came_back if last else None,
             "read linearly off the lowest map that came back",
-            (_where(last),) if last else (),
+            (_where(last), _as_it_was(last)) if last else (),
             np.stack([step.came_back for step in steps]) if ended else None,
             backward=True,
-        ),
-        Shot(
-            "was there",
-            last.was_there if last else None,
-            "read linearly off the lowest map as it was on the way forward",
-            ("kept here to compare with; a training keeps none of it",),
-            np.stack([step.was_there for step in steps]) if ended else None,
         ),
         Shot(
             "error",
             _error_picture(last) if last else None,
             "largest error of the lowest map at each place",
-            (f"largest {float(last.error_map.max()):.0e}" if last else "",),
+            (f"largest {markup.power(float(last.error_map.max()))}", "black 0, white 10⁻⁷")
+            if last
+            else (),
             np.stack([_error_picture(step) for step in steps]) if ended else None,
         ),
-    ]  # fmt: skip
-    drawn = parts.shots(shots, scrub=ended, ends=("last column", "stem"))
+    ]
+    drawn = parts.shots(shots, scrub=ended, ends=("last column", "first"))
     if not ended:
         return (drawn,)
     return drawn, _exits(result.exits) + _alphas(result), plots.shown(_way(steps))
@@ -185,9 +180,24 @@ def _where(step: "StepBack") -> str:
     return f"column {step.column}, level {step.level} undone"
 
 
+def _is_empty(step: "StepBack") -> bool:
+    """Before the first column all maps are zero, and there is nothing to see in them."""
+    return step.column == 1 and step.level == 0
+
+
+def _as_it_was(step: "StepBack") -> str:
+    """How its picture stands to the one read off the same map on the way forward."""
+    differ = int(np.any(step.came_back != step.was_there, axis=-1).sum())
+    return (
+        f"{differ} pixels differ from the way there"
+        if differ
+        else "every pixel as on the way there"
+    )
+
+
 def _error_picture(step: "StepBack") -> np.ndarray:
-    """Zero is paper; one unit in the last place of float32 is full colour."""
-    return parts.heat_map(-step.error_map / max(float(step.error_map.max()), 1.2e-7))
+    """White is the last digit of float32, and anything above it."""
+    return parts.error_picture(step.error_map, white=1e-7)
 
 
 def at_the_stem(result: "Walked", recipe: Recipe) -> Number | None:
@@ -195,7 +205,8 @@ def at_the_stem(result: "Walked", recipe: Recipe) -> Number | None:
     if result.trip is None:
         return None
     return Number(
-        f"relative error after {len(result.steps)} steps back", f"{result.trip.relative_error:.0e}"
+        f"error after {len(result.steps) - 1} steps back, of the maps' size",
+        markup.power(result.trip.relative_error),
     )
 
 
@@ -207,7 +218,7 @@ def _exits(exits: "Sequence[Exit]") -> str:
             one.decoded,
             f"drawn by the decoder after {one.columns} columns: {one.label}",
             (
-                f"{one.label}, {one.probability:.0%}",
+                f"{one.label}, {markup.percent(one.probability)}",
                 f"drawn off by {255 * (one.decoded_error or 0):.0f} of 255",
             ),
             mark=place,
@@ -216,7 +227,8 @@ def _exits(exits: "Sequence[Exit]") -> str:
         if one.decoded is not None
     ]  # fmt: skip
     last = exits[-1]
-    told = f"The last head, after {last.columns} columns: {last.label}, {last.probability:.0%}."
+    sure = markup.percent(last.probability)
+    told = f"The last head, after {last.columns} columns: {last.label}, {sure}."
     return markup.titled("Early exits", told) + parts.shots(shots)
 
 
@@ -243,7 +255,7 @@ def _way(steps: "Sequence[StepBack]") -> PlotData:
         range(1, len(steps) + 1),
         [max(step.error, 1e-18) for step in steps],
         backward=True,
-        hover=[f"{_where(step)}: {step.error:.1e}" for step in steps],
+        hover=[f"{_where(step)}: {markup.power(step.error)}" for step in steps],
     )
     return plots.curves([line], "levels undone", "relative error", log_y=True, height=280)
 
@@ -299,14 +311,16 @@ def does_not_move(result: "Bars", recipe: Recipe) -> Number | None:
 
 def _honest(result: "Bars") -> str:
     """The price of the bar that stands still."""
-    errors = "; ".join(f"{count} columns: {error:.0e}" for count, error in result.inverse_errors)
+    errors = "; ".join(
+        f"{count} columns: {markup.power(error)}" for count, error in result.inverse_errors
+    )
     wrong = [bar for bar in result.bars if bar.mode == "whole" and bar.gradient_error > 1e-3]
     told = [f"Relative error of walking all the way back in float32: {errors}."]
     if wrong:
         told.append(
             f"With {wrong[-1].columns} columns in one sequence the gradients are off by "
-            f"{wrong[-1].gradient_error:.0%}: α near 0.5 halves every map at each column, and "
-            "float32 cannot undo that. Train with anchors."
+            f"{markup.percent(wrong[-1].gradient_error)}: α near 0.5 halves every map at each "
+            "column, and float32 cannot undo that. Train with anchors."
         )
     return markup.notes(*told, "Networks of this tab are untrained; bytes do not depend on that.")
 
@@ -340,11 +354,12 @@ def draw_probed(result: "Probed", recipe: Recipe, ended: bool) -> tuple[object, 
     if not ended:
         return knows, where
     rows = [
-        [k.column, k.level, f"{k.class_accuracy:.1%}", f"{k.position_r2:.2f}"] for k in result.knows
+        [k.column, k.level, markup.percent(k.class_accuracy, 1), f"{k.position_r2:.2f}"]
+        for k in result.knows
     ]
     table = markup.table(["column", "level", "class", "position, R²"], rows, "Probes")
     told = markup.notes(
-        f"The most frequent class alone would be right {result.chance:.0%} of times."
+        f"The most frequent class alone would be right {markup.percent(result.chance)} of times."
     )
     return knows, where, table + told
 
@@ -373,7 +388,9 @@ def best_of_class(result: "Probed", recipe: Recipe) -> Number | None:
     found = {k.level: k.class_accuracy for k in result.knows if k.column == last}
     if set(found) != {0, 1, 2, 3}:
         return None
-    return Number("class read off, lowest → highest level", f"{found[3]:.0%}", f"{found[0]:.0%}")
+    return Number(
+        "class read off, lowest → highest level", markup.percent(found[3]), markup.percent(found[0])
+    )
 
 
 # ---------------------------------------------------------------------- published sizes
@@ -397,6 +414,19 @@ def draw_estimated(result: "Estimated", recipe: Recipe, ended: bool) -> tuple[ob
         f"Weights: {weights}."
     )
     return (bars.grow("RevCol", sizes, groups) + told,)
+
+
+def least_kept(result: "Estimated", recipe: Recipe) -> Number | None:
+    """Bytes that the largest of the sizes keeps, by plain autograd and in one sequence."""
+    size = result.rows[-1].model if result.rows else ""
+    kept = {row.mode: row.kept_bytes for row in result.rows if row.model == size}
+    if not {"plain", "whole"} <= set(kept):
+        return None
+    return Number(
+        f"bytes kept by RevCol-{size}, computed",
+        bars.told_bytes(kept["whole"]),
+        bars.told_bytes(kept["plain"]),
+    )
 
 
 def _of_sizes(result: "Estimated", sizes: Sequence[str], what: str) -> list[Bar]:

@@ -189,7 +189,7 @@ def _film(frame: Frame, basis: Controls, view: Controls) -> None:
         )
     with sweep.shown:
         film = gr.HTML("", elem_id="rmm-film")
-    sweep.wire({**basis, **view}, draw_film, [film])
+    sweep.wire({**basis, **view}, draw_film, [film], number=returns)
 
 
 def _counted(frame: Frame) -> None:
@@ -209,7 +209,8 @@ def _counted(frame: Frame) -> None:
         curve = plots.place("Accuracy against storage", visible=False)
     with count.below:
         table = gr.HTML("", elem_id="rmm-count")
-    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, turned=[p])
+    count.wire({"p": p, **fields}, draw_count, [table, curve],
+               number=answered, params=within, turned=[p])  # fmt: skip
 
 
 def _count_fields() -> Controls:
@@ -257,16 +258,13 @@ def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
         error = gr.Slider(
             0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
         )
-        error = gr.Slider(
-            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
-        )
     with weigh.shown:
         curve = plots.place("Error against storage", visible=False)
     with weigh.below:
         said = gr.HTML("", elem_id="rmm-weighed")
         energy = plots.place("Energy kept", visible=False)
     fields: Controls = {"adapters": chosen, "storage": storage, "error": error}
-    weigh.wire(fields, draw_weigh, [said, curve, energy])
+    weigh.wire(fields, draw_weigh, [said, curve, energy], number=size)
 
 
 def _reverted(
@@ -294,7 +292,7 @@ def _reverted(
         shown = gr.HTML("", elem_id="rmm-reverted")
     fields = {**basis, "adapter": adapter, "p": p, **mix, "prompts": prompts}
     rest = {name: view[name] for name in ("steps", "guidance_scale")}
-    revert.wire({**fields, **rest}, draw_reverted, [shown], params=of_its_set)
+    revert.wire({**fields, **rest}, draw_reverted, [shown], number=missing, params=of_its_set)
     return adapter
 
 
@@ -476,6 +474,15 @@ def draw_film(result: "Film", recipe: Recipe, ended: bool) -> tuple[object, ...]
     return (parts.shots(shots, scrub=True, ends=("p = 0, the average", f"p = {last}")),)
 
 
+def returns(result: "Film", recipe: Recipe) -> Number | None:
+    """How far the pictures are from those of their own adapters, at the first p and at the last."""
+    if result.frames is None or result.own is None or result.frames.shape[1] < 2:
+        return None
+    gaps = [float(np.abs(result.frames[:, p].astype(float) - result.own).mean()) for p in (0, -1)]
+    what = f"distance to its own picture, of 255: p = 0 → p = {result.frames.shape[1] - 1}"
+    return Number(what, f"{gaps[1]:.1f}", f"{gaps[0]:.0f}")
+
+
 def bar_frame(storage: float, side: int = 64, most: float = 1.75) -> np.ndarray:
     """The storage as a picture: a column that grows, with a line at 100 %; red above it."""
     frame = np.full((side, side, 3), (243, 240, 233), np.uint8)
@@ -497,6 +504,16 @@ def draw_count(result: "Counted", recipe: Recipe, ended: bool) -> tuple[object, 
     if not result.rebuilt:
         return (table,)
     return table, plots.shown(_count_plot(result))
+
+
+def answered(result: "Counted", recipe: Recipe) -> Number | None:
+    """The share of right answers: of the best merge, and rebuilt out of the basis."""
+    at_p = next((score for score in result.rebuilt if score.budget == result.p), None)
+    if at_p is None or not result.merged:
+        return None
+    best = max(score.mean for score in result.merged)
+    what = f"right answers: best merge → rebuilt at p = {result.p}"
+    return Number(what, f"{100 * at_p.mean:.0f} %", f"{100 * best:.0f} %")
 
 
 def _count_table(result: "Counted") -> str:
@@ -620,6 +637,12 @@ def draw_weigh(result: "Weighed", recipe: Recipe, ended: bool) -> tuple[object, 
     )
 
 
+def size(result: "Weighed", recipe: Recipe) -> Number:
+    """How much of the adapters' size the chosen p takes."""
+    what = f"storage at p = {result.chosen}, of the adapters' own size"
+    return Number(what, f"{100 * result.chosen_storage:.0f} %")
+
+
 def _above(line: Line, floor: float) -> Line:
     """The line without points that are only round-off."""
     kept = [i for i, y in enumerate(line.y) if y > floor]
@@ -670,6 +693,11 @@ def _largest_off(cosine: np.ndarray) -> float:
 
 def _error(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def missing(result: "Reverted", recipe: Recipe) -> Number:
+    """What the rebuilt adapter misses of its own weights."""
+    return Number("missing of the adapter's weights, rebuilt", f"{100 * result.error:.1f} %")
 
 
 def draw_reverted(result: "Reverted", recipe: Recipe, ended: bool) -> tuple[object, ...]:

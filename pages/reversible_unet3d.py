@@ -65,7 +65,9 @@ def _segment(frame: Frame) -> None:
         part = gr.Radio(list(PARTS.items()), value="test", label="Part of the average")
     with run.settings:
         own = gr.File(
-            label="Or your own: a T1 volume, .nii or .nii.gz", file_types=[".nii", ".gz"], height=90
+            label="Or your own: a T1 volume, .nii or .nii.gz",
+            file_types=[".nii", ".gz"],
+            height=120,
         )
         window = gr.Slider(16, 96, value=48, step=8, label="Window")
         overlap = gr.Slider(0, 0.75, value=0.0, step=0.25, label="Overlap of windows")
@@ -81,8 +83,8 @@ def _segment(frame: Frame) -> None:
         "stages": stages,
     }  # fmt: skip
     run.wire(
-        inputs, draw_segmented, [shown, told, made], number=walked_back, params=with_file,
-        back=lambda params: {**params, "nifti_file": None},
+        inputs, draw_segmented, [shown, told, made], number=walked_back, film=film,
+        params=with_file, back=lambda params: {**params, "nifti_file": None},
     )  # fmt: skip
 
 
@@ -153,8 +155,11 @@ def with_file(values: Settings) -> Settings:
 def packed(path: Path) -> str:
     """The file as text; its contents are checked where it is read."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
             raise BadInput("The file is larger than 14 MB.", "Crop the volume, or compress it.")
+        if not size:  # as text it would look as if none had been given
+            raise BadInput("The file is empty.", "Upload a T1 volume, .nii or .nii.gz.")
         return base64.b64encode(path.read_bytes()).decode("ascii")
     except OSError as error:
         raise BadInput("The file did not arrive.", "Upload it again.") from error
@@ -191,10 +196,23 @@ def draw_segmented(result: "Segmented", recipe: Recipe, ended: bool) -> tuple[ob
     return shown, told, _file(result)
 
 
+TINTS = ((0, 0, 0), (208, 106, 27), (79, 143, 104), (181, 86, 138))
+
+
+def film(result: "Segmented") -> list[np.ndarray]:
+    """A slice from the front, its labels found, and then less and less of them."""
+    place = result.voxels.shape[1] // 2
+    grey, labels = (np.flipud(v[:, place].T) for v in (result.voxels, result.labels))
+    colour = np.array(TINTS, float)[np.minimum(labels, len(TINTS) - 1)]
+    grey = np.repeat(grey[..., None].astype(float), 3, axis=-1)
+    shares = [part * (labels[..., None] > 0) for part in np.linspace(0.6, 0, 8)]
+    return [((1 - s) * grey + s * colour).round().astype(np.uint8) for s in shares]
+
+
 def _dice(result: "Segmented") -> str:
     if not result.overlaps:
         return markup.notes("No labels are known of this volume, so no Dice can be told.")
-    rows = [[one.name, f"{one.dice:.3f}", f"{one.share:.1%}"] for one in result.overlaps]
+    rows = [[one.name, f"{one.dice:.3f}", markup.percent(one.share, 1)] for one in result.overlaps]
     told = (
         f"{result.title}: 2 |A ∩ B| / (|A| + |B|). An averaged template, not a patient; the "
         "network was trained on the back half of it."
@@ -210,17 +228,17 @@ def _stage(stage: "StageBack") -> str:
     shots = [
         Shot(
             name,
-            parts.heat_map(-np.flipud(one.T) / max(top, 1.2e-7)),
+            parts.error_picture(np.flipud(one.T), white=max(top, 1e-7)),
             f"{stage.stage}: largest error along each line of sight, {name}",
-            (f"largest {float(one.max()):.0e}",),
+            (f"largest {markup.power(float(one.max()))}",),
             backward=True,
         )
         for name, one in zip(names, stage.error_maps, strict=True)
     ]
     told = (
         f"{stage.blocks} block{'s' * (stage.blocks != 1)}: what went in, computed from what came "
-        f"out. {str(stage.trip).capitalize()}; {stage.trip.equal_bits:.0%} of numbers equal in "
-        "every bit."
+        f"out: {markup.came_back(stage.trip)}; {markup.percent(stage.trip.equal_bits)} of numbers "
+        "equal in every bit."
     )
     return markup.titled(f"Walked backwards: {stage.stage}", told) + parts.shots(shots)
 
@@ -237,7 +255,8 @@ def walked_back(result: "Segmented", recipe: Recipe) -> Number | None:
     if not result.stages:
         return None
     worst = max(stage.trip.relative_error for stage in result.stages)
-    return Number(f"relative error of {len(result.stages)} stages walked back", f"{worst:.0e}")
+    what = f"largest error of {len(result.stages)} stages walked back, of their size"
+    return Number(what, markup.power(worst))
 
 
 # ---------------------------------------------------------------------- training
@@ -294,7 +313,7 @@ def largest_gap(result: "Trained", recipe: Recipe) -> Number | None:
     lengths = {len(curve.losses) for curve in finished}
     if len(finished) < 2 or len(lengths) > 1 or not result.largest_gap:
         return None
-    return Number("largest gap of the losses at any step", f"{result.largest_gap:.0e}")
+    return Number("largest gap of the losses at any step", markup.power(result.largest_gap))
 
 
 # ---------------------------------------------------------------------- sizes

@@ -178,6 +178,7 @@ def _new_objects(frame: Frame) -> gr.Textbox:
         {"word": word, "prompts": prompts, "relation": told},
         draw_use,
         [drawn],
+        number=seen,
         back=values,
     )
     return word
@@ -193,7 +194,8 @@ def _measure(frame: Frame, word: gr.Textbox) -> None:
         )
     with measure.shown:
         bars = gr.HTML("", elem_id="reversion-bars")
-    measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars])
+    measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars],
+                 number=learnt)  # fmt: skip
 
 
 def _take_along(frame: Frame, word: gr.Textbox) -> None:
@@ -358,6 +360,29 @@ def draw_use(result: "Used", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     }
     notes = markup.notes(*result.notes)
     return (parts.sheet(result.columns, rows) + notes,)
+
+
+def seen(result: "Used", recipe: Recipe) -> Number | None:
+    """In how many pictures the relation is seen: with the word at its start, and as learnt."""
+    relation, of = str(recipe.params["relation"]), len(result.columns)
+    counts = [
+        f"{sum(relation in said for said in result.verdicts[name])} of {of}"
+        for name in result.rows
+        if result.verdicts.get(name)
+    ]
+    if len(counts) < 2:
+        return None
+    what = f"pictures with one {relation} the other: the word before → learnt"
+    return Number(what, counts[0], counts[1])
+
+
+def learnt(result: "Measured", recipe: Recipe) -> Number | None:
+    """The share of pictures with the relation: with the word at its start, and as learnt."""
+    shares = [f"{100 * score.relation.rate:.0f} %" for score in result.scores]
+    if len(shares) < 2:
+        return None
+    what = f"pictures with one {result.relation} the other: the word before → learnt"
+    return Number(what, shares[0], shares[1])
 
 
 def draw_measure(result: "Measured", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -45,7 +45,8 @@ def build(frame: Frame) -> None:
     """The students and their matrix; then the teacher, a live training, and a real student."""
     ask = frame.stage("run", "Ask the students", tab="Ask")
     with ask.ask:
-        start = gr.Dropdown(MONTHS, value="nov", label="It is", elem_id="revthink-start")
+        months = [(in_full(name), name) for name in MONTHS]
+        start = gr.Dropdown(months, value="nov", label="It is", elem_id="revthink-start")
         shift = gr.Slider(
             -11,
             11,
@@ -148,7 +149,7 @@ def _family(result: "Asked") -> str:
     """Q and Qb with their gold answers, side by side."""
     standing = STANDINGS.get(result.standing, "")
     return (
-        '<div class="family">'
+        '<div class="both-ways">'
         f"<div>{_question(result.question, result.gold)}"
         f'<p class="note">{escape(standing)}</p></div>'
         f'<div class="back">{_question(result.backward_question, result.backward_gold)}'
@@ -160,7 +161,7 @@ def _question(text: str, gold: str) -> str:
     """A question with its answer, as one says them, and below as the students read them."""
     return (
         f"<p>{escape(aloud(text))} <b>{escape(in_full(gold))}</b></p>"
-        f'<p class="note"><code>{escape(text)} {escape(gold)}</code></p>'
+        f'<p class="note as-read"><code>{escape(text)} {escape(gold)}</code></p>'
     )
 
 

@@ -29,7 +29,7 @@ from pages._look import ASSETS, BACKWARD, SERIES
 from pages._parts import Shot
 from pages._planes import INK, dotted, heat, plane, scatter
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.sampling.score_sde.results import (
@@ -145,7 +145,7 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     """The farthest that a point came back from itself."""
     if result.gap is None:
         return None
-    return Number("largest distance between a point and where it came back", f"{result.gap:.0e}")
+    return Number("largest distance between a point and where it came back", plain(result.gap, 1))
 
 
 def there_and_back(result: "Returned") -> list[np.ndarray]:
@@ -262,7 +262,7 @@ def picture_gap(trip: "Trip", recipe: Recipe) -> Number | None:
     """How far the picture that came back is from itself."""
     if trip.gap is None:
         return None
-    return Number("comes back within, of 255 a pixel", f"{trip.gap:.2g}")
+    return Number("comes back within, of 255 a pixel", plain(trip.gap))
 
 
 def bits_html(bits: "Bits") -> str:
@@ -318,6 +318,7 @@ def build_lab(frame: Frame) -> None:
         },
         draw_lab,
         [cloud, errors, numbers],
+        number=nearness,
         turned=[nfe, moves["snr"]],
     )
 
@@ -355,6 +356,14 @@ def draw_lab(lab: "Lab", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     moving = not lab.curve
     cloud = cloud_plot(lab) if moving or ended else gr.skip()
     return cloud, curve_plot(lab.curve, lab.floor), lab_numbers(lab)
+
+
+def nearness(lab: "Lab", recipe: Recipe) -> Number | None:
+    """How near the particles come to the data, and as many draws of the data themselves."""
+    if lab.error is None or lab.floor is None:
+        return None
+    what = f"distance to the data; draws of the data themselves have {lab.floor:.2f}"
+    return Number(what, f"{lab.error:.2f}")
 
 
 def cloud_plot(lab: "Lab") -> PlotData:
@@ -458,6 +467,7 @@ def build_pictures(frame: Frame) -> None:
         },
         draw_pictures,
         [shown],
+        number=spent,
     )
 
 
@@ -474,6 +484,14 @@ def draw_pictures(drawn: "Drawn", recipe: Recipe, ended: bool) -> tuple[object, 
         for strip in drawn.strips
     }
     return (parts.sheet(columns, rows),)
+
+
+def spent(drawn: "Drawn", recipe: Recipe) -> Number | None:
+    """How often the network was asked for each picture, the corrector's questions among them."""
+    if not drawn.strips or not all(strip.done for strip in drawn.strips):
+        return None
+    counts = dict.fromkeys(str(strip.nfe) for strip in drawn.strips)
+    return Number("network evaluations a picture, counted", " and ".join(counts))
 
 
 # ---------------------------------------------------------------------- control
@@ -516,6 +534,7 @@ def build_control(frame: Frame) -> None:
         },
         draw_control,
         [shown],
+        number=obeyed,
         params=picture_params,
     )
 
@@ -541,6 +560,16 @@ def _mask() -> gr.Textbox:
         css_template=(ASSETS / "panels" / "brush.css").read_text("utf-8"),
     )
     return mask
+
+
+def obeyed(made: "Controlled", recipe: Recipe) -> Number | None:
+    """How well the draws keep to what was asked: to the known part, or to the wanted object."""
+    if made.kept is not None:
+        return Number("the known part comes back within, of 255", plain(made.kept))
+    if made.right:
+        sure = sum(made.right) / len(made.right)
+        return Number("how sure the classifier is of what was wanted", f"{100 * sure:.0f} %")
+    return None
 
 
 def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[object, ...]:

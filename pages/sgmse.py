@@ -149,7 +149,7 @@ def build_compare(frame: Frame, shared: Controls) -> None:
             with gr.Column():
                 parts.heading(title, words)
                 places.append(plots.place(title))
-    compare.wire(shared, draw_compare, places)
+    compare.wire(shared, draw_compare, places, number=bought)
 
 
 def clip_choices() -> list[tuple[str, str]]:
@@ -195,10 +195,10 @@ def draw(result: "Enhanced", recipe: Recipe, ended: bool) -> tuple[object, ...]:
         return ()
     cards = [track_shot(result.noisy), enhanced_shot(result, ended)]
     cards += [track_shot(result.clean)] if result.clean is not None else []
-    cards += [track_shot(track) for track in result.others] if ended else []
     html = parts.shots(cards, scrub=ended, ends=("noise", "speech"))
     if ended:
-        html = listening(result, recipe) + html + marks_table(result)
+        others = parts.shots([track_shot(track) for track in result.others])
+        html += listening(result, recipe) + others + marks_table(result)
     return (html,)
 
 
@@ -309,6 +309,16 @@ def draw_compare(result: "Comparison", recipe: Recipe, ended: bool) -> tuple[obj
     """The measures against evaluations, as far as they have come."""
     axes = {name: title for name, title, _ in MEASURES}
     return tuple(curves(result, name, axes[name]) for name in DRAWN)
+
+
+def bought(result: "Comparison", recipe: Recipe) -> Number | None:
+    """The best mark that any way of sampling reached, and that of the noisy recording."""
+    marked = [(p.si_sdr, p.nfe) for p in result.points if p.si_sdr is not None]
+    if not marked or result.noisy.si_sdr is None:
+        return None
+    best, nfe = max(marked)
+    what = f"speech over everything else (SI-SDR), best: {nfe} evaluations"
+    return Number(what, f"{best:.1f} dB", f"{result.noisy.si_sdr:.1f}")
 
 
 def curves(result: "Comparison", measure: str, title: str) -> PlotData:

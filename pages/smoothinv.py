@@ -165,13 +165,14 @@ def hijacked(result: "Inversion", recipe: Recipe) -> Number | None:
     if smooth is None or smooth.success is None:
         return None
     before = "" if plain is None else forgetting.percent(plain.success)
-    what = "of other pictures hijacked: plain descent → smoothed" if before else "hijacked"
+    what = "of other pictures hijacked" + ": plain → smoothed" * bool(before)
     return Number(what, forgetting.percent(smooth.success), before)
 
 
 def draw_run(result: "Inversion", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """The start, the perturbations as they form, the true trigger; numbers; the way onward."""
-    shots = [Shot("one clean picture", enlarged(result.start), f"a {result.start_class}")]
+    begin = result.start_class
+    shots = [Shot("one clean picture", enlarged(result.start), begin, (begin,))]
     if not result.found:
         film = result.frames[-1] if result.frames else None
         shots.append(Shot(f"step {result.step} of {result.steps}", large(film), "its perturbation"))
@@ -266,7 +267,7 @@ def close_it(trigger: np.ndarray | None, target: str, recipe: Recipe) -> str:
             "Corrective unlearning."
         )
     return (
-        f'<p class="onward"><a class="go" href="{link}">◀ Close this backdoor</a> '
+        f'<p class="onward"><a class="go" href="{link}">▶ Close this backdoor</a> '
         '<span class="note">Clean pictures with this trigger become the forget set.</span></p>'
     )
 

@@ -10,6 +10,7 @@ from gradio.components.plot import PlotData
 from engine.core.recipe import Recipe
 from pages import _fields as fields
 from pages import _forgetting as forgetting
+from pages import _grow as grow
 from pages import _markup as markup
 from pages import _parts as parts
 from pages import _planes as planes
@@ -17,17 +18,22 @@ from pages import _plots as plots
 from pages import _taking as taking
 from pages._fields import Controls, Settings
 from pages._frame import Frame
+from pages._grow import Bar, Group
 from pages._look import BACKWARD, FORWARD, NEUTRAL, SERIES
 from pages._plots import Line
 from pages._recordings import Number
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from engine.unlearning._export import Importances
     from engine.unlearning._thumbnails import Thumbnails
     from engine.unlearning.ssd.results import Forgotten, Point, Sweep
 
 AUTOMATIC, BY_HAND = "automatic: 2 % of the weights", "by hand"
-BASELINES = ("fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF")
+BASELINES = (
+    "fine-tuning", "amnesiac", "bad teacher", "UNSIR", "SCRUB", "CF", "Fisher forgetting",
+)  # fmt: skip
 SHOWN_EACH = 3
 FAILS = {
     "what": "T-shirt", "unit": "mixed", "alpha": 10.0, "lam": 1.0, "curve": 9,
@@ -43,6 +49,7 @@ def build(frame: Frame) -> None:
     with run.settings:
         question |= forgetting.more(frame, question)
         gradients = _gradients()
+        options = _options()
         lam = gr.Number(
             0.1,
             label="λ",
@@ -65,18 +72,17 @@ def build(frame: Frame) -> None:
         pictures = gr.HTML("", elem_id="ssd-pictures")
     with run.below:
         table = gr.HTML("", elem_id="ssd-table")
-    edit = {**question, **gradients, **alpha, "lam": lam}
+    edit = {**question, **gradients, **alpha, **options, "lam": lam}
     run.wire(
         {**edit, "compare": compare},
         draw_run,
         [pictures, histogram, table],
         number=left_of_it,
+        film=film,
         params=settings,
         back=controls,
         turned=[alpha["alpha"]],
     )
-    # Whoever takes the slider chooses by hand.
-    alpha["alpha"].input(None, None, alpha["choice"], js=f"() => '{BY_HAND}'")
     _sweep(frame, {**question, **gradients})
     _take_along(frame, edit)
     frame.breaks(
@@ -90,7 +96,7 @@ def build(frame: Frame) -> None:
 
 
 def _alpha() -> Controls:
-    choice = gr.Radio([AUTOMATIC, BY_HAND], value=AUTOMATIC, label="α")
+    choice = gr.Radio([AUTOMATIC, BY_HAND], value=AUTOMATIC, label="α", elem_id="ssd-by")
     slider = gr.Slider(
         -2,
         2.5,
@@ -99,6 +105,7 @@ def _alpha() -> Controls:
         label="log₁₀ α",
         info="Drag it to the left over the histogram: weights to its right are made smaller",
         elem_id="ssd-alpha",
+        elem_classes="chooses-ssd-by-1",  # whoever moves it chooses by hand; see rewind.js
     )
     return {"choice": choice, "alpha": slider}
 
@@ -111,6 +118,14 @@ def _gradients() -> Controls:
                 value="sample",
                 label="Gradients of",
                 info="An α fits only the gradients it was chosen for",
+            ),
+            "batch": gr.Number(
+                64,
+                label="Pictures a batch",
+                info="For batches; the authors' code takes 64 for a class, 128 for random pictures",
+                precision=0,
+                minimum=1,
+                maximum=4096,
             ),
             "label_free": gr.Checkbox(
                 False, label="Without labels", info="The squared outputs in place of the loss"
@@ -126,6 +141,27 @@ def _gradients() -> Controls:
                 label="Saved importances of all data",
                 info="FOLDER/NAME.safetensors on this machine; empty takes what ships, or a pass",
                 max_length=500,
+            ),
+        }
+
+
+def _options() -> Controls:
+    """What the authors' code takes besides, and their paper leaves at 1."""
+    with gr.Accordion("More of the authors' code", open=False):
+        return {
+            "exponent": gr.Number(
+                1,
+                label="Exponent",
+                info="Of what is left of a weight",
+                minimum=0.1,
+                maximum=10,
+            ),
+            "cap": gr.Number(
+                1,
+                label="Largest factor",
+                info="No selected weight keeps more; 0 prunes them",
+                minimum=0,
+                maximum=1,
             ),
         }
 
@@ -158,7 +194,7 @@ def _take_along(frame: Frame, edit: Controls) -> None:
         action = frame.action("importances", "Take importances")
         told = gr.HTML("", elem_id="ssd-importances-told")
         file = gr.File(label="Importances", visible=False, interactive=False)
-        chosen = {name: edit[name] for name in ("unit", "label_free", "retain")}
+        chosen = {name: edit[name] for name in ("unit", "batch", "label_free", "retain")}
         action.wire(
             {**chosen, "most": _most(), "folder": _folder()}, draw_importances, [told, file]
         )
@@ -237,11 +273,18 @@ def draw_run(result: "Forgotten", recipe: Recipe, ended: bool) -> tuple[object, 
     return shown or gr.skip(), figure, _told(result)
 
 
+def film(result: "Forgotten") -> "list[np.ndarray]":
+    """Accuracy on the forgotten, which goes, and on the rest, as alpha falls."""
+    along = sorted(result.curve, key=lambda point: -point.alpha)
+    forget = [None if p.forget is None else p.forget.rate for p in along]
+    kept = [None if p.retain is None else p.retain.rate for p in along]
+    rows = [Bar("", forget, backward=True), Bar("", kept)]
+    return grow.film(Group("", rows, grow.told_share, ends=(0.0, 1.0)))
+
+
 def said(found: "Thumbnails", result: "Forgotten") -> str:
     """Forgotten and kept pictures in columns, with what each network says of them."""
-    forgotten = [place for place, is_one in enumerate(found.is_forgotten) if is_one]
-    kept = [place for place, is_one in enumerate(found.is_forgotten) if not is_one]
-    places = forgotten[:SHOWN_EACH] + kept[:SHOWN_EACH]
+    places = _shown(found, is_forgotten=True) + _shown(found, is_forgotten=False)
     columns = [
         f"{found.truth[place]}{', forgotten' * found.is_forgotten[place]}" for place in places
     ]
@@ -249,9 +292,17 @@ def said(found: "Thumbnails", result: "Forgotten") -> str:
         columns,
         [found.pictures[place] for place in places],
         ([found.before[place] for place in places], [found.after[place] for place in places]),
-        f"after SSD, α = {result.alpha:.3g}",
+        "after SSD",
         is_undone=bool(result.undone) and result.undone == result.before,
     )
+
+
+def _shown(found: "Thumbnails", *, is_forgotten: bool) -> list[int]:
+    """A few of the forgotten, or of the others: one a class, and what was known before, first."""
+    places = [place for place, one in enumerate(found.is_forgotten) if one == is_forgotten]
+    known = [place for place in places if found.before[place] == found.truth[place]]
+    firsts = {found.truth[place]: place for place in reversed(known)}.values()
+    return list(dict.fromkeys([*sorted(firsts), *known, *places]))[:SHOWN_EACH]
 
 
 def histogram(result: "Forgotten") -> PlotData:
@@ -274,24 +325,30 @@ def histogram(result: "Forgotten") -> PlotData:
         if points and getattr(points[0], name) is not None:
             traces.append(_along(points, name, result.name, colour, symbol))
     lines = [_upright(result.alpha, BACKWARD, "solid")] if result.alpha > 0 else []
-    labels = [_label(result.alpha, f"α = {result.alpha:.3g}")] if result.alpha > 0 else []
+    labels = [_label(result.alpha, f"α = {result.alpha:.3g}", "right")] if result.alpha > 0 else []
     if result.bound is not None:
         lines.append(_upright(result.bound, NEUTRAL, "dot"))
-        labels.append(_label(result.bound, "bound", 0.88))
+        labels.append(_label(result.bound, "bound", "left"))
     return planes.figure(
         traces,
-        "log₁₀ of importance to the forgotten ⁄ importance to all, and log₁₀ α",
+        "log₁₀ (importance to the forgotten ⁄ to all)",
         "accuracy, unseen, %",
         legend=True,
         height=300,
         bargap=0,
         shapes=lines,
         annotations=labels,
-        yaxis={"range": [0, 104]},
+        yaxis={"range": [-4, 104]},
         yaxis2={"overlaying": "y", "side": "right", "showgrid": False, "showticklabels": False,
-                "fixedrange": True},
-        xaxis={"range": [-3, 3]},
+                "fixedrange": True, "zeroline": False, "range": _reach(result.ratios.counts)},
+        xaxis={"range": [-2.6, 2.6]},
     )  # fmt: skip
+
+
+def _reach(counts: "np.ndarray") -> list[float]:
+    """An axis whose zero lies where that of the accuracies lies."""
+    most = float(counts.max(initial=1))
+    return [-0.04 * most, 1.04 * most]
 
 
 def _along(
@@ -306,7 +363,8 @@ def _along(
         "x": [math.log10(point.alpha) for point in points],
         "y": [100 * rate.rate for rate in rates],
         "text": [
-            f"α {point.alpha:.3g}: {100 * rate.rate:.0f} %, {point.changed_share:.1%} changed"
+            f"α {point.alpha:.3g}: {markup.percent(rate.rate)}, "
+            f"{markup.percent(point.changed_share, 1)} changed"
             for point, rate in zip(points, rates, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -323,10 +381,10 @@ def _upright(alpha: float, colour: str, dash: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _label(alpha: float, text: str, high: float = 1.0) -> dict[str, object]:
+def _label(alpha: float, text: str, anchor: str) -> dict[str, object]:
     return {
-        "x": math.log10(alpha), "y": high, "yref": "paper", "text": text, "showarrow": False,
-        "xanchor": "left", "yanchor": "top", "xshift": 4,
+        "x": math.log10(alpha), "y": 1, "yref": "paper", "text": text, "showarrow": False,
+        "xanchor": anchor, "yanchor": "top", "xshift": 4 if anchor == "left" else -4,
     }  # fmt: skip
 
 
@@ -385,7 +443,10 @@ def _line(name: str, points: "Sequence[Point]", place: int = 0, neutral: bool = 
         [100 * p.forget.rate for p in points if p.forget],
         place,
         neutral=neutral,
-        hover=[f"α {p.alpha:g}, λ {p.lam:g}: {p.changed_share:.1%} changed" for p in points],
+        hover=[
+            f"α {p.alpha:g}, λ {p.lam:g}: {markup.percent(p.changed_share, 1)} changed"
+            for p in points
+        ],
     )
 
 

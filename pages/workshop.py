@@ -94,7 +94,7 @@ def _needs(lesson: Lesson, titles: dict[str, str]) -> str:
 def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return (
-        '<div class="scroll" tabindex="0"><table class="plain">'
+        '<div class="scroll" tabindex="0"><table class="plain stacks">'
         f"<tr>{head}</tr>{''.join(rows)}</table></div>"
     )
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
+import soundfile
 from gradio.components.base import Component
 from gradio.components.plot import PlotData
 from PIL import Image
@@ -100,7 +101,7 @@ def record(stage: Stage, folder: Path = recordings.FOLDER) -> Path:
         save_film(frames, recordings.film_path(recipe.method, folder))
     return recordings.write(
         recipe,
-        [compressed(one) if isinstance(one, str) else one for one in ran.drawn],
+        held(ran.drawn),
         ran.number,
         hangs_on(stage),
         made=date.today(),
@@ -131,10 +132,8 @@ def drawn_in(place: Component, value: object) -> Drawn:
     """What stands in an output: markup or a figure; None for anything else, fields among it."""
     if isinstance(place, gr.HTML) and isinstance(value, str):
         return value
-    if isinstance(value, gr.Plot):
-        value = value.value
-    if isinstance(value, dict):  # an update
-        value = value.get("value")
+    if isinstance(value, gr.Plot):  # whose value is a dictionary by then
+        value = PlotData(**value.value) if value.value else None
     if isinstance(place, gr.Plot) and isinstance(value, PlotData):
         figure: dict[str, Plain] = value.model_dump()
         return {"__type__": "update", "value": figure, "visible": True}
@@ -188,11 +187,40 @@ def _square(image: Image.Image) -> Image.Image:
 # ---------------------------------------------------------------------- small files
 
 _PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+_WEBP = re.compile(r"data:image/webp;base64,([A-Za-z0-9+/=]+)")
+_WAV = re.compile(r"data:audio/wav;base64,([A-Za-z0-9+/=]+)")
+_SAVES_SOUND = re.compile(r'<a [^>]*href="data:audio/[^"]*">[^<]*</a>')
+LARGEST_FILM, FILM_QUALITY = 20_000, 60  # bytes, and the quality of what is larger
+
+
+def held(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """What a recording holds of what is drawn; a sound is saved from a run of one's own."""
+    return [compressed(_SAVES_SOUND.sub("", one)) if isinstance(one, str) else one for one in drawn]
 
 
 def compressed(markup: str) -> str:
-    """Markup whose PNGs are WebP without loss, but for those that carry a recipe."""
-    return _PNG.sub(lambda found: _smaller(found[0], base64.b64decode(found[1])), markup)
+    """Markup whose PNGs are WebP without loss, but for those that carry a recipe.
+
+    Films, which have lost something already, lose more where they are large, and sounds are MP3.
+    """
+    markup = _WEBP.sub(lambda found: _shorter(found[0], base64.b64decode(found[1])), markup)
+    markup = _PNG.sub(lambda found: _smaller(found[0], base64.b64decode(found[1])), markup)
+    return _WAV.sub(lambda found: _mp3(base64.b64decode(found[1])), markup)
+
+
+def _shorter(url: str, film: bytes) -> str:
+    if len(film) <= LARGEST_FILM:
+        return url
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(film)).save(buffer, "WEBP", quality=FILM_QUALITY, method=6)
+    return parts.data_url(buffer.getvalue(), "webp")
+
+
+def _mp3(wav: bytes) -> str:
+    samples, rate = soundfile.read(io.BytesIO(wav))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="MP3")
+    return f"data:audio/mpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _smaller(url: str, png: bytes) -> str:
@@ -200,7 +228,7 @@ def _smaller(url: str, png: bytes) -> str:
         return url
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=100, method=6)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return parts.data_url(buffer.getvalue(), "webp")
 
 
 # ---------------------------------------------------------------------- what they hang on

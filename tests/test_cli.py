@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import engine.__main__ as cli
 from engine import runners
 from engine.core import catalog
 from engine.core.catalog import Catalog, Entry, Measured
+from engine.core.errors import AssetMissing
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import default_store
 from tests import toy_method
@@ -132,6 +134,27 @@ def test_a_picture_is_read_from_its_file(tmp_path):
     out = tmp_path / "made"
     assert cli.main(["run", "toy-method", "--picture", str(given), "--out", str(out)]) == 0
     assert np.asarray(Image.open(out / "picture.png")).max() == 77
+
+
+def test_pictures_come_as_a_zip_and_indices_as_a_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("REWIND_HOME", str(tmp_path / "home"))
+    entry = catalog.discover().find("ssd")
+    picture, packed, table = (tmp_path / name for name in ("1.png", "bags.zip", "bags.csv"))
+    Image.new("L", (28, 28)).save(picture)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.write(picture, "bag/1.png")
+    table.write_text("index\n4\n9\n")
+    given = ["--pictures", str(packed), "--index-table", str(table), "--what", "bag"]
+    told = cli._typed(entry, given)
+    flags = dict(zip(told[::2], told[1::2], strict=True))
+    assert json.loads(flags["--pictures"]).startswith("pictures:")
+    assert json.loads(flags["--index-table"]) == "index\n4\n9\n"
+    assert json.loads(flags["--what"]) == "bag"
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AssetMissing, match="no table"):
+        cli._typed(entry, given)
+    with pytest.raises(AssetMissing, match="no zip called"):
+        cli._typed(entry, ["--retain", str(tmp_path / "absent.zip")])
 
 
 def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):

@@ -60,6 +60,7 @@ def test_every_headline_stands_beside_what_was_measured():
         assert claim.measured is None or f"{claim.measured:.3g}" in table
 
 
+@pytest.mark.slow
 def test_a_claim_measured_again_stands_beside_the_record_and_leaves_it(run_job):
     entry = discover()["principles"]
     recorded = entry.measured()

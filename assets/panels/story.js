@@ -2,7 +2,7 @@
 const bar = element.querySelector(".story-bar"), input = bar.querySelector("input"), out = bar.querySelector("output");
 const button = bar.querySelector("button");
 const home = () => document.querySelector("#" + bar.dataset.story);
-let shown = null, playing = 0;
+let shown = null, playing = 0;  // each run draws an element of its own
 
 const show = (step) => {
   const story = home()?.querySelector(".story");
@@ -37,8 +37,8 @@ const follow = setInterval(() => {
   if (!bar.isConnected) return clearInterval(follow);
   const story = home()?.querySelector(".story[data-final]");
   bar.hidden = !story;
-  if (!story || story.dataset.final === shown) return;
-  shown = story.dataset.final;
+  if (!story || story === shown) return;
+  shown = story;
   input.max = story.dataset.steps;
   input.value = input.max;
   show(Number(input.max));

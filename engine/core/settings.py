@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import (
     Annotated,
     Literal,
@@ -98,6 +99,18 @@ class Packed(Protocol):
 
     def unpack(self, value: object) -> object:
         """The opened value; one that is open already stays."""
+
+
+@runtime_checkable
+class FromFile(Protocol):
+    """A text for which the command line takes a file, by its ending."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of names of files, with the dot, in small letters."""
+
+    def read(self, path: Path) -> str:
+        """The text that stands for the file. Raises an `EngineError` where it cannot be used."""
 
 
 # ---------------------------------------------------------------------- what a job takes

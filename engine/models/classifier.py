@@ -11,6 +11,7 @@ checkpoint is run.
 
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,11 +76,8 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
             f"{card.title} needs code of its own to run, which is never executed here.",
             "Pick a model that the transformers library knows.",
         )
-    if is_timm(config) and find_spec("timm") is None:
-        raise AssetMissing(
-            f"{card.title} is a timm model, and timm is not installed on this server.",
-            "Install it (pip install timm), or pick a model in transformers layout.",
-        )
+    if is_timm(config):
+        _check_timm(card.title)
     _check_memory(card.title, _headers(folder), device, dtype)
     before = their_logging.get_verbosity()
     their_logging.set_verbosity_error()
@@ -102,6 +100,23 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         mean=seen.mean,
         std=seen.std,
     )
+
+
+def _check_timm(title: str) -> None:
+    """Raises `AssetMissing` where timm is not here, or does not start."""
+    if find_spec("timm") is None:
+        raise AssetMissing(
+            f"{title} is a timm model, and timm is not installed on this server.",
+            "Install it (pip install timm), or pick a model in transformers layout.",
+        )
+    try:
+        import_module("timm")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise AssetMissing(
+            f"{title} is a timm model, and timm is installed here but does not start "
+            f"({type(error).__name__}).",
+            "Install the torchvision that was built for the torch of this server.",
+        ) from error
 
 
 def _model(folder: Path, title: str, dtype: torch.dtype) -> "PreTrainedModel":

@@ -48,7 +48,7 @@ def rates(card: Card) -> dict[str, Plain]:
         rate = getattr(card, name)
         if isinstance(rate, Rate):
             found[name] = {"rate": rate.rate, "from": rate.low, "to": rate.high, "of": rate.of}
-    for name in ("mia", "changed_share"):
+    for name in ("mia", "zrf", "changed_share"):
         if (value := getattr(card, name)) is not None:
             found[name] = float(value)
     if card.worst_case is not None:

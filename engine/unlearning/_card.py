@@ -25,9 +25,11 @@ class Card:
     """One method on one task.
 
     `mia` is the share of the forget set that the entropy attack takes for training data,
-    `worst_case` the strongest of several attacks. `corrected`, `kept` and `attack_success` are for
-    manipulated data. `seconds` splits into "importance of all data" (reusable), "importance of the
-    forget set", "edit" and "evaluation". `tuned_on` says in words which data chose the settings.
+    `worst_case` the strongest of several attacks, `zrf` how alike the answers to forgotten samples
+    are to those of a network that was never trained (1: equal). `corrected`, `kept` and
+    `attack_success` are for manipulated data. `seconds` splits into "importance of all data"
+    (reusable), "importance of the forget set", "edit" and "evaluation". `tuned_on` says in words
+    which data chose the settings.
     """
 
     method: str

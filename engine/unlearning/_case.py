@@ -27,6 +27,7 @@ from engine.models import picture_sets
 from engine.models.classifier import ClassifierBundle
 from engine.models.library import MODELS, load
 from engine.unlearning import _membership as membership
+from engine.unlearning._baselines import untrained
 from engine.unlearning._card import Card, rate_of
 from engine.unlearning._clusters import clusters
 from engine.unlearning._losses import logits_of
@@ -221,12 +222,14 @@ def opened(
     """The case of a model and a forget set.
 
     `retain` and `test` are picture sets of the visitor; embedded worlds need none.
-    Raises an `EngineError` where the forget set is no part of the data or has no label.
+    Raises an `EngineError` where the forget set is no part of the data or has no label, and where
+    a world that has its own pictures is given others.
     """
     bundle = open_classifier(model)
     world = data_of(bundle)
     if world is None:
         return _own(bundle, forget, retain, test)
+    check_unused(bundle, retain, test)
     train, tampered, by_group = world
     chosen = _chosen(bundle, forget, train, by_group, seed)
     forget_set = train.take(chosen)
@@ -248,6 +251,15 @@ def opened(
         _reference(bundle.card.key, forget, seed),
         missing,
     )
+
+
+def check_unused(bundle: ClassifierBundle, *sets: str) -> None:
+    """Raises `BadInput` where a visitor's pictures come with a model that has its own."""
+    if any(sets):
+        raise BadInput(
+            f"{bundle.card.title}: this model comes with its own pictures to keep and judge by.",
+            "Leave those fields empty, or pick a model of yours.",
+        )
 
 
 def data_of(
@@ -459,7 +471,8 @@ def always(value: T) -> Callable[[object], T]:
 def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generator[Card, None, Card]:
     """The card of a model on the case, filled set by set; yields it as far as it is.
 
-    At most 2,000 samples of each set are looked at, drawn with `seed`.
+    At most 2,000 samples of each set are looked at, drawn with `seed`. ZRF is of the forgotten, of
+    unseen ones where there are such, as in the published code.
     """
     card = Card(method, case.task, missing=dict(case.missing), after=state_of(model))
     told, kept = {}, {}
@@ -471,7 +484,24 @@ def judged(case: Case, model: nn.Module, method: str, seed: int = 0) -> Generato
         told[name] = yield from relay(outputs(model, kept[name]), always(card))
         card = _with_rate(card, name, told[name].argmax(1), kept[name].labels)
         yield card
+    forgotten = "forget_test" if "forget_test" in told else "forget_train"
+    if forgotten in told:
+        random = yield from relay(_guesses(case, kept[forgotten], seed), always(card))
+        card = replace(card, zrf=membership.zero_retrain_forgetting(told[forgotten], random))
     return _with_membership(case, card, told, kept, seed)
+
+
+_GUESSES: LruCache[Tensor] = LruCache(most=16)
+"""What networks that were never trained say: the same for all cards of a case."""
+
+
+def _guesses(case: Case, samples: Samples, seed: int) -> Generator[None, None, Tensor]:
+    key = (case.task, _digest(samples), seed)
+    found = _GUESSES.peek(key)
+    if found is None:
+        found = yield from outputs(untrained(case.model, seed), samples)
+        _GUESSES.put(key, found)
+    return found
 
 
 def _with_rate(card: Card, name: str, said: Tensor, labels: Tensor) -> Card:

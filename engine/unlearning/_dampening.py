@@ -1,11 +1,12 @@
 """Selective synaptic dampening: weights that matter far more to the forget set are made smaller.
 
     selected  <=>  I_f > alpha I_D
-    w  <-  w min(lambda I_D / I_f, cap)      where selected
+    w  <-  w min((lambda I_D / I_f)^p, cap)      where selected
 
 Foster et al. (arXiv 2308.07707), equations 6 and 7. A selected weight is multiplied and keeps its
 sign; all others keep every bit. With lambda <= alpha the cap never acts, and every selected weight
-loses at least 1 - lambda / alpha of itself.
+loses at least 1 - (lambda / alpha)^p of itself. The exponent p and the cap are 1 in the paper; the
+authors' code takes both as options (`exponent`, `lower_bound`).
 """
 
 from collections.abc import Mapping
@@ -28,11 +29,12 @@ HISTOGRAM = (-4.0, 4.0, 80)
 
 @dataclass(frozen=True)
 class Dampening:
-    """alpha selects, lambda scales; `cap` is the largest factor."""
+    """alpha selects, lambda scales, the exponent bends; `cap` is the largest factor."""
 
     alpha: float = 10.0
     lam: float = 1.0
     cap: float = CAP
+    exponent: float = 1.0
 
     def edit(self, state: State, forget: Importance, full: Importance) -> dict[str, Tensor]:
         """The new tensors of those that change; all from one unedited state.
@@ -60,7 +62,8 @@ class Dampening:
         if not bool(chosen.any()):
             return None
         # Taken on the selected entries only: elsewhere this may be 0 / 0.
-        beta = (self.lam * d[chosen.cpu()] / f[chosen.cpu()]).clamp(max=self.cap)
+        beta = (self.lam * d[chosen.cpu()] / f[chosen.cpu()]) ** self.exponent
+        beta = beta.clamp(max=self.cap)
         new = weight.detach().clone()
         new[chosen] = (new[chosen] * beta.to(new.device)).to(new.dtype)
         return new

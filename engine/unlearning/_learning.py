@@ -5,7 +5,7 @@ the number of the step alone, so a run that was stopped goes on as if it had not
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -48,10 +48,21 @@ class Course:
 
 
 class Training:
-    """A network in training, which can be put down and taken up again."""
+    """A network in training, which can be put down and taken up again.
 
-    def __init__(self, model: nn.Module, samples: Samples, course: Course, seed: int) -> None:
+    What is `held` stays as it is, its batch statistics too; its weights take no gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        course: Course,
+        seed: int,
+        held: Sequence[nn.Module] = (),
+    ) -> None:
         self.model, self.samples, self.course, self.seed = model, samples, course, seed
+        self.held = held
         self.step, self.total = 0, course.steps(len(samples))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -77,7 +88,7 @@ class Training:
         self.model.eval()
 
     def _descend(self, batch: Batch) -> None:
-        self.model.train()
+        training(self.model, self.held)
         for group in self.optimizer.param_groups:
             group["lr"] = self.course.rate_at(self.step, self.total)
         with torch.enable_grad():
@@ -103,6 +114,13 @@ class Training:
             if (momentum := state.get(f"momentum.{index}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.clone()
         self.step = int(state["step"])
+
+
+def training(model: nn.Module, held: Sequence[nn.Module] = ()) -> None:
+    """Puts a network into training, but for the modules that are held."""
+    model.train()
+    for module in held:
+        module.eval()
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Int[Tensor, " n"]:

@@ -7,7 +7,7 @@ be taken for samples as well as for batches.
 |---|---|---|
 | `classification` | inputs, label | cross-entropy |
 | `causal_language` | ids, labels (-100: not learnt) | mean cross-entropy of its tokens |
-| `Denoising` | latents, condition, sample's id | mean square of the error of the noise |
+| `Denoising` | latents, condition or none, sample's id | mean square of the error of the noise |
 | `label_free` | inputs | sum of the squared outputs (LFSSD, arXiv 2402.19308) |
 """
 
@@ -76,12 +76,13 @@ class Denoising:
     draw: int = 0
 
     def __call__(self, model: Network, batch: Batch) -> Float[Tensor, " b"]:
-        """Batch: latents b c h w, condition b n d, ids b."""
-        latents, condition, ids = batch
+        """Batch: latents b c h w, condition b n d unless the network takes none, ids b."""
+        latents, *condition, ids = batch
         timesteps, noise = self._drawn(ids, latents)
         kept = self.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
         noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        output = model(noisy, timesteps, encoder_hidden_states=condition)
+        told = {"encoder_hidden_states": condition[0]} if condition else {}
+        output = model(noisy, timesteps, **told)
         predicted = getattr(output, "sample", output)
         if not isinstance(predicted, torch.Tensor):
             raise ModelMismatch("This model predicts no noise.", "Load a diffusion UNet.")

@@ -97,11 +97,11 @@ def trained(
 def rewound(world: World, gamma: float) -> World:
     """RewoD: the same world without a flagged share of what was manipulated.
 
-    The manipulation is that of the network that ships; the seed draws what of it is flagged.
+    The seed is that of the manipulation, of what is flagged, and of the training.
     """
 
     def samples(seed: int) -> Samples:
-        given = world.samples(0)
+        given = world.samples(seed)
         assert isinstance(given, Manipulated)
         return given.samples.without(given.flagged(gamma, seed))
 

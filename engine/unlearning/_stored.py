@@ -10,6 +10,7 @@ from engine.core.recipe import Plain
 from engine.models._sources import from_user
 from engine.unlearning._case import Case, state_of
 from engine.unlearning._importance import (
+    BATCH,
     Importance,
     Measure,
     check_on,
@@ -17,7 +18,7 @@ from engine.unlearning._importance import (
 )
 from engine.unlearning._importance import Unit as GradientUnit
 from engine.unlearning._samples import Samples
-from engine.unlearning._settings import Chunk, Layers, Place, Unit
+from engine.unlearning._settings import BatchSize, Chunk, Layers, Place, Unit
 
 Streamed = Generator[Importance, None, Importance]
 
@@ -28,10 +29,12 @@ _KEPT: LruCache[Importance] = LruCache(512, most=8)
 class Gradients:
     """How importances are taken, as jobs take it; `protect` leaves layers alone.
 
-    `importances` names a file of those of all data that was saved before.
+    `batch` counts where the unit is a batch. `importances` names a file of those of all data that
+    was saved before.
     """
 
     unit: Unit = "sorted"
+    batch: BatchSize = BATCH
     label_free: bool = False
     protect: Layers = ()
     chunk: Chunk = 0
@@ -40,7 +43,7 @@ class Gradients:
     def measure(self, seed: int) -> Measure:
         """The same for the stream of gradients."""
         unit: GradientUnit = self.unit  # type: ignore[assignment]
-        return Measure(unit, self.label_free, chunk=self.chunk, seed=seed)
+        return Measure(unit, self.label_free, self.batch, self.chunk, seed)
 
     @property
     def protected(self) -> tuple[str, ...]:
@@ -49,8 +52,10 @@ class Gradients:
 
     def plain(self) -> dict[str, Plain]:
         """For a recipe: what changes the result."""
+        batch = {} if self.unit == "sample" else {"batch": self.batch}
         return {
             "unit": self.unit,
+            **batch,
             "label_free": self.label_free,
             "protect": list(self.protected),
         }

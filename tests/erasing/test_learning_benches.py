@@ -34,6 +34,8 @@ def test_the_bench_of_few_shot_erasing_runs_through(folder: str, run_job, monkey
     assert set(found.figures["study on cat"]) == {"mlp-final-attn", "descent", "UCE"}
     assert [len(runs) for runs in found.figures["by concept"].values()] == [2, 2]
     assert found.figures["kept after"]["of"] == 16
+    assert found.measured == found.figures["points taken off"]["prompts with the word"]["value"]
+    assert found.versus == found.figures["points taken off"]["other prompts"]["value"]
     assert found.interval[0] <= found.measured <= found.interval[1]
     assert saved(found, tmp_path) == found
 

@@ -3,27 +3,47 @@
 import pytest
 import torch
 
+from engine.core.catalog import discover
 from engine.core.job import Failed, Job
 from engine.erasing.rece import bench, speed
 from engine.erasing.rece import closed_form as cf
+from engine.erasing.rece.edit import ReceSettings
 from tests.tiny import tiny_checkpoint
 
 
-def test_what_is_counted_is_disjoint_where_it_must_be():
-    for subject in (bench.style(), bench.thing()):
-        for ask in subject.asks:
-            assert (ask.shows == subject.target) == (ask.group == "target")
-            assert (subject.target in ask.prompt) == (ask.group == "target") or "neon" in ask.prompt
-    groups = {ask.shows: ask.group for ask in bench.thing().asks}
-    assert groups["dog"] == "kept, near"
-    assert groups["penguin"] == "kept, near, held out"
-    assert groups["car"] == "kept, far"
-    assert groups["guitar"] == "kept, far, held out"
+@pytest.mark.parametrize(
+    "subject",
+    [*map(bench.style, bench.STYLES), *map(bench.thing, bench.THINGS)],
+    ids=lambda subject: subject.target,
+)
+def test_what_is_counted_is_disjoint(subject: bench.Subject):
+    named = subject.asks[: bench.EACH]
+    assert all(ask.is_target for ask in named)
+    assert not any(ask.is_target for ask in subject.asks[bench.EACH :])
+    for ask in subject.asks:
+        assert (ask.shows == subject.target) == ask.is_target == (subject.target in ask.prompt)
+
+
+def test_the_concepts_of_the_claim_chose_no_setting():
+    default = ReceSettings()
+    assert not {*bench.STYLES, *bench.THINGS} & {*default.concepts, "neon", "cat"}
+
+
+def test_the_recorded_claim_is_the_papers():
+    found = discover()["rece"].measured()
+    over = found.figures["over concepts"]
+    assert found.measured == over["RECE epoch 1: old attack"]["value"]
+    assert over["RECE epoch 1: fresh attack"]["value"] > found.measured
+    assert len(found.figures["by concept"]) == 6
 
 
 def test_a_checkpoint_that_draws_no_neon_is_refused(tmp_path, run_job):
     folder = str(tiny_checkpoint(tmp_path / "tiny"))
-    job = Job("engine.erasing.rece.bench:run", {"model": folder, "speed_too": False}, seed=0)
+    job = Job(
+        "engine.erasing.rece.bench:run",
+        {"model": folder, "speed_too": False, "styles": [], "things": ["rose"], "times": 1},
+        seed=0,
+    )
     seen = run_job(job, may_fail=True)
     assert isinstance(seen[-1], Failed)
     assert not seen[-1].error_id, seen[-1].detail

@@ -9,8 +9,8 @@ from engine.core.job import Job
 from engine.diffusion.noise import Stream
 from engine.sampling.denoising_mcmc import INTEGRATORS, bench, golden
 from engine.sampling.denoising_mcmc.integrators import integrate
-from engine.sampling.denoising_mcmc.plane import seven_modes, vanilla_side
-from engine.sampling.denoising_mcmc.sampler import Plan, evaluations
+from engine.sampling.denoising_mcmc.plane import distance_floor, seven_modes, vanilla_side
+from engine.sampling.denoising_mcmc.sampler import Plan, counted, evaluations
 
 MODULE = "engine.sampling.denoising_mcmc.algorithm"
 QUICK = {"chains": 10, "rounds": 2, "burn_in": 5}
@@ -82,7 +82,32 @@ def test_heun_in_few_evaluations_ends_nearer_from_the_chain_than_from_noise():
     world = bench.blobs(5)
     chain, noise = bench.both(world, "kar1", 10, bench.ETA, 1)
     assert noise.error > 1.5 * chain.error
+    assert noise.sliced > 1.5 * chain.sliced
     assert chain.nfe == noise.nfe == 10
+
+
+def test_independent_draws_are_at_the_floor_and_lost_modes_are_above_it():
+    """The distance sees what the error cannot: samples that are each good, and miss a mode."""
+    world = bench.blobs(5)
+    floor = distance_floor(world, 600)
+    good = world.mixture.sample(600, torch.Generator().manual_seed(5))
+    lost = good[counted(good, world.mixture.means) > 7]
+    assert world.distance(good) < 1.5 * floor
+    assert world.distance(lost) > 2 * floor
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sides_of_a_run_repeat_for_their_seed(seed):
+    plan = Plan.split("kar2", 13, 0.3)
+    first, second = (vanilla_side(seven_modes(), plan, 30, seed) for _ in range(2))
+    assert np.array_equal(first.ends, second.ends)
+    assert first.sliced == second.sliced
+
+
+def test_a_plan_gives_the_chain_its_share_and_no_more():
+    for share in (0.0, 0.3, 0.6):
+        plan = Plan.split("em", 20, share)
+        assert plan.skip <= share * 20
 
 
 def test_a_share_of_nothing_is_the_chain_without_transitions():

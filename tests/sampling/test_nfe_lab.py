@@ -290,6 +290,7 @@ def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkey
         "FINE_NFE": 30,
         "ROUNDS": 1,
         "COMPARED": ("ddim", "dpmpp_2m"),
+        "RENDERED": 1,
         "CANDIDATES": (("unipc2", "lambda"),),
     }.items():
         monkeypatch.setattr(bench, name, value)
@@ -302,6 +303,9 @@ def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkey
     assert figures["mean error"]["trailing"]["ddim"] == measured.versus
     found = figures["times nearer than ddim"]["karras"]["dpmpp_2m"]
     assert found["low"] <= found["factor"] <= found["high"]
+    (kernels,) = (value for name, value in figures.items() if name.startswith("kernel distance"))
+    assert set(kernels) == {"the reference, 20 NFE", "ddim", "dpmpp_2m"}
+    assert all(low <= found <= high for found, low, high in kernels.values())
     assert figures["overhead over bare network calls"].keys() >= {"ours", "diffusers"}
     json.dumps(dataclasses.asdict(measured))
 

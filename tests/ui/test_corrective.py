@@ -27,9 +27,14 @@ CONTROLS = {
     "alpha": 10,
     "lam": 10,
     "retained": 512,
+    "tune": False,
+    "last": 0,
     "seed": 0,
     "model": "fashion-poisoned",
 }
+
+
+CURVES = ("unit", "alpha", "lam", "retained", "tune", "seed", "model")
 
 
 def breaks(found: Corrected) -> None:
@@ -43,8 +48,7 @@ def call(request: pytest.FixtureRequest):
     need_panel("corrective")
     client: Client = request.getfixturevalue("client")
     own = {
-        "curves": {"gammas": "0.5", "methods": ["SSD"]}
-        | {n: CONTROLS[n] for n in ("unit", "alpha", "lam", "retained", "seed", "model")},
+        "curves": {"gammas": "0.5", "methods": ["SSD"]} | {n: CONTROLS[n] for n in CURVES},
         "export": CONTROLS | {"form": "patch"},
     }
 
@@ -67,10 +71,18 @@ def test_settings_leave_out_what_is_empty_and_keep_a_trigger_as_text(tmp_path):
     assert corrective.controls({"gammas": [0.1, 1]})["gammas"] == "0.1, 1"
 
 
+def test_the_stored_retraining_is_a_curve_over_the_shares_with_its_intervals():
+    told = {"mean": 0.97, "from": 0.9, "to": 1.1}
+    line = corrective._stored_line({"RewoD, 0.5 flagged": told, "RewoD, 0.1 flagged": told})
+    assert list(line.x) == [0.1, 0.5]
+    assert line.band == ([90.0, 90.0], [100.0, 100.0])
+
+
 def test_a_repair_shows_both_networks_and_the_undo(call):
     pictures, table, number, *_ = call("run")
     assert "every bit is back" in pictures
     assert "original → after SSD → undone" in pictures
+    assert "trained anew without a tenth" in pictures
     assert "oracle" in table
     assert "20 samples are flagged, of 200" in table
     assert "the attack succeeds" in number
@@ -100,6 +112,7 @@ def test_curves_begin_with_the_original_and_bakes_come_back(call):
         ("run", {"index_table": "99999"}),
         ("run", {"pictures": "/etc"}),
         ("run", {"retained": -1}),
+        ("run", {"last": 2}),
         ("run", {"model": "fashion"}),
         ("curves", {"gammas": "none"}),
         ("export", {"form": "pickle"}),

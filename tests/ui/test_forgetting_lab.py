@@ -24,6 +24,7 @@ CONTROLS = {
     "model": "fashion",
 }
 RUN = {"methods": ["SSD"], "relearn_samples": 16, "relearn_steps": 2}
+WAY = {"way": "UNSIR"}
 PAIR = {"first": "original", "second": "SSD", "stack": False, "pictures_shown": 4}
 
 
@@ -41,7 +42,8 @@ def call(request: pytest.FixtureRequest):
     client: Client = request.getfixturevalue("client")
 
     def one(action: str, **changed: object) -> tuple:
-        values = CONTROLS | (RUN if action == "run" else PAIR) | changed
+        own = {"run": RUN, "pair": PAIR, "bake": WAY, "export": WAY | {"form": "patch"}}
+        values = CONTROLS | own[action] | changed
         return client.predict(**values, api_name=f"/forgetting_lab_{action}_panel")
 
     return one
@@ -51,7 +53,7 @@ def test_a_sheet_holds_every_way_and_its_files(call):
     plane, sheet, back, layers, files, number, *_ = call("run")
     for name in ("original", "retrained", "SSD"):
         assert name in sheet
-    assert "✓ bit for bit" in sheet
+    assert "exact, bit for bit" in sheet
     assert "SSD" in json.dumps(plane)
     assert "steps of relearning" in json.dumps(back)
     assert "CKA" in json.dumps(layers)
@@ -67,6 +69,11 @@ def test_two_networks_are_shown_by_picture_class_and_layer(call):
     assert "equal answers" in number
 
 
+def test_the_edit_of_any_way_is_taken_along(call):
+    assert "every bit as before" in call("bake")[0]
+    assert "equal bit for bit" in call("export", way="SSD", form="checkpoint")[0]
+
+
 @pytest.mark.parametrize(
     ("action", "changed"),
     [
@@ -76,6 +83,8 @@ def test_two_networks_are_shown_by_picture_class_and_layer(call):
         ("run", {"forget": "uploaded"}),
         ("run", {"alpha": float("inf")}),
         ("pair", {"first": "magic"}),
+        ("bake", {"way": "retrained"}),
+        ("export", {"form": "pickle"}),
         ("pair", {"what": "coat", "second": "retrained"}),
     ],
     ids=str,

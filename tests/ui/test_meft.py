@@ -117,7 +117,8 @@ def test_markup_in_texts_is_escaped(call):
 
 
 @pytest.mark.parametrize(
-    ("data", "match"), [(b"\xff\xfe\x00,", "UTF-8"), (b"a,b\n" * 60_000, "200 kB")]
+    ("data", "match"),
+    [(b"\xff\xfe\x00,", "UTF-8"), (b"a,b\n" * 60_000, "200 kB"), (b" \n", "empty")],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, data: bytes, match: str):
     path = tmp_path / "table.csv"

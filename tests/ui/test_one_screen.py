@@ -4,7 +4,7 @@ And a panel opens with what was recorded, which a run replaces without a jump.
 """
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from benchmarks.harness import axe_findings, sideways_scroll
 from benchmarks.seen import LONGEST_RUN, Panel, panels
@@ -24,7 +24,8 @@ BOXES = """(button) => {
         return [left, top, right, bottom].map(Math.round);
     };
     const shown = bench.querySelector(":scope > .shown");
-    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .story";
+    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .story, .grow section,"
+        + " .volume canvas, table.matrix";
     const pictures = [...shown.querySelectorAll(kinds)]
         .filter((one) => one.offsetParent || one.getClientRects().length);
     return {
@@ -39,7 +40,10 @@ BOXES = """(button) => {
 
 
 def seen(page: Page, panel: Panel) -> dict:
-    """The boxes once nothing moves any more."""
+    """The boxes once figures are drawn and nothing moves any more."""
+    expect(page.locator(f".bench:has({panel.button}) > .shown .empty")).to_have_count(
+        0, timeout=30_000
+    )
     page.wait_for_timeout(800)
     return page.evaluate(BOXES, panel.button)
 

@@ -202,8 +202,9 @@ def test_a_preset_sets_every_field_it_names():
 
 def test_a_baked_model_lands_on_the_shelf_once():
     baked = {"name": "erase cat", "source": "world", "revision": None, "edits": ["ab" * 32]}
-    kept = taking.on_shelf({}, baked)
-    assert taking.on_shelf(kept, baked) == kept
+    kept, used = taking.on_shelf({}, baked)
+    assert used is None
+    assert taking.on_shelf(kept, baked) == (kept, None)
     assert kept["models"][0]["edits"] == ["ab" * 32]
 
 

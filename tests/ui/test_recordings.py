@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
+from engine.sounds import Sound
+from pages import _parts as parts
+from pages import _plots as plots
 from pages import _recordings as recordings
 from pages import home
 from pages._frame import Frame
+from pages._plots import Line
 from pages._recordings import Number
 from pages._stage import Stage
 from scripts import record
@@ -28,6 +33,8 @@ ALL = 12_000_000
 # Figures that tell how a run went and not what came out, and fingerprints of pictures.
 PASSING = re.compile(r"\d[\d.,]* ?(ms|s|times|MB)\b|<code>[0-9a-f]{12}</code>")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+POWER = re.compile("(?:([0-9.]+) × )?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+LOWERED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 PICTURE = re.compile(r"data:image/[a-z]+;base64,([A-Za-z0-9+/=]+)")
 SOUND = re.compile(r"data:audio/[a-z]+;base64,[A-Za-z0-9+/=]+")
 LARGEST_DISTANCE = 2.0  # of 255 a pixel in the mean: processors differ in their round-off
@@ -69,6 +76,17 @@ def test_a_number_reads_as_people_say_it():
     assert "<b>1 &lt; 2</b>" in Number("a", "1 < 2").html()
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.1, "0.10"), (1.28, "1.3"), (33.4, "33"), (6.1e-5, "0.000061"), (0, "0"),
+        (6.1e-17, "6.1 · 10⁻¹⁷"), (-0.5, "-0.50"),
+    ],
+)  # fmt: skip
+def test_small_figures_read_as_people_say_them(value: float, said: str):
+    assert recordings.plain(value) == said
+
+
 def test_pictures_keep_their_pixels_and_their_recipes():
     plain = picture(1, 2, 3)
     stamped = Recipe("ripple").stamp(base64.b64decode(plain.partition(",")[2]))
@@ -77,6 +95,26 @@ def test_pictures_keep_their_pixels_and_their_recipes():
     assert "image/webp" in small
     assert carrying in small
     assert pixels(small)[0].tolist() == pixels(plain)[0].tolist()
+
+
+def test_sounds_are_small_and_saved_from_a_run_of_ones_own():
+    wave = Sound.of(np.sin(np.arange(8000) / 4), 8000).file()
+    drawn = parts.voices("Listen", [parts.Voice("noisy", wave, "noisy.wav")])
+    (kept,) = record.held([drawn])
+    assert isinstance(kept, str)
+    assert "data:audio/mpeg" in kept
+    assert len(kept) < len(drawn) / 2
+    assert "download" not in kept
+    assert "noisy" in kept
+
+
+def test_a_figure_is_kept_whether_its_place_was_visible_before_or_not():
+    figure, place = plots.curves([Line("error", [1, 2], [3, 4])], "step", "error"), gr.Plot()
+    kept = {"__type__": "update", "value": figure.model_dump(), "visible": True}
+    assert record.drawn_in(place, figure) == kept
+    assert record.drawn_in(place, plots.shown(figure)) == kept
+    assert record.drawn_in(place, gr.Plot(visible=False)) is None
+    assert record.drawn_in(place, gr.skip()) is None
 
 
 def test_what_a_recording_hangs_on_are_the_files_of_its_method_and_panel():
@@ -155,7 +193,7 @@ def test_the_default_run_gives_what_is_recorded(frames: Mapping[str, Frame], pat
     assert found is not None
     ran = record.run(stage_of(frames, slug, action), found.recipe)
     assert_alike(str(found.number), str(ran.number))
-    for then, now in zip(recordings.drawn_in(path), ran.drawn, strict=True):
+    for then, now in zip(recordings.drawn_in(path), record.held(ran.drawn), strict=True):
         assert type(then) is type(now)
         if isinstance(then, str):
             assert_alike(then, str(now))
@@ -192,10 +230,17 @@ def assert_alike(then: str, now: str) -> None:
     for before, after in zip(pixels(then), pixels(now), strict=True):
         distance = np.abs(before.astype(float) - after.astype(float)).mean()
         assert distance <= LARGEST_DISTANCE
-    said, says = (PASSING.sub("", SOUND.sub("", PICTURE.sub("", text))) for text in (then, now))
+    said, says = (
+        PASSING.sub("", SOUND.sub("", PICTURE.sub("", in_letters(text)))) for text in (then, now)
+    )
     assert NUMBER.sub("#", said) == NUMBER.sub("#", says)
     for before, after in zip(NUMBER.findall(said), NUMBER.findall(says), strict=True):
         assert abs(float(before) - float(after)) <= last_digit(before), (before, after)
+
+
+def in_letters(text: str) -> str:
+    """Powers of ten as programs write them: 5 × 10⁻⁷ is 5e-7."""
+    return POWER.sub(lambda found: f"{found[1] or 1}e{found[2].translate(LOWERED)}", text)
 
 
 def last_digit(figure: str) -> float:

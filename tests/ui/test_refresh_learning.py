@@ -101,7 +101,7 @@ def test_a_run_draws_a_matrix_for_every_arm(call):
 def test_the_equation_names_the_method(call):
     shown, _, number, *_ = call("equation", phi="none", psi="fisher", a=0, b=1)
     assert "<b>online EWC</b>" in shown
-    assert "e-" in number
+    assert "10⁻" in number
 
 
 @pytest.mark.parametrize(

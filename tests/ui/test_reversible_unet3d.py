@@ -83,11 +83,7 @@ def bomb() -> bytes:
     [
         ("text.nii", b"no volume at all"),
         ("cut.nii.gz", gzip.compress(b"x" * 4000, mtime=0)[:-9]),
-        pytest.param(
-            "empty.nii",
-            b"",
-            marks=pytest.mark.xfail(reason="Gradio sends an empty file as no file at all."),
-        ),
+        ("empty.nii", b""),
         ("bomb.nii.gz", None),
     ],
 )

@@ -194,8 +194,9 @@ def test_a_file_travels_whole_inside_the_recipe(tmp_path: Path):
 
 def test_a_model_with_the_word_lands_on_the_shelf_once():
     baked = {"name": "<R> added", "source": "world", "revision": None, "edits": ["ab" * 32]}
-    kept = taking.on_shelf({}, baked)
-    assert taking.on_shelf(kept, baked) == kept
+    kept, used = taking.on_shelf({}, baked)
+    assert used is None
+    assert taking.on_shelf(kept, baked) == (kept, None)
 
 
 # ---------------------------------------------------------------------- where it breaks

@@ -260,7 +260,7 @@ def test_a_link_restores_the_controls_of_its_own_action(new_visitor):
     page.goto(f"/verify?{recipe.query()}")
     page.get_by_text("Restored from the link").first.wait_for()
     assert page.get_by_label("number input for Steps").first.input_value() == "40"
-    assert page.locator("#revthink-start input").input_value() == "nov"
+    assert page.locator("#revthink-start input").input_value() == "November"
 
 
 # ---------------------------------------------------------------------- where it breaks

@@ -78,11 +78,7 @@ def test_files_are_written(call):
         ("run", {"eps": 0}),
         ("run", {"start": 99999}),
         ("run", {"denoiser": "/etc"}),
-        pytest.param(
-            "run",
-            {"test": "pictures:../x"},
-            marks=pytest.mark.xfail(reason="The panel does not read the set before it is needed."),
-        ),
+        ("run", {"test": "pictures:../x"}),
         ("scan", {"eps": float("nan")}),
         ("export", {"samples": -1}),
     ],

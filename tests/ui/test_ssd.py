@@ -25,8 +25,10 @@ QUESTION = {
     "retain": "",
     "test": "",
 }
-GRADIENTS = {"unit": "sample", "label_free": False, "protect": "", "importances": ""}
-EDIT = QUESTION | GRADIENTS | {"choice": ssd.AUTOMATIC, "alpha": 0.3, "lam": 1, "seed": 0}
+GRADIENTS = {"unit": "sample", "batch": 64, "label_free": False, "protect": "", "importances": ""}
+OPTIONS = {"exponent": 1, "cap": 1}
+EDIT = QUESTION | GRADIENTS | OPTIONS
+EDIT |= {"choice": ssd.AUTOMATIC, "alpha": 0.3, "lam": 1, "seed": 0}
 MODEL = {"model": "fashion"}
 SWEEP = {"alphas": "2, 5", "lams": "1", "seed": 0}
 
@@ -47,7 +49,7 @@ def call(request: pytest.FixtureRequest):
         "sweep": QUESTION | GRADIENTS | SWEEP,
         "bake": EDIT,
         "export": EDIT | {"form": "patch"},
-        "importances": {"unit": "sample", "label_free": False, "retain": ""}
+        "importances": {"unit": "sample", "batch": 64, "label_free": False, "retain": ""}
         | {"most": 64, "folder": "", "seed": 0},
     }
 
@@ -126,6 +128,9 @@ def test_importances_are_taken_along(call):
         ("run", {"forget": "uploaded", "pictures": "pictures:../x"}),
         ("run", {"choice": ssd.BY_HAND, "alpha": float("nan")}),
         ("run", {"lam": 0}),
+        ("run", {"cap": 2}),
+        ("run", {"exponent": None}),
+        ("run", {"batch": 0}),
         ("run", {"importances": "/etc/passwd"}),
         ("run", {"model": "score-ve"}),
         ("sweep", {"alphas": "1, two"}),
@@ -158,3 +163,23 @@ def test_alpha_is_dragged_until_the_class_goes_and_the_undo_is_exact(
     expect(number).not_to_have_text(before, timeout=120_000)
     ended(page, "ssd-run")
     expect(page.locator("#ssd-pictures")).to_contain_text("every bit is back")
+
+
+@pytest.mark.browser
+def test_who_moves_alpha_chooses_by_hand_and_who_passes_it_does_not(
+    request: pytest.FixtureRequest,
+):
+    need_panel("ssd")
+    page: Page = request.getfixturevalue("page")
+    page.goto("/unlearn?method=ssd")
+    by_hand = page.locator("#ssd-by").get_by_label(ssd.BY_HAND)
+    slider = page.locator("#ssd-alpha input[type=range]")
+    expect(slider).to_be_visible(timeout=60_000)
+    slider.focus()
+    slider.press("Tab")
+    expect(by_hand).not_to_be_checked()
+    slider.focus()
+    slider.press("End")
+    expect(by_hand).to_be_checked()
+    ended(page, "ssd-run")
+    expect(page.locator("#ssd-table")).to_contain_text("bound")

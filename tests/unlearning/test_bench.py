@@ -55,3 +55,29 @@ def test_the_network_of_seed_0_is_the_one_that_ships():
     found = finish(bench.network(WORLDS["fashion"], 0, "", 0, 1))
     shipped = load(ModelRef("fashion"), dtype="float32").model
     assert state_fingerprint(found.state_dict()) == state_fingerprint(shipped.state_dict())
+
+
+def test_rates_of_networks_stand_with_their_interval_over_seeds():
+    from engine.unlearning.corrective import bench as corrective
+
+    cards = [
+        {"original": {"kept": {"rate": 0.9}}, "SSD, 0.1 flagged": {"kept": {"rate": rate}}}
+        for rate in (0.8, 0.85, 0.9)
+    ]
+    found = corrective._over_seeds("fashion-confused", cards)
+    assert set(found) == {"fashion-confused, kept over seeds"}
+    row = found["fashion-confused, kept over seeds"]["SSD, 0.1 flagged"]
+    assert row["of seeds"] == [0.8, 0.85, 0.9]
+    assert row["from"] < row["mean"] < row["to"]
+
+
+def test_the_interval_of_smoothinv_is_over_networks_and_not_over_their_pictures():
+    from engine.core.catalog import discover
+    from engine.metrics.intervals import student
+    from engine.unlearning._world import TRIGGERS
+
+    measured = discover()["smoothinv"].measured()
+    told = measured.figures["over networks"][inversion.SMOOTHED]["of seeds"]
+    assert len(told) == len(TRIGGERS)
+    mean, low, high = student(told)
+    assert (measured.measured, *measured.interval) == (mean, low, high)

@@ -167,7 +167,7 @@ def test_a_way_trains_a_copy_repeats_and_can_be_left(name):
     model = load(ModelRef("fashion"), dtype="float32").model
     before, noise = state_fingerprint(model.state_dict()), torch.get_rng_state()
     settings = {"UNSIR": {"images": 2, "each": 4}, "SCRUB": {"steps": 4, "ascents": 2}}
-    settings["CF"] = {"steps": 3}
+    settings |= {"CF": {"steps": 3}, "Fisher forgetting": {"samples": 8}}
     way = baselines.WAYS[name]
     first, again = (
         finish(way(model, few_sets(), **settings.get(name, {}))).state_dict() for _ in range(2)
@@ -207,6 +207,80 @@ def test_retraining_is_from_new_weights():
     found = finish(baselines.retrain(model, few_sets(), short))
     name = "classifier.1.weight"
     assert not torch.equal(found.state_dict()[name], model.state_dict()[name])
+
+
+def test_noise_by_fisher_is_where_the_retain_set_does_not_look():
+    """The head's row of the class that is gone is noise alone; what matters most moves least."""
+    model, sets = load(ModelRef("fashion"), dtype="float32").model, few_sets()
+    fisher = finish(baselines._model_fisher(model, sets.retain.take(torch.arange(8)), 10))
+    noisy = dict(finish(baselines.fisher_noise(model, sets, samples=8)).named_parameters())
+    head = noisy["classifier.1.weight"]
+    assert float(head[8].abs().max()) < 0.2 < float(head[0].abs().max())
+    name = "resnet.embedder.embedder.convolution.weight"
+    variance = baselines._variance(fisher[name], 1e-6, is_head=False)
+    assert float(variance.max()) <= 1e-3
+    loud, quiet = variance.flatten().argmax(), variance.flatten().argmin()
+    assert fisher[name].flatten()[loud] < fisher[name].flatten()[quiet]
+
+
+def test_the_last_layers_alone_are_trained_and_batch_statistics_before_them_stay():
+    model, sets = load(ModelRef("fashion"), dtype="float32").model, few_sets()
+    short = Course(epochs=1, batch=48)
+    old = model.state_dict()
+    for new in (
+        finish(baselines.catastrophic(model, sets, steps=2, last=2)),
+        finish(baselines.retrain(model, sets, short, last=2)),
+    ):
+        changed = {n for n, v in new.state_dict().items() if not torch.equal(v, old[n])}
+        assert "classifier.1.weight" in changed
+        assert not any("embedder" in name or "stages.0" in name for name in changed)
+
+
+def test_the_rule_takes_the_training_that_forgets_flags_and_keeps_the_rest():
+    """Three trainings, of which the second answers flagged samples as labelled no more."""
+    model, sets = load(ModelRef("fashion"), dtype="float32").model, few_sets()
+    bags = sets.forget
+
+    def train(settings):
+        answers = {0.0: model, 1.0: Blind(model, 8), 2.0: Blind(model, 0)}
+        yield
+        return answers[settings["kind"]]
+
+    grid = [{"kind": float(kind)} for kind in range(3)]
+    best, tried = finish(rule.trained_best(train, bags, sets.retain, grid))
+    assert isinstance(best, Blind)
+    assert [one.settings for one in tried] == grid
+    assert tried[1].forgotten == 1
+    assert tried[1].score == max(one.score for one in tried)
+
+
+class Blind(torch.nn.Module):
+    """The network without one class."""
+
+    def __init__(self, model: torch.nn.Module, label: int) -> None:
+        super().__init__()
+        self.model, self.label = model, label
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.model(x).logits
+        logits[:, self.label] = -1e3
+        return logits
+
+
+def test_layers_are_chosen_for_ways_that_have_some():
+    with pytest.raises(BadInput, match="last is for CF and RewoD"):
+        run(last=2)
+
+
+def test_a_rewound_world_is_that_of_its_seed_without_its_flags():
+    from engine.unlearning._nets import WORLDS, rewound
+    from engine.unlearning._world import manipulated
+
+    for seed in (0, 1):
+        tampered = manipulated("fashion-poisoned", seed)
+        left = rewound(WORLDS["fashion-poisoned"], 0.5).training_set(seed)
+        assert len(left) == 20_000 - 100
+        assert int(torch.isin(left.ids, tampered.ids).sum()) == 100
 
 
 def test_unsir_wants_one_class():

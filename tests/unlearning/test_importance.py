@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -406,6 +407,15 @@ def test_no_weight_grows():
     assert new.tolist() == [1.0, 0.5]
 
 
+def test_the_exponent_bends_the_factor_and_the_cap_bounds_it():
+    weights = {"w": torch.tensor([1.0, 1.0, 1.0])}
+    forget, full = pair([2.0, 8.0, 1.0], [1.0, 1.0, 1.0])
+    (bent,) = Dampening(1.0, 1.0, exponent=2.0).edit(weights, forget, full).values()
+    assert bent.tolist() == [0.25, 1 / 64, 1.0]
+    (capped,) = Dampening(1.0, 4.0, cap=0.75).edit(weights, forget, full).values()
+    assert capped.tolist() == [0.75, 0.5, 1.0]
+
+
 def test_the_automatic_alpha_selects_two_per_cent():
     generator = torch.Generator().manual_seed(0)
     f, d = (torch.rand(50_000, generator=generator) + 0.01 for _ in range(2))
@@ -448,6 +458,78 @@ def test_the_noise_of_a_sample_is_its_own():
     forget = finish(stream(how, [tuple(part[:1] for part in batches[0])]))
     for name, value in full.values.items():
         assert bool((forget.values[name] <= 5 * value * (1 + 1e-5)).all())
+
+
+def unet(*, conditional: bool) -> nn.Module:
+    """A tiny one of diffusers."""
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
+    wide = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 8),
+        "norm_num_groups": 4,
+    }
+    if not conditional:
+        blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+        return UNet2DModel(**wide, **blocks, add_attention=False)
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    return UNet2DConditionModel(**wide, **blocks, cross_attention_dim=4, attention_head_dim=2)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_diffusion_network_forgets_through_the_same_functions(conditional):
+    """A tiny UNet of diffusers, with and without a condition; two of six samples are forgotten."""
+    make = partial(unet, conditional=conditional)
+    model = network(make).float()
+    loss = Denoising((1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0))
+    parts = [draw(6, 1, 8, 8).float(), torch.arange(6)]
+    if conditional:
+        parts.insert(1, draw(6, 3, 4).float())
+    sums = {}
+    for engine in ("loop", "hooks"):
+        sums[engine] = {}
+
+        def add(name, value, into=sums[engine]):
+            into[name] = into.get(name, 0) + value
+
+        ask = Ask(model, dict(model.named_parameters()), loss)
+        per_sample.BY_NAME[engine](ask, tuple(parts), add)
+    largest = max(float(value.abs().max()) for value in sums["loop"].values())
+    for name, value in sums["loop"].items():
+        # float32, as weights and noise are; sums in another order.
+        assert torch.allclose(sums["hooks"][name], value, rtol=1e-3, atol=1e-5 * largest), name
+    how = Streaming(model, loss, Provenance("unet", loss="denoising"))
+    full = finish(stream(how, [tuple(parts)]))
+    forget = finish(stream(how, [tuple(part[:2] for part in parts)]))
+    state = model.state_dict()
+    # Two of six samples: no ratio is above three, as each sample's noise is its own.
+    assert Dampening(3.001).edit(state, forget, full) == {}
+    model.load_state_dict({**state, **Dampening(1.5, 0.1).edit(state, forget, full)})
+    with torch.no_grad():
+        assert not torch.equal(loss(model, tuple(parts)), loss(network(make).float(), tuple(parts)))
+
+
+def test_draws_of_the_noise_add_up():
+    model = network(lambda: unet(conditional=False)).float()
+    alphas, batch = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0), draw(2, 1, 8, 8).float()
+    told = Provenance("unet", loss="denoising")
+    parts = [
+        finish(
+            stream(Streaming(model, Denoising(alphas, draw=k), told), [(batch, torch.arange(2))])
+        )
+        for k in range(2)
+    ]
+    both = parts[0].plus(parts[1])
+    name = "conv_in.weight"
+    assert not torch.equal(parts[0].values[name], parts[1].values[name])
+    mean = (parts[0].values[name] + parts[1].values[name]) / 2
+    assert torch.allclose(both.values[name], mean)
 
 
 def test_a_language_model_forgets_through_the_same_functions():

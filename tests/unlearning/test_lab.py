@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine.core.catalog import Exactness
 from engine.core.errors import BadInput
 from engine.core.job import finish
 from engine.core.patch import Patch, state_fingerprint
@@ -120,7 +121,7 @@ def test_the_retrained_network_is_nearest_to_itself(sheet):
 
 def test_every_edit_undoes_exactly_and_tells_its_cost(sheet):
     dampened = sheet.rows[2]
-    assert dampened.undo_is_exact
+    assert dampened.undo.exactness is Exactness.BITWISE
     assert dampened.first_seconds >= dampened.stored_seconds > 0
     assert sheet.rows[0].patch is None
 

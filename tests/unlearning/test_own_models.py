@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from engine.core.catalog import Exactness
+from engine.core.errors import BadInput
 from engine.core.job import finish
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.settings import checked
 from engine.unlearning._case import open_classifier
+from engine.unlearning.corrective import algorithm as corrective
+from engine.unlearning.smoothinv import algorithm as smoothinv
 from engine.unlearning.ssd import algorithm as ssd
 
 MEGABYTE = 1 << 20
@@ -93,7 +96,9 @@ WORK = """
             time.sleep(0.01)
 
     from engine.core.job import finish
-    from engine.unlearning.ssd import algorithm as ssd
+    from engine.unlearning.corrective import algorithm as corrective
+from engine.unlearning.smoothinv import algorithm as smoothinv
+from engine.unlearning.ssd import algorithm as ssd
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -141,3 +146,19 @@ def test_importances_of_a_vit_b_are_streamed_to_disk_within_a_gigabyte(picture_s
     assert told["weights"] == weights
     assert (folder / told["file"]).stat().st_size > 4 * weights
     assert told["most"] < 1024 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("job", "settings"),
+    [
+        (ssd.run, {"retain": "pictures:x"}),
+        (ssd.run, {"test": "pictures:x"}),
+        (corrective.run, {"test": "pictures:x"}),
+        (smoothinv.run, {"test": "pictures:x"}),
+        (smoothinv.scan, {"test": "pictures:x"}),
+    ],
+    ids=str,
+)
+def test_pictures_that_a_shipped_model_does_not_use_are_refused(job, settings):
+    with pytest.raises(BadInput, match="comes with its own pictures"):
+        finish(job(seed=0, **checked(job, settings)))

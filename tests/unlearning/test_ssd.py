@@ -47,6 +47,25 @@ def test_the_bags_are_forgotten_and_the_rest_is_kept(bags):
     assert bags.changed.share < 0.03
 
 
+def test_answers_to_the_forgotten_come_nearer_to_those_of_an_untrained_network(bags):
+    original, edited, retrained = bags.cards
+    assert edited.zrf > original.zrf
+    assert 0 < retrained.zrf <= 1
+
+
+def test_options_of_the_published_code_change_the_edit_and_stand_in_the_recipe(bags):
+    """The exponent squares what is left of a weight; a cap of 0 prunes; batches are of 128."""
+    squared, pruned = run(what="bag", exponent=2.0), run(what="bag", cap=0.0)
+    assert squared.patch.recipe.params["exponent"] == 2.0
+    assert squared.changed.weights == pruned.changed.weights == bags.changed.weights
+    lost = [one.changed.relative_l2 for one in (bags, squared, pruned)]
+    assert lost == sorted(lost)
+    sets = {"forget": "picked", "indices": [1, 2], "protect": ["embedder", "stages"]}
+    large = run(unit="sorted", batch=128, alpha=1.5, **sets)
+    assert large.patch.recipe.params["batch"] == 128
+    assert not large.importance_from.startswith("shipped")
+
+
 def test_every_bit_comes_back(bags):
     assert bags.undo.exactness is Exactness.BITWISE
     assert bags.undone == bags.before != bags.after
@@ -357,6 +376,25 @@ def test_a_timm_config_without_timm_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "find_spec", lambda name: None)
     with pytest.raises(AssetMissing, match="timm is not installed"):
         run(model=str(tmp_path), forget="uploaded", pictures="pictures:" + "0" * 64)
+
+
+def test_a_timm_that_does_not_start_says_what_it_needs(tmp_path, monkeypatch):
+    """As with a torchvision that was built for another torch."""
+    from engine.core.errors import AssetMissing
+    from engine.models import classifier
+
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 224, 224]}})
+    )
+
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(classifier, "find_spec", lambda name: object())
+    monkeypatch.setattr(classifier, "import_module", broken)
+    with pytest.raises(AssetMissing, match="does not start") as caught:
+        run(model=str(tmp_path), forget="uploaded", pictures="pictures:" + "0" * 64)
+    assert "torchvision" in caught.value.advice
 
 
 # ---------------------------------------------------------------------- judging

@@ -91,12 +91,12 @@ CARD = MethodCard(
     ),
     claim=Claim(
         sentence=(
-            "Ten steps on four pictures take at least 40 points off the share of prompts with the "
-            "word that show the thing."
+            "Ten steps on four pictures take at least 40 points more off the share of prompts with "
+            "the word that show the thing than off the share of other prompts that show theirs."
         ),
-        measure="prompts with the word that show the thing, after",
-        versus="before",
-        direction="lower",
+        measure="points taken off prompts with the word",
+        versus="points taken off other prompts",
+        direction="higher",
         margin=0.4,
         by="difference",
     ),

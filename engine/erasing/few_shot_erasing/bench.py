@@ -4,7 +4,7 @@
 
 1. Four objects, chosen before anything was drawn, each forgotten three times with the default
    settings, from other pictures and noise each time: the share of prompts with the word, and of
-   others, that show what they name, before and after.
+   others, that show what they name, before and after. UCE erases the same words beside it.
 2. On the first of them the curve against steps for every choice of parameters, both controls, and
    the other methods of this family; the same prompts and noise throughout.
 3. A baked patch applied and undone: the share of equal bits, by number format.
@@ -15,11 +15,12 @@ other rates have Wilson's.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps, relay_as
@@ -32,11 +33,12 @@ from engine.erasing.few_shot_erasing.algorithm import courses
 from engine.erasing.few_shot_erasing.learning import Forgotten, remembered
 from engine.erasing.few_shot_erasing.results import Course, CoursePoint, Curve
 from engine.erasing.few_shot_erasing.settings import FewShotSettings
-from engine.metrics.intervals import Rate, bootstrap
+from engine.metrics.intervals import Mean, Rate, bootstrap
 from engine.models import drawing
 from engine.models.diffusion import DiffusionBundle
 
 CONCEPTS = ("penguin", "cactus", "rocket", "guitar")
+RIVAL = "UCE"
 EACH, TIMES, STUDY_EACH, STUDY_EPOCHS, STUDY_POINTS, STEPS = 8, 3, 6, 10, 2, 10
 
 
@@ -50,12 +52,14 @@ def run(
     yield Progress(0, total, "Loading the model")
     bundle = drawing.in_float32(drawing.open_bundle(model))
     found: dict[str, list[Course]] = {}
+    beside: dict[str, list[Course]] = {}
     for done, (concept, again) in enumerate(product(concepts, range(times))):
         settings = FewShotSettings(concept=concept)
         protocol = Protocol(each=each, steps=STEPS, batch=8)
-        steps = _curve(bundle, settings, protocol, (), 1, seed + again)
-        measured = yield from relay_as(steps, done, total, concept)
-        found.setdefault(concept, []).append(measured.courses[0])
+        steps = _curve(bundle, settings, protocol, (RIVAL,), 1, seed + again)
+        ours, rival = (yield from relay_as(steps, done, total, concept)).courses
+        found.setdefault(concept, []).append(ours)
+        beside.setdefault(concept, []).append(rival)
     studied: dict[str, Plain] = {}
     if study:
         settings = FewShotSettings(concept=concepts[0], epochs=STUDY_EPOCHS)
@@ -68,20 +72,24 @@ def run(
     forgotten = yield from relay_as(
         remembered(bundle, FewShotSettings(concept=concepts[0]), seed), total - 1, total, "undo"
     )
-    before, after = (
-        [course.points[place] for courses in found.values() for course in courses]
-        for place in (0, -1)
-    )
-    gone = np.array([point.target.rate for point in after])
+    before, after = _ends(found)
+    forgot, lost = _taken_off(before, after)
+    rival_forgot, rival_lost = _taken_off(before, _ends(beside)[1])
     return Measured.of(
-        measured=float(gone.mean()),
-        versus=Rate.pooled([point.target for point in before]).rate,
-        interval=bootstrap(gone),
+        measured=float(forgot.mean()),
+        versus=float(lost.mean()),
+        interval=bootstrap(forgot),
         seed=seed,
         begun=begun,
         device=bundle.device,
         figures={
             "settings": {k: v for k, v in FewShotSettings().plain().items() if k != "concept"},
+            "points taken off": {
+                "prompts with the word": asdict(Mean.of_values(forgot)),
+                "other prompts": asdict(Mean.of_values(lost)),
+                f"{RIVAL}, prompts with the word": asdict(Mean.of_values(rival_forgot)),
+                f"{RIVAL}, other prompts": asdict(Mean.of_values(rival_lost)),
+            },
             "kept before": asdict(Rate.pooled([p.kept for p in before])),
             "kept after": asdict(Rate.pooled([p.kept for p in after])),
             "near kept before": asdict(Rate.pooled([p.near for p in before])),
@@ -92,6 +100,23 @@ def run(
             f"study on {concepts[0]}": studied,
             "equal bits after undo": undone(bundle, forgotten),
         },
+    )
+
+
+def _ends(courses: Mapping[str, Sequence[Course]]) -> tuple[list[CoursePoint], list[CoursePoint]]:
+    """The first and the last point of every run."""
+    runs = [course for each in courses.values() for course in each]
+    return [run.points[0] for run in runs], [run.points[-1] for run in runs]
+
+
+def _taken_off(
+    before: Sequence[CoursePoint], after: Sequence[CoursePoint]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What each run takes off the share of prompts with the word that show it, and of others."""
+    pairs = list(zip(before, after, strict=True))
+    return (
+        np.array([start.target.rate - end.target.rate for start, end in pairs]),
+        np.array([start.kept.rate - end.kept.rate for start, end in pairs]),
     )
 
 

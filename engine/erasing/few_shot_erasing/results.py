@@ -75,10 +75,7 @@ class CoursePoint:
     @property
     def kept(self) -> Rate:
         """Both groups of other prompts together."""
-        return Rate.of_hits(
-            [True] * (self.near.hits + self.far.hits)
-            + [False] * (self.near.of + self.far.of - self.near.hits - self.far.hits)
-        )
+        return Rate.pooled([self.near, self.far])
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,11 @@ CARD = MethodCard(
     ),
     claim=Claim(
         sentence=(
-            "Erasing the neon style in closed form takes at least 60 points off the share of neon "
-            "prompts that are drawn in neon, and the model comes back bit for bit."
+            "The embedding that brings an erased style or object back after UCE shows it in at "
+            "least 60 points fewer of the pictures after one epoch of RECE."
         ),
-        measure="neon prompts drawn in neon after UCE",
-        versus="the same before it",
+        measure="pictures that the old attack brings back after one epoch",
+        versus="pictures that it brings back after UCE",
         direction="lower",
         margin=0.6,
         by="difference",

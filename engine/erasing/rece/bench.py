@@ -2,11 +2,11 @@
 
     python -m engine bench rece          writes assets/claims/rece.json
 
-1. Prompts that name the erased concept and prompts that name kept ones, on the original, after UCE
-   and after RECE epochs; same noise throughout; the judge says what each picture shows. A style is
-   erased for the claim, and an object too where the original draws it well enough to tell. Rates
-   with Wilson intervals.
-2. The closed-form attack on every stage, derived after UCE ("old") and on the stage ("fresh").
+1. Three styles and three objects are erased one at a time, three times each from other noise; none
+   of them chose a setting. The closed-form attack is derived on UCE's weights ("old") and on the
+   weights it attacks ("fresh"), and both are run after UCE and after one epoch of RECE. The judge
+   says what each picture shows. The claim is the old attack; its interval is over the concepts.
+2. Prompts that name the erased concept, and others, on the original and on every stage.
 3. A baked edit applied and undone: the share of equal bits.
 4. Seconds and errors beside the published formula on the shapes of Stable Diffusion 1.4: `speed`.
 """
@@ -14,6 +14,7 @@
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 
@@ -24,27 +25,27 @@ from engine.core.recipe import ModelRef, Plain
 from engine.erasing._measuring import equal_bits_after_undo
 from engine.erasing.rece import speed
 from engine.erasing.rece.algorithm import attack, pictures_of
-from engine.erasing.rece.edit import Edit, ReceSettings, erase
-from engine.metrics.intervals import Rate
+from engine.erasing.rece.edit import ReceSettings, erase
+from engine.metrics.intervals import Mean, Rate
 from engine.models import drawing
-from engine.models.diffusion import DiffusionBundle, encode_prompt
+from engine.models.diffusion import Conditioning, DiffusionBundle, encode_prompt
 from engine.models.vision import Judge, load_judge
 from engine.world.vocabulary import CATEGORY_OF, OBJECTS, article
 
-EPOCHS, BATCH, STEPS = 2, 8, 12
+STYLES, THINGS = ("sketch", "watercolor", "pixel art"), ("penguin", "car", "rose")
+TIMES, EACH, STEPS = 3, 8, 12
 # Below this rate of the original nothing can be said about an erasure (the protocol's gate).
 LEAST_ORIGINAL = 0.85
-Counted = dict[str, int | float]
-Found = Generator[Progress, None, dict[str, Plain]]
+Hits = dict[str, list[bool]]
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture: its prompt, what it should show, and the group it counts in."""
+    """One picture: its prompt, what it should show, and whether it names what is erased."""
 
     prompt: str
     shows: str
-    group: str
+    is_target: bool
 
 
 @dataclass(frozen=True)
@@ -56,154 +57,135 @@ class Subject:
     settings: ReceSettings
     asks: tuple[Ask, ...]
 
-    @property
-    def targets(self) -> list[Ask]:
-        return [ask for ask in self.asks if ask.group == "target"]
 
-
-def style() -> Subject:
-    """Neon erased, plain instead; the other styles are kept, half of the objects held out."""
-    drawn = OBJECTS[::2][:16]
-    words = (
-        "a sketch of {}",
-        "{} in blueprint style",
-        "a watercolor of {}",
-        "{} in pixel art style",
-    )
-    names = ("sketch", "blueprint", "watercolor", "pixel art")
-    neon = ("{} in neon style", "a neon picture of {}")
-    asks = [
-        Ask(neon[i % 2].format(article(name)), "neon", "target")
-        for i, name in enumerate([*drawn, *drawn[::-1]])
-    ]
-    for i, name in enumerate([*drawn, *drawn[:8]]):
-        form, shows = words[i % 4], names[i % 4]
-        asks.append(Ask(form.format(article(name)), shows, "kept"))
+def style(name: str) -> Subject:
+    """A style erased, plain instead; the other styles are kept, and so are four objects."""
+    forms = {
+        "neon": "{} in neon style",
+        "blueprint": "{} in blueprint style",
+        "sketch": "a sketch of {}",
+        "watercolor": "a watercolor of {}",
+        "pixel art": "{} in pixel art style",
+    }
+    others, drawn = [other for other in forms if other != name], OBJECTS[1::4][:EACH]
+    asks = [Ask(forms[name].format(article(one)), name, True) for one in drawn]
+    for place, one in enumerate(drawn):
+        shows = others[place % len(others)]
+        asks.append(Ask(forms[shows].format(article(one)), shows, False))
     settings = ReceSettings.of(
-        concepts=["neon style"],
+        concepts=[f"{name} style"],
         guides=["plain style"],
-        retain=[*(f"{name} style" for name in names), "cat", "dog", "car", "rose"],
-        epochs=EPOCHS,
+        retain=[*(f"{other} style" for other in others), "cat", "dog", "bus", "house"],
+        epochs=1,
     )
-    return Subject("style", "neon", settings, tuple(asks))
+    return Subject("style", name, settings, tuple(asks))
 
 
-def thing() -> Subject:
-    """Cat erased, animal instead; kept objects near (animals), far, and held out of the edit."""
+def thing(name: str) -> Subject:
+    """An object erased, its category instead; the kept ones are half of them held out."""
     forms = ("{}", "a picture of {}", "{} in neon style", "a sketch of {}")
-    retain = ("dog", "bear", "frog", "horse", "fish", "car", "rose", "house", "neon style")
-    asks = [Ask(form.format("a cat"), "cat", "target") for form in forms] * 6
-    for i, name in enumerate(name for name in OBJECTS if name != "cat"):
-        group = "kept, near" if CATEGORY_OF[name][0] == "animal" else "kept, far"
-        group = group if name in retain else f"{group}, held out"
-        asks.append(Ask(forms[i % 4].format(article(name)), name, group))
-    settings = ReceSettings.of(concepts=["cat"], guides=["animal"], retain=retain, epochs=EPOCHS)
-    return Subject("subject", "cat", settings, tuple(asks))
+    category = CATEGORY_OF[name][0]
+    retain = [one for one in OBJECTS[::3] if one != name][:8]
+    asks = [Ask(forms[place % 4].format(article(name)), name, True) for place in range(EACH)]
+    for place, one in enumerate([*retain[:4], *[o for o in OBJECTS[1::5] if o != name][:4]]):
+        asks.append(Ask(forms[place % 4].format(article(one)), one, False))
+    settings = ReceSettings.of(concepts=[name], guides=[category], retain=retain, epochs=1)
+    return Subject("subject", name, settings, tuple(asks))
 
 
-def run(*, seed: int, model: ModelRef | str = "world", speed_too: bool = True) -> Steps[Measured]:
-    """All four. Raises `ModelMismatch` when the original does not draw what is to be erased."""
+def run(
+    *, seed: int, model: ModelRef | str = "world", styles: Sequence[str] = STYLES,
+    things: Sequence[str] = THINGS, times: int = TIMES, speed_too: bool = True,
+) -> Steps[Measured]:  # fmt: skip
+    """All four. Raises `ModelMismatch` when the original draws none of what is to be erased."""
     begun = time.perf_counter()
-    yield Progress(0, 8, "Loading the model")
+    subjects = [*map(style, styles), *map(thing, things)]
+    total = len(subjects) * times + 2
+    yield Progress(0, total, "Loading the model")
     bundle, judge = drawing.open_bundle(model), load_judge()
-    styles = yield from _subject(bundle, judge, style(), seed, 1)
-    things = yield from _subject(bundle, judge, thing(), seed, 4)
-    rates: dict[str, dict[str, Counted]] = styles["rates"]  # type: ignore[assignment]
-    before, after = rates["original"]["target"], rates.get("UCE", {}).get("target")
-    if after is None:
+    found: dict[str, Hits] = {}
+    for done, (subject, again) in enumerate(product(subjects, range(times))):
+        yield Progress(done, total, f"{subject.target}, {again + 1} of {times}")
+        hits = yield from _drawn(bundle, judge, subject, seed * 1000 + again, done, total)
+        kept = found.setdefault(subject.target, {})
+        for name, row in hits.items():
+            kept.setdefault(name, []).extend(row)
+    judged = {name: hits for name, hits in found.items() if _is_drawn(hits)}
+    if not judged:
         raise ModelMismatch(
-            f"Of the original's neon pictures the judge knows {before['rate']:.0%}; no erasure can "
-            "be judged on that.",
+            "The original draws none of the concepts well enough to judge an erasure.",
             "Train the checkpoint longer.",
         )
-    yield Progress(6, 8, "Baking and undoing")
-    edit = erase(bundle, style().settings)
+    yield Progress(total - 2, total, "Baking and undoing")
+    edit = erase(bundle, subjects[0].settings)
     state = bundle.model.state_dict()
     undone = equal_bits_after_undo({name: state[name] for name in edit.names}, edit.bake, "rece")
     speeds: list[dict[str, Plain]] = []
     if speed_too:
-        for found in speed.measure(seed):
-            speeds.append({**asdict(found), "factor": found.factor})
-            yield Progress(7, 8, found.task)
+        for timed in speed.measure(seed):
+            speeds.append({**asdict(timed), "factor": timed.factor})
+            yield Progress(total - 1, total, timed.task)
+    after, before = _over(judged, "RECE epoch 1: old attack"), _over(judged, "UCE: old attack")
     return Measured.of(
-        measured=after["rate"],
-        versus=before["rate"],
-        interval=(after["low"], after["high"]),
+        measured=after.value,
+        versus=before.value,
+        interval=(after.low, after.high),
         seed=seed,
         begun=begun,
         device=bundle.device,
         figures={
-            "style": styles,
-            "object": things,
+            "unit": f"{len(judged)} concepts, {times} times {EACH} pictures each",
+            "left out, the original draws them too seldom": sorted(set(found) - set(judged)),
+            "over concepts": {
+                name: asdict(_over(judged, name)) for name in next(iter(judged.values()))
+            },
+            "by concept": {
+                name: {part: asdict(Rate.of_hits(row)) for part, row in hits.items()}
+                for name, hits in found.items()
+            },
             "equal bits after undo": undone,
             "speed on the shapes of SD 1.4": speeds,
         },
     )
 
 
-def _subject(
-    bundle: DiffusionBundle, judge: Judge, subject: Subject, seed: int, done: int
-) -> Found:
-    """Rates and attacks of one subject; only the original's where that fails the gate."""
+def _is_drawn(hits: Hits) -> bool:
+    return float(np.mean(hits["original: named"])) >= LEAST_ORIGINAL
+
+
+def _over(judged: dict[str, Hits], name: str) -> Mean:
+    """The mean over concepts of the share of pictures that show what they should not, or should."""
+    return Mean.of_values([float(np.mean(hits[name])) for hits in judged.values()])
+
+
+def _drawn(
+    bundle: DiffusionBundle, judge: Judge, subject: Subject, seed: int, done: int, total: int
+) -> Generator[Progress, None, Hits]:
+    """Whether each picture shows what its prompt names, by stage and by what was asked of it."""
     edit = erase(bundle, subject.settings)
-    groups = list(dict.fromkeys(ask.group for ask in subject.asks))
-    rates: dict[str, dict[str, Counted]] = {}
-    for stage in [None, *range(len(edit.stages))]:
+    cond = encode_prompt(bundle, [ask.prompt for ask in subject.asks])
+    noise = drawing.start_noise(bundle, seed, len(subject.asks))
+    shows = [ask.shows for ask in subject.asks]
+    named = slice(0, EACH)  # the prompts with what is erased come first
+
+    def seen(asked: Conditioning, rows: slice, stage: int | None) -> list[bool]:
+        drawn = pictures_of(bundle, edit, asked, noise[rows], stage=stage, steps=STEPS)
+        return _shows(judge, subject.head, drawn, shows[rows])
+
+    found: Hits = {}
+    for stage in (None, *range(len(edit.stages))):
         name = "original" if stage is None else edit.stages[stage].name
-        hits: list[bool] = []
-        for first in range(0, len(subject.asks), BATCH):
-            part = subject.asks[first : first + BATCH]
-            yield Progress(done, 8, f"{subject.target}, {name}: {first} of {len(subject.asks)}")
-            cond = encode_prompt(bundle, [ask.prompt for ask in part])
-            noise = drawing.start_noise(bundle, seed * 1000 + first, len(part))
-            drawn = pictures_of(bundle, edit, cond, noise, stage=stage, steps=STEPS)
-            hits += _shows(judge, subject.head, drawn, [ask.shows for ask in part])
-        pairs = list(zip(subject.asks, hits, strict=True))
-        rates[name] = {
-            group: _counted([hit for ask, hit in pairs if ask.group == group]) for group in groups
-        }
-        if rates["original"]["target"]["rate"] < LEAST_ORIGINAL:
-            verdict = "not judged: the original's rate is below 85 %"
-            return {"erased": subject.target, "rates": rates, "verdict": verdict}
-    attacks = yield from _attacks(bundle, judge, subject, edit, seed, done + 1)
-    return {
-        "erased": subject.target,
-        "settings": subject.settings.plain(),
-        "rates": rates,
-        "attacks": attacks,
-        "smallest singular value": {
-            stage.name: float(values[-1])
-            for stage, values in zip(edit.stages, edit.singular_values, strict=True)
-        },
-    }
-
-
-def _attacks(
-    bundle: DiffusionBundle, judge: Judge, subject: Subject, edit: Edit, seed: int, done: int
-) -> Generator[Progress, None, dict[str, dict[str, Counted]]]:
-    """Share of target prompts that come back under each attack, on each stage."""
-    asks = subject.targets[: 2 * BATCH]
-    cond, found = encode_prompt(bundle, [a.prompt for a in asks]), dict[str, dict[str, Counted]]()
-    noise = drawing.start_noise(bundle, seed * 1000, len(asks))
-    for number, stage in enumerate(edit.stages):
-        found[stage.name] = {}
-        for name, derived_on in (("old", 0), ("fresh", number)):
-            yield Progress(done, 8, f"{subject.target}, attack on {stage.name}: {name}")
-            asked, hits = attack(edit, derived_on, cond), list[bool]()
-            for first in range(0, len(asks), BATCH):
-                rows = slice(first, first + BATCH)
-                drawn = pictures_of(
-                    bundle, edit, asked.rows(rows), noise[rows], stage=number, steps=STEPS
-                )
-                hits += _shows(judge, subject.head, drawn, [a.shows for a in asks[rows]])
-            found[stage.name][name] = _counted(hits)
+        yield Progress(done, total, f"{subject.target}, {name}")
+        hits = seen(cond, slice(0, len(subject.asks)), stage)
+        found[f"{name}: named"], found[f"{name}: kept"] = hits[:EACH], hits[EACH:]
+        if stage is None:
+            continue
+        for attacked, derived_on in {"old": 0, "fresh": stage}.items():
+            word = attack(edit, derived_on, cond.rows(named))
+            found[f"{name}: {attacked} attack"] = seen(word, named, stage)
     return found
 
 
 def _shows(judge: Judge, head: str, pictures: np.ndarray, names: Sequence[str]) -> list[bool]:
     found = judge.judge(pictures)
     return [found.best(head, index)[0] == name for index, name in enumerate(names)]
-
-
-def _counted(hits: Sequence[bool]) -> Counted:
-    return asdict(Rate.of_hits(hits))

@@ -88,20 +88,19 @@ CARD = MethodCard(
         ),
         verdict="in part",
         here=(
-            "At ten evaluations the chain helps three integrators of six (both KAR and Euler-"
-            "Maruyama) and changes nothing for the others; at forty nothing either, and it covers"
-            " the modes less evenly. The burn-in is counted apart. No FID: the data is known "
-            "exactly."
+            "At ten evaluations the chain brings four integrators of six nearer to the data, "
+            "leaves one as it is and sets the adaptive flow back; at forty pure noise is nearer "
+            "with all six. The burn-in is counted apart. No FID: the data is known exactly."
         ),
     ),
     claim=Claim(
-        "On 8 x 8 pictures of 32 known modes, at 10 evaluations a sample in all, deterministic "
-        "Heun begun at states of the chain ends at least twice as near to the data as from pure "
-        "noise; the burn-in is counted apart.",
-        "distance to the nearest mode, from the chain",
+        "On 8 x 8 pictures of 32 known modes, at 10 evaluations a sample in all, what "
+        "deterministic Heun makes of states of the chain lies less than two thirds as far from the "
+        "data as what it makes of pure noise; the burn-in is counted apart.",
+        "sliced Wasserstein distance from the data, from the chain",
         "from pure noise",
         "lower",
-        2.0,
+        1.5,
     ),
     models=NETWORKS[:1] if HERE else (),
     budget=Budget(5.0, 3.0),

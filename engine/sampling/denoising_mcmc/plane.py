@@ -7,6 +7,7 @@ a network. Errors have intervals over chains: the samples of one chain are no in
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +19,7 @@ from engine.core.shapes import Float, Tensor
 from engine.diffusion.chain import PICKS, Visit, exact_levels, noise_levels
 from engine.diffusion.mixture import Mixture
 from engine.diffusion.noise import Stream
+from engine.metrics.distances import profile, sliced_w2
 from engine.sampling.denoising_mcmc import INTEGRATORS
 from engine.sampling.denoising_mcmc.integrators import Asks
 from engine.sampling.denoising_mcmc.results import Chained, Side, Trace, Trade, Trades
@@ -33,6 +35,7 @@ from engine.sampling.denoising_mcmc.sampler import last as last_of
 
 LEVELS, SIDE, VIEW = 200, 60, 3.0
 SHOWN, FOLLOWED, LAGS = 400, 3, 40
+EXACT = 8192  # independent draws that samples are compared with
 ETAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -53,6 +56,15 @@ class World:
     def shares(self) -> np.ndarray:
         weights = self.mixture.weights
         return (weights / weights.sum()).numpy()
+
+    @cached_property
+    def exact(self) -> Float[Tensor, "levels k"]:
+        """The profile of independent draws, for the sliced Wasserstein distance."""
+        return profile(self.mixture.sample(EXACT, torch.Generator().manual_seed(0)))
+
+    def distance(self, x: Float[Tensor, "n d"]) -> float:
+        """The sliced 2-Wasserstein distance of samples from the data, a coordinate."""
+        return sliced_w2(profile(x), self.exact)
 
 
 def seven_modes() -> World:
@@ -199,6 +211,7 @@ def _side(
         math.sqrt(max(mean - reach, 0.0)),
         math.sqrt(mean + reach),
         float(np.abs(found - world.shares).sum() / 2),
+        world.distance(everything),
         everything[:SHOWN, :2].numpy().astype(np.float32),
         tuple(float(share) for share in found),
         tuple(float(sigma) for sigma in np.sort(starts)),
@@ -210,6 +223,14 @@ def coverage_floor(world: World, count: int) -> float:
     generator = np.random.default_rng(0)
     draws = generator.multinomial(count, world.shares, size=200) / count
     return float(np.abs(draws - world.shares).sum(1).mean() / 2)
+
+
+def distance_floor(world: World, count: int, draws: int = 20) -> float:
+    """The sliced Wasserstein distance of as many independent draws from the data."""
+    generator = torch.Generator().manual_seed(1)
+    return float(
+        np.mean([world.distance(world.mixture.sample(count, generator)) for _ in range(draws)])
+    )
 
 
 def mixing(seen: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:

@@ -13,7 +13,8 @@ class Side:
 
     `error` is the root mean square distance to the nearest mode, its interval over chains (or over
     samples without them). `uncovered` is half the sum of differences of mode weights, sampled and
-    true. `ends` are samples to draw, `n 2` in the plane.
+    true; `sliced` is the sliced 2-Wasserstein distance from the data. `ends` are samples to draw,
+    `n 2` in the plane.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Side:
     low: float
     high: float
     uncovered: float
+    sliced: float
     ends: NDArray[np.float32]
     weights: tuple[float, ...] = ()
     starts: tuple[float, ...] = ()

@@ -2,7 +2,8 @@
 
     python -m engine bench nfe-lab          writes assets/claims/nfe_lab.json
 
-1. Error at 10 NFE of every solver to the reference, over prompts and seeds, with intervals.
+1. Error at 10 NFE of every solver to the reference, over prompts and seeds, with intervals; and the
+   kernel distance of its pictures from drawings of the same prompts (KID of the judge's features).
 2. How near candidates for the reference come to a much finer solve.
 3. Convergence slopes on a world whose truth is known.
 4. Time of our loop and of diffusers' beside the bare calls of the network, in turns; at the shape
@@ -21,48 +22,62 @@ import torch
 from engine.core.catalog import Measured
 from engine.core.job import Progress, Steps
 from engine.core.recipe import ModelRef
-from engine.core.shapes import Float, Tensor
+from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.diffusion import adapters, grids, schedules
 from engine.diffusion.mixture import three_modes
 from engine.diffusion.solvers import SOLVERS
 from engine.diffusion.solvers import run as run_solver
+from engine.metrics.distances import kernel_distance, kernel_interval
 from engine.metrics.intervals import bootstrap
 from engine.models.devices import accelerator, is_accelerator, synchronize
-from engine.models.diffusion import Conditioning, predict
+from engine.models.diffusion import Conditioning, decode_latents, predict
+from engine.models.vision import load_judge
 from engine.sampling.nfe_lab.algorithm import REFERENCE_GRID, REFERENCE_SOLVER
 from engine.sampling.nfe_lab.scene import Scene
+from engine.world.scenes import Scene as Contents
+from engine.world.scenes import draw
+from engine.world.sprites import load_sprites
+from engine.world.vocabulary import BACKGROUNDS
 
-PROMPTS = (
-    "a cat",
-    "a dog in neon style",
-    "a sketch of a house",
-    "a rose on a blue background",
-    "a car in pixel art style",
-    "a watercolor picture of a fish",
-    "a mushroom",
-    "a blueprint of a rocket",
-)
+PROMPTS = {
+    "a cat": Contents(subject="cat"),
+    "a dog in neon style": Contents("neon", subject="dog"),
+    "a sketch of a house": Contents("sketch", subject="house"),
+    "a rose on a blue background": Contents("plain", "blue", "rose"),
+    "a car in pixel art style": Contents("pixel art", subject="car"),
+    "a watercolor picture of a fish": Contents("watercolor", subject="fish"),
+    "a mushroom": Contents(subject="mushroom"),
+    "a blueprint of a rocket": Contents("blueprint", subject="rocket"),
+}
 NFE, REFERENCE_NFE, FINE_NFE, GUIDANCE = 10, 200, 600, 4.0
 GRID = "trailing"  # of the claim
 SPACINGS = ("trailing", "karras")
-COMPARED = ("ddim", "dpmpp_2m", "dpmpp_2m_exact", "dpm_2m_eps", "heun", "unipc2")
+COMPARED = (
+    "ddim", "euler_t", "heun", "dpmpp_2m", "dpmpp_2m_exact", "dpm_2m_eps", "dpmpp_3m",
+    "dpm_3m_eps", "unipc2", "ancestral", "sde_dpmpp_2m",
+)  # fmt: skip
 CANDIDATES = (("dpmpp_2m", "trailing"), ("heun", "trailing"), ("unipc2", "trailing"),
               ("dpmpp_2m", "karras"), ("unipc2", "karras"), ("dpmpp_2m", "lambda"))  # fmt: skip
 ROUNDS = 9
+BATCHES = 8  # of one sample a prompt
+RENDERED = 32  # drawings a prompt
 
 
 Errors: TypeAlias = dict[str, dict[str, list[float]]]
 """Relative errors of all samples, by spacing of the steps and by solver."""
+Drawn: TypeAlias = dict[str, list[UInt8[Array, "b height width 3"]]]
+"""Pictures of each solver, in batches."""
 
 
-def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Steps[Measured]:
+def run(*, seed: int, model: ModelRef | str = "world", batches: int = BATCHES) -> Steps[Measured]:
     """All four measurements; `batches` of one sample a prompt, each from another seed."""
     begun, total = time.perf_counter(), batches + 3
-    scene = Scene.open(model, PROMPTS, "", GUIDANCE)
+    scene = Scene.open(model, list(PROMPTS), "", GUIDANCE)
     errors: Errors = {spacing: {name: [] for name in COMPARED} for spacing in SPACINGS}
+    pictures: Drawn = {}
     for batch in range(batches):
         yield Progress(batch, total, "Errors to the reference")
-        yield from _errors(scene, errors, seed + batch, batch, total)
+        yield from _errors(scene, errors, pictures, seed + batch, batch, total)
     yield Progress(batches, total, "Candidates for the reference")
     candidates = yield from _candidates(scene, seed, batches, total)
     yield Progress(batches + 1, total, "Slopes on the exact world")
@@ -103,6 +118,7 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
                 }
                 for spacing, row in errors.items()
             },
+            f"kernel distance from drawings, {GRID}, times 1000": _kernels(pictures, seed),
             f"error of a reference to {FINE_NFE} NFE": candidates,
             "slopes on the exact world": slopes,
             **shares,
@@ -111,23 +127,63 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = 1) -> Step
 
 
 def _errors(
-    scene: Scene, errors: Errors, seed: int, done: int, total: int
+    scene: Scene, errors: Errors, pictures: Drawn, seed: int, done: int, total: int
 ) -> Generator[Progress, None, None]:
-    """Add the errors of one batch to the table."""
+    """Add the errors of one batch to the table, and its pictures on the grid of the claim."""
     truth = yield from _end(
         scene, REFERENCE_SOLVER, REFERENCE_GRID, REFERENCE_NFE, seed, done, total
     )
+    pictures.setdefault(f"the reference, {REFERENCE_NFE} NFE", []).append(_decoded(scene, truth))
     for spacing in SPACINGS:
         for name in COMPARED:
             end = yield from _end(scene, name, spacing, NFE, seed, done, total)
             errors[spacing][name].extend(_distances(end, truth))
+            if spacing == GRID:
+                pictures.setdefault(name, []).append(_decoded(scene, end))
+
+
+def _decoded(scene: Scene, z: Float[Tensor, "b c h w"]) -> UInt8[Array, "b height width 3"]:
+    return decode_latents(scene.bundle, z)
+
+
+def _kernels(pictures: Drawn, seed: int) -> dict[str, list[float]]:
+    """The kernel distance of each solver's pictures from drawings, and its interval, times 1000."""
+    judge = load_judge()
+    truth = judge.judge(_rendered(seed)).features
+    found = {}
+    for name, parts in pictures.items():
+        features = judge.judge(np.concatenate(parts)).features
+        distance = kernel_distance(features, truth)
+        low, high = kernel_interval(features, truth, seed=seed)
+        found[name] = [round(1000 * value, 2) for value in (distance, low, high)]
+    return found
+
+
+def _rendered(seed: int) -> UInt8[Array, "n height width 3"]:
+    """Drawings of the prompts by the world's own artists, on backgrounds at random where the prompt
+    names none."""
+    sprites, generator = load_sprites(), np.random.default_rng([seed, 1])
+    colours = list(BACKGROUNDS)
+    return np.stack(
+        [
+            draw(
+                contents
+                if contents.background != "white"
+                else replace(contents, background=colours[generator.integers(len(colours))]),
+                sprites,
+                generator,
+            )
+            for contents in PROMPTS.values()
+            for _ in range(RENDERED)
+        ]
+    )
 
 
 def _candidates(
     scene: Scene, seed: int, done: int, total: int
 ) -> Generator[Progress, None, dict[str, float]]:
     """Distance of solves at the reference's price to a three times finer one."""
-    scene = scene.with_prompts(PROMPTS[:2], "", GUIDANCE)
+    scene = scene.with_prompts(list(PROMPTS)[:2], "", GUIDANCE)
     fine = yield from _end(scene, "dpmpp_2m", "trailing", FINE_NFE, seed, done, total)
     found = {}
     for name, grid in CANDIDATES:

@@ -28,7 +28,8 @@ Confused classes share all their weights, so there is nothing to dampen that the
 Any edit may wreck the network: look at "kept" before accepting, and undo.
 
 *The others.* CF goes on training without the flagged samples. SCRUB climbs on them and descends on
-the rest. BadT follows an untrained teacher on them. All are trained here for one short round.
+the rest. BadT follows an untrained teacher on them. All are trained here for one short round, with
+the settings of the publication, or with those that the same rule chooses out of several.
 """
 
 from engine.core.catalog import (

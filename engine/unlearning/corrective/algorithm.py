@@ -4,8 +4,9 @@ What is flagged and how a repair is judged is in `repair`, the automatic choice 
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 from torch import nn
@@ -16,13 +17,12 @@ from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, state_fingerprint
 from engine.core.recipe import ModelRef, Plain, Recipe
 from engine.core.reversible import compare
-from engine.core.settings import Items, OneOf, Range
+from engine.core.settings import Items, OneOf, Range, checked
 from engine.core.taking import taking
 from engine.models.library import resolve, with_tensors
 from engine.unlearning._baselines import (
     Sets,
     Trained,
-    Way,
     bad_teacher,
     catastrophic,
     retrain,
@@ -44,11 +44,18 @@ from engine.unlearning.corrective.repair import (
     judged,
     opened,
 )
-from engine.unlearning.corrective.results import AtGamma, Corrected, Curves
+from engine.unlearning.corrective.results import AtGamma, Corrected, Curves, TriedWay
 
 METHODS = ("SSD", "RewoD", "CF", "SCRUB", "BadT")
 BATCH, MOST_RETAINED, MOST_GAMMAS, SHOWN = 128, 20_000, 12, 16
 UNITS = ("mixed", "sample")
+WAYS: Mapping[str, Callable[..., Trained]] = {
+    "CF": catastrophic,
+    "SCRUB": scrub,
+    "BadT": bad_teacher,
+    "RewoD": retrain,
+}
+OF_LAST = ("CF", "RewoD")
 Unit: TypeAlias = Annotated[str, OneOf(UNITS)]
 Retained: TypeAlias = Annotated[int, Range(16, MOST_RETAINED, "4000 are enough.")]
 ORACLE = "oracle: the settings were given by hand, maybe by looking at the test"
@@ -58,8 +65,10 @@ ORACLE = "oracle: the settings were given by hand, maybe by looking at the test"
 class How:
     """How a repair is made, as jobs take it. `alpha` 0 leaves both numbers to the automatic rule.
 
-    `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights.
-    `retained` samples that were not flagged are looked at.
+    `way` is "SSD", or one that trains: "CF", "SCRUB", "BadT", or "RewoD" from new weights. With
+    `tune` the rule chooses the settings of a way that trains, too. `last` lets CF and RewoD train
+    that many layers from the end and no others. SSD looks at `retained` samples that were not
+    flagged.
     """
 
     way: Annotated[str, OneOf(METHODS)] = "SSD"
@@ -68,6 +77,19 @@ class How:
     lam: Lambda = 1.0
     retained: Retained = 4000
     chunk: Chunk = 0
+    tune: bool = False
+    last: Annotated[int, Range(0, 1000, "0 trains all layers.")] = 0
+
+    @classmethod
+    def of(cls, **values: object) -> "How":
+        """From plain settings, checked. Raises `BadInput`."""
+        how = cls(**checked(cls, values))  # type: ignore[arg-type]
+        if how.last and how.way not in OF_LAST:
+            raise BadInput(
+                f"last is for {' and '.join(OF_LAST)}; {how.way} changes all layers.",
+                "Set it to 0.",
+            )
+        return how
 
     def measure(self, seed: int) -> Measure:
         """The gradients of it."""
@@ -97,6 +119,10 @@ class _Settings:
         found: dict[str, Plain] = {**self.flags.plain(), "way": self.method}
         if how is not None:
             found |= {"unit": self.measure.unit, "alpha": how.alpha, "lam": how.lam}
+        if self.how.tune:
+            found["tune"] = True
+        if self.how.last:
+            found["last"] = self.how.last
         return {**found, "retained": self.how.retained}
 
 
@@ -170,31 +196,62 @@ def _made(
     if settings.method == "SSD":
         return (yield from _dampened(repair, settings, seed, shown))
     begun = time.perf_counter()
-    training = trained(repair, settings.method, seed)
-    network = yield from relay(training, always(Progress(1, 4, settings.method, shown)))
-    shown = replace(
-        shown,
-        tuned_on="nothing: the settings of the publication, one short round",
-        seconds={"edit": time.perf_counter() - begun},
-    )
+    told = "nothing: the settings of the publication, one short round"
+    if settings.how.tune and settings.method in rule.GRIDS:
+        network, shown = yield from _tuned(repair, settings.method, seed, shown)
+        told = rule.TUNED_ON
+    else:
+        given = {"last": settings.how.last} if settings.how.last else {}
+        training = trained(repair, settings.method, seed, given)
+        network = yield from relay(training, always(Progress(1, 4, settings.method, shown)))
+    shown = replace(shown, tuned_on=told, seconds={"edit": time.perf_counter() - begun})
     return _patched(repair, network, settings, None, seed), shown
 
 
-def trained(repair: Repair, method: str, seed: int) -> Trained:
-    """One of the ways that train, on the flagged and the other samples."""
+def trained(
+    repair: Repair,
+    method: str,
+    seed: int,
+    settings: Mapping[str, float] = MappingProxyType({}),
+    *,
+    hold_out: bool = False,
+) -> Trained:
+    """One of the ways that train, on the flagged and the other samples.
+
+    With `hold_out` it does not see what is held out, so that the rule can look at it.
+    """
     rest = repair.retained
     if rest is None:
         raise BadInput(f"{method} needs retained samples.", "Upload a zip of them.")
-    if repair.held_out is not None:
+    if repair.held_out is not None and not hold_out:
         rest = rest.joined(repair.held_out)
-    sets = Sets(rest, repair.flagged, seed)
-    ways: dict[str, Way] = {
-        "CF": catastrophic,
-        "SCRUB": scrub,
-        "BadT": bad_teacher,
-        "RewoD": retrain,
-    }
-    return ways[method](repair.model, sets)
+    return WAYS[method](repair.model, Sets(rest, repair.flagged, seed), **settings)
+
+
+def tuned(
+    repair: Repair, method: str, seed: int
+) -> Generator[tuple[TriedWay, ...], None, tuple[nn.Module, tuple[TriedWay, ...]]]:
+    """A way that trains with the settings of its grid that the rule takes."""
+    assert repair.held_out is not None
+    return rule.trained_best(
+        lambda settings: trained(repair, method, seed, settings, hold_out=True),
+        repair.flagged,
+        repair.held_out,
+        rule.GRIDS[method],
+    )
+
+
+def _tuned(
+    repair: Repair, method: str, seed: int, shown: Corrected
+) -> Generator[Progress, None, tuple[nn.Module, Corrected]]:
+    total = len(rule.GRIDS[method])
+
+    def told(found: tuple[TriedWay, ...]) -> Progress:
+        note = f"{method}, setting {min(len(found) + 1, total)} of {total}"
+        return Progress(1, 4, note, replace(shown, tried_ways=found))
+
+    network, seen = yield from relay(tuned(repair, method, seed), told)
+    return network, replace(shown, tried_ways=seen)
 
 
 def _dampened(
@@ -308,10 +365,11 @@ def curves(
     alpha: Alpha = 0.0,
     lam: Lambda = 1.0,
     retained: Retained = 4000,
+    tune: bool = False,
 ) -> Steps[Curves]:
     """Every method at every share, one point after the other; the original's comes first."""
     flags = [Flags(gamma, false_flags) for gamma in gammas]
-    ways = [How(name, unit, alpha, lam, retained) for name in methods]
+    ways = [How(name, unit, alpha, lam, retained, tune=tune) for name in methods]
     total = len(gammas) * len(methods) + 1
     first = opened(model, flags[0], seed)
     note = ("RewoD is the only slow one: it trains anew at every share.",)

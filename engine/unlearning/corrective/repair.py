@@ -25,6 +25,7 @@ from engine.pictures import PictureSetting
 from engine.unlearning._card import Card, rate_of
 from engine.unlearning._case import (
     always,
+    check_unused,
     data_of,
     open_classifier,
     outputs,
@@ -151,6 +152,7 @@ def opened(
     world = data_of(bundle, data_seed)
     if world is None:
         return _own(bundle, flags, seed)
+    check_unused(bundle, flags.retain, flags.test)
     train, tampered, _ = world
     if flags.origin == "recovered trigger":
         flagged = _stamped(bundle, flags, train, seed)

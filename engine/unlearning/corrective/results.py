@@ -33,6 +33,19 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class TriedWay:
+    """One setting of a way that trains, with what the rule looked at; see `Tried`."""
+
+    settings: Mapping[str, float]
+    forgotten: float
+    kept: float
+
+    @property
+    def score(self) -> float:
+        return self.forgotten + self.kept
+
+
+@dataclass(frozen=True)
 class Flagged:
     """What was manipulated and what of it was found; `gallery` shows some of the found ones."""
 
@@ -58,6 +71,7 @@ class Corrected:
     lam: float = 0.0
     tuned_on: str = ""
     tried: tuple[Tried, ...] = ()
+    tried_ways: tuple[TriedWay, ...] = ()
     cards: tuple[Card, ...] = ()
     changed: Changed | None = None
     stamped: Thumbnails | None = None

@@ -53,6 +53,7 @@ METHODS = (
     "UNSIR",
     "SCRUB",
     "CF",
+    "Fisher forgetting",
 )
 _QUICK: dict[str, Plain] = {"what": "bag"}
 
@@ -108,6 +109,8 @@ CARD = MethodCard(
             quick={**_QUICK, "first": "original", "second": "SSD", "pictures_shown": 4},
             bad={"first": "magic"},
         ),
+        Action("bake", quick={**_QUICK, "way": "SSD"}, bad={"way": "retrained"}),
+        Action("export", quick={**_QUICK, "way": "SSD", "form": "patch"}, bad={"form": "pickle"}),
     ),
     no_golden="Its measures are textbook formulas, held to their properties by the tests.",
 )

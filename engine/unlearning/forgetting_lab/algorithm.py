@@ -1,4 +1,4 @@
-"""The jobs: all ways on one sheet, and two of them against one another."""
+"""The jobs: all ways on one sheet, two of them against one another, one of them to take along."""
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Annotated
 import numpy as np
 from torch import nn
 
-from engine.core.catalog import Exactness
+from engine.core.baked import Baked
+from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, State, state_fingerprint
@@ -32,6 +33,7 @@ from engine.unlearning._compare import (
     similarity,
 )
 from engine.unlearning._dampening import Changed, Dampening, automatic_alpha, ratios
+from engine.unlearning._export import FORMS, Exported, exported
 from engine.unlearning._importance import Measure
 from engine.unlearning._samples import Samples
 from engine.unlearning._settings import LAMBDA, Alpha, Unit
@@ -254,7 +256,7 @@ def _row(
         first_seconds=made.first_seconds,
         stored_seconds=made.stored_seconds,
         patch=made.patch,
-        undo_is_exact=None if made.patch is None else _undoes(case, made.patch),
+        undo=None if made.patch is None else _undone(case, made.patch),
     )
     sets = _sets(case, seed)
     if reference is not None and sets is not None:
@@ -280,10 +282,9 @@ def _changed_share(case: Case, made: Made) -> float:
     return Changed.between(old, {name: new[name] for name in old}).share
 
 
-def _undoes(case: Case, patch: Patch) -> bool:
+def _undone(case: Case, patch: Patch) -> RoundTrip:
     state = case.model.state_dict()
-    undone = patch.undo(patch.apply(state))
-    return compare(dict(state), dict(undone)).exactness is Exactness.BITWISE
+    return compare(dict(state), dict(patch.undo(patch.apply(state))))
 
 
 def _relearning(
@@ -506,3 +507,52 @@ def _tried(state: State, steps: Sequence[tuple[str, Patch]]) -> Order:
             return Order(tuple(told), f"refused: {conflict.message}", False)
     exact = compare(dict(state), dict(now)).exactness is Exactness.BITWISE
     return Order(tuple(told), "every bit is back" if exact else "differs", exact)
+
+
+# ---------------------------------------------------------------------- taken along
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One way, as jobs take it; `unit` and `alpha` are those of dampening."""
+
+    way: Annotated[str, OneOf(METHODS)] = "SSD"
+    unit: Unit = "sorted"
+    alpha: Alpha = 0.0
+
+
+@taking(question=Question, chosen=Chosen)
+def bake(
+    *, seed: int, question: Question, chosen: Chosen, model: ModelRef | str = "fashion"
+) -> Steps[Baked]:
+    """The edit of one way as a patch, applied and undone once to see every bit come back."""
+    case = question.case(model, seed)
+    _, patch = yield from _alone(case, chosen, seed)
+    state = case.model.state_dict()
+    return Baked.of(patch.name, patch, {name: state[name] for name in patch.before})
+
+
+@taking(question=Question, chosen=Chosen)
+def export(
+    *,
+    seed: int,
+    question: Question,
+    chosen: Chosen,
+    model: ModelRef | str = "fashion",
+    form: Annotated[str, OneOf(FORMS)] = "patch",
+) -> Steps[Exported]:
+    """The edit of one way as files, read back: "patch", "checkpoint" or "card"."""
+    case = question.case(model, seed)
+    made, patch = yield from _alone(case, chosen, seed)
+    judging = judged(case, made.network, chosen.way, seed)
+    card = yield from relay(judging, always(Progress(1, 2, "Judging it")))
+    card = replace(card, changed_share=_changed_share(case, made), before=_before(case))
+    return exported(case.bundle, patch, card, form)
+
+
+def _alone(case: Case, chosen: Chosen, seed: int) -> Generator[Progress, None, tuple[Made, Patch]]:
+    yield Progress(0, 2, chosen.way)
+    steps = making(case, chosen.way, chosen.unit, chosen.alpha, seed)
+    made = yield from relay(steps, _noted(0, 2, None))
+    assert made.patch is not None
+    return made, made.patch

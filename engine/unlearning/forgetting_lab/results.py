@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.core.catalog import RoundTrip
 from engine.core.patch import Patch
 from engine.metrics.intervals import Rate
 from engine.unlearning._card import Card
@@ -30,7 +31,7 @@ class Row:
     attack_success: Rate | None = None
     first_seconds: float = 0.0
     stored_seconds: float | None = None
-    undo_is_exact: bool | None = None
+    undo: RoundTrip | None = None
     patch: Patch | None = None
 
 

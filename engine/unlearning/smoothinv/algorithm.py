@@ -22,7 +22,7 @@ from engine.models.score import load_score
 from engine.pictures import PictureSetting
 from engine.unlearning import _inversion as inversion
 from engine.unlearning._card import rate_of
-from engine.unlearning._case import data_of, look_of, open_classifier, uploaded
+from engine.unlearning._case import check_unused, data_of, look_of, open_classifier, uploaded
 from engine.unlearning._inversion import Synthesis
 from engine.unlearning._losses import logits_of
 from engine.unlearning._manipulation import Trigger
@@ -177,6 +177,7 @@ def logits_in_unit_range(bundle: ClassifierBundle) -> Logits:
 def _tests(bundle: ClassifierBundle, test: str) -> tuple[Samples, Trigger | None]:
     world = data_of(bundle)
     if world is not None:
+        check_unused(bundle, test)
         tests = garments("test", by_group=world[2]).some(TESTED, 0, "inversion")
         return tests, TRIGGERS.get(bundle.ref.source)
     if test:
@@ -258,6 +259,9 @@ def _recovered(
         yield Progress(done + step.number, total, name, shown)
     assert step is not None
     found = _judged(subject, name, sigma, step.delta, goal)
+    if step.length == 0:
+        stalled = f"{name}: the class is so improbable that there is no slope; try a larger sigma."
+        shown = replace(shown, notes=(*shown.notes, stalled))
     seconds = time.perf_counter() - begun
     return replace(found, curve=tuple(curve), seconds=seconds), shown
 

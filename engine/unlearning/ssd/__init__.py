@@ -29,6 +29,9 @@ them hardly differs from the original either. *Automatic* α selects 2 % of the 
 heuristic of ours and not of the paper, and it looks at no accuracy. λ is 0.1 here, as the paper
 has it for faces; at 1, its value for CIFAR, no α below 1 changes more.
 
+*Options of the authors' code* that their paper does not name: an exponent of what is left of a
+weight, its largest factor, and the size of a batch (64 for a class, 128 for random pictures).
+
 *Low membership is no merit by itself.* Compare with the network that was retrained without the
 forget set: an attack that is fooled more thoroughly than by retraining has something else to see.
 """

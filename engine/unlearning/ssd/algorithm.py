@@ -46,12 +46,15 @@ from engine.unlearning._dampening import (
     ratios,
 )
 from engine.unlearning._export import FORMS, Exported, Importances, exported, written
-from engine.unlearning._importance import Importance, Measure
+from engine.unlearning._importance import BATCH, Importance, Measure
 from engine.unlearning._settings import (
     LAMBDA,
     LARGEST_ALPHA,
     Alpha,
+    BatchSize,
+    Cap,
     Chunk,
+    Exponent,
     Lambda,
     PictureSet,
     Place,
@@ -72,45 +75,59 @@ STREAMED, EDITED, JUDGED, WHOLE = 30, 50, 80, 100
 
 
 @dataclass(frozen=True)
+class Strength:
+    """How strong the edit is, as jobs take it. `alpha` 0 chooses automatically.
+
+    `cap` and `exponent` are options of the authors' code, which their paper leaves at 1.
+    """
+
+    alpha: Alpha = 0.0
+    lam: Lambda = LAMBDA
+    cap: Cap = 1.0
+    exponent: Exponent = 1.0
+
+    def dampening(self, alpha: float) -> Dampening:
+        """The edit with this alpha."""
+        return Dampening(alpha, self.lam, self.cap, self.exponent)
+
+    def plain(self, alpha: float) -> dict[str, Plain]:
+        """For a recipe: alpha filled in, and what is not as in the paper."""
+        told: dict[str, Plain] = {"alpha": alpha, "lam": self.lam}
+        return told | {n: v for n in ("cap", "exponent") if (v := getattr(self, n)) != 1}
+
+
+@dataclass(frozen=True)
 class _Settings:
-    """What a run edits and how. `alpha` 0 chooses automatically."""
+    """What a run edits and how."""
 
     forget: Forget
     gradients: Gradients
     measure: Measure
-    alpha: float = 0.0
-    lam: float = LAMBDA
+    strength: Strength = Strength()
 
     @classmethod
     def of(
-        cls,
-        question: Question,
-        gradients: Gradients,
-        seed: int,
-        alpha: float = 0.0,
-        lam: float = LAMBDA,
+        cls, question: Question, gradients: Gradients, seed: int, strength: Strength = Strength()
     ) -> "_Settings":
-        return cls(question.chosen, gradients, gradients.measure(seed), alpha, lam)
+        return cls(question.chosen, gradients, gradients.measure(seed), strength)
 
-    def plain(self) -> dict[str, Plain]:
+    def plain(self, alpha: float) -> dict[str, Plain]:
         """For a recipe: what changes the result."""
         return {
             **self.forget.plain(),
-            "alpha": self.alpha,
-            "lam": self.lam,
+            **self.strength.plain(alpha),
             **self.gradients.plain(),
         }
 
 
-@taking(question=Question, gradients=Gradients)
+@taking(question=Question, gradients=Gradients, strength=Strength)
 def run(
     *,
     seed: int,
     question: Question,
     gradients: Gradients,
+    strength: Strength,
     model: ModelRef | str = "fashion",
-    alpha: Alpha = 0.0,
-    lam: Lambda = LAMBDA,
     compare: Annotated[Sequence[Annotated[str, OneOf(WAYS)]], Items(len(WAYS))] = (),
     curve: Annotated[int, Range(0, MOST_POINTS, "9 are enough for a curve.")] = 9,
 ) -> Steps[Forgotten]:
@@ -119,7 +136,7 @@ def run(
     `alpha` 0 chooses automatically. `curve` alphas are tried besides, for the slider. `compare`
     names baselines that are trained now.
     """
-    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    settings = _Settings.of(question, gradients, seed, strength)
     case = question.case(model, seed)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances", shown)
@@ -149,7 +166,7 @@ def _begun(case: Case, settings: _Settings) -> Forgotten:
     return Forgotten(
         settings.forget.name,
         unit,
-        lam=settings.lam,
+        lam=settings.strength.lam,
         bound=limit if case.retain_set is not None else None,
         forget_samples=len(case.forget_set),
         all_samples=case.total,
@@ -159,17 +176,18 @@ def _begun(case: Case, settings: _Settings) -> Forgotten:
 
 def _notes(case: Case, settings: _Settings, limit: float | None) -> tuple[str, ...]:
     told = []
-    if limit is not None and settings.alpha >= limit:
+    alpha, lam = settings.strength.alpha, settings.strength.lam
+    if limit is not None and alpha >= limit:
         told.append(
-            f"alpha {settings.alpha:g} is at or above the bound {limit:.3g}, from which on nothing "
+            f"alpha {alpha:g} is at or above the bound {limit:.3g}, from which on nothing "
             "is selected, so the network stays as it is."
         )
-    if settings.lam > settings.alpha > 0:
+    if lam > alpha > 0:
         told.append(
             "lambda is above alpha, so some selected weights are kept whole: the factor is at most "
-            "1."
+            f"{settings.strength.cap:g}."
         )
-    if 0 < settings.alpha < 1e-3:
+    if 0 < alpha < 1e-3:
         told.append("So small an alpha selects nearly every weight that the forget set touches.")
     if settings.measure.unit == "sorted" and len(case.forget_set) < settings.measure.batch:
         told.append(
@@ -262,11 +280,11 @@ def dampen(case: Case, pair: _Pair, how: Dampening, recipe: Recipe) -> Edit:
 
 def _dampened(case: Case, settings: _Settings, pair: _Pair, seed: int) -> Edit:
     """The edit that the settings ask for, named after what is forgotten."""
-    alpha = settings.alpha or automatic_alpha(pair.ratios)
+    alpha = settings.strength.alpha or automatic_alpha(pair.ratios)
     ref = resolve(case.bundle.ref)
     label = f"forget {settings.forget.name}"[:80]
-    recipe = Recipe("ssd", "run", ref, settings.plain() | {"alpha": alpha}, seed, label=label)
-    return dampen(case, pair, Dampening(alpha, settings.lam), recipe)
+    recipe = Recipe("ssd", "run", ref, settings.plain(alpha), seed, label=label)
+    return dampen(case, pair, settings.strength.dampening(alpha), recipe)
 
 
 def _edited(
@@ -280,7 +298,7 @@ def _edited(
     shown = replace(
         shown,
         alpha=alpha,
-        is_automatic=not settings.alpha,
+        is_automatic=not settings.strength.alpha,
         changed=edit.changed,
         patch=edit.patch,
         digest=edit.patch.digest,
@@ -306,7 +324,7 @@ def _edited(
         card,
         changed_share=edit.changed.share,
         seconds=seconds,
-        settings={**settings.plain(), "alpha": alpha},
+        settings=settings.plain(alpha),
         before=shown.before,
     )
     shown = replace(shown, cards=(original, card), seconds=seconds)
@@ -387,7 +405,7 @@ def _curve(
         high = min(shown.bound or np.inf, float(pair.ratios.quantiles[0]) * 1.1)
         low = max(1e-3, pair.ratios.alpha_for(DEADLY_SHARE))
         for alpha in np.geomspace(max(high, low * 1.01), low, count):
-            how = Dampening(float(alpha), settings.lam)
+            how = settings.strength.dampening(float(alpha))
             point = yield from relay(
                 _point(case, pair, how),
                 always(Progress(JUDGED, WHOLE, "Along alpha", shown)),
@@ -490,6 +508,7 @@ def importances(
     model: ModelRef | str = "fashion",
     retain: PictureSet = "",
     unit: Unit = "sample",
+    batch: BatchSize = BATCH,
     label_free: bool = False,
     most: Annotated[int, Range(1, 1_000_000, "All data is best.")] = 20_000,
     chunk: Chunk = 0,
@@ -511,22 +530,21 @@ def importances(
             "along.",
             "Name a folder of this machine for the file.",
         )
-    measure = Gradients(unit, label_free, chunk=chunk).measure(seed)
+    measure = Gradients(unit, batch, label_free, chunk=chunk).measure(seed)
     return (yield from written(bundle, samples, measure, folder))
 
 
-@taking(question=Question, gradients=Gradients)
+@taking(question=Question, gradients=Gradients, strength=Strength)
 def bake(
     *,
     seed: int,
     question: Question,
     gradients: Gradients,
+    strength: Strength,
     model: ModelRef | str = "fashion",
-    alpha: Alpha = 0.0,
-    lam: Lambda = LAMBDA,
 ) -> Steps[Baked]:
     """The edit as a patch, applied and undone once to see every bit come back."""
-    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    settings = _Settings.of(question, gradients, seed, strength)
     case = question.case(model, seed)
     yield Progress(0, 1, "The importances")
     pair, _ = yield from relay(_importances(case, settings, _begun(case, settings)), _bare)
@@ -534,19 +552,18 @@ def bake(
     return Baked.of(patch.name, patch, {name: state[name] for name in patch.before})
 
 
-@taking(question=Question, gradients=Gradients)
+@taking(question=Question, gradients=Gradients, strength=Strength)
 def export(
     *,
     seed: int,
     question: Question,
     gradients: Gradients,
+    strength: Strength,
     model: ModelRef | str = "fashion",
-    alpha: Alpha = 0.0,
-    lam: Lambda = LAMBDA,
     form: Annotated[str, OneOf(FORMS)] = "patch",
 ) -> Steps[Exported]:
     """The edit as files, read back: "patch", "checkpoint" (with what undoes it) or "card"."""
-    settings = _Settings.of(question, gradients, seed, alpha, lam)
+    settings = _Settings.of(question, gradients, seed, strength)
     case = question.case(model, seed)
     shown = _begun(case, settings)
     yield Progress(0, 1, "The importances")
