@@ -24,7 +24,7 @@ import torch
 from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 
-GRAM_ROWS, GRAM_BLOCKS = 1280, 6
+GRAM_ROWS, GRAM_BLOCKS, FEW_CHANNELS = 1280, 6, 512
 Regulariser = Literal["zero", "standard", "surrogate_1st", "surrogate_2nd", "surrogate_both"]
 
 
@@ -71,14 +71,16 @@ def gram(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "d d"]:
 def weight_gram(weights: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "d d"]:
     """Sum over projections of W^T W; once for each checkpoint.
 
-    Products of up to 1280 rows are taken in float32, or wider where the weights are, and summed in
-    float64: their round-off averages out to 5e-8. Only blocks on and right of the diagonal are
-    computed, as the sum is symmetric.
+    Where there are many channels, products of up to 1280 rows are taken in float32, or wider where
+    the weights are, and summed in float64: their round-off averages out to 5e-8. Few channels cost
+    nothing in float64. Only blocks on and right of the diagonal are computed, as the sum is
+    symmetric.
     """
     width = weights[0].shape[1]
+    kind = torch.float32 if width > FEW_CHANNELS else torch.float64
     total, side = torch.zeros(width, width, dtype=torch.float64), -(-width // GRAM_BLOCKS)
     for weight in weights:
-        for rows in weight.to(torch.promote_types(weight.dtype, torch.float32)).split(GRAM_ROWS):
+        for rows in weight.to(torch.promote_types(weight.dtype, kind)).split(GRAM_ROWS):
             for first in range(0, width, side):
                 block = slice(first, first + side)
                 total[block, first:] += rows[:, block].T @ rows[:, first:]
