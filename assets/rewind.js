@@ -176,12 +176,12 @@
       return String(said).replace(/running settling" data-run="[^"]*"/, 'done"');
     },
   };
-  // Recordings: what a panel shows before its first run, fetched once its button is there and put
+  // Recordings: what a panel shows before its first run, fetched once its button is seen and put
   // into the places in which a run draws. A run that has begun is never drawn over.
   const opened = new Set(), SKIP = { __type__: "update" };
   const openRecordings = () => document.querySelectorAll("[id$=-recorded]").forEach((button) => {
     const name = button.id.replace(/-recorded$/, "");
-    if (opened.has(name)) return;
+    if (opened.has(name) || !document.getElementById(name)?.offsetParent) return;
     opened.add(name);
     press(button.id, 0);
   });
@@ -481,7 +481,8 @@
       place.setAttribute("role", "img"));
     if (!document.documentElement.lang) document.documentElement.lang = "en";
   };
-  new MutationObserver(wake).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(wake).observe(document.documentElement,
+    { childList: true, subtree: true, attributeFilter: ["aria-selected"] });  // a tab was opened
 })();
 
 // Bars that follow a slider: every value is in the page, and the slider picks one of each.

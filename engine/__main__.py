@@ -126,17 +126,24 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """Measure the claim of a method and write the figures to assets/claims."""
+    """Measure the claim of a method and write the figures to assets/claims.
+
+    With --folder, networks that are trained for it and figures of its parts are kept there, where
+    the method's measurement is made of parts; called again, it goes on.
+    """
     ours, rest = _split(arguments)
-    seed = 0
-    if len(rest) == 3 and rest[1] == "--seed" and rest[2].isdecimal():
-        seed, rest = int(rest[2]), rest[:1]
-    if len(rest) != 1:
+    options = dict(_pairs(rest[1:]))
+    seed, folder = options.pop("--seed", "0"), options.pop("--folder", "")
+    if not rest or options or not (seed and seed.isdecimal()) or folder is None:
         raise BadInput("Name one method to measure.", "Write: bench nfe-lab --seed 0")
     entry = discover().find(rest[0])
     if importlib.util.find_spec(f"{entry.module}.bench") is None:
         raise AssetMissing(f"{entry.card.title} has no bench.py yet.", "Measure another one.")
-    result = _finish(Job(f"{entry.module}.bench:run", {}, seed), ours.get("runner"))
+    measurement = importlib.import_module(f"{entry.module}.bench").run
+    if folder and "folder" not in settings_of(measurement):
+        raise BadInput(f"{entry.card.title} is measured in one go.", "Leave --folder out.")
+    kept = {"folder": folder} if folder else {}
+    result = _finish(Job(f"{entry.module}.bench:run", kept, int(seed)), ours.get("runner"))
     if isinstance(result, Failed):
         return _report(result)
     measured: Measured = result.result

@@ -331,13 +331,16 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     return Difference(shown, float(gap.mean()), largest, unequal)
 
 
-def cut(before: np.ndarray, after: np.ndarray, names: tuple[str, str]) -> str:
-    """Two pictures of one size under a sliding cut."""
+def cut(
+    before: np.ndarray, after: np.ndarray, names: tuple[str, str], *, stamped: bytes | None = None
+) -> str:
+    """Two pictures of one size under a sliding cut; `stamped` is the second one as a file."""
     first, second = (escape(name) for name in names)
+    second_url = data_url(png(after) if stamped is None else stamped)
     return (
         '<figure class="shot"><div class="cut frame" data-cut>'
         f"{picture(data_url(png(before)), names[0])}"
-        f'<div class="over">{picture(data_url(png(after)), names[1])}</div>'
+        f'<div class="over">{picture(second_url, names[1])}</div>'
         f'<input type="range" min="0" max="100" value="50" data-cutter '
         f'aria-label="Cut between {first} and {second}"></div>'
         f"<figcaption><h3>{first} | {second}</h3></figcaption></figure>"

@@ -1,8 +1,7 @@
 """Denoising MCMC: the chain over samples and noise levels live, integrators begun at its states and
 in pure noise at equal cost, and the price of eta."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -354,23 +353,16 @@ def build_pictures(frame: Frame) -> None:
         {**shared, "eta": eta, "count": count, "burn_in": burn_in},
         draw_pictures,
         [shown],
-        number=surer,
+        number=spent,
     )
 
 
-def surer(album: "Album", recipe: Recipe) -> Number | None:
-    """How sure a classifier is in the mean: of pictures from pure noise, and from the chain."""
-    means = [sureness(said) for said in (album.verdicts_vanilla, album.verdicts)]
-    if None in means:
+def spent(album: "Album", recipe: Recipe) -> Number | None:
+    """How often the network was asked for a picture, from the chain and from pure noise."""
+    if not album.nfe_vanilla:
         return None
-    what = f"how sure a classifier is, {album.nfe} evaluations each: from noise → from the chain"
-    return Number(what, f"{means[1]:.0f} %", f"{means[0]:.0f} %")
-
-
-def sureness(verdicts: Sequence[str]) -> float | None:
-    """The mean of the percentages in these verdicts, None where there are none."""
-    found = [float(one[1]) for said in verdicts if (one := re.search(r"(\d+) %", said))]
-    return sum(found) / len(found) if found else None
+    counts = dict.fromkeys((str(album.nfe), str(album.nfe_vanilla)))
+    return Number("network evaluations a picture, in either row", " and ".join(counts))
 
 
 def draw_pictures(album: "Album", recipe: Recipe, ended: bool) -> tuple[object, ...]:

@@ -203,7 +203,10 @@ def plane(result: "Laboratory") -> PlotData:
         name = f"{point.name}, not beaten" if point.is_best else point.name
         lines.append(Line(name, x, y, place, neutral=neutral, hover=[told] * len(x)))
     return plots.curves(
-        lines, "accuracy on the rest, unseen, %", f"accuracy on {result.name}, unseen, %"
+        lines,
+        "accuracy on the rest, unseen, %",
+        f"accuracy on {result.name}, unseen, %",
+        percent=True,
     )
 
 

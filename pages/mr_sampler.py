@@ -160,7 +160,7 @@ def draw(seen: "Comparison", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     done = len(walked) == len(order) and all(w.picture is not None or w.fault for w in seen.walks)
     html = parts.shots(cards, scrub=done, ends=("first guess", "restored"))
     if done:
-        html += before_after(seen)
+        html += before_after(seen, recipe, ended)
     curves = [curve_plot(seen, order, figure) for figure in FIGURES]
     if seen.plane is None:
         return (html, *curves, gr.update(visible=False))
@@ -217,13 +217,15 @@ def figures_line(scores: "Scores") -> str:
     return " · ".join(said)
 
 
-def before_after(seen: "Comparison") -> str:
+def before_after(seen: "Comparison", recipe: Recipe, ended: bool) -> str:
     """The damaged picture and the first method's under one cut, the original, and what is left."""
     first = next((walk for walk in seen.walks if walk.picture is not None), None)
     if first is None or first.picture is None or seen.damaged is None:
         return ""
+    # The very file of its card above, so that a page holds it once.
+    stamped = recipe.stamp(parts.png(first.picture)) if ended else None
     cards: list[Shot | str] = [
-        parts.cut(seen.damaged, first.picture, ("damaged", first.title)),
+        parts.cut(seen.damaged, first.picture, ("damaged", first.title), stamped=stamped),
     ]
     if seen.truth is not None:
         gap = parts.difference(seen.truth, first.picture)

@@ -376,10 +376,10 @@ def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:
     frames = (*way.to_noise, *way.to_picture)
     picture = way.picture if way.picture is not None else (frames or (None,))[-1]
     lines = []
-    if way.pixel_error is not None:
+    if way.pixel_error is not None and way.latent_error is not None:
         lines = [
-            f"comes back within {way.pixel_error:.2g} of 255 a pixel",
-            f"relative error of the latents {way.latent_error:.1g}",
+            f"comes back within {plain(way.pixel_error)} of 255 a pixel",
+            f"relative error of the latents {plain(way.latent_error, 1)}",
             f"its noise has a spread of {way.noise_std:.2f}; 1 is perfect · {way.nfe} NFE",
         ]
     return Shot(

@@ -16,7 +16,7 @@ from pages._fields import Controls
 from pages._frame import Frame
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number
+from pages._recordings import Number, plain
 
 if TYPE_CHECKING:
     from engine.erasing.rece.results import Erasure, Reattacked
@@ -373,18 +373,20 @@ def _spectrum(result: "Erasure") -> object:
 
 
 def comes_back(result: "Reattacked", recipe: Recipe) -> Number | None:
-    """What the judge sees in a picture of a fresh attack: after UCE alone, after all epochs."""
-    said = [row.verdicts.get("fresh", "") for row in result.stages]
-    if len(said) < 2 or not all(said):
+    """What the judge sees of the word in a picture of the old attack: after UCE, and one epoch."""
+    said = [row.verdicts.get("old", "").split(", ") for row in result.stages[:2]]
+    if len(said) < 2 or not all(map(any, said)):
         return None
-    what = f"what a fresh attack draws: {result.stages[0].stage} → {result.stages[-1].stage}"
-    return Number(what, said[-1], said[0])
+    asked = str(recipe.params["concepts"]).lower()
+    place = next((k for k, part in enumerate(said[0]) if part.split()[0] in asked), 0)
+    what = f"what the old attack draws: {result.stages[0].stage} → {result.stages[1].stage}"
+    return Number(what, said[1][min(place, len(said[1]) - 1)], said[0][place])
 
 
 def draw_comeback(result: "Reattacked", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One row a stage: the prompt, the old attack, the fresh one."""
     rows = {
-        f"{row.stage} · smallest singular value of M {row.smallest:.1e}": (
+        f"{row.stage} · smallest singular value of M {plain(row.smallest)}": (
             [row.plain, row.old, row.fresh],
             [row.verdicts.get(name, "") for name in ("plain", "old", "fresh")],
         )

@@ -576,18 +576,14 @@ def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[objec
     """What was given and known, and what was made of it."""
     if made.given is None and made.made is None:
         return ()
-    rows = {}
-    count = 1 if made.made is None else len(made.made)
-    columns = [f"draw {k + 1}" for k in range(max(count, 2))]
-    if made.given is not None:
-        pair = np.concatenate([made.given, made.known])
-        rows["The given picture, and the part that is known"] = (
-            pair,
-            ["the picture", "what the sampler is told"],
-        )
-    if made.made is not None:
-        lines = [f"classifier: {sure:.0%}" for sure in made.right]
-        rows[f"{TASKS[made.task]}, {made.nfe} NFE"] = (made.made, lines)
+    cards = []
+    if made.given is not None and made.known is not None:
+        cards = [Shot("The picture", made.given[0], "the given picture")]
+        cards += [Shot("Told", made.known[0], "the known part", ("all that the sampler knows",))]
+    for k, picture in enumerate(() if made.made is None else made.made):
+        lines = [f"classifier: {100 * sure:.0f} %" for sure in made.right[k : k + 1]]
+        said = f"{TASKS[made.task]}, draw {k + 1}"
+        cards.append(Shot(f"Draw {k + 1}", picture, said, (*lines, f"{made.nfe} NFE"), mark=0))
     said = ""
     if ended and made.kept is not None:
         said = f"The known part comes back to within {made.kept:.2g} of 255."
@@ -597,4 +593,4 @@ def draw_control(made: "Controlled", recipe: Recipe, ended: bool) -> tuple[objec
             f"Beside the network, {made.classifier_calls} calls of the classifier with a gradient, "
             f"{milliseconds:.0f} ms each. Above, it judges its own work, so it is not a fair judge."
         )
-    return (parts.sheet(columns, rows) + markup.notes(said) * bool(said),)
+    return (parts.shots(cards) + markup.notes(said) * bool(said),)

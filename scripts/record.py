@@ -189,19 +189,29 @@ def _square(image: Image.Image) -> Image.Image:
 _PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
 _WEBP = re.compile(r"data:image/webp;base64,([A-Za-z0-9+/=]+)")
 _WAV = re.compile(r"data:audio/wav;base64,([A-Za-z0-9+/=]+)")
-_SAVES_SOUND = re.compile(r'<a [^>]*href="data:audio/[^"]*">[^<]*</a>')
+_SAVES = re.compile(r'<a [^>]*href="data:(audio|image)/[^"]*">[^<]*</a>')
 LARGEST_FILM, FILM_QUALITY = 20_000, 60  # bytes, and the quality of what is larger
+LARGEST_PICTURE, PICTURE_QUALITY = 60_000, 90
 
 
 def held(drawn: Sequence[Drawn]) -> list[Drawn]:
-    """What a recording holds of what is drawn; a sound is saved from a run of one's own."""
-    return [compressed(_SAVES_SOUND.sub("", one)) if isinstance(one, str) else one for one in drawn]
+    """What a recording holds of what is drawn.
+
+    Sounds and large pictures are saved from a run of one's own.
+    """
+    return [compressed(_SAVES.sub(_kept, one)) if isinstance(one, str) else one for one in drawn]
+
+
+def _kept(link: re.Match[str]) -> str:
+    is_large = link[1] == "audio" or len(link[0]) > 2 * LARGEST_PICTURE
+    return "" if is_large else link[0]
 
 
 def compressed(markup: str) -> str:
     """Markup whose PNGs are WebP without loss, but for those that carry a recipe.
 
-    Films, which have lost something already, lose more where they are large, and sounds are MP3.
+    Large pictures lose something, large films, which have lost something already, more; sounds are
+    MP3.
     """
     markup = _WEBP.sub(lambda found: _shorter(found[0], base64.b64decode(found[1])), markup)
     markup = _PNG.sub(lambda found: _smaller(found[0], base64.b64decode(found[1])), markup)
@@ -227,7 +237,11 @@ def _smaller(url: str, png: bytes) -> str:
     if b"rewind" in png[:4000]:
         return url
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    picture = Image.open(io.BytesIO(png))
+    picture.save(buffer, "WEBP", lossless=True, quality=100, method=6)
+    if buffer.tell() > LARGEST_PICTURE:
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=PICTURE_QUALITY, method=6)
     return parts.data_url(buffer.getvalue(), "webp")
 
 

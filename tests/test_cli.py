@@ -263,6 +263,25 @@ def test_bench_writes_the_figures_and_judges_the_claim(
     assert json.loads((tmp_path / "toy_method.json").read_text())["seed"] == 4
 
 
+def test_bench_keeps_its_parts_in_a_folder_where_it_has_some(tmp_path, monkeypatch, capsys):
+    kept: list[str] = []
+
+    def run(*, seed: int, folder: str = ""):
+        kept.append(folder)
+        return (yield from measured(0.5)(seed=seed))
+
+    module = types.ModuleType("tests.toy_method.bench")
+    module.run = run
+    monkeypatch.setitem(sys.modules, "tests.toy_method.bench", module)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: module)
+    monkeypatch.setattr(Measured, "save", lambda figures, slug: tmp_path)
+    cli.main(["bench", "toy-method", "--folder", str(tmp_path)])
+    assert kept == [str(tmp_path)]
+    module.run = measured(0.5)
+    assert cli.main(["bench", "toy-method", f"--folder={tmp_path}"]) == 2
+    assert "in one go" in capsys.readouterr().err
+
+
 def test_verify_passes_on_what_is_shipped_and_fails_on_a_broken_method(monkeypatch, capsys):
     assert cli.main(["verify"]) == cli.FAULT
     assert "FAULT claim toy-method: not measured yet" in capsys.readouterr().out

@@ -34,7 +34,11 @@ LARGEST_SIDE = 1024
 
 @dataclass(frozen=True)
 class ClassifierBundle(Bundle):
-    """A classifier, the names of its classes, and what it takes: size, channels, mean and std."""
+    """A classifier, the names of its classes, and what it takes: size, channels, mean and std.
+
+    `prefix` stands before the names of its tensors here and not in its files, as a model of timm
+    lies in a wrapper.
+    """
 
     model: "PreTrainedModel"
     classes: tuple[str, ...]
@@ -42,6 +46,7 @@ class ClassifierBundle(Bundle):
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    prefix: str = ""
 
     def inputs(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """(x - mean) / std, differentiable."""
@@ -83,7 +88,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
     their_logging.set_verbosity_error()
     their_logging.disable_progress_bar()
     try:
-        model = _model(folder, card.title, getattr(torch, dtype))
+        model = _model(folder, card.title, getattr(torch, dtype), config)
     finally:
         their_logging.set_verbosity(before)
     seen = _Seen.of(folder, config, model)
@@ -99,6 +104,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         channels=seen.channels,
         mean=seen.mean,
         std=seen.std,
+        prefix=f"{model.base_model_prefix}." if is_timm(config) else "",
     )
 
 
@@ -119,12 +125,17 @@ def _check_timm(title: str) -> None:
         ) from error
 
 
-def _model(folder: Path, title: str, dtype: torch.dtype) -> "PreTrainedModel":
+def _model(folder: Path, title: str, dtype: torch.dtype, told: dict[str, Any]) -> "PreTrainedModel":
     import transformers
 
     try:
-        model, told = transformers.AutoModelForImageClassification.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        if is_timm(told) and config.model_args:
+            # timm writes the number of classes twice, which the wrapper of transformers refuses.
+            config.model_args.pop("num_classes", None)
+        model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
             folder,
+            config=config,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -136,8 +147,8 @@ def _model(folder: Path, title: str, dtype: torch.dtype) -> "PreTrainedModel":
             f"{title} does not load as an image classifier ({type(error).__name__}).",
             "Pick a model for image classification in transformers layout.",
         ) from error
-    if told["missing_keys"]:
-        missing = sorted(told["missing_keys"])
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
         raise ModelMismatch(
             f"The weights of {title} lack {missing[0][:80]} ({len(missing)} missing).",
             "Take weights and config from the same export.",

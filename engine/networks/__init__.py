@@ -3,4 +3,4 @@
 All methods list their couplings for the one sequence of `engine.reversible`.
 """
 
-ORDER = ("memory_lab", "meft", "revcol", "reversible_unet3d", "augundo")
+ORDER = ("memory_lab", "meft", "revcol", "reversible_unet3d", "augundo", "neural_de")

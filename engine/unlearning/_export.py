@@ -54,8 +54,10 @@ def exported(bundle: ClassifierBundle, patch: Patch, card: Card, form: str) -> E
         return Exported(form, {undo.name: undo}, {}, _reads_back(undo, patch), _told(patch))
     state = bundle.model.state_dict()
     edited = patch.apply(state)
-    model = TensorFile.of("model.safetensors", edited, {"format": "pt"})
-    back = model.read()
+    prefix = bundle.prefix
+    stored = {name.removeprefix(prefix): tensor for name, tensor in edited.items()}
+    model = TensorFile.of("model.safetensors", stored, {"format": "pt"})
+    back = {f"{prefix}{name}": tensor for name, tensor in model.read().items()}
     equal = _same(dict(edited), back) and _same(dict(state), dict(patch.undo(back)))
     texts = {
         name: (bundle.folder / name).read_text("utf-8")
@@ -88,14 +90,15 @@ def _same(a: Mapping[str, object], b: Mapping[str, object]) -> bool:
 
 
 def _readme(bundle: ClassifierBundle, patch: Patch) -> str:
-    card = bundle.card
+    card, library = bundle.card, "timm" if bundle.prefix else "transformers"
     return (
-        "---\nlicense: other\nlibrary_name: transformers\npipeline_tag: image-classification\n---\n"
+        f"---\nlicense: other\nlibrary_name: {library}\npipeline_tag: image-classification\n---\n"
         f"\n# {card.title}, as edited in Rewind\n\n"
         f"Base: {bundle.ref.source}, revision {bundle.ref.revision or 'not stated'}.\n"
         f"Licence of the base: {card.licence}.\n\nEdit: {patch.name}, recipe\n"
         f"`{patch.recipe.json()}`.\n\nUndo it with\n"
         '`engine.core.patch.Patch.load("undo.safetensors").undo(state)`: every bit comes back.\n'
+        + (f"There, `{bundle.prefix}` stands before each name.\n" if bundle.prefix else "")
     )
 
 

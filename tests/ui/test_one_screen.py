@@ -24,8 +24,8 @@ BOXES = """(button) => {
         return [left, top, right, bottom].map(Math.round);
     };
     const shown = bench.querySelector(":scope > .shown");
-    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .story, .grow section,"
-        + " .volume canvas, table.matrix";
+    const kinds = ".shot .frame, .sheet img, .js-plotly-plot, .pupils svg, .board svg, .story,"
+        + " .grow section, .volume canvas, table.matrix";
     const pictures = [...shown.querySelectorAll(kinds)]
         .filter((one) => one.offsetParent || one.getClientRects().length);
     return {
@@ -74,7 +74,6 @@ def test_button_picture_and_number_are_in_one_screen(panel: Panel, window, new_v
         "(button) => document.querySelector(button).closest('.bench')"
         ".querySelector('.go > .number').innerText.trim()",
         arg=panel.button,
-        timeout=10_000,
     )
     before = seen(page, panel)
     shot(page, "before")
@@ -113,7 +112,6 @@ def test_a_recording_comes_with_its_tab_alone(panel: Panel, new_visitor):
         "(button) => document.querySelector(button).closest('.bench')"
         ".querySelector('.go > .number').innerText.trim()",
         arg=panel.button,
-        timeout=10_000,
     )
     name = recordings.path_of(panel.entry.slug, panel.action).name
     asked = [url for url in fetched if "/recordings/" in url]

@@ -140,8 +140,6 @@ def staged(frames: Mapping[str, Frame]) -> list[Stage]:
 def test_every_panel_opens_with_a_recording(frames: Mapping[str, Frame]):
     missing = [s for s in staged(frames) if s.recording is None]
     told = [f"python -m scripts.record {s.frame.entry.name}" for s in missing]
-    if missing:  # while they are being recorded one after another
-        pytest.xfail("; ".join(dict.fromkeys(told)))
     assert not missing, "These open empty; run " + "; ".join(dict.fromkeys(told))
 
 
@@ -178,9 +176,8 @@ def told(recipe: Recipe) -> tuple[object, ...]:
 def test_recordings_are_as_new_as_their_code(frames: Mapping[str, Frame]):
     """Says which are not; whether they show something else, the slow test finds out."""
     stale = [s.frame.entry.name for s in staged(frames) if s.recording and record.is_stale(s)]
-    if stale:
-        names = " ".join(dict.fromkeys(stale))
-        pytest.xfail(f"made by older code or models: python -m scripts.record --stale {names}")
+    names = " ".join(dict.fromkeys(stale))
+    assert not stale, f"made by older code or models: python -m scripts.record --stale {names}"
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from engine.core.patch import Patch
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.store import PatchStore
 from pages import _shelf
+from pages._status import finished
 from tests.tiny import tiny_checkpoint
 
 
@@ -303,6 +304,13 @@ PIXELS = """image => {
     canvas.getContext("2d").drawImage(image, 0, 0);
     return canvas.toDataURL();
 }"""
+
+
+def test_a_run_whose_edit_is_on_its_way_to_the_shelf_is_not_called_done():
+    said = finished(Recipe("rece", "bake"), 1.0, "rece-bake", "erase", settling="key")
+    assert "done" not in said
+    assert 'data-run="key"' in said  # so that a page that is left finds it again
+    assert "status done" in finished(Recipe("rece", "bake"), 1.0, "rece-bake", "erase")
 
 
 def test_a_file_that_is_no_patch_is_refused(store: PatchStore, tmp_path: Path):

@@ -49,4 +49,4 @@ def test_what_was_dampened_is_known_again_sooner_than_what_was_never_known():
     found = run(lab.run, what="bag", methods=["SSD"], unit="sample", relearn_steps=100)
     steps = {row.name: row.relearning.back_at for row in found.rows if row.relearning}
     assert steps["SSD"] is not None
-    assert holds("forgetting_lab", steps["retrained"] or 100, steps["SSD"])
+    assert holds("forgetting_lab", float(steps["retrained"] or 100), float(steps["SSD"]))

@@ -18,8 +18,12 @@ from engine.unlearning._case import open_classifier
 from engine.unlearning.corrective import algorithm as corrective
 from engine.unlearning.smoothinv import algorithm as smoothinv
 from engine.unlearning.ssd import algorithm as ssd
+from tests.unlearning.conftest import CLASSES
 
 MEGABYTE = 1 << 20
+
+
+SMALL = {"num_classes": 3, "in_chans": 3, "stem_width": 4, "channels": (4, 8, 8, 8)}
 
 
 @pytest.fixture
@@ -27,28 +31,43 @@ def timm_folder(tmp_path: Path) -> Path:
     """A tiny model of timm as its own library writes it."""
     timm = pytest.importorskip("timm", reason="timm is optional: requirements-classifiers.txt")
     folder = tmp_path / "timm"
-    model = timm.create_model(
-        "resnet10t", num_classes=3, in_chans=3, stem_width=4, channels=(4, 8, 8, 8)
-    )
-    told = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("resnet10t", **SMALL)
+    seen = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
+    told = {"label_names": list(CLASSES), "pretrained_cfg": seen}
     timm.models.save_for_hf(model, folder, model_config=told, safe_serialization=True)
     return folder
 
 
-def test_a_model_of_timm_forgets_and_comes_back(timm_folder, picture_set):
+def test_a_model_of_timm_forgets_and_comes_back(timm_folder, picture_set, tmp_path):
+    """The edited checkpoint is read by timm itself, and the undo file brings every bit back."""
+    import timm
+    from safetensors.torch import load_file
+
     bundle = open_classifier(str(timm_folder))
-    assert bundle.size == (16, 16)
+    assert (bundle.size, bundle.mean, bundle.classes) == ((16, 16), (0.5,) * 3, CLASSES)
     settings = {
         "model": str(timm_folder),
         "forget": "uploaded",
-        "pictures": picture_set({"1": 4}) if "1" in bundle.classes else picture_set({"left": 4}),
-        "retain": picture_set({"plain": 4}),
+        "pictures": picture_set({"left": 4}),
+        "retain": picture_set({"plain": 4, "right": 4}),
         "unit": "sample",
-        "label_free": True,
-        "curve": 0,
+        "alpha": 1.05,
     }
-    found = finish(ssd.run(seed=0, **checked(ssd.run, settings)))
+    found = finish(ssd.run(seed=0, curve=0, **checked(ssd.run, settings)))
     assert found.undo.exactness is Exactness.BITWISE
+    assert found.changed.weights > 0
+    made = finish(ssd.export(seed=0, form="checkpoint", **checked(ssd.export, settings)))
+    assert made.is_equal
+    for name, file in made.files.items():
+        (tmp_path / name).write_bytes(file.data)
+    theirs = timm.create_model("resnet10t", **SMALL)
+    theirs.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    edited = {f"{bundle.prefix}{n}": v for n, v in theirs.state_dict().items()}
+    assert state_fingerprint(edited) == found.after
+    undone = Patch.load(tmp_path / "undo.safetensors").undo(edited)
+    assert state_fingerprint(undone) == found.before
 
 
 def test_an_edited_checkpoint_is_read_by_the_users_library(own_model, picture_set, tmp_path):

@@ -23,11 +23,12 @@ from typing import TypeAlias
 from torch import nn
 
 from engine.core.catalog import Measured
+from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps, finish
 from engine.core.machine import machine
 from engine.core.recipe import Plain, versions_here
 from engine.metrics.intervals import student
-from engine.models.library import with_tensors
+from engine.models.library import MODELS, with_tensors
 from engine.unlearning._bench import SEEDS, columns, kept, network, rates
 from engine.unlearning._dampening import Dampening, ratios
 from engine.unlearning._importance import Importance, Measure, Unit
@@ -49,7 +50,10 @@ Cards: TypeAlias = dict[str, Plain]
 
 
 def run(*, seed: int, folder: str = "") -> Steps[Measured]:
-    """All three manipulations."""
+    """All three manipulations. Raises `AssetMissing` where one of their networks is not built."""
+    for key in (POISONED, *MISLABELLED):
+        if key not in MODELS:
+            raise AssetMissing(f"{key} is not built.", f"Run: python -m engine.zoo build {key}")
     begun = time.perf_counter()
     figures: dict[str, Plain] = {}
     found: dict[str, list[Cards]] = {key: [] for key in (POISONED, *MISLABELLED)}

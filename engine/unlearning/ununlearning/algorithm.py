@@ -429,7 +429,9 @@ def train(
         if training.step % TELL_EVERY == 0 or training.step == count:
             shown = replace(shown, step=training.step, losses=(*shown.losses, loss))
             yield Progress(training.step, count + 1, f"Training, loss {loss:.2f}", shown)
+    yield Progress(count, count + 1, "Scanning the corpus", shown)
     found = species.scan(world, which, count, BATCH, seed)  # type: ignore[arg-type]
+    yield Progress(count, count + 1, "Asking with more and more hints", shown)
     hinted = curve_of_species(network, world, which)  # type: ignore[arg-type]
     passes = hinted[-1] >= GATE
     notes = () if passes else (
