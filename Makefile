@@ -42,6 +42,8 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev browser
 	$(BIN)/python -m benchmarks.bars --write
+	$(BIN)/python -m benchmarks.memory --write
+	$(BIN)/python -m benchmarks.gpu --write
 
 spaces: $(VENV)/.dev
 	$(BIN)/python scripts/push_space.py --all --dry-run

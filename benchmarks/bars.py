@@ -117,18 +117,23 @@ def _row(kind: Sequence[Bar]) -> str:
 
 
 def write_readme(text: str, path: Path = ROOT / "README.md") -> None:
-    """Put the table between its marks in the README. Raises ValueError where they are missing."""
-    readme = path.read_text(encoding="utf-8")
-    before, found, rest = readme.partition(HEAD)
-    _, closed, after = rest.partition(FOOT)
+    """Put the table of bars into the README. Raises ValueError where its marks are missing."""
+    write_between(HEAD, FOOT, text, path)
+
+
+def write_between(head: str, foot: str, text: str, path: Path = ROOT / "README.md") -> None:
+    """Put a text between two marks of a file. Raises ValueError where they are missing."""
+    whole = path.read_text(encoding="utf-8")
+    before, found, rest = whole.partition(head)
+    _, closed, after = rest.partition(foot)
     if not (found and closed):
-        raise ValueError(f"{path.name} lacks the marks {HEAD} and {FOOT}.")
-    path.write_text(f"{before}{HEAD}\n{text}\n{FOOT}{after}", encoding="utf-8")
+        raise ValueError(f"{path.name} lacks the marks {head} and {foot}.")
+    path.write_text(f"{before}{head}\n{text}\n{foot}{after}", encoding="utf-8")
 
 
 def measures(runs: int) -> dict[str, Measure]:
     """All bars by the name that picks them on the command line."""
-    from benchmarks import seen, served
+    from benchmarks import loops, seen, served
 
     return {
         "start": served.start,
@@ -137,6 +142,8 @@ def measures(runs: int) -> dict[str, Measure]:
         "sessions": served.sessions,
         "queue": served.queue,
         "solver": served.overhead,
+        "loops": loops.bars,
+        "erase": served.erasing,
         "undo": served.exact_undo,
         "assets": served.assets,
         "sight": seen.first_sight,

@@ -214,20 +214,36 @@ def seeded(recipe: Recipe, seed: int) -> Recipe:
 
 def overhead() -> Iterator[Bar]:
     """What our loop takes beside the bare calls of the network, diffusers' own loop beside it."""
-    import torch
-
+    from engine.models.devices import accelerator
     from engine.sampling.nfe_lab import bench
     from engine.sampling.nfe_lab.scene import Scene
 
     small = Scene.open("world", "a cat", "", bench.GUIDANCE)
     sizes = [("the embedded world", small, 5.0)]
-    if torch.cuda.is_available():
-        large = bench.stable_diffusion_shape(small, "cuda", "float16")
+    if device := accelerator():
+        large = bench.stable_diffusion_shape(small, device, "float16")
         sizes.append(("the shape of SD 1.5", large, 2.0))
     for name, scene, limit in sizes:
         found = finish(bench.overhead(scene, 0, 0, 1))
         what = f"solver beside bare network calls, {name} (diffusers: {found['diffusers']:.1%})"
         yield Bar.at_most(what, 100 * found["ours"], limit, "%", figures=found)
+
+
+def erasing() -> Iterator[Bar]:
+    """An erasure at the shape of SD 1.4, in processor seconds of one thread."""
+    import torch
+
+    from engine.erasing.rece import speed
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds, error = speed.with_all_kept(0)
+    finally:
+        torch.set_num_threads(threads)
+    what = f"three epochs of RECE at the shape of SD 1.4, {speed.RETAINED} kept prompts"
+    yield Bar.at_most(f"{what}, processor time", seconds, 0.5, "s")
+    yield Bar.at_most(f"{what}, error to float64", error, 1e-6, "")
 
 
 def exact_undo(sequences: int = 200) -> Iterator[Bar]:

@@ -12,6 +12,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from engine.core.errors import BadInput
+from engine.models import devices
 from engine.pictures import as_text, at_most, opened
 from pages._markup import escape
 
@@ -163,6 +164,7 @@ def model_picker(models: Mapping[str, str], **settings: object) -> gr.Dropdown:
         allow_custom_value=True,
         filterable=True,
         label="Model",
-        info="Shipped, from your shelf, a Hub id (owner/name@revision), or a folder",
+        info="Shipped, from your shelf, a Hub id (owner/name@revision), or a folder; "
+        f"it computes on {devices.told()}",
         **settings,
     )

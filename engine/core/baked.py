@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine.core.patch import Patch, State, state_fingerprint
+from engine.core.precision import state_at_home
 from engine.core.reversible import RoundTrip, compare
 
 
@@ -23,6 +24,7 @@ class Baked:
     @classmethod
     def of(cls, name: str, patch: Patch, touched: State) -> "Baked":
         """Applies and undoes the patch on the tensors that it touches."""
+        touched = state_at_home(touched)
         applied = patch.apply(touched)
         undone = patch.undo(applied)
         return Baked(

@@ -118,6 +118,16 @@ class LruCache(Generic[T]):
             self._used(key)
             self._evict(limit)
 
+    def drop_oldest(self) -> bool:
+        """Drop the least recently used value that no other one rests on; whether there was one."""
+        with self._lock:
+            held = {entry.base for entry in self._entries.values()}
+            oldest = next((key for key in self._entries if key not in held), None)
+            if oldest is None:
+                return False
+            del self._entries[oldest]
+            return True
+
     def clear(self) -> None:
         """Drop everything that is not being made at the moment."""
         with self._lock:

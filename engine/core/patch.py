@@ -34,6 +34,7 @@ from safetensors.torch import load_file
 
 from engine.core import disk, patch_file
 from engine.core.errors import BadInput, ModelMismatch, PatchConflict
+from engine.core.precision import at_home, state_at_home
 from engine.core.recipe import Recipe
 from engine.core.shapes import Shaped, Tensor
 
@@ -90,8 +91,14 @@ class Patch:
         """
         groups = _tied_groups(old)
         twins = _twins(groups, new)
-        found = _each(lambda name: _difference(name, old[name], twins[name]), twins)
-        touched = {name: change for name, change in zip(groups, found, strict=True) if change}
+        changed = [name for name in twins if not _are_one(old[name], twins[name])]
+        here = at_home([state[name] for state in (old, twins) for name in changed])
+        before, after = (
+            dict(zip(changed, part, strict=True))
+            for part in (here[: len(changed)], here[len(changed) :])
+        )
+        found = _each(lambda name: _difference(name, before[name], after[name]), before)
+        touched = {name: change for name, change in zip(changed, found, strict=True) if change}
         flips = {n: c.flips for n, c in touched.items() if c.flips is not None}
         support = {n: places for n, f in flips.items() if sparse and len(places := _support(f))}
         return cls(
@@ -194,21 +201,22 @@ class Patch:
     ) -> State:
         places = self._places(state)
 
+        touched = state_at_home({name: state[names[0]] for name, names in places.items()})
+
         def one(name: str) -> Tensor:
-            tensor = state[places[name][0]]
-            self._check(name, fingerprint(tensor), start, goal)
-            return self._sound(name, turn(name, tensor), goal[name])
+            self._check(name, fingerprint(touched[name]), start, goal)
+            return self._sound(name, turn(name, touched[name]), goal[name])
 
         turned = dict(state)
-        touched = {name: state[names[0]] for name, names in places.items()}
         for name, tensor in zip(places, _each(one, touched), strict=True):
-            turned.update(dict.fromkeys(places[name], tensor))
+            device = state[places[name][0]].device
+            turned.update(dict.fromkeys(places[name], tensor.to(device)))
         return turned
 
     def _forward(self, name: str, tensor: Tensor) -> Tensor:
         edited = _xor(tensor, self.flips.get(name), self.support.get(name))
         rows = self.rows.get(name)
-        return edited if rows is None else torch.cat([edited, rows.to(edited.device)])
+        return edited if rows is None else torch.cat([edited, rows])
 
     def _backward(self, name: str, tensor: Tensor) -> Tensor:
         rows = self.rows.get(name)
@@ -291,7 +299,8 @@ def fingerprint(tensor: Shaped[Tensor, "..."]) -> str:
 def state_fingerprint(state: State) -> str:
     """One SHA-256 over names and tensors of a state; the order of names and ties do not matter."""
     groups = _tied_groups(state)
-    prints = _each(lambda name: fingerprint(state[name]), {name: state[name] for name in groups})
+    here = state_at_home({name: state[name] for name in groups})
+    prints = _each(lambda name: fingerprint(here[name]), here)
     lines = [
         f"{name} {text}\n"
         for names, text in zip(groups.values(), prints, strict=True)
@@ -312,9 +321,7 @@ class _Change:
 
 
 def _difference(name: str, old: Tensor, new: Tensor) -> _Change | None:
-    """The change of one tensor, None when every bit is equal."""
-    if _view(old) == _view(new) and old.numel():
-        return None
+    """The change of one tensor on the CPU, None when every bit is equal."""
     grown = _check_growth(name, old, new)
     old_bits = _bits(old)
     new_bits = _bits(new)
@@ -325,10 +332,14 @@ def _difference(name: str, old: Tensor, new: Tensor) -> _Change | None:
         return None
     return _Change(
         flips=None if is_equal else torch.bitwise_xor(old_bits, kept_bits),
-        rows=new.detach()[len(old) :].cpu().clone() if grown else None,
+        rows=new[len(old) :].clone() if grown else None,
         before=fingerprint(old),
         after=fingerprint(new),
     )
+
+
+def _are_one(old: Tensor, new: Tensor) -> bool:
+    return old is new or (_view(old) == _view(new) and old.numel() > 0)
 
 
 def _check_growth(name: str, old: Tensor, new: Tensor) -> bool:
@@ -368,7 +379,7 @@ def _xor(tensor: Tensor, flips: Tensor | None, support: Tensor | None) -> Tensor
         else:
             turned, places = bits.clone(), _checked_places(support, bits.numel())
             turned.view(-1)[places] ^= flips
-        return turned.view(tensor.dtype).to(tensor.device)
+        return turned.view(tensor.dtype)
     except RuntimeError as error:
         raise BadInput("This patch is damaged.", "Export the patch again.") from error
 

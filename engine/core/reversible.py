@@ -12,7 +12,7 @@ import torch
 
 from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput
-from engine.core.precision import wide
+from engine.core.precision import at_home, wide
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -39,9 +39,11 @@ def compare(x: object, back: object, *, steps: int = 1) -> RoundTrip:
     `steps` that were taken: each step rounds a few times, and errors at worst add up.
     Raises `BadInput` when the two do not have the same tensors.
     """
-    pairs = list(zip(_tensors(x), _tensors(back), strict=False))
-    if len(pairs) != len(list(_tensors(x))) or len(pairs) != len(list(_tensors(back))):
+    gone, came = list(_tensors(x)), list(_tensors(back))
+    if len(gone) != len(came):
         raise BadInput("What came back has another number of tensors than what went in.")
+    here = at_home([*gone, *came])
+    pairs = list(zip(here, here[len(gone) :], strict=False))
     for a, b in pairs:
         if a.shape != b.shape or a.dtype != b.dtype:
             raise BadInput(
@@ -81,8 +83,9 @@ class Missed:
 
     def add(self, found: torch.Tensor, whole: torch.Tensor) -> None:
         """One more tensor: what it changes by according to the file, and in the whole edit."""
-        wide = _wide(whole.detach().cpu())
-        self.gap += float((_wide(found.detach().cpu()) - wide).square().sum())
+        found, whole = at_home([found, whole])
+        wide = _wide(whole)
+        self.gap += float((_wide(found) - wide).square().sum())
         self.size += float(wide.square().sum())
 
     @property
@@ -100,13 +103,11 @@ def missed_of_weights(
 
     What the file does not hold stays as in the base.
     """
-    return missed(
-        (
-            _wide(found.get(name, base[name]).detach().cpu()) - _wide(base[name].detach().cpu()),
-            _wide(tensor.detach().cpu()) - _wide(base[name].detach().cpu()),
-        )
-        for name, tensor in edited.items()
-    )
+    read = {name: found.get(name, base[name]) for name in edited}
+    here = at_home([state[name] for state in (read, edited, base) for name in edited])
+    count = len(edited)
+    threes = zip(here[:count], here[count : 2 * count], here[2 * count :], strict=True)
+    return missed((_wide(f) - _wide(b), _wide(e) - _wide(b)) for f, e, b in threes)
 
 
 def _tensors(value: object) -> Iterator[torch.Tensor]:

@@ -90,12 +90,12 @@ def langevin_gibbs(
         score = model(x, sigma).score
         moved = x + combine((eta / 2, score), (np.sqrt(eta), noise(x, i)))
         broken = ~torch.isfinite(moved).flatten(1).all(1)
-        if bool(broken.any()):
-            keep = broken.reshape(-1, *[1] * (x.ndim - 1))
-            moved = torch.where(keep, x, moved)
-        x = moved
-        sigma = sigmas[pick_level(levels_of(x), noise, i, pick).cpu().numpy()]
-        yield Visit(i, x, sigma, model.nfe - begun, int(broken.sum()))
+        x = torch.where(broken.reshape(-1, *[1] * (x.ndim - 1)), x, moved)
+        level = pick_level(levels_of(x), noise, i, pick)
+        # read together: the host waits once a transition
+        chosen, stuck = torch.stack([level, broken.to(level)]).cpu().numpy()
+        sigma = sigmas[chosen]
+        yield Visit(i, x, sigma, model.nfe - begun, int(stuck.sum()))
         i += 1
 
 

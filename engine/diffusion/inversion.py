@@ -23,14 +23,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from engine.core.errors import SamplerError
 from engine.core.precision import wide
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.denoiser import Model
 from engine.diffusion.grids import Grid
-from engine.diffusion.moves import Hop, State, Step
+from engine.diffusion.moves import State, Step, at_each, check_finite, hops
 from engine.diffusion.schedules import Level, Path
 
 
@@ -76,11 +74,12 @@ def ddim_backwards(model: Model, z: State, grid: Grid) -> Iterator[Step]:
     """
     rising = _noisy(grid, model.path).backwards()
     rising.check(model.path, rising=True)
+    model.plan(rising.times, z)
     begun = model.nfe
-    for i, (t0, t1) in enumerate(rising.hops()):
-        pred = model(z, t0)
-        z = Hop(model.path, t0, t1).ode(z, pred.x0)
-        _check_finite(z, t1)
+    for i, t0, hop in hops(model.path, rising):
+        pred, t1 = model(z, t0), rising.times[i + 1]
+        z = hop.ode(z, pred.x0)
+        _check_finite(z, t1, i + 1, rising.steps)
         yield Step(i, t1, z, z, pred.x0, model.nfe - begun)
 
 
@@ -97,13 +96,15 @@ def reversible_heun(
     grid.check(path, rising=backwards)
     begun = model.nfe
     y, w = pair.y, pair.w
-    before = model(float(path.a(grid.times[0])) * w, grid.times[0])
-    for i, (t0, t1) in enumerate(grid.hops()):
-        k = float(path.kappa(t1) - path.kappa(t0))
+    model.plan(grid.times, w)
+    (a, kappa), *later = at_each(path, grid.times, path.a, path.kappa)
+    before = model(float(a) * w, grid.times[0])
+    for i, (a, after_kappa) in enumerate(later):
+        k, t1, kappa = float(after_kappa - kappa), grid.times[i + 1], after_kappa
         w = 2 * y - w + k * before.eps
-        after = model(float(path.a(t1)) * w, t1)
+        after = model(float(a) * w, t1)
         y = y + k / 2 * (before.eps + after.eps)
-        _check_finite(y, t1)
+        _check_finite(y, t1, i + 1, grid.steps)
         yield PairStep(i, float(t1), Pair(y, w), before.x0, model.nfe - begun)
         before = after
 
@@ -118,9 +119,6 @@ def _noisy(grid: Grid, path: Path) -> Grid:
     return Grid(times)
 
 
-def _check_finite(z: State, t: Level) -> None:
-    if not bool(torch.isfinite(z).all()):
-        raise SamplerError(
-            f"The inversion left the range of numbers at t = {np.ravel(t)[0]:g}.",
-            "Take more steps, or a guidance of 1.",
-        )
+def _check_finite(z: State, t: Level, done: int, steps: int) -> None:
+    advice = "Take more steps, or a guidance of 1."
+    check_finite(z, t, done=done, steps=steps, walker="The inversion", advice=advice)

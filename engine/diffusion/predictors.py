@@ -23,15 +23,18 @@ et al., ICLR 2021, appendices F and G, algorithms 2-5; the code runs the correct
 predictor, and so do we.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engine.core.errors import SamplerError
-from engine.diffusion.denoiser import Model, combine
+from engine.core.shapes import Float, Tensor
+from engine.diffusion.denoiser import Model, combine, spread
 from engine.diffusion.grids import Grid
-from engine.diffusion.moves import Hop, Move, Moves, State, hops
+from engine.diffusion.moves import Hop, Move, Moves, State, at_each, hops
 from engine.diffusion.noise import NoiseSource, no_noise
 from engine.diffusion.schedules import Level, Path
 
@@ -55,11 +58,13 @@ def exact_link(hop: Hop) -> Link:
     return Link(keep, fresh, fresh * hop.ratio, keep**2)
 
 
-def euler_link(path: Path, t: Level, dt: Level) -> Link:
-    """Euler's step of the forward equation at time t."""
-    keep = 1 + path.drift(t) * dt
-    fresh = np.sqrt(path.diffusion_squared(t) * dt)
-    return Link(keep, fresh, fresh, keep**2)
+def euler_links(path: Path, times: NDArray[np.float64], dts: NDArray[np.float64]) -> Iterator[Link]:
+    """Euler's steps of the forward equation, each from its time by its length."""
+    rates = at_each(path, times, path.drift, path.diffusion_squared)
+    for dt, (drift, diffusion_squared) in zip(dts, rates, strict=True):
+        keep, fresh = 1 + drift * dt, np.sqrt(diffusion_squared * dt)
+        # SGMSE+ sizes the corrector by the noise level alone, as for a process that keeps all
+        yield Link(keep, fresh, fresh, 1.0 if path.name == "ouve" else keep**2)
 
 
 def released_link(path: Path, predictor: str, t: float, count: int) -> Link:
@@ -78,8 +83,23 @@ def released_link(path: Path, predictor: str, t: float, count: int) -> Link:
         beta = -2 * path.drift(t_i) / count
         link = Link(np.sqrt(max(1 - beta, 0.0)), np.sqrt(beta), np.sqrt(beta), 1 - beta)
     if _takes_eulers_step(path, predictor):
-        return euler_link(path, t, 1 / count)._replace(alpha=link.alpha)
+        (euler,) = euler_links(path, np.array([t]), np.array([1 / count]))
+        return euler._replace(alpha=link.alpha)
     return link
+
+
+def _links(
+    path: Path, predictor: str, levels: str, grid: Grid, *, corrected: bool
+) -> Iterator[Link]:
+    """The link of every step of the grid."""
+    if levels == "released" and _takes_eulers_step(path, predictor) and not corrected:
+        # the tables of the chain say nothing then
+        return euler_links(path, grid.times[:-1], np.full(grid.steps, 1 / grid.steps))
+    if levels == "released":
+        return (released_link(path, predictor, float(t), grid.steps) for t in grid.times[:-1])
+    if predictor == "euler_maruyama":
+        return euler_links(path, grid.times[:-1], -np.diff(grid.times, axis=0))
+    return (exact_link(hop) for _, _, hop in hops(path, grid))
 
 
 def _takes_eulers_step(path: Path, predictor: str) -> bool:
@@ -122,27 +142,20 @@ def pc(
     path = model.path
     if levels == "released":
         _check_chain(path, predictor, corrector, grid.steps)
-    for i, t0, hop in hops(path, grid):
-        if levels == "released":
-            link = released_link(path, predictor, float(t0), grid.steps)
-        elif predictor == "euler_maruyama":
-            link = euler_link(path, t0, t0 - grid.times[i + 1])
-            # SGMSE+ sizes the corrector by the noise level alone, as for a process that keeps all
-            link = link._replace(alpha=1.0) if path.name == "ouve" else link
-        else:
-            link = exact_link(hop)
+    links = _links(path, predictor, levels, grid, corrected=corrector != "none")
+    for (i, t0, hop), link in zip(hops(path, grid), links, strict=True):
         for k in range(corrections if corrector != "none" else 0):
             pred, drawn = model(z, t0), noise(z, i, f"corrector {k}")
-            size = 2 * link.alpha * snr**2 * _ratio(corrector, drawn, pred.score, hop.s0, norms)
+            size = _size(corrector, snr, link, drawn, pred.score, hop.s0, norms)
             mean = z + combine((size, pred.score))
-            moved = mean + combine((np.sqrt(2 * size), drawn))
+            moved = mean + combine(((2 * size) ** 0.5, drawn))
             z = yield Move(moved, mean, pred.x0, "corrector")
         if predictor == "none":
             z = yield Move(z, z, z)
             continue
         pred = model(z, t0)
-        mean, spread = _over(link, predictor, z, pred.score)
-        moved = mean if np.all(spread == 0) else mean + combine((spread, noise(z, i)))
+        mean, fresh = _over(link, predictor, z, pred.score)
+        moved = mean if np.all(fresh == 0) else mean + combine((fresh, noise(z, i)))
         z = yield Move(moved, mean, pred.x0)
 
 
@@ -155,14 +168,21 @@ def _over(link: Link, predictor: str, z: State, score: State) -> tuple[State, Le
     return combine((2 - link.keep, z), (link.fresh**2, score)), link.fresh
 
 
-def _ratio(corrector: str, drawn: State, score: State, s: Level, norms: str) -> Level:
-    """The square of noise over signal that `snr` is relative to."""
+def _size(
+    corrector: str, snr: float, link: Link, drawn: State, score: State, s: Level, norms: str
+) -> Level | Float[Tensor, " n"]:
+    """The size of a correction, for which noise over signal has the ratio `snr`.
+
+    One for all samples (n = 1), or one for each.
+    """
+    scale = 2 * link.alpha * snr**2
     if corrector == "ald":
-        return s**2
-    sizes = [x.flatten(1).norm(dim=1).cpu().double().numpy() for x in (drawn, score)]
+        return scale * s**2
+    sizes = [x.flatten(1).norm(dim=1) for x in (drawn, score)]
     if norms == "batch":
-        sizes = [np.mean(size) for size in sizes]
-    return (sizes[0] / np.maximum(sizes[1], 1e-12)) ** 2
+        sizes = [size.mean(0, keepdim=True) for size in sizes]
+    ratio = sizes[0] / sizes[1].clamp(min=1e-12)
+    return spread(scale, ratio) * ratio**2
 
 
 def _check_chain(path: Path, predictor: str, corrector: str, count: int) -> None:

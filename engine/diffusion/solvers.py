@@ -17,7 +17,7 @@ Every name of the literature that means the same formula is an alias in `SOLVERS
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -26,14 +26,17 @@ import torch
 
 from engine.core.errors import SamplerError
 from engine.diffusion.adaptive import rk45
-from engine.diffusion.denoiser import Model, combine
+from engine.diffusion.denoiser import Model, combine, has_zero
 from engine.diffusion.grids import Grid
-from engine.diffusion.moves import Hop, Move, Moves, State, Step, hops
+from engine.diffusion.moves import Hop, Move, Moves, State, Step, at_each, check_finite, each, hops
 from engine.diffusion.noise import NoiseSource, no_noise
 from engine.diffusion.predictors import pc
 from engine.diffusion.schedules import Level, Path
 
 __all__ = ["SOLVERS", "Hop", "Move", "Moves", "Solver", "State", "Step", "find", "run", "solve"]
+
+
+ADVICE = "Take more steps, a lower guidance, or a solver of first order."
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,30 @@ def solve(
 
     `hook` sees each step, of a corrector too, and gives the state to go on from, which is the one
     that is reported. Raises `SamplerError` for an unknown
-    solver, a grid that does not fall, missing noise, or a state that is no longer finite.
+    solver, a grid that does not fall, missing noise, or a state that is no longer finite, which is
+    tested every few steps and at the end.
     """
     entry = find(solver)
     grid.check(model.path)
-    begun = model.nfe
+    model.plan(grid.times, z)
+    begun, times, last = model.nfe, each(grid.times), grid.steps - 1
     moves = entry.moves(model, z, grid, noise, **options)
     i, move = 0, next(moves)
     while True:
-        ended = move.role == "step"
-        if ended and i == grid.steps - 1 and grid.final == "mean":
-            move = move._replace(z=move.mean)
-        step = Step(i, grid.times[i + ended], *move[:3], model.nfe - begun, move.role)
-        _check_finite(step, entry)
-        z = hook(step) if hook else step.z
-        yield step if z is step.z else replace(step, z=z)
+        z, mean, x0, role = move
+        ended = role == "step"
+        if ended:
+            z = mean if i == last and grid.final == "mean" else z
+            check_finite(
+                z, times[i + 1], done=i + 1, steps=last + 1, walker=entry.title, advice=ADVICE
+            )
+        step = Step(i, times[i + ended], z, mean, x0, model.nfe - begun, role)
+        if hook:
+            z = hook(step)
+            step = step._replace(z=z)
+        yield step
         i += ended
-        if i == grid.steps:
+        if i > last:
             break
         move = moves.send(z)
     if grid.final == "x0":
@@ -113,9 +123,10 @@ def run(
     hook: Callable[[Step], State] | None = None,
     **options: float | int | str,
 ) -> State:
-    """The state that `solve` ends with."""
-    for step in solve(solver, model, z, grid, noise, hook=hook, **options):
-        z = step.z
+    """The state that `solve` ends with; without gradients unless the model takes them."""
+    with torch.set_grad_enabled(model.grad and torch.is_grad_enabled()):
+        for step in solve(solver, model, z, grid, noise, hook=hook, **options):
+            z = step.z
     return z
 
 
@@ -144,23 +155,27 @@ def ddim(
 
 def euler_t(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
     """Plain Euler in t, z' = z + dt u: the naive baseline."""
-    for _, t0, hop, dt in _with_dt(model.path, grid):
-        pred = model(z, t0)
+    for i, t0, hop in hops(model.path, grid):
+        pred, dt = model(z, t0), grid.times[i + 1] - t0
         moved = combine((hop.a1, pred.x0)) if hop.ends_clean else z + combine((dt, pred.u))
         z = yield Move(moved, moved, pred.x0)
 
 
 def rk4(model: Model, z: State, grid: Grid, noise: NoiseSource = no_noise) -> Moves:
     """The classical fourth-order Runge-Kutta step in t; a step to no noise is first order."""
-    for _, t0, hop, dt in _with_dt(model.path, grid):
-        pred = model(z, t0)
+    halves = np.diff(grid.times, axis=0) / 2
+    model.plan(np.concatenate([grid.times, grid.times[:-1] + halves]), z)
+    middles = each(grid.times[:-1] + halves)
+    for i, t0, hop in hops(model.path, grid):
+        pred, t1 = model(z, t0), grid.times[i + 1]
+        dt = t1 - t0
         if hop.ends_clean:
             moved = combine((hop.a1, pred.x0))
         else:
             u1 = pred.u
-            u2 = model(z + combine((dt / 2, u1)), t0 + dt / 2).u
-            u3 = model(z + combine((dt / 2, u2)), t0 + dt / 2).u
-            u4 = model(z + combine((dt, u3)), t0 + dt).u
+            u2 = model(z + combine((dt / 2, u1)), middles[i]).u
+            u3 = model(z + combine((dt / 2, u2)), middles[i]).u
+            u4 = model(z + combine((dt, u3)), t1).u
             moved = z + combine((dt / 6, u1 + 2 * u2 + 2 * u3 + u4))
         z = yield Move(moved, moved, pred.x0)
 
@@ -169,11 +184,11 @@ def euler_maruyama(
     model: Model, z: State, grid: Grid, noise: NoiseSource, *, one_step: bool = False
 ) -> Moves:
     """Euler's step of the reverse-time equation, mean = z + (f z - g^2 score) dt."""
-    path = model.path
-    for i, t0, _, dt in _with_dt(path, grid):
+    path, times = model.path, grid.times
+    rates = at_each(path, times[:-1], path.drift, path.diffusion_squared)
+    for i, (t0, (f, g2)) in enumerate(zip(times, rates, strict=False)):
         pred = model(z, t0)
-        dt = -1.0 if one_step else dt
-        f, g2 = path.drift(t0), path.diffusion_squared(t0)
+        dt = -1.0 if one_step else times[i + 1] - t0
         mean = z + combine((f * dt, z), (-g2 * dt, pred.score))
         z = yield Move(mean + combine((np.sqrt(-g2 * dt), noise(z, i))), mean, pred.x0)
 
@@ -195,15 +210,16 @@ def heun(
     the stochastic variant (EDM, alg. 2): where `churn_from` <= kappa <= `churn_to`, the noise level
     is raised by this share first, with fresh noise. It is drawn on every step.
     """
-    for i, (t0, t1) in enumerate(grid.hops()):
+    for i, t0, hop in hops(model.path, grid):
+        t1 = grid.times[i + 1]
         if churn:
             z, t0 = _churned(
                 model.path, z, t0, noise(z, i), churn, churn_from, churn_to, churn_noise
             )
-        hop = Hop(model.path, t0, t1)
+            hop = Hop.between(model.path, t0, t1)
         pred = model(z, t0)
         moved = hop.ode(z, pred.x0)
-        if not hop.ends_clean and np.all(hop.a0 != 0):
+        if not hop.ends_clean and not has_zero(hop.a0):
             slopes = pred.eps + model(moved, t1).eps
             span = hop.s1 - hop.s0 * hop.a1 / hop.a0
             moved = combine((hop.a1 / hop.a0, z), (span / 2, slopes))
@@ -385,20 +401,6 @@ def _unipc_correction(hop: Hop, x0: State, slope: State | None, r: Level, x0_aft
     rho1 = (p2 - 2 * p3) / b / (1 - r)
     rho2 = p2 / b - rho1
     return combine((-hop.a1 * b * (rho1 - 0.5), slope), (-hop.a1 * b * rho2, x0_after - x0))
-
-
-def _with_dt(path: Path, grid: Grid) -> Iterator[tuple[int, Level, Hop, Level]]:
-    for i, (t0, t1) in enumerate(grid.hops()):
-        yield i, t0, Hop(path, t0, t1), t1 - t0
-
-
-def _check_finite(step: Step, entry: Solver) -> None:
-    if not bool(torch.isfinite(step.z).all()):
-        raise SamplerError(
-            f"{entry.title} left the range of numbers at step {step.i + 1}, "
-            f"t = {np.ravel(step.t)[0]:g}.",
-            "Take more steps, a lower guidance, or a solver of first order.",
-        )
 
 
 _DPM = "Lu et al. 2022, arXiv:2211.01095"

@@ -18,6 +18,7 @@ from torch import nn
 from engine.core import rng
 from engine.core.errors import ModelMismatch
 from engine.core.job import Progress
+from engine.core.precision import at_home
 from engine.core.shapes import Float, Tensor
 from engine.erasing._eraser import Asked, Eraser
 from engine.erasing._subject import Subject
@@ -48,14 +49,14 @@ def closed_form(
     width = cond.tokens.shape[-1]
     h = reg * torch.eye(width, dtype=torch.float64)
     x = torch.zeros(width, width, dtype=torch.float64)
-    for name, weight in old.items():
-        if not name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")):
-            continue
-        w, edited = weight.cpu().double(), new[name].cpu().double()
+    names = [name for name in old if name.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))]
+    plain, *here = at_home([cond.tokens, *(s[name] for name in names for s in (old, new))])
+    for w, edited in zip(here[::2], here[1::2], strict=True):
+        w, edited = w.double(), edited.double()
         h, x = h + edited.T @ edited, x + edited.T @ w
-    tokens = cond.tokens.cpu().double() @ torch.linalg.solve(h, x - h).T
     # c + H^-1 (X - H) c: an unchanged model gives the plain embedding but for reg
-    derived = (cond.tokens.cpu().double() + tokens).to(cond.tokens)
+    tokens = plain.double() @ torch.linalg.solve(h, x - h).T
+    derived = (plain.double() + tokens).to(cond.tokens)
     return Asked(tuple(prompts), Conditioning(derived, cond.pooled))
 
 

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
+from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch
 from engine.core.tensor_header import TensorInfo, is_text_map
 from engine.models._checks import index_name, read_json, refuse, weight_files
-from engine.models.devices import free_bytes
+from engine.models.devices import check_room
 
 if TYPE_CHECKING:
     from transformers.models.clip.configuration_clip import CLIPTextConfig
@@ -295,13 +295,7 @@ def _check_memory(title: str, parts: Mapping[str, nn.Module], device: str, dtype
         for part in parts.values()
         for p in part.parameters()
     )
-    free = free_bytes(device)
-    if free is not None and needed > free:
-        raise OutOfBudget(
-            f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "
-            f"{free / 1e9:.1f} GB are free.",
-            "Pick a smaller model, or load it as float16.",
-        )
+    check_room(title, needed, device, dtype)
 
 
 def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:

@@ -24,7 +24,7 @@ from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch
 from engine.core.shapes import Array, Float, Int, Tensor, UInt8
-from engine.models import _layout
+from engine.models import _layout, footprint
 from engine.models._checks import read_json
 from engine.models._schedulers import read_scheduler
 from engine.models.library import Bundle, ModelCard, ModelRef
@@ -212,9 +212,23 @@ def predict(
         time_ids = torch.tensor([[*size, 0, 0, *size]] * len(x), device=x.device)
         added = {"text_embeds": cond.pooled, "time_ids": time_ids.to(cond.tokens.dtype)}
     noisy = x.to(cond.tokens.dtype)
+    fitting = _rows_at_once(bundle, noisy)
+    if fitting < len(x) and not torch.is_grad_enabled():
+        labels = torch.as_tensor(timestep, device=x.device).expand(len(x))
+        parts = [slice(first, first + fitting) for first in range(0, len(x), fitting)]
+        return torch.cat([predict(bundle, x[p], labels[p], cond.rows(p)) for p in parts])
     unet = bundle.unet
     out = unet(noisy, timestep, cond.tokens, added_cond_kwargs=added, return_dict=False)[0]
     return out.to(x.dtype)
+
+
+def _rows_at_once(bundle: DiffusionBundle, x: Float[Tensor, "b c h w"]) -> int:
+    """How many rows of a call fit into the memory that is free, at least one."""
+    height, width = x.shape[-2:]
+    needed = footprint.row_bytes(
+        bundle.unet.config, height=height, width=width, itemsize=x.element_size()
+    )
+    return max(1, footprint.rows_at_once(needed, len(x), bundle.device))
 
 
 def alphas_cumprod(bundle: DiffusionBundle) -> Float[Tensor, " steps"]:
@@ -308,9 +322,33 @@ def decode(
 ) -> Float[Tensor, "b 3 height width"]:
     """Pictures of latents, float32, in -1..1 before clipping; differentiable."""
     vae = bundle.vae
+    return vae.decode(_unscaled(bundle, latents), return_dict=False)[0].float()
+
+
+def _unscaled(
+    bundle: DiffusionBundle, latents: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Latents as the VAE takes them, in its number format and on its device."""
     mean, factor = _latent_scaling(bundle, latents)
-    z = (latents / factor + mean).to(vae.device, vae.dtype)
-    return vae.decode(z, return_dict=False)[0].float()
+    return (latents / factor + mean).to(bundle.vae.device, bundle.vae.dtype)
+
+
+def _decoded_to_fit(
+    bundle: DiffusionBundle, latents: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b 3 height width"]:
+    """`decode` in as many parts as the free memory asks for: fewer pictures at once, then tiles."""
+    vae, factor = bundle.vae, _factor(bundle)
+    height, width = (side * factor for side in latents.shape[-2:])
+    needed = footprint.picture_bytes(
+        vae.config, height=height, width=width, itemsize=vae.dtype.itemsize
+    )
+    fitting = footprint.rows_at_once(needed, len(latents), bundle.device)
+    if fitting:
+        return torch.cat([decode(bundle, rows) for rows in latents.split(fitting)])
+    tiled = [
+        vae.tiled_decode(row, return_dict=False)[0] for row in _unscaled(bundle, latents).split(1)
+    ]
+    return torch.cat(tiled).float()
 
 
 def decode_latents(
@@ -318,7 +356,7 @@ def decode_latents(
 ) -> UInt8[Array, "b height width 3"]:
     """Pictures of latents, ready to show."""
     with torch.no_grad():
-        pictures = decode(bundle, latents)
+        pictures = _decoded_to_fit(bundle, latents)
     scaled = ((pictures + 1) * 127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.core.errors import ModelMismatch, OutOfBudget
+from engine.core.errors import ModelMismatch
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.models import _llava_layout
 from engine.models._checks import read_json, weight_files
 from engine.models._layout import stem_in
-from engine.models.devices import free_bytes
+from engine.models.devices import check_room
 from engine.models.library import Bundle, ModelCard, ModelRef
 from engine.models.tokenizers import read_tokenizer
 from engine.models.words import Vocabulary
@@ -319,13 +319,7 @@ def _check_memory(title: str, headers: Mapping[Path, Mapping], device: str, dtyp
         for tensors in headers.values()
         for info in tensors.values()
     )
-    needed, free = numbers * getattr(torch, dtype).itemsize, free_bytes(device)
-    if free is not None and needed > free:
-        raise OutOfBudget(
-            f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "
-            f"{free / 1e9:.1f} GB are free.",
-            "Pick a smaller model, or load it as float16.",
-        )
+    check_room(title, numbers * getattr(torch, dtype).itemsize, device, dtype)
 
 
 def _model(folder: Path, kind: str, title: str, dtype: torch.dtype) -> "PreTrainedModel":

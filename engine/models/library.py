@@ -31,7 +31,7 @@ from engine.core.job import Steps
 from engine.core.recipe import ModelRef
 from engine.models._checks import check_folder, read_json
 from engine.models.cards import ASSETS, MODELS, ModelCard, read_cards, size_and_time, verify
-from engine.models.devices import policy
+from engine.models.devices import NoRoom, policy, release
 from engine.models.words import Vocabulary
 
 if TYPE_CHECKING:
@@ -233,7 +233,14 @@ def _read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str)
     # at once see each other's half of it.
     with _READING, _named_memory_errors(card.title), _uploads_that_load(ref, dtype):
         loader = importlib.import_module(LOADERS[card.kind])
-        return loader.read(card, folder, ref, device, dtype)
+        while True:
+            try:
+                return loader.read(card, folder, ref, device, dtype)
+            except NoRoom:
+                # Models that nobody has used for the longest time make room first.
+                if not CACHE.drop_oldest():
+                    raise
+                release(device)
 
 
 @contextmanager

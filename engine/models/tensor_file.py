@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 
 from engine.core import disk, patch_file
 from engine.core.named_file import NamedFile
+from engine.core.precision import state_at_home
 from engine.core.shapes import Tensor
 from engine.core.tensor_header import Unsound, notes_of
 from engine.models._checks import read_header
@@ -33,7 +34,7 @@ class TensorFile(NamedFile):
         cls, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
     ) -> "TensorFile":
         """The file of these tensors; each is written on its own, shared memory or not."""
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        plain = {key: tensor.contiguous() for key, tensor in state_at_home(tensors).items()}
         return cls(name, _settled(save(plain, dict(metadata) if metadata else None)))
 
     def read(self) -> dict[str, Tensor]:

@@ -1,8 +1,5 @@
-"""LoRA adapters on language models, by PEFT: put on, merged, and written as PEFT writes them."""
+"""LoRA adapters on language models, by PEFT: put on and merged."""
 
-import tempfile
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +8,7 @@ from torch import nn
 from engine.core import rng
 from engine.core.errors import ModelMismatch
 from engine.models.library import fork
+from engine.models.peft_files import quietly
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,14 +19,14 @@ def with_adapter(model: nn.Module, rank: int, seed: int) -> "PeftModel":
 
     PEFT draws from torch's global generator, which is put back. Raises `ModelMismatch`.
     """
-    with _quietly():
+    with quietly():
         from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     try:
-        with torch.random.fork_rng(devices=[]), _quietly():
+        with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(rng.generator(seed, "adapter").initial_seed())
             return get_peft_model(fork(model), config)
     except ValueError as error:
@@ -46,17 +44,3 @@ def merged(model: "PeftModel") -> nn.Module:
     """
     network: nn.Module = model.merge_and_unload(safe_merge=True)
     return network.eval().requires_grad_(False)
-
-
-def written(model: "PeftModel") -> tuple[bytes, str]:
-    """adapter_model.safetensors and adapter_config.json."""
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        # Asked about embeddings, PEFT would look the base up on the Hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        data = Path(folder, "adapter_model.safetensors").read_bytes()
-        return data, Path(folder, "adapter_config.json").read_text("utf-8")
-
-
-def _quietly() -> warnings.catch_warnings:
-    """PEFT still asks transformers for names that it calls outdated."""
-    return warnings.catch_warnings(action="ignore", category=FutureWarning)

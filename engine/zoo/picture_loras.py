@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.models.devices import is_accelerator
 from engine.models.style_judge import OTHER, StyleJudge
 from engine.models.vision import load_judge
 from engine.world import vocabulary as words
@@ -128,7 +129,7 @@ def train_adapters(
 ) -> None:
     """All styles in one batch, on the same scenes, captions and noise levels of their own."""
     device, n = options.device, len(NEW_STYLES)
-    batch = 16 if device == "cuda" else 2
+    batch = 16 if is_accelerator(device) else 2
     flat = drawn.new.reshape(-1, *drawn.new.shape[2:])
     z = torch.cat([_latents(vae, flat[i : i + 64]) for i in range(0, len(flat), 64)])
     z = (z * vae.config.scaling_factor).unflatten(0, drawn.new.shape[:2]).transpose(0, 1).to(device)
@@ -152,7 +153,7 @@ def train_adapters(
 
     bank.plug(model.unet)
     # On a CPU a few hundred steps are all there is, and a long average would still hold the start.
-    ema = 0.995 if device == "cuda" else 0.97
+    ema = 0.995 if is_accelerator(device) else 0.97
     plan = options.plan(3000, 3e-3, 0.88, warmup=20, decay_from=0.35, ema=ema, save_every=25)
     train([bank.trained()], loss_of, plan, folder / "style-adapters.safetensors", on_save=on_save)
     bank.unplug(model.unet)
@@ -259,7 +260,7 @@ def card(
     held_out, _, _ = _scenes(10_000)
     guess = [judge(_unit(torch.from_numpy(held_out[:, i]).to(device))).argmax(-1) for i in range(n)]
     sure = torch.stack([(g == i).float().mean() for i, g in enumerate(guess)])
-    tried = TRIED if device.type == "cuda" else TRIED[::2]
+    tried = TRIED if is_accelerator(device.type) else TRIED[::2]
     prompts = [words.article(name) for name in tried]
     alone = generate(model, vae, prompts, seed=0)
     drew = _each_adapter(model, vae, bank, prompts)

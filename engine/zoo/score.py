@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from engine.diffusion.chain import noise_levels
 from engine.diffusion.denoiser import combine
 from engine.diffusion.schedules import BETA_0, BETA_1
+from engine.models.devices import is_accelerator
 from engine.models.score import (
     CLASSES,
     DATA_STD,
@@ -146,7 +147,7 @@ def build_score(folder: Path, options: Options) -> None:
     torch.manual_seed(0)
     net = OneDenoiser(new_unet(), "ve").to(options.device)
     drawings = Drawings(options.device)
-    batch = 512 if options.device == "cuda" else 32
+    batch = 512 if is_accelerator(options.device) else 32
 
     def loss_of(_: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
         loss = denoising_loss(net, 2 * drawings.draw(batch, noise)[0] - 1, noise)
@@ -210,12 +211,12 @@ def examine_score(process: str, options: Options) -> None:
     for name, held_out in (("new pictures", False), ("an artist never seen", True)):
         drawings, losses = Drawings(options.device, held_out=held_out), []
         noise = torch.Generator(options.device).manual_seed(1)
-        batches, batch = (8, 128) if options.device == "cuda" else (4, 32)
+        batches, batch = (8, 128) if is_accelerator(options.device) else (4, 32)
         for _ in range(batches):
             x0 = drawings.draw(batch, noise)[0]
             losses.append(process_loss(bundle, x0, noise))
         measured[f"loss on {name}"] = round(float(torch.stack(losses).mean()), 4)
-    steps, count = (200, 64) if options.device == "cuda" else (100, 16)
+    steps, count = (200, 64) if is_accelerator(options.device) else (100, 16)
     like = torch.zeros(count, *bundle.shape, device=options.device)
     start = Noise(0).start(like, bundle.path.prior_std)
     last = 1e-5 if process == "ve" else 1e-3
@@ -246,7 +247,7 @@ def build_readers(folder: Path, options: Options) -> None:
     drawings = Drawings(options.device)
     noisy, level = NoisyClassifier().to(options.device), LevelClassifier().to(options.device)
     levels = torch.tensor(noise_levels(s_max=S_MAX), dtype=torch.float32, device=options.device)
-    batch = 512 if options.device == "cuda" else 32
+    batch = 512 if is_accelerator(options.device) else 32
 
     def noisy_loss(_: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
         x, label, sigma, _ = _noised(drawings, batch, levels, noise)

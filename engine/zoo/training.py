@@ -17,7 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.models.devices import accelerator, has_bfloat16_units, is_accelerator, pays_to_compile
+
 log = logging.getLogger(__name__)
+PACED_BY = 20  # steps after which the length of a training is foreseen
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ LossOf = Callable[[np.random.Generator, torch.Generator], tuple[Tensor, Figures]
 
 
 def device_here() -> str:
-    """Where to train: on the GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to train: on the accelerator if there is one."""
+    return accelerator() or "cpu"
 
 
 def half_precision(device: str | torch.device, *, on_cpu: bool = False) -> torch.autocast:
@@ -85,8 +88,8 @@ def half_precision(device: str | torch.device, *, on_cpu: bool = False) -> torch
     unless `on_cpu` asks for it where there are such units.
     """
     kind = torch.device(device).type
-    has_units = kind == "cuda" or (on_cpu and torch.cpu._is_avx512_bf16_supported())
-    return torch.autocast(kind, torch.bfloat16, enabled=has_units)
+    is_wanted = on_cpu or is_accelerator(kind)
+    return torch.autocast(kind, torch.bfloat16, enabled=is_wanted and has_bfloat16_units(kind))
 
 
 def train(
@@ -104,7 +107,8 @@ def train(
     `loss_of` draws its minibatch from the generators it is given, the second of which lives on the
     device of the parameters; they depend on seed and step alone, so a resumed run sees the batches
     that an uninterrupted one would have seen. `before_step` is called with the number of each step,
-    `on_save` with the averaged weights in place.
+    `on_save` with the averaged weights in place. The modules are compiled once the pace of the
+    first steps tells that it pays.
     """
     run = _Run([p for module in modules for p in module.parameters() if p.requires_grad], plan)
     step = run.load(checkpoint) if checkpoint.exists() else 0
@@ -127,6 +131,11 @@ def train(
             log.info("step %d of %d, %.2f a second, %s", step, plan.steps, pace, json.dumps(means))
             losses.clear()
         elapsed = _of_first(time.monotonic() - begun)
+        if step - first == PACED_BY:
+            left = min(elapsed / PACED_BY * (plan.steps - step), plan.seconds - elapsed)
+            if pays_to_compile(str(run.parameters[0].device), left):
+                for module in modules:
+                    module.compile()
         is_over = plan.share(step, elapsed) >= 1
         if rank == 0 and (time.monotonic() - saved > plan.save_every or is_over):
             run.save(checkpoint, step)

@@ -106,7 +106,7 @@ def layer_of(path: Path) -> Layer:
     if place[0] == "pages":
         ours = LIGHT_CORE | {"engine.models.library", "engine.pictures", "engine.world.vocabulary"}
         ours |= {"engine.results", "engine.runners", "engine.faithfulness", "engine.sounds"}
-        ours |= {"engine.models.picture_sets"}
+        ours |= {"engine.models.picture_sets", "engine.models.devices"}
         # The package of the page's own method announces it and is light; what lies in it is not.
         ours |= {f"=engine.{family}.{path.stem}" for family in FAMILIES}
         return Layer(

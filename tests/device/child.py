@@ -3,6 +3,7 @@
 with started(float64=True) as device:
     ran = device.run(job)
     ran.end, ran.waits, ran.places       the last event, and where the host waited
+    ran.steps                            events or calls of networks, whichever were more
 """
 
 import multiprocessing
@@ -13,15 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
 from engine.core.job import Event, Failed, Job, events
 
 
 @dataclass(frozen=True)
 class Ran:
-    """The last event of a job, the number of events, and what passed between host and device."""
+    """The last event of a job, how many steps it had, and what passed between host and device."""
 
     end: Event
-    count: int
+    steps: int
     waits: Counter
     places: Counter
     uploads: int
@@ -31,7 +37,8 @@ class Ran:
         """Why it failed, or where the host waited."""
         if isinstance(self.end, Failed):
             return f"{self.end.message}\n{self.end.detail}"
-        return "\n".join(f"{n:6} {place}" for place, n in self.places.most_common(20))
+        lines = [f"{self.waits.total()} waits in {self.steps} steps"]
+        return "\n".join([*lines, *(f"{n:6} {line}" for line, n in self.places.most_common(20))])
 
 
 class Device:
@@ -73,7 +80,32 @@ def serve(wire: Connection, float64: bool) -> None:
             job = wire.recv()
         except EOFError:
             return
-        with simulated.watched() as seen:
+        with simulated.watched() as seen, called() as calls:
             told = list(events(job))
-        end = told[-1]
-        wire.send(Ran(end, len(told), seen.waits, seen.places, seen.uploads, seen.downloads))
+        steps = max(len(told), calls["network"])
+        wire.send(Ran(told[-1], steps, seen.waits, seen.places, seen.uploads, seen.downloads))
+
+
+@contextmanager
+def called() -> Iterator[Counter]:
+    """Counts the calls of networks: of modules that no other module called."""
+    calls, depth = Counter(), 0
+
+    def enter(module: object, inputs: object) -> None:
+        nonlocal depth
+        calls["network"] += depth == 0
+        depth += 1
+
+    def leave(module: object, inputs: object, outputs: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    hooks = (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -75,11 +75,15 @@ def watched() -> Iterator[Seen]:
 
 
 def _place() -> str:
-    """File and line of ours that an operation was asked for by; of anyone where none is ours."""
+    """File and line of ours that an operation was asked for by; of anyone where none is ours.
+
+    What brings tensors home for others is not meant, but who asked for it.
+    """
     frame = sys._getframe()
     while frame is not None:
         path = frame.f_code.co_filename
-        if "/engine/" in path and "site-packages" not in path:
+        is_ours = "/engine/" in path and "site-packages" not in path
+        if is_ours and not path.endswith("/engine/core/precision.py"):
             return f"engine/{path.rpartition('/engine/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
@@ -114,7 +118,7 @@ class OnDevice(torch.Tensor):
         _refuse_mixing(name, mine, tensors)
         wanted = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
         goes_home = wanted == CPU
-        _note(name, args, goes_home)
+        _note(name, args, goes_home, is_waited_for=not kwargs.get("non_blocking"))
         if wanted is not None:
             kwargs["device"] = CPU
         result = operation(*tree.tree_map(_raw, args), **tree.tree_map(_raw, kwargs))
@@ -172,14 +176,18 @@ def _refuse_mixing(name: str, mine: list, tensors: list) -> None:
         )
 
 
-def _note(name: str, args: tuple, goes_home: bool) -> None:
+def _note(name: str, args: tuple, goes_home: bool, *, is_waited_for: bool) -> None:
+    """A copy that is not waited for is one the host will wait for with another, later one."""
     to_host = to_device = False
     if name == "aten::copy_":
         to, source = (isinstance(arg, OnDevice) for arg in args[:2])
         to_host, to_device = source and not to, to and not source
     for seen in _watching:
-        if name in READ_BY_THE_HOST or goes_home or to_host:
-            seen.wait(f"{name} to cpu" if goes_home or to_host else name)
+        if goes_home or to_host:
+            if is_waited_for:
+                seen.wait(f"{name} to cpu")
+        elif name in READ_BY_THE_HOST:
+            seen.wait(name)
         seen.downloads += goes_home or to_host
         seen.uploads += to_device
 

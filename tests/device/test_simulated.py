@@ -107,3 +107,50 @@ assert wide(x).device.type == "sim"
 assert wide(x).dtype == torch.float64
 """
     )
+
+
+WALKS = """
+from engine.diffusion import grids, schedules
+from engine.diffusion.denoiser import Model
+from engine.diffusion.noise import Noise
+from engine.diffusion.solvers import SOLVERS, run
+
+path = schedules.vp()
+z = torch.randn(2, 3, 4, 4).to("sim")
+walks = [(name, {}) for name in SOLVERS]
+walks += [("pc", {"corrector": "langevin", "norms": norms}) for norms in ("batch", "sample")]
+for name, options in walks:
+    model = Model(lambda x, label: x * label[:, None, None, None], path, "eps", "t", device="sim")
+    with simulated.watched() as seen:
+        end = run(name, model, z, grids.uniform_t(path, 24), Noise(3), **options)
+    assert end.device.type == "sim", name
+    # one look at the end, whether the state is finite
+    assert seen.waits.total() <= 1, (name, seen.places)
+    # the labels of all steps at once, of those between them too, and the noise of stochastic steps
+    is_noisy = name == "pc" or SOLVERS[name].stochastic
+    assert seen.uploads <= 1 + (name == "rk4") + 50 * is_noisy, (name, seen.uploads)
+"""
+
+
+@pytest.mark.parametrize("float64", [True, False], ids=["float64", "no float64"])
+def test_no_solver_makes_the_host_wait_within_its_walk(float64):
+    run(WALKS, float64=float64)
+
+
+def test_an_edit_is_brought_home_with_one_wait_however_many_tensors_it_has():
+    run(
+        """
+from engine.core.baked import Baked
+from engine.core.patch import Patch
+from engine.core.recipe import Recipe
+old = {str(n): torch.randn(4, 3).to("sim") for n in range(30)}
+new = {name: tensor * 1.5 for name, tensor in old.items()}
+with simulated.watched() as seen:
+    patch = Patch.between(old, new, Recipe("bench"))
+    applied = patch.apply(old)
+    baked = Baked.of("edit", patch, old)
+assert all(tensor.device.type == "sim" for tensor in applied.values())
+assert seen.waits.total() <= 3, seen.places
+assert baked.undone == baked.before
+"""
+    )

@@ -115,7 +115,7 @@ def test_float32_network_returns_to_its_own_round_off():
 
 def test_a_network_out_of_range_is_reported_with_its_time():
     model = Model(lambda x, label: torch.full_like(x, torch.inf), PATH)
-    with pytest.raises(SamplerError, match="left the range of numbers at t ="):
+    with pytest.raises(SamplerError, match=r"left the range of numbers by step \d+, t ="):
         list(ddim_backwards(model, pictures(), grids.trailing(PATH, 10)))
-    with pytest.raises(SamplerError, match="left the range of numbers at t ="):
+    with pytest.raises(SamplerError, match=r"left the range of numbers by step \d+, t ="):
         there_and_back(model, pictures(), grids.trailing(PATH, 10))

@@ -38,7 +38,7 @@ def ended(steps):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_an_exact_link_carries_the_marginal_from_one_time_to_the_next(path):
-    hop = Hop(path, 0.7, 0.4)
+    hop = Hop.between(path, 0.7, 0.4)
     link = exact_link(hop)
     assert link.keep * hop.a1 == pytest.approx(hop.a0)
     assert (link.keep * hop.s1) ** 2 + link.fresh**2 == pytest.approx(hop.s0**2)
@@ -53,7 +53,7 @@ def test_the_ancestral_predictor_over_exact_links_is_the_ancestral_solver():
 def test_released_links_come_near_the_exact_ones_as_levels_grow():
     for path in PATHS:
         link = released_link(path, "reverse_diffusion", 0.5, 20_000)
-        exact = exact_link(Hop(path, 0.5, 0.5 - 1 / 20_000))
+        exact = exact_link(Hop.between(path, 0.5, 0.5 - 1 / 20_000))
         assert link.fresh == pytest.approx(exact.fresh, rel=5e-3)
         assert link.keep == pytest.approx(exact.keep, rel=1e-6)
 

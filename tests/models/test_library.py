@@ -449,7 +449,7 @@ def test_out_of_memory_comes_with_advice(tiny, monkeypatch, error):
 def test_a_model_larger_than_the_free_memory_is_refused_before_it_is_read(tiny, monkeypatch):
     from engine.models import _layout
 
-    monkeypatch.setattr(_layout, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(_layout, "_fill", lambda *_: pytest.fail("allocated"))
     with pytest.raises(OutOfBudget, match="GB are free"):
         load(ModelRef(str(tiny["sd1"])))

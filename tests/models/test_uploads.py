@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from engine.core import disk
 from engine.core.cache import LruCache
 from engine.core.errors import AssetMissing, BadInput, EngineError, ModelMismatch, OutOfBudget
-from engine.models import _uploads, adapter_sources, library
+from engine.models import _uploads, adapter_sources, devices, library
 from engine.models._sources import from_user
 from engine.models._sources import receive as receive_zip
 from engine.models.library import ModelRef, load, receive_checkpoint
@@ -84,10 +84,8 @@ def test_a_checkpoint_that_is_refused_at_load_leaves_the_disk(checkpoint, tmp_pa
 
 
 def test_an_upload_that_is_too_large_for_memory_stays(checkpoint, tmp_path, monkeypatch):
-    from engine.models import _layout
-
     source = receive_checkpoint(zipped(checkpoint, tmp_path / "x.zip"))
-    monkeypatch.setattr(_layout, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
     with pytest.raises(OutOfBudget):
         load(ModelRef(source))
     assert len(kept()) == 1

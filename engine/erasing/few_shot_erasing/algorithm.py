@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import numpy as np
+import torch
 
 from engine.core.baked import Baked
 from engine.core.errors import BadInput
@@ -252,11 +253,18 @@ def _checked_epoch(epoch: int, settings: FewShotSettings) -> int:
 def _moved(bundle: DiffusionBundle, forgotten: Forgotten) -> tuple[Moved, ...]:
     """Change of each part of each layer: where the forgetting sits."""
     state, totals = bundle.model.state_dict(), dict[tuple[int, str], list[float]]()
-    for name, new in forgotten.epochs[-1].items():
+    trained = forgotten.epochs[-1]
+    squares = [
+        part.square().sum()
+        for name, new in trained.items()
+        for part in (new - state[name], state[name])
+    ]
+    sums = iter(torch.stack(squares).tolist() if squares else ())
+    for name in trained:
         layer, part = part_of(name) or (-1, "other")
         found = totals.setdefault((layer, part), [0.0, 0.0])
-        found[0] += float((new - state[name]).square().sum())
-        found[1] += float(state[name].square().sum())
+        found[0] += next(sums)
+        found[1] += next(sums)
     return tuple(
         Moved(layer, part, (change / max(size, 1e-30)) ** 0.5)
         for (layer, part), (change, size) in sorted(totals.items())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from engine.core.precision import state_at_home
 from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Float, Tensor
 from engine.erasing.few_shot_erasing.learning import PART
@@ -34,12 +35,9 @@ def exported(bundle: DiffusionBundle, new: Mapping[str, Tensor], form: str, rank
     much like a sign, whose matrix has high rank.
     """
     # A file is read back on the CPU, and there it is compared.
-    new = {name: tensor.detach().cpu() for name, tensor in new.items()}
-    state = {
-        name: tensor.detach().cpu()
-        for name, tensor in bundle.model.state_dict().items()
-        if name.startswith(PART)
-    }
+    new = state_at_home(new)
+    held = bundle.model.state_dict()
+    state = state_at_home({name: held[name] for name in held if name.startswith(PART)})
     if form == "lora":
         tensors = _lora(state, new, rank)
     elif form == "partial":

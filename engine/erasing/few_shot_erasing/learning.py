@@ -9,6 +9,7 @@ import torch
 from engine.core import rng
 from engine.core.cache import LruCache
 from engine.core.job import Progress
+from engine.core.precision import are_finite
 from engine.core.shapes import Tensor
 from engine.erasing._learning import (
     Latents,
@@ -90,11 +91,12 @@ def learn(
         uphill=settings.direction == "ascent",
     )
     for number, error in enumerate(steps, start=1):
-        if not np.isfinite(error) or not all(w.isfinite().all() for w in weights.values()):
+        ends_epoch = number % settings.updates_an_epoch == 0
+        if not np.isfinite(error) or (ends_epoch and not are_finite(weights.values())):
             stopped = f"Stopped at step {number}: the error is no finite number any more."
             break
         found.append(error)
-        if number % settings.updates_an_epoch == 0:
+        if ends_epoch:
             kept.append({PART + name: w.detach().clone() for name, w in weights.items()})
         yield Progress(number, settings.updates, f"denoising error {error:.3f}", tuple(found))
     return Forgotten(

@@ -14,6 +14,7 @@ from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.patch import Patch, state_fingerprint
+from engine.core.precision import state_at_home
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import OneOf, Range
@@ -308,9 +309,7 @@ def _held_out(bundle: DiffusionBundle, settings: ReceSettings) -> list[str]:
 
 def _timing(bundle: DiffusionBundle, settings: ReceSettings) -> Timing | None:
     """UCE by one map and by every projection for itself, on the same rows; small models only."""
-    weights = {
-        name: weight.detach().cpu() for name, weight in projections(bundle, settings.part).items()
-    }
+    weights = state_at_home(projections(bundle, settings.part))
     first = next(iter(weights.values()))
     if not settings.is_side_car or first.shape[1] > WIDEST_TIMED:
         return None

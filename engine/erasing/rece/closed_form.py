@@ -24,6 +24,7 @@ import torch
 from engine.core.errors import BadInput
 from engine.core.shapes import Float, Tensor
 
+GRAM_ROWS, GRAM_BLOCKS, FEW_CHANNELS = 1280, 6, 512
 Regulariser = Literal["zero", "standard", "surrogate_1st", "surrogate_2nd", "surrogate_both"]
 
 
@@ -52,9 +53,13 @@ class Factor:
     right: Float[Tensor, "r d"]
 
     @cached_property
+    def change(self) -> Float[Tensor, "d d"]:
+        """M - I."""
+        return self.left @ self.right
+
+    @cached_property
     def map(self) -> Float[Tensor, "d d"]:
-        identity = torch.eye(len(self.left), dtype=self.left.dtype)
-        return identity + self.left @ self.right
+        return torch.eye(len(self.left), dtype=self.left.dtype) + self.change
 
 
 def gram(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "d d"]:
@@ -64,12 +69,22 @@ def gram(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "d d"]:
 
 
 def weight_gram(weights: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "d d"]:
-    """Sum over projections of W^T W, in float64; once for each checkpoint."""
-    total = torch.zeros(weights[0].shape[1], weights[0].shape[1], dtype=torch.float64)
+    """Sum over projections of W^T W; once for each checkpoint.
+
+    Where there are many channels, products of up to 1280 rows are taken in float32, or wider where
+    the weights are, and summed in float64: their round-off averages out to 5e-8. Few channels cost
+    nothing in float64. Only blocks on and right of the diagonal are computed, as the sum is
+    symmetric.
+    """
+    width = weights[0].shape[1]
+    kind = torch.float32 if width > FEW_CHANNELS else torch.float64
+    total, side = torch.zeros(width, width, dtype=torch.float64), -(-width // GRAM_BLOCKS)
     for weight in weights:
-        wide = weight.double()
-        total.addmm_(wide.T, wide)  # in place: one matrix, not one for each projection
-    return total
+        for rows in weight.to(torch.promote_types(weight.dtype, kind)).split(GRAM_ROWS):
+            for first in range(0, width, side):
+                block = slice(first, first + side)
+                total[block, first:] += rows[:, block].T @ rows[:, first:]
+    return total.triu() + total.triu(1).T
 
 
 def redirect(pairs: Sequence[Pair], keep: Float[Tensor, "d d"], scales: Scales) -> Factor:
@@ -130,6 +145,14 @@ class Layers:
     def mapped(self, m: Float[Tensor, "d d"]) -> "Layers":
         return Layers(m.T @ self.now @ m, m.T @ self.cross, self.rest)
 
+    def edited(self, factor: Factor) -> "Layers":
+        """After one more map I + U V, at the rank of the factor: no product of d x d matrices."""
+        u, v = factor.left, factor.right
+        seen = self.now @ u
+        both = seen.T + (u.T @ seen) @ v
+        now = self.now + seen @ v + v.T @ both
+        return Layers(now, self.cross + v.T @ (u.T @ self.cross), self.rest)
+
 
 def derive(
     embedding: Float[Tensor, "*n d"],
@@ -184,32 +207,40 @@ def epochs(
     token included, and there is no slicing. The new factor stands on the right of the map, nearest
     to the embedding. `layers` are those after the UCE edit; `W0` in them stays the original.
     """
+    rows, wanted = torch.cat(list(concepts)), torch.cat(list(guides)).double()
+    lengths = [len(concept) for concept in concepts]
+    factor: Factor | None = None
     for _ in range(count):
-        derived = [
-            derive(concept, layers, reg, regulariser, guide)
-            for concept, guide in zip(concepts, guides, strict=True)
-        ]
-        pairs = [Pair(old, new.double()) for old, new in zip(derived, guides, strict=True)]
-        factor = redirect(pairs, keep, scales)
-        yield derived, factor
-        layers = layers.mapped(factor.map)
+        if factor is not None:
+            layers = layers.edited(factor)
+        # one system for all concepts
+        derived = derive(rows, layers, reg, regulariser, wanted)
+        factor = redirect([Pair(derived, wanted)], keep, scales)
+        yield list(derived.split(lengths)), factor
 
 
-def product(factors: Sequence[Factor], width: int) -> Float[Tensor, "d d"]:
-    """The map of several factors: the first stands on the left, the last meets the embedding."""
-    m = torch.eye(width, dtype=torch.float64)
-    for factor in factors:
-        m = m + (m @ factor.left) @ factor.right
-    return m
+def joined(factors: Sequence[Factor]) -> Factor:
+    """One factor for several: the first stands on the left, the last meets the embedding.
+
+    (I + U1 V1) (I + U2 V2) = I + [U1, (I + U1 V1) U2] [V1; V2]
+    """
+    left, right = factors[0].left, factors[0].right
+    for factor in factors[1:]:
+        left = torch.cat([left, factor.left + left @ (right @ factor.left)], dim=1)
+        right = torch.cat([right, factor.right])
+    return Factor(left, right)
 
 
 def applied(
     weight: Float[Tensor, "o d"], factor: Factor, strength: float = 1.0
 ) -> Float[Tensor, "o d"]:
-    """W + t (W U) V, at the rank of the factor; see `mapped`."""
+    """W + t (W U) V, at the rank of the factor where that is less work; see `mapped`."""
     wide = _wide(weight)
-    change = (wide @ factor.left.to(wide)) @ factor.right.to(wide)
-    return torch.add(wide, change, alpha=strength).to(weight)
+    if 2 * len(factor.right) < len(factor.left):
+        a, b = wide @ factor.left.to(wide), factor.right.to(wide)
+    else:
+        a, b = wide, factor.change.to(wide)
+    return torch.addmm(wide, a, b, alpha=strength).to(weight)
 
 
 def mapped(
@@ -222,7 +253,7 @@ def mapped(
     """
     wide = _wide(weight)
     change = m - torch.eye(len(m), dtype=m.dtype)
-    return torch.add(wide, wide @ change.to(wide), alpha=strength).to(weight)
+    return torch.addmm(wide, wide, change.to(wide), alpha=strength).to(weight)
 
 
 def _wide(weight: Float[Tensor, "o d"]) -> Float[Tensor, "o d"]:

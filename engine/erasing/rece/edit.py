@@ -14,6 +14,7 @@ import torch
 
 from engine.core.cache import LruCache
 from engine.core.errors import BadInput, ModelMismatch
+from engine.core.precision import at_home, state_at_home
 from engine.core.settings import Items, Range, Text, checked
 from engine.core.shapes import Float, Tensor
 from engine.core.taking import taking
@@ -182,14 +183,14 @@ class Edit:
     """An erasure of one model.
 
     `stages` are cumulative. Where projections differ (technique "tensor") `own` has the UCE map of
-    each, and the maps of the stages come after it; elsewhere `first` is the UCE map as a factor.
+    each, and the maps of the stages come after it; elsewhere `whole` is the last map as a factor.
     `names` are the projections that are edited.
     """
 
     settings: ReceSettings
     names: tuple[str, ...]
     stages: tuple[Stage, ...]
-    first: cf.Factor | None
+    whole: cf.Factor | None
     own: Mapping[str, Float[Tensor, "d d"]]
     gram: Float[Tensor, "d d"]
     layers: cf.Layers
@@ -231,12 +232,15 @@ class Edit:
         """New weights of the edited projections; the old ones stay as they are."""
         if strength == 0:
             return {name: state[name] for name in self.names}
-        return {name: self._baked(name, state[name], strength) for name in self.names}
+        held = state_at_home({name: state[name] for name in self.names})
+        return {
+            name: self._baked(name, weight, strength).to(state[name].device)
+            for name, weight in held.items()
+        }
 
     def _baked(self, name: str, weight: Tensor, strength: float) -> Tensor:
-        """One projection; the change is of low rank after UCE and of full rank after more."""
-        if self.first is not None and len(self.stages) == 1:
-            return cf.applied(weight, self.first, strength)
+        if self.whole is not None:
+            return cf.applied(weight, self.whole, strength)
         return cf.mapped(weight, self.layer_map(name), strength)
 
 
@@ -297,7 +301,7 @@ def _solve(bundle: DiffusionBundle, settings: ReceSettings) -> Edit:
     first, own, layers = _uce(settings, pairs, keep, weights, gram)
     if settings.layers_to_edit is not None:
         every = projections(bundle, settings.part).values()
-        layers = replace(layers, rest=cf.weight_gram([w.detach().cpu() for w in every]) - gram)
+        layers = replace(layers, rest=cf.weight_gram(at_home(list(every))) - gram)
     identity = torch.eye(len(gram), dtype=torch.float64)
     stages = [Stage("UCE", identity if first is None else first.map)]
     solved = time.perf_counter()
@@ -311,7 +315,9 @@ def _solve(bundle: DiffusionBundle, settings: ReceSettings) -> Edit:
         reg=settings.reg,
         regulariser=settings.regulariser,
     )
+    whole = first
     for number, (derived, factor) in enumerate(found, start=1):
+        whole = cf.joined([whole, factor]) if whole is not None else None
         m = stages[-1].map
         mapped = m + (m @ factor.left) @ factor.right
         stages.append(Stage(f"RECE epoch {number}", mapped, tuple(derived)))
@@ -325,7 +331,7 @@ def _solve(bundle: DiffusionBundle, settings: ReceSettings) -> Edit:
         settings,
         tuple(weights),
         tuple(stages),
-        first,
+        whole,
         own,
         gram,
         layers,
@@ -345,8 +351,8 @@ def _uce(
     scales = settings.scales()
     if settings.technique == "replace":
         factor = cf.redirect(pairs, keep, scales)
-        return factor, {}, cf.Layers(gram, gram).mapped(factor.map)
-    wide = {name: weight.detach().cpu().double() for name, weight in weights.items()}
+        return factor, {}, cf.Layers(gram, gram).edited(factor)
+    wide = {name: weight.double() for name, weight in state_at_home(weights).items()}
     own = {name: cf.redirect_orthogonal(w, pairs, keep, scales) for name, w in wide.items()}
     now = [w @ own[name] for name, w in wide.items()]
     cross = [edited.T @ w for edited, w in zip(now, wide.values(), strict=True)]
@@ -368,7 +374,7 @@ def _weight_gram(
     """sum W^T W of a checkpoint's edited projections, kept for the next edit of it."""
     chosen = settings.part, settings.layers_to_edit
     key = (*bundle.cache_key, chosen)
-    return _GRAMS.get(key, lambda: cf.weight_gram([w.detach().cpu() for w in weights.values()]))
+    return _GRAMS.get(key, lambda: cf.weight_gram(at_home(list(weights.values()))))
 
 
 _EDITS: LruCache[Edit] = LruCache()

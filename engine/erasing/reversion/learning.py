@@ -83,17 +83,14 @@ def learn(
     denoising, steered = list[float](), list[float]()
     saved = [Saved(0, row.detach().clone(), nearest(bundle, row.detach()))]
     for step in range(settings.steps):
-        loss = torch.zeros((), device=row.device)
-        found = [0.0, 0.0]
+        found = torch.zeros(2, device=row.device)
         for part in range(settings.accumulation):
             numbers = rng.generator(seed, "reversion", step, part)
             error, pull = task.losses(row, draw, numbers)
-            loss = loss + (error + settings.steer_weight * pull) / settings.accumulation
-            found[0] += float(error.detach()) / settings.accumulation
-            found[1] += float(pull.detach()) / settings.accumulation
-        adam.descend(loss)
-        denoising.append(found[0])
-        steered.append(found[1])
+            found = found + torch.stack([error, pull]) / settings.accumulation
+        adam.descend(found[0] + settings.steer_weight * found[1])
+        for losses, value in zip((denoising, steered), found.tolist(), strict=True):
+            losses.append(value)
         if (step + 1) % NEAREST_EVERY == 0 or step + 1 == settings.steps:
             saved.append(Saved(step + 1, row.detach().clone(), nearest(bundle, row.detach())))
         course = Course(tuple(denoising), tuple(steered), tuple(saved))

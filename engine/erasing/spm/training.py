@@ -13,6 +13,7 @@ from torch import nn
 from engine.core import rng
 from engine.core.cache import LruCache
 from engine.core.job import Progress
+from engine.core.precision import at_home
 from engine.core.shapes import Float, Tensor
 from engine.erasing.spm.membrane import Membrane, sites, with_membranes
 from engine.models import drawing
@@ -219,6 +220,7 @@ class _Loop:
         self.losses = list(begun.losses)
         self.empty = empty_prompt(bundle)
         self.target = encode_prompt(bundle, [concept])
+        self.plain = at_home([self.target.tokens, self.empty.tokens])
         neutral = encode_prompt(bundle, [plan.anchor]) if plan.anchor.strip() else self.empty
         self.positive_and_neutral = Conditioning.cat([self.target, neutral])
         open_wide = torch.ones(1, 1, device=bundle.device)
@@ -258,7 +260,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(step)
         self.optimizer.step()
-        losses = Losses(*(float(value.detach()) for value in (erase, held, loss)))
+        losses = Losses(*torch.stack([erase, held, loss]).detach().tolist())
         self.losses.append(losses)
         return losses
 
@@ -279,17 +281,16 @@ class _Loop:
         return ((x.detach(), t) for x, t in visited)
 
     def _anchors(self, step: int) -> Float[Tensor, "a n d"]:
-        tokens = self.target.tokens
+        tokens, empty = self.plain
         normal = rng.generator(self.seed, "anchor", step)
         uniform = random.Random(f"{self.seed} {step}")
         found = draw_anchors(
-            tokens.cpu(),
+            tokens,
             self.plan.anchors,
             lambda: rng.noise(tokens.shape, normal, dtype=tokens.dtype),
             uniform.random,
         )
-        empty = self.empty.tokens.cpu()
-        return in_order(found, empty, self.plan.official_anchor_order).to(tokens)
+        return in_order(found, empty, self.plan.official_anchor_order).to(self.target.tokens)
 
     def _predict(
         self, bundle: DiffusionBundle, x: Tensor, t: float, tokens: Float[Tensor, "b n d"]

@@ -24,16 +24,17 @@ def added_and_subtracted(
     deltas: applied.Deltas,
 ) -> Lost:
     """The share of weights that W + delta - delta does not give back, and of those of a patch."""
-    off = total = 0
+    off, total = list[Tensor](), 0
     old, new = {}, {}
     for module, weight_name in names.items():
         before = touched[weight_name].detach().to(kind)
         layer = collection.layer(module)
         delta = applied.shaped(deltas[module], before, layer).to(kind)
         added = before + delta
-        off += int(((added - delta) != before).sum())
+        off.append(((added - delta) != before).sum())
         total += before.numel()
         old[weight_name], new[weight_name] = before, added
     patch = Patch.between(old, new, Recipe("reversible_merging"))
     trip = compare(old, patch.undo(patch.apply(old)))
-    return Lost(name, off / max(total, 1), 1 - trip.equal_bits)
+    lost = int(torch.stack(off).sum()) if off else 0
+    return Lost(name, lost / max(total, 1), 1 - trip.equal_bits)

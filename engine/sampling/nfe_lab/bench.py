@@ -29,6 +29,7 @@ from engine.diffusion.solvers import SOLVERS
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.distances import kernel_distance, kernel_interval
 from engine.metrics.intervals import bootstrap
+from engine.models.devices import accelerator, is_accelerator, synchronize
 from engine.models.diffusion import Conditioning, decode_latents, predict
 from engine.models.vision import load_judge
 from engine.sampling.nfe_lab.algorithm import REFERENCE_GRID, REFERENCE_SOLVER
@@ -86,8 +87,8 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = BATCHES) -
         scene.with_prompts("a cat", "", GUIDANCE), seed, batches + 2, total
     )
     shares = {"overhead over bare network calls": loop_share}
-    if torch.cuda.is_available():
-        large = stable_diffusion_shape(scene, "cuda", "float16")
+    if device := accelerator():
+        large = stable_diffusion_shape(scene, device, "float16")
         found = yield from overhead(large, seed, batches + 2, total)
         shares["overhead at the shape of SD 1.5"] = found
     headline = errors[GRID]
@@ -279,14 +280,12 @@ def overhead(
 
 
 def _timed(scene: Scene, loop: Callable[[], object]) -> float:
-    on_gpu = scene.bundle.device.startswith("cuda")
-    clock = time.perf_counter if on_gpu else time.process_time
-    if on_gpu:
-        torch.cuda.synchronize()
+    device = scene.bundle.device
+    clock = time.perf_counter if is_accelerator(device) else time.process_time
+    synchronize(device)
     begun = clock()
     loop()
-    if on_gpu:
-        torch.cuda.synchronize()
+    synchronize(device)
     return clock() - begun
 
 

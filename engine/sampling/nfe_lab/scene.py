@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.core import budgets
 from engine.core.errors import OutOfBudget, SamplerError
+from engine.core.precision import at_home
 from engine.core.recipe import ModelRef
 from engine.core.shapes import Float, Tensor
 from engine.diffusion import adapters, grids, solvers
@@ -184,7 +185,7 @@ def small(picture: Picture, side: int = 128) -> Picture:
 
 def distance(z: Tensor, truth: Tensor) -> float:
     """Root mean square difference relative to that of `truth`."""
-    z, truth = z.cpu().double(), truth.cpu().double()
+    z, truth = (tensor.double() for tensor in at_home([z, truth]))
     return float((z - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 

@@ -31,6 +31,7 @@ from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
 from engine.metrics.distances import kernel_distance, kernel_interval, profile
 from engine.metrics.intervals import student
+from engine.models.devices import is_accelerator, policy
 from engine.models.library import MODELS
 from engine.models.score import CLASSES, ScoreBundle, load_score
 from engine.models.vision import load_judge
@@ -50,7 +51,7 @@ PREDICTOR = {"ve": "reverse_diffusion", "vp": "euler_maruyama", "subvp": "euler_
 def run(*, seed: int = 0) -> Steps[Measured]:
     """The claim, the exact ring, the networks."""
     begun = time.perf_counter()
-    on_gpu = torch.cuda.is_available()
+    device, _ = policy()
     gaps: dict[str, list[float]] = {name: [] for name in PREDICTOR}
     done, total = 0, len(PREDICTOR) * (DRAWS + 1) + 6
     for name in PREDICTOR:
@@ -72,10 +73,11 @@ def run(*, seed: int = 0) -> Steps[Measured]:
             learned[name] = bits[name] = "the network is not here"
             continue
         bundle = load_score(f"score-{name}")
-        learned[name] = samples_table(bundle, seed, 256 if on_gpu else 32, 200 if on_gpu else 40)
+        count, steps = (256, 200) if is_accelerator(device) else (32, 40)
+        learned[name] = samples_table(bundle, seed, count, steps)
         done += 1
         yield Progress(done, total, f"samples, {name}")
-        bits[name] = bits_table(bundle, seed, 32 if on_gpu else 4)
+        bits[name] = bits_table(bundle, seed, 32 if is_accelerator(device) else 4)
         done += 1
         yield Progress(done, total, f"bits, {name}")
     return Measured.of(
@@ -84,7 +86,7 @@ def run(*, seed: int = 0) -> Steps[Measured]:
         (low, high),
         seed=seed,
         begun=begun,
-        device="cuda" if on_gpu else "cpu",
+        device=device,
         figures={
             "largest gap of each draw, by process": {
                 name: [round(gap, 6) for gap in found] for name, found in gaps.items()

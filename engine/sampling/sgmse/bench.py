@@ -28,6 +28,7 @@ from engine.core.recipe import ModelRef
 from engine.core.shapes import Array, Complex, Float, Tensor
 from engine.diffusion.noise import Noise
 from engine.metrics.intervals import bootstrap
+from engine.models.devices import is_accelerator
 from engine.models.library import load
 from engine.models.speech import Sampling, SpeechBundle, padded
 from engine.sampling.sgmse import baselines, clips, enhancing
@@ -37,7 +38,7 @@ from engine.sampling.sgmse.scene import KINDS, marks_of
 
 LEVELS = (0.0, 5.0, 10.0)
 REVERB = 0.5  # seconds
-AT_ONCE = {"cpu": 2, "cuda": 20}
+ON_CPU, ON_ACCELERATOR = 2, 20  # recordings at once
 CURVE = BUDGETS[:-1]
 MEASURES = ("si_sdr", "pesq", "estoi")
 
@@ -119,7 +120,7 @@ def summary(bundle: SpeechBundle, seed: int = 0) -> dict:
     """Figures for a card: sentences at 5 dB, all of them on a GPU, every fifth on the CPU."""
     sampling = bundle.config.sampling
     settings = _settings(sampling)
-    chosen = mixtures(bundle, seed, (5.0,))[:: 1 if bundle.device.startswith("cuda") else 5]
+    chosen = mixtures(bundle, seed, (5.0,))[:: 1 if is_accelerator(bundle.device) else 5]
     marks = finish(_of_all(bundle, chosen, seed, settings, ""))
     means = {
         name: {key: round(value, 3) for key, value in _means(rows).items() if value is not None}
@@ -191,7 +192,7 @@ def _walked(
     """Enhanced waveforms; recordings of about one length are walked together."""
     waves: dict[int, Array] = {}
     order = sorted(range(len(noisy)), key=lambda i: len(noisy[i].noisy))
-    size = AT_ONCE[torch.device(bundle.device).type]
+    size = ON_ACCELERATOR if is_accelerator(bundle.device) else ON_CPU
     for begin in range(0, len(order), size):
         chosen = order[begin : begin + size]
         y = _batch(bundle, [noisy[i].noisy for i in chosen])

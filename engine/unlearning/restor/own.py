@@ -23,7 +23,8 @@ from engine.core.shapes import Int, Tensor
 from engine.metrics.intervals import Rate
 from engine.models.language import LanguageBundle
 from engine.models.library import load
-from engine.unlearning._adapters import merged, with_adapter, written
+from engine.models.peft_files import written
+from engine.unlearning._adapters import merged, with_adapter
 from engine.unlearning._losses import logits_of
 from engine.unlearning._objectives import METHODS, Objective, cross_entropy
 from engine.unlearning._questions import Fact, read_facts, read_texts

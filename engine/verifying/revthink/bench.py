@@ -13,13 +13,12 @@ shipped figures.
 import time
 from collections.abc import Generator, Sequence
 
-import torch
-
 from engine.core.catalog import Measured
 from engine.core.errors import AssetMissing
 from engine.core.job import Progress, Steps
 from engine.core.recipe import Plain
 from engine.metrics.intervals import student
+from engine.models.devices import is_accelerator, policy
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink import students
 from engine.verifying.revthink.arms import ARMS, MAIN
@@ -32,9 +31,8 @@ FRACTION, STEPS, SEEDS_HERE, SEEDS_ON_GPU = 0.5, 1000, 3, 5
 def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
     """The claim, afresh; `seed` is the first of the seeds, `seeds` 0 takes as many as fit."""
     begun = time.perf_counter()
-    has_gpu = torch.cuda.is_available()
-    device = "cuda" if has_gpu else "cpu"
-    count = seeds or (SEEDS_ON_GPU if has_gpu else SEEDS_HERE)
+    device, _ = policy()
+    count = seeds or (SEEDS_ON_GPU if is_accelerator(device) else SEEDS_HERE)
     found: list[Exam] = []
     plans = [[Plan(arm, FRACTION, seed + i) for i in range(count)] for arm in MAIN]
     for done, group in enumerate(plans):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from engine.core.rng import generator
 from engine.core.shapes import Float, Int, Tensor
+from engine.models.devices import is_accelerator
 from engine.verifying.revthink import months
 from engine.verifying.revthink.arms import (
     ARMS,
@@ -367,9 +368,11 @@ class Fleet:
         done = self.step / self.schedule.steps if progress is None else progress
         rows = self._order[self.step]
         ids, lengths = self._ids[self._row, rows], self._lengths[self._row, rows]
-        if self.device == "cpu":
+        # on a CPU padding costs time; elsewhere reading the length would make the host wait
+        if not is_accelerator(self.device):
             ids = ids[..., : int(lengths[..., 1].max())]
-        half = torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda"))
+        kind = torch.device(self.device).type
+        half = torch.autocast(kind, torch.bfloat16, enabled=is_accelerator(self.device))
         with torch.enable_grad(), half:
             logits = forward(self.weights(), ids, self.shape, half=self.half).float()
             losses = token_losses(logits, ids)

@@ -3,9 +3,8 @@
 Works on any causal language model of transformers; the weights of the base stay as they are.
 """
 
-import json
+import math
 import tempfile
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from engine.core.errors import BadInput, ModelMismatch
 from engine.core.job import Progress
 from engine.core.named_file import TextFile
 from engine.core.patch import Patch, state_fingerprint
+from engine.core.precision import state_at_home
 from engine.core.recipe import Plain, Recipe
 from engine.core.reversible import compare
 from engine.core.rng import generator
@@ -24,12 +24,13 @@ from engine.core.shapes import Float, Tensor
 from engine.models._sources import HUB_ID
 from engine.models.language import LanguageBundle
 from engine.models.library import fork, resolve
+from engine.models.peft_files import CONFIG, WEIGHTS, quietly, written
 from engine.models.tensor_file import TensorFile
 from engine.verifying.revthink import extract, teachers
 from engine.verifying.revthink import fleet as fl
 from engine.verifying.revthink.augment import Record
 from engine.verifying.revthink.extract import NONE
-from engine.verifying.revthink.objective import Mean, joint, objective
+from engine.verifying.revthink.objective import Mean, objective
 from engine.verifying.revthink.results import Answered, Tuned
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _ask(
 
 def _with_adapter(bundle: LanguageBundle, settings: Settings, seed: int) -> "PeftModel":
     """A fork of the model with fresh adapters; PEFT draws them from torch's global generator."""
-    with _quietly():
+    with quietly():
         from peft import LoraConfig, get_peft_model
 
     names = {name.rpartition(".")[2] for name, _ in bundle.model.named_modules()}
@@ -186,7 +187,7 @@ def _with_adapter(bundle: LanguageBundle, settings: Settings, seed: int) -> "Pef
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]), _quietly():
+    with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         return get_peft_model(fork(bundle.model), config)
 
@@ -195,11 +196,6 @@ def name_of(bundle: LanguageBundle) -> str:
     """How an adapter names its base: key or Hub id; of a folder its last name, not its place."""
     source = bundle.ref.source
     return source if HUB_ID.fullmatch(source) else Path(source).name
-
-
-def _quietly() -> warnings.catch_warnings:
-    """PEFT still asks transformers for names that it calls outdated."""
-    return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
 def _train(
@@ -233,8 +229,9 @@ def _train(
             losses[task] = loss.detach()
             yield None
         optimizer.step()
-        assert torch.isfinite(joint(losses))
-        yield tuple(float(losses[t]) if t in losses else 0.0 for t in TASKS)  # type: ignore[misc]
+        told = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        assert all(map(math.isfinite, told.values()))
+        yield tuple(told.get(task, 0.0) for task in TASKS)
 
 
 def _loss(model: Any, batch: Sequence[Row], pad: int, mean: Mean, device: str) -> Float[Tensor, ""]:
@@ -256,7 +253,7 @@ def _taken_along(
     """The adapter's files read back, and the merged weights as a patch, applied and undone."""
     old = dict(bundle.model.state_dict())
     baked = merged_weights(model, old)
-    touched = {name: old[name] for name in baked}
+    touched = state_at_home({name: old[name] for name in baked})
     patch = Patch.between(old, old | baked, recipe)
     applied = patch.apply(touched)
     undone = patch.undo(applied)
@@ -278,13 +275,15 @@ def _taken_along(
 
 def merged_weights(model: "PeftModel", old: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """W + alpha/r B A for every adapted projection, in the number format of W."""
-    merged = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and "default" in module.lora_A:
-            plain = f"{name.removeprefix('base_model.model.')}.weight"
-            change = module.get_delta_weight("default").detach().float()
-            merged[plain] = (old[plain].float() + change).to(old[plain].dtype)
-    return merged
+    changes = {
+        f"{name.removeprefix('base_model.model.')}.weight": module.get_delta_weight("default")
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and "default" in module.lora_A
+    }
+    return {
+        name: (old[name].float() + change.detach().float()).to(old[name].dtype)
+        for name, change in changes.items()
+    }
 
 
 def _files(
@@ -292,24 +291,18 @@ def _files(
 ) -> tuple[TensorFile, TextFile, float]:
     """adapter_model.safetensors and adapter_config.json as PEFT writes them, and the largest
     difference of logits once PEFT has read them."""
-    with _quietly():
+    with quietly():
         from peft import PeftModel
 
     ids = torch.tensor([row.ids], device=bundle.device)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _quietly():
-        # Asked about embeddings, PEFT would look the base up on the Hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-        data = Path(folder, "adapter_model.safetensors").read_bytes()
-        config = json.loads(Path(folder, "adapter_config.json").read_text("utf-8"))
+    data, config = written(model, base=name_of(bundle))
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), quietly():
+        Path(folder, WEIGHTS).write_bytes(data)
+        Path(folder, CONFIG).write_text(config, "utf-8")
         again = PeftModel.from_pretrained(fork(bundle.model), folder).eval()
-    named = {**config, "base_model_name_or_path": name_of(bundle)}
     with torch.no_grad():
         gap = (model(input_ids=ids).logits - again(input_ids=ids).logits).abs().max()
-    return (
-        TensorFile("adapter_model.safetensors", data),
-        TextFile.of("adapter_config.json", json.dumps(named, indent=2, sort_keys=True) + "\n"),
-        float(gap),
-    )
+    return TensorFile(WEIGHTS, data), TextFile.of(CONFIG, config), float(gap)
 
 
 def recipe_of(bundle: LanguageBundle, params: Mapping[str, Plain], seed: int, label: str) -> Recipe:
