@@ -59,7 +59,11 @@ def policy(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:
 
 
 class NoRoom(OutOfBudget):
-    """A model that does not fit into the memory that is free."""
+    """A model that does not fit into the memory that is free: `missing` more bytes would do."""
+
+    def __init__(self, message: str, advice: str = "", missing: int = 0) -> None:
+        super().__init__(message, advice)
+        self.missing = missing
 
 
 def check_room(title: str, needed: int, device: str, dtype: str) -> None:
@@ -70,6 +74,7 @@ def check_room(title: str, needed: int, device: str, dtype: str) -> None:
             f"{title} needs {needed / 1e9:.1f} GB of memory in {dtype}; "
             f"{free / 1e9:.1f} GB are free.",
             "Pick a smaller model, or load it as float16.",
+            needed - free,
         )
 
 

@@ -236,9 +236,10 @@ def _read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str)
         while True:
             try:
                 return loader.read(card, folder, ref, device, dtype)
-            except NoRoom:
-                # Models that nobody has used for the longest time make room first.
-                if not CACHE.drop_oldest():
+            except NoRoom as refused:
+                # Models that nobody has used for the longest time make room, where all of them
+                # together hold as much as is missing; no visitor can empty the cache for nothing.
+                if refused.missing > CACHE.bytes or not CACHE.drop_oldest():
                     raise
                 release(device)
 

@@ -85,6 +85,20 @@ def test_models_that_rest_make_room_before_a_load_refuses(monkeypatch):
     assert again.model.state_dict().keys() == held.model.state_dict().keys()
 
 
+def test_a_model_that_can_never_fit_empties_no_cache(monkeypatch):
+    load(ModelRef("world"))
+    held = len(library.CACHE)
+
+    def never(*_: object) -> None:
+        raise devices.NoRoom("It is too large.", "", missing=10**15)
+
+    monkeypatch.setattr(diffusion, "read", never)
+    monkeypatch.setattr(library, "_stamp", lambda folder: "a fourth")
+    with pytest.raises(devices.NoRoom):
+        load(ModelRef("world"))
+    assert len(library.CACHE) == held
+
+
 def test_a_model_that_fits_nowhere_is_refused_with_both_figures(monkeypatch):
     monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
     monkeypatch.setattr(library, "_stamp", lambda folder: "a third")
