@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
+from numpy.typing import ArrayLike
 
 from engine.core.recipe import Recipe
 from engine.networks.neural_de import (
@@ -423,12 +424,10 @@ def window_plot(result: "Series") -> PlotData:
     return figure(named, "time", result.unit or "value", legend=True, xaxis={"tickformat": "g"})
 
 
-def _in_time(
-    times: Sequence[float], values: Sequence[float], colour: str, **look: Any
-) -> dict[str, Any]:
+def _in_time(times: ArrayLike, values: ArrayLike, colour: str, **look: Any) -> dict[str, Any]:
     """A trace against time, as exactly as a year has weeks."""
     trace = scatter(np.stack([times, values], 1), colour, **look)
-    return trace | {"x": [round(float(t), 4) for t in times]}
+    return trace | {"x": np.round(np.asarray(times, float), 4).tolist()}
 
 
 def learning_plot(result: "Series") -> PlotData:

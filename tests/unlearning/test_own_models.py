@@ -176,7 +176,7 @@ def test_importances_of_a_vit_b_are_streamed_to_disk_within_a_gigabyte(picture_s
         (smoothinv.run, {"test": "pictures:x"}),
         (smoothinv.scan, {"test": "pictures:x"}),
     ],
-    ids=str,
+    ids=["ssd-retain", "ssd-test", "corrective-test", "smoothinv-test", "smoothinv-scan"],
 )
 def test_pictures_that_a_shipped_model_does_not_use_are_refused(job, settings):
     with pytest.raises(BadInput, match="comes with its own pictures"):
