@@ -173,6 +173,7 @@ def told(recipe: Recipe) -> tuple[object, ...]:
     return recipe.action, recipe.params, recipe.seed, recipe.model
 
 
+@pytest.mark.slow
 def test_recordings_are_as_new_as_their_code(frames: Mapping[str, Frame]):
     """Says which are not; whether they show something else, the slow test finds out."""
     stale = [s.frame.entry.name for s in staged(frames) if s.recording and record.is_stale(s)]
