@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 from gradio.components.plot import PlotData
+from numpy.typing import ArrayLike
 
 from engine.core.recipe import Recipe
 from engine.networks.neural_de import (
@@ -75,7 +76,7 @@ def build(frame: Frame) -> None:
 
 
 def _drawn(frame: Frame) -> gr.Textbox:
-    run = frame.stage("run", "Learn it and run it back", tab="Draw and reverse")
+    run = frame.stage("run", "Learn and rewind", tab="Draw and reverse")
     with run.ask:
         planes.ready(DRAWINGS, FIELD, RUN)
         drawing = gr.Textbox(
@@ -423,12 +424,10 @@ def window_plot(result: "Series") -> PlotData:
     return figure(named, "time", result.unit or "value", legend=True, xaxis={"tickformat": "g"})
 
 
-def _in_time(
-    times: Sequence[float], values: Sequence[float], colour: str, **look: Any
-) -> dict[str, Any]:
+def _in_time(times: ArrayLike, values: ArrayLike, colour: str, **look: Any) -> dict[str, Any]:
     """A trace against time, as exactly as a year has weeks."""
-    trace = scatter(np.stack([times, values], 1), colour, **look)
-    return trace | {"x": [round(float(t), 4) for t in times]}
+    trace = scatter(np.stack([np.asarray(times), np.asarray(values)], 1), colour, **look)
+    return trace | {"x": np.round(np.asarray(times), 4).tolist()}
 
 
 def learning_plot(result: "Series") -> PlotData:
