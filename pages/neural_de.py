@@ -76,7 +76,7 @@ def build(frame: Frame) -> None:
 
 
 def _drawn(frame: Frame) -> gr.Textbox:
-    run = frame.stage("run", "Learn it and run it back", tab="Draw and reverse")
+    run = frame.stage("run", "Learn and rewind", tab="Draw and reverse")
     with run.ask:
         planes.ready(DRAWINGS, FIELD, RUN)
         drawing = gr.Textbox(
@@ -426,8 +426,8 @@ def window_plot(result: "Series") -> PlotData:
 
 def _in_time(times: ArrayLike, values: ArrayLike, colour: str, **look: Any) -> dict[str, Any]:
     """A trace against time, as exactly as a year has weeks."""
-    trace = scatter(np.stack([times, values], 1), colour, **look)
-    return trace | {"x": np.round(np.asarray(times, float), 4).tolist()}
+    trace = scatter(np.stack([np.asarray(times), np.asarray(values)], 1), colour, **look)
+    return trace | {"x": np.round(np.asarray(times), 4).tolist()}
 
 
 def learning_plot(result: "Series") -> PlotData:

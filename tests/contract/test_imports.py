@@ -145,8 +145,8 @@ def _engine_layer(path: Path, numbers: set[str]) -> Layer:
         if len(path.parts) > 3:
             ours |= {f"engine.{part}.{path.parts[2]}"}
         # Networks read their own weights, which no loader of `models` knows, and volumes; benches
-        # keep what they train, so that a run that was stopped goes on.
-        files = {"safetensors", "nibabel"} if part == "networks" else set()
+        # keep what they train, so that a run that was stopped goes on. Fields are read as algebra.
+        files = {"safetensors", "nibabel", "sympy"} if part == "networks" else set()
         if path.name == "bench.py":
             numbers = numbers | {"safetensors"}
         return Layer(ours, numbers, frozenset(MODEL_LIBRARIES | files))

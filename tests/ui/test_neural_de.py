@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gradio_client import Client
+from gradio_client.exceptions import AppError
 from playwright.sync_api import expect
 
 from benchmarks.harness import axe_findings, sideways_scroll
 from engine.core.job import Job, finish
+from engine.core.recipe import Recipe
 from engine.networks.neural_de import DRAWINGS
 from engine.networks.neural_de.drawing import points_of
 from engine.networks.neural_de.results import Drawn, Gradients, Held, Point
@@ -101,8 +103,9 @@ def test_gradients_that_left_all_bounds_have_no_bar_and_a_word():
 
 def test_the_named_endpoint_answers_with_one_sentence_to_bad_input(client: Client):
     need_panel("neural_de")
-    with pytest.raises(Exception, match="One observation is no curve"):
-        client.predict(drawing="0 0", api_name="/neural_de_run")
+    recipe = Recipe("neural_de", params={"drawing": "0 0"}, seed=7)
+    with pytest.raises(AppError, match="One observation is no curve"):
+        client.predict(recipe.json(), api_name="/neural_de_run")
 
 
 # ---------------------------------------------------------------------- a visitor
