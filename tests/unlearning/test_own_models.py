@@ -42,7 +42,7 @@ def timm_folder(tmp_path: Path) -> Path:
 
 def test_a_model_of_timm_forgets_and_comes_back(timm_folder, picture_set, tmp_path):
     """The edited checkpoint is read by timm itself, and the undo file brings every bit back."""
-    import timm
+    timm = pytest.importorskip("timm")
     from safetensors.torch import load_file
 
     bundle = open_classifier(str(timm_folder))
