@@ -83,7 +83,12 @@ def power(value: float) -> str:
     if -4 < int(exponent) < 4:
         return f"{float(f'{value:.0e}'):,.{max(0, -int(exponent))}f}"
     times = "" if digit == "1" else f"{digit} × "
-    return f"{times}10{str(int(exponent)).translate(_RAISED)}"
+    return times + ten_to(int(exponent))
+
+
+def ten_to(exponent: int) -> str:
+    """A power of ten: 10⁻⁷."""
+    return f"10{str(exponent).translate(_RAISED)}"
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -28,11 +28,11 @@ from engine.core import disk
 from engine.core.errors import BadInput
 from engine.core.recipe import Plain, Recipe
 from pages._look import ASSETS
-from pages._markup import escape
+from pages._markup import escape, ten_to
 
 FOLDER = ASSETS / "recordings"
 MARK, HEAD = "\x1a", '{"head": '
-RAISED, SMALLEST_POWER = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"), -6
+SMALLEST_POWER = -6
 
 # A text of markup, a figure, or None for what stays as it is.
 Drawn: TypeAlias = str | Mapping[str, Plain] | None
@@ -67,7 +67,7 @@ def plain(value: float, digits: int = 2) -> str:
     power = math.floor(math.log10(abs(value))) if value else 0
     if not value or power > SMALLEST_POWER:
         return f"{value:.{max(digits - 1 - power, 0)}f}" if value else "0"
-    return f"{value / 10.0**power:.{digits - 1}f} · 10{str(power).translate(RAISED)}"
+    return f"{value / 10.0**power:.{digits - 1}f} · {ten_to(power)}"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,14 @@ def kernel_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> float:
     return float(first + second - 2 * xy.mean())
 
 
+def kernel_thousandths(
+    x: Float[Array, "n d"], y: Float[Array, "m d"], *, seed: int = 0
+) -> list[float]:
+    """The kernel distance and its 95 % interval in thousandths, as benchmarks record it."""
+    found = kernel_distance(x, y), *kernel_interval(x, y, seed=seed)
+    return [round(1000 * value, 2) for value in found]
+
+
 def kernel_interval(
     x: Float[Array, "n d"], y: Float[Array, "m d"], *, seed: int = 0, subsets: int = 50
 ) -> tuple[float, float]:

@@ -41,16 +41,15 @@ Hits = dict[str, list[bool]]
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture: its prompt, what it should show, and whether it names what is erased."""
+    """One picture: its prompt, and what it should show."""
 
     prompt: str
     shows: str
-    is_target: bool
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is erased, what the judge is asked about, and the pictures."""
+    """What is erased, what the judge is asked about, and the pictures: first those that name it."""
 
     head: str
     target: str
@@ -68,10 +67,10 @@ def style(name: str) -> Subject:
         "pixel art": "{} in pixel art style",
     }
     others, drawn = [other for other in forms if other != name], OBJECTS[1::4][:EACH]
-    asks = [Ask(forms[name].format(article(one)), name, True) for one in drawn]
+    asks = [Ask(forms[name].format(article(one)), name) for one in drawn]
     for place, one in enumerate(drawn):
         shows = others[place % len(others)]
-        asks.append(Ask(forms[shows].format(article(one)), shows, False))
+        asks.append(Ask(forms[shows].format(article(one)), shows))
     settings = ReceSettings.of(
         concepts=[f"{name} style"],
         guides=["plain style"],
@@ -86,9 +85,9 @@ def thing(name: str) -> Subject:
     forms = ("{}", "a picture of {}", "{} in neon style", "a sketch of {}")
     category = CATEGORY_OF[name][0]
     retain = [one for one in OBJECTS[::3] if one != name][:8]
-    asks = [Ask(forms[place % 4].format(article(name)), name, True) for place in range(EACH)]
+    asks = [Ask(forms[place % 4].format(article(name)), name) for place in range(EACH)]
     for place, one in enumerate([*retain[:4], *[o for o in OBJECTS[1::5] if o != name][:4]]):
-        asks.append(Ask(forms[place % 4].format(article(one)), one, False))
+        asks.append(Ask(forms[place % 4].format(article(one)), one))
     settings = ReceSettings.of(concepts=[name], guides=[category], retain=retain, epochs=1)
     return Subject("subject", name, settings, tuple(asks))
 

@@ -16,7 +16,6 @@ from the seeds on the way down. Which path one gets depends on where the first q
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 
 from engine.core import rng
+from engine.core.cache import LruCache
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
 from engine.core.settings import Range
@@ -64,10 +64,10 @@ class BrownianInterval:
     ) -> None:
         if not (math.isfinite(end) and end > 0):
             raise BadInput(f"A path ends after it starts, got {end:g}.", "Try an end of 1.")
-        self.end, self.shape, self.seed, self.cached = end, tuple(shape), seed, cached
+        self.end, self.shape, self.seed = end, tuple(shape), seed
         self.root = Node(0.0, end, ())
         self.nodes, self.made = 1, 0
-        self._kept = OrderedDict[tuple[int, ...], Tensor]()
+        self._kept: LruCache[Tensor] = LruCache(most=cached)
 
     def __call__(self, start: float, end: float) -> Float[Tensor, "*d"]:
         """W(end) - W(start). Raises `BadInput` for times that do not increase or lie outside."""
@@ -117,13 +117,10 @@ class BrownianInterval:
     def _increment(self, node: Node) -> Tensor:
         """From the nearest ancestor that is kept, down; what is on the way is kept a while."""
         way = [node]
-        while way[-1].path not in self._kept and way[-1].parent is not None:
+        while (value := self._kept.peek(way[-1].path)) is None and way[-1].parent is not None:
             way.append(way[-1].parent)
-        value = self._kept.get(way[-1].path)
         if value is None:
             value = self._keep(self.root, self._noise(self.root) * math.sqrt(self.end))
-        else:
-            self._kept.move_to_end(way[-1].path)
         for child in reversed(way[:-1]):
             value = self._bridged(child, value)
         return value
@@ -146,10 +143,7 @@ class BrownianInterval:
         return rng.noise(self.shape, generator, dtype=torch.float64)
 
     def _keep(self, node: Node, value: Tensor) -> Tensor:
-        self._kept[node.path] = value
-        self._kept.move_to_end(node.path)
-        while len(self._kept) > self.cached:
-            self._kept.popitem(last=False)
+        self._kept.put(node.path, value)
         return value
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from engine.networks.neural_de import LONGEST_DRAWING, READERS, SPIRAL, SYSTEMS
 from engine.networks.neural_de.drawing import fitted, points_of, resampled
 from engine.networks.neural_de.fields import KNOWN, Learned, drawn_weights, undrawn
 from engine.networks.neural_de.results import Formula
+
+if TYPE_CHECKING:
+    import sympy
 
 STEPS, TOLERANCE, GENERATIONS = 64, 0.1, 12
 
@@ -179,14 +182,20 @@ def simplified(text: str) -> tuple[str, str]:
     """A prefix expression of gplearn, or plain algebra, multiplied out, and as LaTeX."""
     import sympy
 
-    x, y = sympy.symbols("x y")
-    names = {
-        "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-        "x": x, "y": y,
-    }  # fmt: skip
-    whole = sympy.expand(sympy.sympify(text.replace("^", "**"), locals=names))
+    whole = sympy.expand(_algebra(text))
     short = whole.xreplace({n: sympy.Float(n, 3) for n in whole.atoms(sympy.Float)})
     return str(short).replace("**", "^"), sympy.latex(short)
+
+
+def _algebra(text: str) -> "sympy.Expr":
+    """An expression of x and y, in the prefix form of gplearn or as plain algebra."""
+    import sympy
+
+    names = {
+        "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
+        "x": sympy.Symbol("x"), "y": sympy.Symbol("y"),
+    }  # fmt: skip
+    return sympy.sympify(text.replace("^", "**"), locals=names)
 
 
 # ---------------------------------------------------------------------- the job
@@ -263,7 +272,7 @@ def polynomial_of(expressions: Sequence[str]) -> Polynomial:
     x, y = sympy.symbols("x y")
     table = torch.zeros(len(TERMS), 2).double()
     for axis, text in enumerate(expressions):
-        whole = sympy.Poly(sympy.sympify(text.replace("^", "**"), locals={"x": x, "y": y}), x, y)
+        whole = sympy.Poly(_algebra(text), x, y)
         for (i, j), value in whole.terms():
             if Term(i, j) in TERMS:
                 table[TERMS.index(Term(i, j)), axis] = float(value)

@@ -27,7 +27,7 @@ from engine.diffusion import adapters, grids, schedules
 from engine.diffusion.mixture import three_modes
 from engine.diffusion.solvers import SOLVERS
 from engine.diffusion.solvers import run as run_solver
-from engine.metrics.distances import kernel_distance, kernel_interval
+from engine.metrics.distances import kernel_thousandths
 from engine.metrics.intervals import bootstrap
 from engine.models.devices import accelerator, is_accelerator, synchronize
 from engine.models.diffusion import Conditioning, decode_latents, predict
@@ -153,9 +153,7 @@ def _kernels(pictures: Drawn, seed: int) -> dict[str, list[float]]:
     found = {}
     for name, parts in pictures.items():
         features = judge.judge(np.concatenate(parts)).features
-        distance = kernel_distance(features, truth)
-        low, high = kernel_interval(features, truth, seed=seed)
-        found[name] = [round(1000 * value, 2) for value in (distance, low, high)]
+        found[name] = kernel_thousandths(features, truth, seed=seed)
     return found
 
 

@@ -29,7 +29,7 @@ from engine.diffusion.noise import Noise
 from engine.diffusion.predictors import released_grid
 from engine.diffusion.schedules import Path
 from engine.diffusion.solvers import run as run_solver
-from engine.metrics.distances import kernel_distance, kernel_interval, profile
+from engine.metrics.distances import kernel_thousandths, profile
 from engine.metrics.intervals import student
 from engine.models.devices import is_accelerator, policy
 from engine.models.library import MODELS
@@ -155,7 +155,7 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
     truth = judge.judge(np.concatenate(list(new_drawings(4 * count, 10_000)))).features
     again = judge.judge(np.concatenate(list(new_drawings(count, 50_000)))).features
     table: dict[str, Plain] = {"samples": count, "NFE": nfe}
-    table["floor: other new drawings"] = _kernel(again, truth)
+    table["floor: other new drawings"] = kernel_thousandths(again, truth)
     z = Noise(seed).start(torch.zeros(count, *bundle.shape), bundle.path.prior_std)
     z = z.to(bundle.device)
     for title, corrector in (("predictor", "none"), ("with corrector", "langevin")):
@@ -163,7 +163,7 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
         grid = released_grid(steps_of(settings, nfe), LAST[bundle.process])
         drawn = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
         features = judge.judge(bundle.pictures(drawn)).features
-        table[title] = _kernel(features, truth)
+        table[title] = kernel_thousandths(features, truth)
     return table
 
 
@@ -217,9 +217,3 @@ def _sized(pictures: Iterator[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
         for one in pictures
     ]
     return np.stack(rows)
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Kernel distance and its interval, in thousandths."""
-    found = kernel_distance(x, y), *kernel_interval(x, y)
-    return [round(1000 * value, 2) for value in found]
