@@ -70,7 +70,7 @@ def told_bytes(size: float) -> str:
 
 def told_error(error: float) -> str:
     """A relative error to one digit, as people write it: 0.02, or 5 × 10⁻⁷ where it is tiny."""
-    return markup.power(error)
+    return markup.figure(error)
 
 
 def told_share(share: float) -> str:

@@ -6,6 +6,7 @@ Every text goes through `escape`, unless it is `Html` already:
 """
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.core.catalog import Exactness, RoundTrip
@@ -73,16 +74,18 @@ def titled(title: str, text: str, level: int = 3) -> str:
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# Between these powers of ten a number is read more easily written out.
+SMALLEST_POWER, LARGEST_POWER = -6, 6
 
 
-def power(value: float) -> str:
-    """A number to one digit, as people write it: 0, 0.02, 300, 10⁻⁶ or 5 × 10⁻⁷."""
-    digit, _, exponent = f"{value:.0e}".partition("e")
-    if value == 0 or not exponent:
+def figure(value: float, digits: int = 1) -> str:
+    """A number with so many digits, as people write it: 0, 0.020, 1,300, 10⁻⁶ or 5 × 10⁻⁷."""
+    if not math.isfinite(value) or value == 0:
         return f"{value:.0f}"
-    if -4 < int(exponent) < 4:
-        return f"{float(f'{value:.0e}'):,.{max(0, -int(exponent))}f}"
-    times = "" if digit == "1" else f"{digit} × "
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    if SMALLEST_POWER < int(exponent) < LARGEST_POWER:
+        return f"{float(f'{mantissa}e{exponent}'):,.{max(digits - 1 - int(exponent), 0)}f}"
+    times = "" if float(mantissa) == 1 else f"{mantissa} × "
     return times + ten_to(int(exponent))
 
 
@@ -100,7 +103,7 @@ def came_back(trip: RoundTrip) -> str:
     """How a value came back, and how far off it is."""
     if trip.exactness is Exactness.BITWISE:
         return trip.exactness.undo
-    return f"{trip.exactness.undo}, {power(trip.relative_error)} of its size"
+    return f"{trip.exactness.undo}, {figure(trip.relative_error)} of its size"
 
 
 def tick(holds: bool, text: str, note: str) -> str:

@@ -16,7 +16,6 @@ Addresses of pictures and sounds stand once in `parts`, and in what is drawn as 
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,11 +27,10 @@ from engine.core import disk
 from engine.core.errors import BadInput
 from engine.core.recipe import Plain, Recipe
 from pages._look import ASSETS
-from pages._markup import escape, ten_to
+from pages._markup import escape
 
 FOLDER = ASSETS / "recordings"
 MARK, HEAD = "\x1a", '{"head": '
-SMALLEST_POWER = -6
 
 # A text of markup, a figure, or None for what stays as it is.
 Drawn: TypeAlias = str | Mapping[str, Plain] | None
@@ -60,14 +58,6 @@ class Number:
             f'{escape(self.before)} <span aria-label="becomes">→</span> ' if self.before else ""
         )
         return f"<p>{escape(self.what)}</p><b>{before}{escape(self.value)}</b>"
-
-
-def plain(value: float, digits: int = 2) -> str:
-    """A figure with so many digits as one reads it: 0.10, 0.00006, or 6 · 10⁻¹⁷."""
-    power = math.floor(math.log10(abs(value))) if value else 0
-    if not value or power > SMALLEST_POWER:
-        return f"{value:.{max(digits - 1 - power, 0)}f}" if value else "0"
-    return f"{value / 10.0**power:.{digits - 1}f} · {ten_to(power)}"
 
 
 @dataclass(frozen=True)

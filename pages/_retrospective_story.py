@@ -18,7 +18,7 @@ from pages import _plots as plots
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.metrics.hallucination import Rates
@@ -179,8 +179,8 @@ def doubts_html(result: "Telling") -> str:
     return (
         f'<section class="doubts" style="--tau:{place(result.tau):.1f}%" '
         f'aria-label="Doubt of each phrase"><h3>Its doubt, phrase by phrase</h3>'
-        f'<p class="note">P(UN) from {plain(LOWEST_TAU, 1)} to 1, logarithmic; the line is tau = '
-        f"{result.tau:g}</p><ol>{''.join(rows)}</ol>{more}</section>"
+        f'<p class="note">P(UN) from {markup.figure(LOWEST_TAU)} to 1, logarithmic; '
+        f"the line is tau = {result.tau:g}</p><ol>{''.join(rows)}</ol>{more}</section>"
     )
 
 

@@ -19,7 +19,7 @@ from pages._frame import Frame
 from pages._look import BACKWARD, SERIES
 from pages._planes import INK, dotted, figure, heat, plane, scatter
 from pages._plots import Line
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.denoising_mcmc.results import Album, Chained, Side, Trace, Trades
@@ -136,7 +136,7 @@ def nearer(result: "Chained", recipe: Recipe) -> Number | None:
     if set(errors) != {"noise", "chain"}:
         return None
     what = "distance to the data at equal cost: from noise → from the chain"
-    return Number(what, plain(errors["chain"]), plain(errors["noise"]))
+    return Number(what, markup.figure(errors["chain"], 2), markup.figure(errors["noise"], 2))
 
 
 def two_clouds(result: "Chained") -> list[np.ndarray]:

@@ -349,7 +349,7 @@ def _layers(result: "Reversed") -> str:
 
 def _layer_row(error: "LayerError") -> list[str]:
     found = (error.inverse, error.anchored_inverse, error.gradient, error.anchored_gradient)
-    return [str(error.layer), *(markup.power(_finite(one)) for one in found)]
+    return [str(error.layer), *(markup.figure(_finite(one)) for one in found)]
 
 
 def _costs(result: "Reversed") -> str:
@@ -455,7 +455,7 @@ def _adapters(result: "Tuned") -> object:
     made = [result.adapter, result.adapter_config, *result.lora]
     written = files.written({one.name: list(one.pieces()) for one in made})
     label = (
-        f"Adapters; read back into a fresh copy, logits differ by {markup.power(result.read_back)}"
+        f"Adapters; read back into a fresh copy, logits differ by {markup.figure(result.read_back)}"
     )
     return gr.File(value=[str(path) for path in written], visible=True, label=label)
 

@@ -282,7 +282,7 @@ def grey_levels(result: "PictureBack", recipe: Recipe) -> Number | None:
         return None
     return Number(
         f"largest error after {result.depth} blocks back, of 255 grey levels",
-        markup.power(255 * result.trip.largest_error),
+        markup.figure(255 * result.trip.largest_error),
     )
 
 
@@ -295,6 +295,6 @@ def _errors(result: "PictureBack") -> PlotData:
         undone,
         errors,
         backward=True,
-        hover=[f"{k} undone: {markup.power(e)}" for k, e in zip(undone, errors, strict=True)],
+        hover=[f"{k} undone: {markup.figure(e)}" for k, e in zip(undone, errors, strict=True)],
     )
     return plots.curves([line], "couplings undone", "largest error, of 255", log_y=True, height=280)

@@ -129,8 +129,8 @@ def film(result: "Drawn") -> Sequence[np.ndarray]:
     """The way forwards, and the way back over it."""
     ours = next(way for way in result.ways if way.method == "reversible_heun")
     return [
-        planes.picture(result.path[: there + 1], ours.back[:back])
-        for there, back in planes.there_and_back(len(result.path), 12)
+        planes.picture(result.trajectory[: there + 1], ours.back[:back])
+        for there, back in planes.there_and_back(len(result.trajectory), 12)
     ]
 
 
@@ -146,14 +146,14 @@ def _ways(ways: "Sequence[WayBack]") -> str:
     rows = [
         [
             way.title,
-            markup.power(way.error),
+            markup.figure(way.error),
             Html(
                 f"{markup.digits(way.start)} "
                 f'<span class="mark backward" aria-label="came back as">◀</span> '
                 f"{markup.digits(way.returned)}"
             ),
             markup.came_back(way.trip) if way.trip is not None else "",
-            markup.power(float(way.gap.max())) if way.method != "heun" else "one stream",
+            markup.figure(float(way.gap.max())) if way.method != "heun" else "one stream",
         ]
         for way in ways
     ]
@@ -181,7 +181,7 @@ def miss_of_start(result: "Drawn | Held", recipe: Recipe) -> Number | None:
 
 
 def _missed(way: "WayBack") -> str:
-    return "left all bounds" if way.left_at is not None else markup.power(float(way.misses[-1]))
+    return "left all bounds" if way.left_at is not None else markup.figure(float(way.misses[-1]))
 
 
 # ---------------------------------------------------------------------- gradients
@@ -487,8 +487,8 @@ def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object
         for place, level in enumerate(some)
     ]
     rows: list[list[object]] = [
-        ["asked again, largest difference", markup.power(result.repeat_error)],
-        ["two parts against the whole", markup.power(result.additivity_error)],
+        ["asked again, largest difference", markup.figure(result.repeat_error)],
+        ["two parts against the whole", markup.figure(result.additivity_error)],
         ["same seed, first asked from right to left", f"{result.order_difference:.2g}"],
         ["questions", result.queries],
         ["increments kept", result.kept],
@@ -503,7 +503,7 @@ def draw_refined(result: "Refined", recipe: Recipe, ended: bool) -> tuple[object
 
 def asked_again(result: "Refined", recipe: Recipe) -> Number | None:
     """The difference of a question asked twice."""
-    return Number("asked twice, difference", markup.power(result.repeat_error))
+    return Number("asked twice, difference", markup.figure(result.repeat_error))
 
 
 def _generate(frame: Frame) -> None:
@@ -585,12 +585,12 @@ def _formula(frame: Frame, drawing: gr.Textbox) -> None:
 
 def draw_formula(result: "Formula", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """Nothing before the end but the path."""
-    if result.path is None or result.target is None:
+    if result.trajectory is None or result.target is None:
         return ()
     reach = 1.2 * float(np.abs(result.target).max())
     traces = [
         scatter(result.target, INK, mode="lines", width=5) | {"opacity": 0.35},
-        scatter(result.path, FORWARD, mode="lines", width=2.5),
+        scatter(result.trajectory, FORWARD, mode="lines", width=2.5),
     ]
     read = "".join(
         f'<p class="verdict">d{name}/dt = {escape(as_written(text))}</p>'
@@ -611,7 +611,7 @@ def expressions_table(result: "Formula") -> str:
     table = markup.table(["", "read", "true", "LaTeX"], rows, "Expressions")
     said = ""
     if result.refitted is not None:
-        said = f"Distance of its path from the given one: {markup.power(result.refitted)}."
+        said = f"Distance of its path from the given one: {markup.figure(result.refitted)}."
     return table + markup.notes(said, *result.notes)
 
 

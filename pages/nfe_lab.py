@@ -19,7 +19,7 @@ from pages._frame import Frame
 from pages._markup import escape
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling._plane import Plane
@@ -368,7 +368,7 @@ def way_back(shown: "Rewound", recipe: Recipe) -> Number | None:
     if len(errors) < 2:
         return None
     what = f"comes back within, of 255: {shown.ways[0].title} → {shown.ways[-1].title}"
-    return Number(what, plain(errors[-1]), plain(errors[0]))
+    return Number(what, markup.figure(errors[-1], 2), markup.figure(errors[0], 2))
 
 
 def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:
@@ -378,8 +378,8 @@ def way_shot(way: "Way", prompt: str, ended: bool) -> Shot:
     lines = []
     if way.pixel_error is not None and way.latent_error is not None:
         lines = [
-            f"comes back within {plain(way.pixel_error)} of 255 a pixel",
-            f"relative error of the latents {plain(way.latent_error, 1)}",
+            f"comes back within {markup.figure(way.pixel_error, 2)} of 255 a pixel",
+            f"relative error of the latents {markup.figure(way.latent_error)}",
             f"its noise has a spread of {way.noise_std:.2f}; 1 is perfect · {way.nfe} NFE",
         ]
     return Shot(

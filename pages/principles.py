@@ -29,7 +29,7 @@ from pages._look import ASSETS, SERIES
 from pages._markup import Html, escape
 from pages._planes import INK, VIEW, arrows, capped, dotted, figure, heat, plane, scatter
 from pages._plots import time_scrubber
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.principles.algorithm import Agreement, Orders, Point, Slope, Trail, Views
@@ -169,7 +169,7 @@ def orders_apart(result: "Orders", recipe: Recipe) -> Number | None:
     if not {"ddim", "dpmpp_2m"} <= set(errors):
         return None
     what = f"error at {recipe.params['nfe']} evaluations: DDIM → DPM-Solver++ 2M"
-    return Number(what, plain(errors["dpmpp_2m"]), plain(errors["ddim"]))
+    return Number(what, markup.figure(errors["dpmpp_2m"], 2), markup.figure(errors["ddim"], 2))
 
 
 def curve_plot(result: "Orders", *, all_times: bool) -> PlotData:
@@ -355,7 +355,9 @@ def draw_views(result: "Views", recipe: Recipe, ended: bool) -> tuple[object, ..
 
 def back_again(result: "Views", recipe: Recipe) -> Number:
     """The largest error of turning one reading into another and back."""
-    return Number("turned into one another and back, error", plain(float(result.trips.max()), 1))
+    return Number(
+        "turned into one another and back, error", markup.figure(float(result.trips.max()))
+    )
 
 
 def field_plot(result: "Views") -> PlotData:

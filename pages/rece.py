@@ -16,7 +16,7 @@ from pages._fields import Controls
 from pages._frame import Frame
 from pages._parts import Shot
 from pages._plots import Line
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.erasing.rece.results import Erasure, Reattacked
@@ -386,7 +386,7 @@ def comes_back(result: "Reattacked", recipe: Recipe) -> Number | None:
 def draw_comeback(result: "Reattacked", recipe: Recipe, ended: bool) -> tuple[object, ...]:
     """One row a stage: the prompt, the old attack, the fresh one."""
     rows = {
-        f"{row.stage} · smallest singular value of M {plain(row.smallest)}": (
+        f"{row.stage} · smallest singular value of M {markup.figure(row.smallest, 2)}": (
             [row.plain, row.old, row.fresh],
             [row.verdicts.get(name, "") for name in ("plain", "old", "fresh")],
         )

@@ -381,7 +381,7 @@ def draw_equation(result: "Equation", recipe: Recipe, ended: bool) -> tuple[obje
             one.told,
             f"{one.general:.6f}",
             f"{one.own:.6f}",
-            markup.power(one.error),
+            markup.figure(one.error),
         ]
         for one in result.checked
     ]
@@ -423,7 +423,7 @@ def largest_error(result: "Equation", recipe: Recipe) -> Number | None:
     if not result.checked:
         return None
     worst = max(one.error for one in result.checked)
-    return Number(f"largest difference, {len(result.checked)} methods", markup.power(worst))
+    return Number(f"largest difference, {len(result.checked)} methods", markup.figure(worst))
 
 
 # ---------------------------------------------------------------------- files

@@ -164,7 +164,7 @@ def draw_walk(result: "Walked", recipe: Recipe, ended: bool) -> tuple[object, ..
             "error",
             _error_picture(last) if last else None,
             "largest error of the lowest map at each place",
-            (f"largest {markup.power(float(last.error_map.max()))}", "black 0, white 10⁻⁷")
+            (f"largest {markup.figure(float(last.error_map.max()))}", "black 0, white 10⁻⁷")
             if last
             else (),
             np.stack([_error_picture(step) for step in steps]) if ended else None,
@@ -206,7 +206,7 @@ def at_the_stem(result: "Walked", recipe: Recipe) -> Number | None:
         return None
     return Number(
         f"error after {len(result.steps) - 1} steps back, of the maps' size",
-        markup.power(result.trip.relative_error),
+        markup.figure(result.trip.relative_error),
     )
 
 
@@ -255,7 +255,7 @@ def _way(steps: "Sequence[StepBack]") -> PlotData:
         range(1, len(steps) + 1),
         [max(step.error, 1e-18) for step in steps],
         backward=True,
-        hover=[f"{_where(step)}: {markup.power(step.error)}" for step in steps],
+        hover=[f"{_where(step)}: {markup.figure(step.error)}" for step in steps],
     )
     return plots.curves([line], "levels undone", "relative error", log_y=True, height=280)
 
@@ -312,7 +312,7 @@ def does_not_move(result: "Bars", recipe: Recipe) -> Number | None:
 def _honest(result: "Bars") -> str:
     """The price of the bar that stands still."""
     errors = "; ".join(
-        f"{count} columns: {markup.power(error)}" for count, error in result.inverse_errors
+        f"{count} columns: {markup.figure(error)}" for count, error in result.inverse_errors
     )
     wrong = [bar for bar in result.bars if bar.mode == "whole" and bar.gradient_error > 1e-3]
     told = [f"Relative error of walking all the way back in float32: {errors}."]

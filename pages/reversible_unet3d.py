@@ -230,7 +230,7 @@ def _stage(stage: "StageBack") -> str:
             name,
             parts.error_picture(np.flipud(one.T), white=max(top, 1e-7)),
             f"{stage.stage}: largest error along each line of sight, {name}",
-            (f"largest {markup.power(float(one.max()))}",),
+            (f"largest {markup.figure(float(one.max()))}",),
             backward=True,
         )
         for name, one in zip(names, stage.error_maps, strict=True)
@@ -256,7 +256,7 @@ def walked_back(result: "Segmented", recipe: Recipe) -> Number | None:
         return None
     worst = max(stage.trip.relative_error for stage in result.stages)
     what = f"largest error of {len(result.stages)} stages walked back, of their size"
-    return Number(what, markup.power(worst))
+    return Number(what, markup.figure(worst))
 
 
 # ---------------------------------------------------------------------- training
@@ -313,7 +313,7 @@ def largest_gap(result: "Trained", recipe: Recipe) -> Number | None:
     lengths = {len(curve.losses) for curve in finished}
     if len(finished) < 2 or len(lengths) > 1 or not result.largest_gap:
         return None
-    return Number("largest gap of the losses at any step", markup.power(result.largest_gap))
+    return Number("largest gap of the losses at any step", markup.figure(result.largest_gap))
 
 
 # ---------------------------------------------------------------------- sizes

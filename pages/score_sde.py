@@ -29,7 +29,7 @@ from pages._look import ASSETS, BACKWARD, SERIES
 from pages._parts import Shot
 from pages._planes import INK, dotted, heat, plane, scatter
 from pages._plots import Line
-from pages._recordings import Number, plain
+from pages._recordings import Number
 
 if TYPE_CHECKING:
     from engine.sampling.score_sde.results import (
@@ -145,7 +145,9 @@ def gap(result: "Returned", recipe: Recipe) -> Number | None:
     """The farthest that a point came back from itself."""
     if result.gap is None:
         return None
-    return Number("largest distance between a point and where it came back", plain(result.gap, 1))
+    return Number(
+        "largest distance between a point and where it came back", markup.figure(result.gap)
+    )
 
 
 def there_and_back(result: "Returned") -> list[np.ndarray]:
@@ -262,7 +264,7 @@ def picture_gap(trip: "Trip", recipe: Recipe) -> Number | None:
     """How far the picture that came back is from itself."""
     if trip.gap is None:
         return None
-    return Number("comes back within, of 255 a pixel", plain(trip.gap))
+    return Number("comes back within, of 255 a pixel", markup.figure(trip.gap, 2))
 
 
 def bits_html(bits: "Bits") -> str:
@@ -565,7 +567,7 @@ def _mask() -> gr.Textbox:
 def obeyed(made: "Controlled", recipe: Recipe) -> Number | None:
     """How well the draws keep to what was asked: to the known part, or to the wanted object."""
     if made.kept is not None:
-        return Number("the known part comes back within, of 255", plain(made.kept))
+        return Number("the known part comes back within, of 255", markup.figure(made.kept, 2))
     if made.right:
         sure = sum(made.right) / len(made.right)
         return Number("how sure the classifier is of what was wanted", f"{100 * sure:.0f} %")

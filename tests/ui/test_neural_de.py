@@ -55,8 +55,8 @@ def test_every_state_of_the_ways_back_is_in_the_page(drawn: Drawn):
 def test_the_number_is_by_how_much_the_start_is_missed(drawn: Drawn):
     number = neural_de.miss_of_start(drawn, None)
     heun = drawn.ways[0]
-    missed = np.linalg.norm(heun.back[-1] - heun.path[0])
-    assert number.before == markup.power(missed)
+    missed = np.linalg.norm(heun.back[-1] - heun.trajectory[0])
+    assert number.before == markup.figure(missed)
     assert number.value == "0" or "10⁻¹" in number.value
     assert neural_de.miss_of_start(replace(drawn, ways=()), None) is None
 

@@ -17,6 +17,7 @@ from PIL import Image
 from engine.core.catalog import Entry, announced
 from engine.core.recipe import Recipe
 from engine.sounds import Sound
+from pages import _markup as markup
 from pages import _parts as parts
 from pages import _plots as plots
 from pages import _recordings as recordings
@@ -80,11 +81,12 @@ def test_a_number_reads_as_people_say_it():
     ("value", "said"),
     [
         (0.1, "0.10"), (1.28, "1.3"), (33.4, "33"), (6.1e-5, "0.000061"), (0, "0"),
-        (6.1e-17, "6.1 · 10⁻¹⁷"), (-0.5, "-0.50"),
+        (6.1e-17, "6.1 × 10⁻¹⁷"), (-0.5, "-0.50"), (1e-9, "10⁻⁹"),
+        (1280, "1,300"), (float("inf"), "inf"),
     ],
 )  # fmt: skip
 def test_small_figures_read_as_people_say_them(value: float, said: str):
-    assert recordings.plain(value) == said
+    assert markup.figure(value, 2) == said
 
 
 def test_pictures_keep_their_pixels_and_their_recipes():
@@ -233,7 +235,9 @@ def assert_alike(then: str, now: str) -> None:
     )
     assert NUMBER.sub("#", said) == NUMBER.sub("#", says)
     for before, after in zip(NUMBER.findall(said), NUMBER.findall(says), strict=True):
-        assert abs(float(before) - float(after)) <= last_digit(before), (before, after)
+        # Equal texts need no reading: a fingerprint such as 5e319... is a figure by chance alone.
+        same = before == after
+        assert same or abs(float(before) - float(after)) <= last_digit(before), (before, after)
 
 
 def in_letters(text: str) -> str:

@@ -115,9 +115,7 @@ WORK = """
             time.sleep(0.01)
 
     from engine.core.job import finish
-    from engine.unlearning.corrective import algorithm as corrective
-from engine.unlearning.smoothinv import algorithm as smoothinv
-from engine.unlearning.ssd import algorithm as ssd
+    from engine.unlearning.ssd import algorithm as ssd
 
     watcher = threading.Thread(target=watch)
     watcher.start()

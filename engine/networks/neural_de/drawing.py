@@ -51,11 +51,11 @@ def run(
     for done, loss in enumerate(fitted(field, states, times, rounds, seed), start=1):
         shown = replace(shown, losses=(*shown.losses, loss))
         if done % 8 == 0 or done == rounds:
-            shown = replace(shown, path=_path(field, times, states[:1]))
+            shown = replace(shown, trajectory=_path(field, times, states[:1]))
         yield Progress(done, rounds + 3, f"Learning, {loss:.1e}", shown)
     places = _places()
     arrows = _arrows(field, places, knows_time)
-    fit = float(np.linalg.norm(shown.path - target, axis=1).max())
+    fit = float(np.linalg.norm(shown.trajectory - target, axis=1).max())
     shown = replace(shown, places=places, arrows=arrows, fit=fit, weights=_weights(field))
     start = (states[:1] / solvers.GRID).round() * solvers.GRID
     for k, method in enumerate(("heun", "reversible_heun", "on_grid"), start=1):

@@ -12,7 +12,7 @@ from engine.core.shapes import Array, Float
 class WayBack:
     """A solve forwards and then backwards by one method.
 
-    `path` are the states forwards and `back` those on the way back, from the end, both `n 2`;
+    `trajectory` are the states forwards and `back` those on the way back, from the end, both `n 2`;
     `gap` is |y - z| after each step where there are two streams, `misses` the distance of each
     state on the way back from the same state forwards. `start` and `returned` are the first twelve
     digits of the sha256 of the start and of what came back. `left_at` is the time at which
@@ -21,7 +21,7 @@ class WayBack:
 
     method: str
     title: str
-    path: Float[Array, "n 2"]
+    trajectory: Float[Array, "n 2"]
     back: Float[Array, "m 2"]
     misses: Float[Array, " m"]
     gap: Float[Array, " k"]
@@ -37,7 +37,7 @@ class Drawn:
     """A field that learns a drawn curve, and its ways back."""
 
     target: Float[Array, "n 2"]
-    path: Float[Array, "m 2"]
+    trajectory: Float[Array, "m 2"]
     losses: tuple[float, ...] = ()
     knows_time: bool = False
     crosses: bool = False
@@ -200,5 +200,5 @@ class Formula:
     fit: float | None = None
     refitted: float | None = None
     target: Float[Array, "n 2"] | None = None
-    path: Float[Array, "m 2"] | None = None
+    trajectory: Float[Array, "m 2"] | None = None
     notes: tuple[str, ...] = ()

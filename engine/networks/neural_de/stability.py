@@ -73,7 +73,7 @@ def _truth(planar: Planar, times: Times, start: Float[Tensor, "1 2"]) -> np.ndar
 
 def _pull(c: float, way: WayBack, truth: np.ndarray) -> Pull:
     size = float(np.abs(truth).max())
-    miss = float(np.abs(way.path[-1] - truth[-1]).max()) / size
+    miss = float(np.abs(way.trajectory[-1] - truth[-1]).max()) / size
     is_lost = way.left_at is not None
     return Pull(c, math.inf if is_lost else miss, way.error, float(way.gap.max()))
 

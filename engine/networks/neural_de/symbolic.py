@@ -239,7 +239,9 @@ def formula(
     for done in _refitted(found, times, states, refit):
         yield Progress(rounds + 1 + done, total, "Fitting its constants through the solver", shown)
     shown = _said(shown, found.words(), found)
-    shown = replace(shown, refitted=_miss(found, times, states), path=_solved(found, times, states))
+    shown = replace(
+        shown, refitted=_miss(found, times, states), trajectory=_solved(found, times, states)
+    )
     return replace(shown, notes=tuple(_notes(shown)))
 
 
