@@ -17,15 +17,18 @@ QUIET := GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 # The kernels of the plainest processor, whose round-off is another one.
 PLAIN := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
+# The fast tests watch the shape of every array, which costs the slow ones half as much again.
+UNWATCHED := --jaxtyping-packages=
+
 .PHONY: run test check lint bench spaces browser clean
 
 run: $(VENV)/.run
 	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
 
-test: lint browser
-	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
-	$(QUIET) $(PLAIN) $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/ui \
-	    -m "(golden or hypothesis) and not slow"
+test: check browser
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile $(UNWATCHED) -m "slow and not browser"
+	$(QUIET) $(PLAIN) $(BIN)/python -m pytest -n 2 --dist loadfile $(UNWATCHED) --ignore=tests/ui \
+	    -m "golden or hypothesis"
 	@if command -v chromium >/dev/null; then \
 	    $(QUIET) $(BIN)/python -m pytest -m browser; \
 	else \

@@ -67,7 +67,7 @@ def flow(result: "Drawn", drawing: str, field: str, run: str) -> str:
     start = _points(result.target[:1]).split(",")
     inside = (
         f'{slopes}<polyline class="drawn" points="{_points(result.target)}"/>'
-        f'<polyline class="there" points="{_points(result.path)}"/>'
+        f'<polyline class="there" points="{_points(result.trajectory)}"/>'
         + "".join(_way(way) for way in result.ways if way.method != "on_grid")
         + f'<circle class="start" cx="{start[0]}" cy="{start[1]}" r="10"/>'
     )
@@ -136,7 +136,7 @@ def _padded(misses: np.ndarray, count: int) -> list[float | None]:
 
 def _lens(ways: "Sequence[WayBack]") -> str:
     """The distances as directions, magnified alike; none where the plane itself shows them."""
-    offs = [(way, way.back - way.path[::-1]) for way in ways if _is_whole(way)]
+    offs = [(way, way.back - way.trajectory[::-1]) for way in ways if _is_whole(way)]
     farthest = max((float(np.abs(off).max()) for _, off in offs), default=1.0)
     per_unit = SIDE / (2 * REACH)
     times = float(f"{RADIUS / max(farthest, 1e-9) / per_unit:.2g}")
@@ -154,7 +154,7 @@ def _lens(ways: "Sequence[WayBack]") -> str:
 
 
 def _is_whole(way: "WayBack") -> bool:
-    return way.method != "on_grid" and len(way.back) == len(way.path)
+    return way.method != "on_grid" and len(way.back) == len(way.trajectory)
 
 
 def _dot(way: "WayBack", offs: np.ndarray) -> str:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -263,9 +264,14 @@ def hangs_on(stage: Stage) -> str:
     asked = {"params": recipe.params, "seed": recipe.seed}
     modules = [f"{entry.module}.algorithm", f"pages.{entry.slug}"]
     code = {str(path.relative_to(ROOT)): _tree(path) for path in sorted(closure(modules))}
-    models = {key: graph.revision(ROOT / "assets" / "models" / key) for key in entry.card.models}
+    models = {key: _revision(key) for key in entry.card.models}
     told = json.dumps([asked, code, models], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@cache
+def _revision(model: str) -> str:
+    return graph.revision(ROOT / "assets" / "models" / model)
 
 
 def closure(modules: Sequence[str]) -> set[Path]:
@@ -277,14 +283,20 @@ def closure(modules: Sequence[str]) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [one.name for one in node.names]
-            waiting += [file for name in names if (file := _file(name))]
+        waiting += _imported(path)
     return found
+
+
+@cache
+def _imported(path: Path) -> list[Path]:
+    """The files of our own modules that a file names in its imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [one.name for one in node.names]
+    return [file for name in names if (file := _file(name))]
 
 
 def _file(module: str) -> Path | None:
@@ -302,6 +314,7 @@ FRAME = {
 } | {"engine.core.catalog"}
 
 
+@cache
 def _tree(path: Path) -> str:
     """The code of a file without its comments and docstrings, as a digest."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

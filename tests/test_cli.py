@@ -157,6 +157,7 @@ def test_pictures_come_as_a_zip_and_indices_as_a_table(tmp_path, monkeypatch):
         cli._typed(entry, ["--retain", str(tmp_path / "absent.zip")])
 
 
+@pytest.mark.slow
 def test_a_photograph_is_turned_and_shrunk_as_the_pages_do(tmp_path):
     given, out = tmp_path / "photo.jpg", tmp_path / "made"
     exif = Image.Exif()

@@ -12,6 +12,7 @@ from engine.faithfulness import Checked
 from pages import evidence
 
 
+@pytest.mark.slow
 def test_golden_cases_of_one_method_run_as_a_job(run_job):
     seen = run_job(Job("engine.faithfulness:golden_cases", {"methods": ["nfe-lab"]}))
     assert isinstance(seen[-1], Done)

@@ -56,6 +56,7 @@ def listed(name: str, requirements: dict[str, str]) -> bool:
     return name in OPTIONAL or package.lower().replace("_", "-") in normal
 
 
+@pytest.mark.slow
 def test_what_runs_imports_only_what_is_required():
     # engine/zoo makes the shipped checkpoints; it is for development.
     imports = {
@@ -66,6 +67,7 @@ def test_what_runs_imports_only_what_is_required():
     assert {n: p for n, p in imports.items() if p and not listed(n, required)} == {}
 
 
+@pytest.mark.slow
 def test_development_imports_only_what_is_required():
     required = pinned("requirements.txt") | pinned("requirements-dev.txt")
     imports = third_party("engine", "tests", "scripts", "benchmarks")

@@ -69,6 +69,7 @@ def test_an_unknown_target_or_setting_is_a_failure_and_no_exception(name):
         assert isinstance(last, Failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("after", [1, 3])
 def test_closing_stops_within_one_step(name, after, tmp_path):

@@ -74,11 +74,13 @@ class Recorder:
 # ---------------------------------------------------------------------- our manifest
 
 
+@pytest.mark.slow
 def test_every_space_passes_all_checks(space: Space, tmp_path: Path):
     stage(space, tmp_path, tracked_files())
     assert problems_of(space, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_generation_twice_gives_the_same_bytes(space: Space, tmp_path: Path):
     tracked = tracked_files()
     first, second = tmp_path / "first", tmp_path / "second"
@@ -87,6 +89,7 @@ def test_generation_twice_gives_the_same_bytes(space: Space, tmp_path: Path):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
 
 
+@pytest.mark.slow
 def test_card_reads_back_through_the_hubs_own_reader(space: Space, tmp_path: Path):
     stage(space, tmp_path, tracked_files())
     data = SpaceCard.load(tmp_path / "README.md").data

@@ -48,6 +48,7 @@ def test_only_addresses_beyond_this_machine_are_outside(address, outside):
     assert is_outside(address) is outside
 
 
+@pytest.mark.slow
 def test_watcher_notes_lookups_connections_and_heavy_imports(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

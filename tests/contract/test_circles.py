@@ -43,6 +43,7 @@ def _imported(text: str) -> Iterator[str]:
             yield str(node.module)
 
 
+@pytest.mark.slow
 def test_no_module_leads_back_to_itself():
     modules = our_modules()
     assert {"engine.core.patch", "engine.models", "pages", "app"} <= modules.keys()

@@ -337,6 +337,7 @@ print("heavy:", *sorted(set({heavy!r}) & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_what_serves_a_page_loads_no_torch_and_no_model_library():
     code = FRESH.format(root=str(ROOT), heavy=sorted(HEAVY))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

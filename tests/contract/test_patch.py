@@ -316,6 +316,7 @@ def test_other_programs_can_open_the_file(file):
         assert opened.get_tensor("flips/attn.weight").dtype == torch.int32
 
 
+@pytest.mark.slow
 def test_one_altered_bit_anywhere_is_refused(file):
     whole = file.read_bytes()
     # One bit of every byte, each time another one; all bits would take a minute.

@@ -146,6 +146,7 @@ def test_the_table_can_be_printed(capsys):
 # ---------------------------------------------------------------------- rules on what is written
 
 
+@pytest.mark.slow
 def test_the_toy_keeps_every_promise(toy, tmp_path, monkeypatch):
     monkeypatch.setattr("engine.core.catalog.CLAIMS", tmp_path)
     (tmp_path / "pages").mkdir()
@@ -245,6 +246,7 @@ def test_an_import_of_torch_is_found_anywhere_in_a_method(toy, tmp_path):
 # ---------------------------------------------------------------------- rules on runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -274,6 +276,7 @@ def test_only_how_a_run_went_may_part():
     assert rules.differing(first, (Film(0.0, 3.0, False), [2])) == ["result[1][0]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["leaves_a_file", "swallows_the_stop"])
 def test_a_run_that_does_not_stop_clean_is_caught(toy, name):
     with pytest.raises((AssertionError, RuntimeError)):
@@ -292,6 +295,7 @@ def test_a_run_that_accepts_bad_settings_is_caught(toy):
         rules.refuses_with_advice(replace(toy, card=replace(toy.card, actions=(action,))), action)
 
 
+@pytest.mark.slow
 def test_a_silent_run_is_caught(toy, monkeypatch):
     monkeypatch.setattr(rules, "LONGEST_SILENCE", -1.0)
     with pytest.raises(AssertionError, match="Silent for"):

@@ -105,6 +105,7 @@ def test_the_time_told_is_what_the_jobs_ahead_usually_take():
         job.end()
 
 
+@pytest.mark.slow
 def test_the_time_told_goes_down_while_the_job_ahead_computes():
     lane = took(Lane(), "long", 8.4)
     first = Held(lane)
@@ -170,6 +171,7 @@ def test_an_action_is_short_only_when_that_was_measured_often_enough(seconds):
     other.end()
 
 
+@pytest.mark.slow
 def test_an_action_becomes_long_again_when_a_run_of_it_was():
     lane = took(Lane(), "action", 0.1, 0.1, 0.1)
 

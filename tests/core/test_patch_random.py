@@ -86,6 +86,7 @@ def random_stack(model: Model, count: int) -> tuple[PatchStack, dict[str, torch.
     return stack, state
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 7))
 def test_every_order_of_undo_that_is_allowed_ends_at_the_base(seed, count):
@@ -122,6 +123,7 @@ def assert_undo_is_refused(patch, state):
             patch.undo(state)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 7))
 def test_edits_on_disjoint_tensors_give_the_equal_hash_in_any_order(seed, count):
@@ -141,6 +143,7 @@ def test_edits_on_disjoint_tensors_give_the_equal_hash_in_any_order(seed, count)
     assert state_fingerprint(state) == state_fingerprint(model.state)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), count=st.integers(2, 7))
 def test_replaying_a_stack_out_of_order_works_exactly_where_nothing_overlaps(seed, count):
@@ -162,6 +165,7 @@ def test_replaying_a_stack_out_of_order_works_exactly_where_nothing_overlaps(see
     assert state_fingerprint(state) == state_fingerprint(apply_all(model.state, stack))
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32))
 def test_a_patch_through_its_file_gives_the_equal_hash(tmp_path_factory, seed):

@@ -72,6 +72,7 @@ def picture(mode: str = "RGB") -> bytes:
 # ---------------------------------------------------------------------- there and back
 
 
+@pytest.mark.slow
 @MANY
 @given(recipe_fields)
 def test_json_leads_back(fields):
@@ -80,6 +81,7 @@ def test_json_leads_back(fields):
     assert Recipe.from_json(recipe.json()).json() == recipe.json()
 
 
+@pytest.mark.slow
 @MANY
 @given(recipe_fields)
 def test_the_link_leads_back_and_is_short(fields):
@@ -325,6 +327,7 @@ def test_a_truncated_picture_is_refused(cut):
         CAT.stamp(picture()[:cut])
 
 
+@pytest.mark.slow
 def test_the_largest_picture_that_is_taken_comes_back_from_file_and_picture():
     generator = np.random.default_rng(0)
     photograph = generator.integers(0, 256, (2000, 2000, 3), np.uint8)  # noise does not compress

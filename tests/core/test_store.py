@@ -135,6 +135,7 @@ def test_a_folder_that_cannot_be_made_is_said_clearly(tmp_path):
         PatchStore(tmp_path / "file" / "patches").put(make(1))
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_store_that_is_too_small_for_them(tmp_path):
     patches = [make(number) for number in range(12)]
     store = PatchStore(tmp_path, max_bytes=6 * len(b"".join(patches[0].pieces())))

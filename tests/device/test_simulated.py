@@ -79,11 +79,13 @@ for one, other in zip(here.parameters(), there.parameters()):
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_pretend_accelerator(case):
     run(CASES[case])
 
 
+@pytest.mark.slow
 def test_float64_is_refused_as_mps_refuses_it_and_then_stays_on_the_cpu():
     run(
         """
@@ -99,6 +101,7 @@ assert torch.equal(wide(x), torch.arange(6.0).double().reshape(2, 3))
     )
 
 
+@pytest.mark.slow
 def test_float64_stays_on_a_device_that_has_it():
     run(
         """
@@ -132,11 +135,13 @@ for name, options in walks:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("float64", [True, False], ids=["float64", "no float64"])
 def test_no_solver_makes_the_host_wait_within_its_walk(float64):
     run(WALKS, float64=float64)
 
 
+@pytest.mark.slow
 def test_an_edit_is_brought_home_with_one_wait_however_many_tensors_it_has():
     run(
         """

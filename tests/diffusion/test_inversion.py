@@ -46,6 +46,7 @@ def test_every_state_on_the_way_back_was_passed_on_the_way_there():
         torch.testing.assert_close(forth.pair.w, again.pair.w, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_ddim_inversion_does_not_return_but_halves_its_error_with_twice_the_steps():
     model, z = three_modes().model(PATH), pictures(32)
     errors = []
@@ -57,6 +58,7 @@ def test_ddim_inversion_does_not_return_but_halves_its_error_with_twice_the_step
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
 
 
+@pytest.mark.slow
 def test_reversible_heun_is_of_second_order_and_ddim_of_first():
     mean, variance = torch.tensor([0.7, -0.2], dtype=torch.float64), 0.3
     model = Mixture(torch.ones(1).double(), mean[None], torch.tensor([variance]).double()).model(

@@ -122,6 +122,7 @@ FINE = {"rk4": 256, "dpmpp_3m": 320, "dpm_3m_eps": 320}
 
 # Type-checking the shapes makes an evaluation thirty times dearer here than in a run, so the truth
 # is read from the golden file and the doublings are the earliest at which the order shows.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [pytest.param(n, marks=pytest.mark.slow) if n in FINE else n for n in DETERMINISTIC],
@@ -153,6 +154,7 @@ def test_gaussian_world_ends_at_the_closed_form(solver, path):
     torch.testing.assert_close(ended, truth, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_stochastic_solver_keeps_mean_and_spread_of_a_gaussian(solver):
     generator = torch.Generator().manual_seed(3)

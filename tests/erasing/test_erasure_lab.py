@@ -49,6 +49,7 @@ def test_every_listed_method_can_be_made():
     assert set(lab.METHODS) - set(lab.methods()) <= set(lab.OPTIONAL)
 
 
+@pytest.mark.slow
 def test_the_sheet_grows_and_then_the_table(folder: Path, run_job):
     seen = run_job(job(folder))
     shown = [e.preview for e in seen if isinstance(e, Progress) and e.preview is not None]
@@ -65,6 +66,7 @@ def test_the_sheet_grows_and_then_the_table(folder: Path, run_job):
     assert all(one.target.of == 2 for one in found.scores)
 
 
+@pytest.mark.slow
 def test_all_models_draw_the_same_prompts_from_the_same_noise(folder: Path, run_job):
     *_, end = run_job(job(folder))
     found = end.result
@@ -78,6 +80,7 @@ def test_all_models_draw_the_same_prompts_from_the_same_noise(folder: Path, run_
         assert (one.prompt, one.group) == (first.prompt, first.group)
 
 
+@pytest.mark.slow
 def test_a_filter_on_words_changes_no_kept_picture(folder: Path, run_job):
     *_, end = run_job(job(folder))
     filtered = next(one for one in end.result.scores if one.name == "word filter")
@@ -85,6 +88,7 @@ def test_a_filter_on_words_changes_no_kept_picture(folder: Path, run_job):
     assert filtered.empty_change == 0
 
 
+@pytest.mark.slow
 def test_the_gate_shuts_for_a_model_that_draws_nothing(folder: Path, run_job, monkeypatch):
     monkeypatch.setattr(evaluation, "LEAST_ORIGINAL", 0.85)
     *_, end = run_job(job(folder))

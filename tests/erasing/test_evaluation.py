@@ -91,6 +91,7 @@ def drawn_by(eraser: Eraser, subject: Subject = CAT, **changed: object) -> Drawn
     return finish(draw_asks(eraser, asks, PROTOCOL, 3, subject=subject, **changed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MAKERS, "UCE", "RECE"])
 def test_every_maker_gives_an_eraser_that_draws_and_leaves_the_model_alone(
     bundle, name: str, same_bits
@@ -105,6 +106,7 @@ def test_every_maker_gives_an_eraser_that_draws_and_leaves_the_model_alone(
     assert same_bits(dict(bundle.model.state_dict()), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in MAKERS if n not in ("word filter", "original")])
 def test_at_strength_0_an_eraser_is_the_original(bundle, name: str):
     if name == "detector filter":
@@ -137,6 +139,7 @@ def test_esd_trains_disjoint_weights_in_its_two_forms(bundle):
     assert all(".attn2." in name for name in x)
 
 
+@pytest.mark.slow
 def test_esd_moves_the_concept_away_from_what_the_original_says(bundle):
     """After training the edited model is nearer to its target than the original was."""
     training = replace(QUICK, iterations=40, learning_rate=1e-3)
@@ -150,6 +153,7 @@ def test_esd_moves_the_concept_away_from_what_the_original_says(bundle):
     assert float((now - target).norm()) < float((said - target).norm())
 
 
+@pytest.mark.slow
 def test_the_random_edit_changes_the_same_weights_by_the_same_amount(bundle):
     reference = finish(made(MAKERS["ESD-x"], bundle, CAT, 0)).at(1.0).weights()
     damaged = finish(made(MAKERS["random edit"], bundle, CAT, 0)).at(1.0).weights()
@@ -159,6 +163,7 @@ def test_the_random_edit_changes_the_same_weights_by_the_same_amount(bundle):
         assert float((damaged[name] - old[name]).norm()) == pytest.approx(size, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_erasure_is_made_once_and_says_how_long_it_took(bundle):
     first = finish(made(MAKERS["ESD-x"], bundle, CAT, 0))
     assert first.at(1.0).cost.seconds > 0

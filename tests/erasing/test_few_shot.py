@@ -99,6 +99,7 @@ def test_captions_name_the_concept_in_words_that_the_model_knows(bundle: Diffusi
 # ---------------------------------------------------------------------- the step
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.booleans(), st.floats(0, 0.1))
 def test_our_adam_is_that_of_torch(seed: int, decoupled: bool, decay: float):
     draw = torch.Generator().manual_seed(seed)
@@ -195,6 +196,7 @@ def test_epoch_0_is_the_original_itself(bundle: DiffusionBundle):
     assert len(found.epochs) == 3
 
 
+@pytest.mark.slow
 def test_only_the_chosen_parameters_move_and_the_base_does_not(bundle: DiffusionBundle, same_bits):
     before = {name: t.clone() for name, t in bundle.model.state_dict().items()}
     for parameters in PARAMETERS:
@@ -225,6 +227,7 @@ def test_one_picture_of_ones_own_is_enough(bundle: DiffusionBundle):
     assert found.pictures[0].shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["drawn", "generated", "unrelated"])
 def test_every_source_gives_pictures(bundle: DiffusionBundle, source: str):
     found = finish(learn(bundle, FewShotSettings(**QUICK, source=source), 0))
@@ -274,6 +277,7 @@ def job(action: str, folder: Path, **params: object) -> Job:
     return Job(f"{TARGET}:{action}", {"model": str(folder), **QUICK, **params}, 7)
 
 
+@pytest.mark.slow
 def test_a_run_returns_every_bit_and_every_pixel(folder: Path, run_job):
     seen = run_job(job("run", folder, prompts=["a cat", "a dog"], steps=3))
     found = seen[-1].result
@@ -355,6 +359,7 @@ def test_the_lora_opens_in_diffusers(folder: Path, run_job, tmp_path: Path):
     assert any("lora_A" in name for name, _ in pipe.text_encoder.named_parameters())
 
 
+@pytest.mark.slow
 def test_the_curve_counts_what_the_judge_sees(folder: Path, run_job):
     seen = run_job(
         job("curve", folder, pictures_each=2, steps=2, points=1, compared=["descent", "UCE"])
@@ -377,6 +382,7 @@ def test_all_that_can_be_compared_is_there():
     assert "few-shot" in contenders()
 
 
+@pytest.mark.slow
 def test_a_strength_between_mixes_old_and_new(bundle: DiffusionBundle, same_bits):
     erased = finish(few_shot(bundle, Subject.of("cat"), 0))
     state = dict(bundle.model.state_dict())

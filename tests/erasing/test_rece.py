@@ -67,6 +67,7 @@ def random_pair(seed: int, rows: int = 5, width: int = 12) -> tuple[cf.Pair, tor
     return cf.Pair(old, new), cf.gram(kept)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.floats(0.01, 10), st.floats(0, 2), st.floats(0.01, 5))
 def test_the_map_minimises_the_published_objective(seed, ridge, preserve, erase_scale):
     """At the minimum over all W' every direction leads uphill."""
@@ -105,12 +106,14 @@ def test_one_map_and_each_projection_for_itself_agree():
         assert torch.allclose(weight @ m, theirs, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rece_without_epochs_is_uce(bundle):
     uce, rece = erase(bundle, settings(epochs=0)), erase(bundle, settings(epochs=2))
     assert torch.equal(uce.map, rece.stages[0].map)
     assert [stage.name for stage in rece.stages] == ["UCE", "RECE epoch 1", "RECE epoch 2"]
 
 
+@pytest.mark.slow
 def test_the_attack_tends_to_the_inverse_of_the_map_as_its_regulariser_vanishes(bundle):
     edit = erase(bundle, settings(epochs=0))
     rows = encode(bundle, ["cat"])["cat"].rows
@@ -372,6 +375,7 @@ def test_two_erasures_at_once_are_not_one_after_the_other(bundle):
     assert not torch.allclose(both, one @ other, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd2", "sdxl"])
 def test_other_layouts_are_edited_by_the_same_code(tmp_path: Path, layout, same_bits):
     bundle = load(ModelRef(str(tiny_checkpoint(tmp_path / layout, layout))), "cpu", "float32")
@@ -409,6 +413,7 @@ def job(folder: Path, action: str, **params: object) -> Job:
     return Job(f"{TARGET}:{action}", {"model": str(folder), **params}, seed=3)
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_it_began(folder: Path, run_job):
     *_, end = run_job(job(folder, "run", steps=3, retain=["dog"]))
     found = end.result
@@ -423,6 +428,7 @@ def test_a_run_at_strength_0_draws_the_original(folder: Path, run_job):
     assert len(set(end.result.sha256.values())) == 1
 
 
+@pytest.mark.slow
 def test_a_run_reports_what_it_did_to_each_group_of_texts(folder: Path, run_job):
     *_, end = run_job(job(folder, "run", steps=2, retain=["dog"], epochs=1))
     told = {(r.stage, r.group): r.value for r in end.result.residuals}

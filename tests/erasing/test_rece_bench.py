@@ -36,6 +36,7 @@ def test_the_recorded_claim_is_the_papers():
     assert len(found.figures["by concept"]) == 6
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_draws_no_neon_is_refused(tmp_path, run_job):
     folder = str(tiny_checkpoint(tmp_path / "tiny"))
     job = Job(

@@ -90,6 +90,7 @@ def rows(seed: int, count: int) -> torch.Tensor:
     return torch.randn(count, 12, generator=draw, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_steering_sees_directions_only_and_is_never_negative(seed: int, scale: float):
     row, near, far = rows(seed, 1)[0], rows(seed + 1, 5), rows(seed + 2, 3)
@@ -99,6 +100,7 @@ def test_steering_sees_directions_only_and_is_never_negative(seed: int, scale: f
     assert float(steering_loss(row, near, far[:0])) == 0
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000))
 def test_a_step_down_the_steering_goes_to_the_relation_words(seed: int):
     row, near, far = rows(seed, 1)[0].requires_grad_(), rows(seed + 1, 4), rows(seed + 2, 4)
@@ -108,6 +110,7 @@ def test_a_step_down_the_steering_goes_to_the_relation_words(seed: int):
     assert float(after) <= float(before.detach()) + 1e-12
 
 
+@pytest.mark.slow
 @given(st.floats(0, 1), st.integers(10, 2000))
 def test_the_density_of_times_is_one_and_rises(alpha: float, steps: int):
     p = importance(steps, alpha)
@@ -128,6 +131,7 @@ def test_each_sample_gets_different_relation_words():
         positive_ids([(1,)], 2, 1, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_special_tokens_padding_and_stop_words_are_no_entities(bundle: DiffusionBundle):
     told, known = with_words(bundle, [a_word()]), Words.of(bundle, 2)
     ids = token_ids(told, ["a cat <R> the house", "dog <R> car"])
@@ -160,6 +164,7 @@ def test_no_examined_pair_is_in_an_exemplar(name: str):
     assert len(examined) >= 12
 
 
+@pytest.mark.slow
 def test_exemplars_never_say_the_relation():
     for name in RELATIONS:
         for exemplar in drawn(name, 3, np.random.default_rng(1)):
@@ -183,6 +188,7 @@ def test_a_description_without_its_place_is_named():
 # ---------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_only_the_new_row_is_learnt_and_the_base_stays(bundle: DiffusionBundle, same_bits):
     before = {name: t.clone() for name, t in bundle.model.state_dict().items()}
     found = finish(learn(bundle, ReversionSettings(**QUICK), 0))
@@ -201,6 +207,7 @@ def test_the_row_starts_at_the_initialiser(bundle: DiffusionBundle):
     assert torch.equal(found.course.saved[0].row, table[index])
 
 
+@pytest.mark.slow
 def test_training_one_row_is_training_the_table_and_restoring_the_others(bundle: DiffusionBundle):
     """The published loop, step by step, on the same batches: the row comes out the same."""
     from engine.core import rng
@@ -236,12 +243,14 @@ def test_training_one_row_is_training_the_table_and_restoring_the_others(bundle:
     assert torch.allclose(table[-1].detach(), ours_row, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_seeds_learn_alike_and_other_seeds_do_not(bundle: DiffusionBundle, same_bits):
     first, again, other = (finish(learn(bundle, ReversionSettings(**QUICK), s)) for s in (3, 3, 4))
     assert same_bits(first.word.row, again.word.row)
     assert not torch.equal(first.word.row, other.word.row)
 
 
+@pytest.mark.slow
 def test_accumulated_steps_use_more_pictures(bundle: DiffusionBundle):
     one, two = (
         finish(learn(bundle, ReversionSettings(**QUICK, accumulation=count), 0)) for count in (1, 2)
@@ -352,6 +361,7 @@ def test_two_words_come_off_last_first(folder: Path, run_job):
     default_store().get(digests[0]).undo(state)
 
 
+@pytest.mark.slow
 def test_the_exported_checkpoint_knows_the_word_in_diffusers(
     folder: Path, run_job, same_bits, tmp_path: Path
 ):
@@ -373,6 +383,7 @@ def test_the_exported_checkpoint_knows_the_word_in_diffusers(
 # ---------------------------------------------------------------------- as text and as a file
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.integers(1, 64))
 def test_a_word_survives_as_text_bit_for_bit(seed: int, width: int):
     row = torch.randn(width, generator=torch.Generator().manual_seed(seed))
@@ -467,6 +478,7 @@ def test_files_that_hold_no_word_are_refused(data: bytes, capsys):
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 def test_a_run_shows_losses_words_and_looks(folder: Path, run_job):
     params = {"model": str(folder), **QUICK, "prompts": "a cat {} a dog", "sampler_steps": 3}
     seen = run_job(Job(f"{TARGET}:run", {**params, "looks": 1}, 7))
@@ -481,6 +493,7 @@ def test_a_run_shows_losses_words_and_looks(folder: Path, run_job):
     assert len(previews[0].denoising) == 1
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_are_learnt_from(folder: Path, run_job):
     picture = np.full((30, 50, 3), 200, np.uint8)
     params = {"model": str(folder), **QUICK, "pictures": [picture, picture], "sampler_steps": 2}

@@ -116,6 +116,7 @@ def test_the_official_merge_of_one_membrane_is_its_square(golden):
 # ---------------------------------------------------------------------- beside the layers
 
 
+@pytest.mark.slow
 def test_a_new_membrane_changes_nothing_and_a_grown_one_does(bundle):
     fresh = training.new_membrane(bundle.unet, ("cat",), 1, 0)
     truth = said(bundle)
@@ -146,6 +147,7 @@ def test_the_model_given_is_left_as_it_was(bundle, same_bits):
     assert not any(module._forward_hooks for module in bundle.model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [0.0, 0.4, 1.0])
 def test_beside_the_layers_and_baked_into_them_say_the_same(bundle, gamma: float):
     from engine.models.library import with_tensors
@@ -165,6 +167,7 @@ def test_the_order_of_membranes_does_not_matter(bundle):
     assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stacking_is_the_exact_sum_and_merging_files_is_not(bundle):
     pair = [grown(bundle, "cat", 1), grown(bundle, "dog", 2)]
     truth = said(with_membranes(bundle, pair, gammas([1, 0.5], [1, 0.5])))
@@ -283,12 +286,14 @@ def test_the_official_order_anchors_the_empty_text_half_of_the_time():
     assert in_order(anchors, empty, official=True).flatten().tolist() == [0, 3, 0, 4]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_erase_loss(bundle):
     plan = replace(PLAN, iterations=60, anchors=0, learning_rate=1e-2)
     losses = [loss.erase for loss in trained(bundle, plan).losses]
     assert np.mean(losses[-15:]) < 0.7 * np.mean(losses[:15])
 
 
+@pytest.mark.slow
 def test_anchoring_holds_what_random_embeddings_say(bundle):
     """At equal iterations, the heavier lambda leaves them more as they were."""
     found = {}
@@ -304,6 +309,7 @@ def test_anchoring_holds_what_random_embeddings_say(bundle):
     assert found[1000.0] < 0.5 * found[0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(bundle, stop_after, same_bits):
     truth = trained(bundle)
@@ -315,6 +321,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(bundle, stop_after
     assert resumed.losses == truth.losses
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_made_again(bundle, same_bits):
     first = trained(bundle)
     steps = training.train(bundle, "cat", PLAN, 5)
@@ -439,6 +446,7 @@ def test_a_pipeline_with_the_exported_lora_says_what_the_baked_weights_say(
     assert not torch.allclose(said(bundle), wanted, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_patch_of_baked_membranes_is_undone_bit_for_bit(folder: Path, same_bits):
     for dtype in ("float32", "float16", "bfloat16"):
         half = load(ModelRef(str(folder)), "cpu", dtype)
@@ -500,6 +508,7 @@ def job(folder: Path, action: str, **params: object) -> Job:
     return Job(f"{TARGET}:{action}", {"model": str(folder), **settings, **params}, seed=3)
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_it_began(folder: Path, run_job):
     seen = run_job(job(folder, "run", prompts=["a cat", "a dog"], ways=["tokenuni", "open"]))
     found = seen[-1].result
@@ -527,6 +536,7 @@ def test_several_membranes_have_a_gate_each(folder: Path, run_job):
     assert told["a cat", "dog"].tokens == 0.0
 
 
+@pytest.mark.slow
 def test_a_file_joins_as_another_membrane(folder: Path, bundle, run_job):
     data = base64.b64encode(files.written(grown(bundle, "dog")).data).decode()
     text = files.HEAD + data
@@ -535,6 +545,7 @@ def test_a_file_joins_as_another_membrane(folder: Path, bundle, run_job):
     assert end.result.rows[1].sha256 != end.result.rows[0].sha256
 
 
+@pytest.mark.slow
 def test_membranes_work_on_another_checkpoint_of_the_same_layout(folder, tmp_path, run_job):
     other = tiny_checkpoint(tmp_path / "other", seed=1)
     *_, end = run_job(job(folder, "transfer", to=str(other), prompts=["a cat"], way="open"))
@@ -552,6 +563,7 @@ def test_a_transfer_to_another_architecture_or_to_nothing_is_refused(folder, tmp
         assert seen[-1].advice
 
 
+@pytest.mark.slow
 def test_a_baked_edit_comes_back_bit_for_bit_and_carries_its_recipe(folder: Path, run_job):
     *_, end = run_job(job(folder, "bake", strength=0.5))
     made = end.result
@@ -561,6 +573,7 @@ def test_a_baked_edit_comes_back_bit_for_bit_and_carries_its_recipe(folder: Path
     assert end.result.digest == made.digest
 
 
+@pytest.mark.slow
 def test_an_export_holds_the_concept_in_its_header(folder: Path, run_job):
     *_, end = run_job(job(folder, "export", form="spm"))
     (file,) = end.result.files.values()
@@ -569,6 +582,7 @@ def test_an_export_holds_the_concept_in_its_header(folder: Path, run_job):
     assert end.result.error < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["stacked", "diffusers", "web"])
 def test_an_export_says_how_much_of_the_whole_edit_it_misses(folder: Path, run_job, form: str):
     """proj_in and proj_out carry a good part; the form for the web leaves them out and says so."""
@@ -578,6 +592,7 @@ def test_an_export_says_how_much_of_the_whole_edit_it_misses(folder: Path, run_j
     assert "little" not in end.result.note
 
 
+@pytest.mark.slow
 def test_a_blunt_gate_and_missing_anchors_are_pointed_out(folder: Path, run_job):
     *_, end = run_job(job(folder, "run", anchors=0, prompts=["a zebra"], ways=["open"]))
     told = " ".join(end.result.notes)

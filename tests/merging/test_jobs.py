@@ -50,6 +50,7 @@ def rows(found):
     return {row.kind: row.pictures for row in found.rows}
 
 
+@pytest.mark.slow
 def test_at_the_largest_p_every_picture_is_the_adapters_own(go):
     found = go("run", p=2)
     drawn = rows(found)
@@ -60,6 +61,7 @@ def test_at_the_largest_p_every_picture_is_the_adapters_own(go):
     assert found.storage > 1
 
 
+@pytest.mark.slow
 def test_at_p_zero_all_pictures_are_the_average(go):
     found = go("run", p=0, merge="average")
     drawn = rows(found)
@@ -68,11 +70,13 @@ def test_at_p_zero_all_pictures_are_the_average(go):
     assert len({picture.tobytes() for picture in drawn["own"]}) == 3
 
 
+@pytest.mark.slow
 def test_the_errors_fall_with_p(go):
     errors = [max(go("run", p=p).errors) for p in range(3)]
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_film_ends_at_the_originals(go):
     film = go("sweep")
     assert film.frames.shape == (3, 3, 64, 64, 3)
@@ -80,12 +84,14 @@ def test_the_film_ends_at_the_originals(go):
     assert list(film.storages) == sorted(film.storages)
 
 
+@pytest.mark.slow
 def test_weighing_needs_no_base(go):
     found = go("weigh", storage=1.0)
     assert found.chosen_storage <= 1
     assert len(found.survey.names) == 3
 
 
+@pytest.mark.slow
 def test_reverting_shows_base_own_merged_and_rebuilt(go):
     found = go("revert", adapter="look1", p=2, prompts="a cat; a dog")
     assert [row.kind for row in found.rows] == ["base", "own", "merged", "rebuilt"]
@@ -107,6 +113,7 @@ def test_a_baked_merge_comes_off_bit_for_bit_and_subtracting_does_not(go, tiny):
     assert isinstance(found.patch, Patch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", algorithm.FORMS)
 def test_every_form_is_written_and_read_back(go, form):
     found = go("export", form=form, p=1)
@@ -135,6 +142,7 @@ def as_kohya(looks, folder, alpha=8.0):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["peft", "merged"])
 def test_kohya_files_become_a_peft_folder_that_names_the_models_own_modules(
     go, tiny, looks, tmp_path, form
@@ -211,6 +219,7 @@ def test_names_that_end_with_one_another_keep_their_ranks(tmp_path):
         torch.testing.assert_close(a @ b, up @ down)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["merged", "bundle"])
 def test_the_command_line_writes_the_names_that_other_tools_look_for(go, looks, tmp_path, form):
     from engine.__main__ import _save
@@ -238,6 +247,7 @@ def test_exporting_a_merge_does_not_ask_for_p(go, looks):
     assert go("export", form="merged", p=60, adapters=looks[:2], merge="linear").error < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_merges_called_pefts_are_pefts_own_with_unequal_scales(go, tiny, looks, tmp_path, mode):
     """The oracle is `add_weighted_adapter` on the UNet, with adapters of three different alphas."""
@@ -282,6 +292,7 @@ def test_peft_refuses_adapters_of_two_ranks_and_so_do_we(run_job, tiny, looks, t
     assert run_job(Job(f"{TARGET}:bake", {**params, "merge": "peft svd"}, 5))[-1].result
 
 
+@pytest.mark.slow
 def test_a_rebuilt_kohya_file_draws_in_diffusers_as_here(go, tiny, looks, tmp_path):
     from diffusers import StableDiffusionPipeline
 
@@ -339,6 +350,7 @@ def test_adapters_of_another_model_are_refused_with_the_module(run_job, tiny, tm
     assert "layers_0_to_q" in last.message
 
 
+@pytest.mark.slow
 @has_tasks
 def test_counting_gives_every_p_and_ends_at_the_adapters_own(run_job):
     names = ["eight-tasks/digits", "eight-tasks/corner"]

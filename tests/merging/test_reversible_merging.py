@@ -265,6 +265,7 @@ def test_recompressing_keeps_the_delta_and_forgets_the_gauge(collection):
 # ---------------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_the_bundle_and_its_reader_give_the_adapter(collection, tmp_path):
     file = finish(bundles.make(collection, 3))
     (tmp_path / "bundle.safetensors").write_bytes(file.data)

@@ -29,6 +29,7 @@ def test_nothing_counted_says_nothing():
     assert Rate.of_hits([]) == Rate(0, 0, 0.0, 0.0, 1.0)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 500), st.data())
 def test_the_rate_lies_within_and_more_counts_narrow_it(count: int, data):
     hits = data.draw(st.integers(0, count))
@@ -48,6 +49,7 @@ def test_rates_are_pooled_by_their_counts_and_turned_round():
 # ---------------------------------------------------------------------- means and ratios
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_mean_and_narrows_with_more_values():
     draw = np.random.default_rng(0)
     few, many = draw.normal(3, 1, 10), draw.normal(3, 1, 1000)

@@ -306,6 +306,7 @@ def sgm_names(unet):
     return found
 
 
+@pytest.mark.slow
 def test_kohya_files_of_xl_go_by_the_names_of_diffusers(tmp_path):
     """Every layer of a small XL UNet, against diffusers' own conversion of the names."""
     from diffusers import UNet2DConditionModel

@@ -174,6 +174,7 @@ def test_a_limit_that_is_no_number_is_named(monkeypatch):
 SOUND = save({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int64)})
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     changes=st.lists(st.tuples(st.integers(0, len(SOUND) - 1), st.integers(0, 255)), max_size=6),
@@ -206,6 +207,7 @@ entries = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     header=st.dictionaries(st.sampled_from(["a", "b", "__metadata__", ""]), entries | odd_values)

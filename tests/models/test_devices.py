@@ -74,6 +74,7 @@ def test_a_processor_without_such_units_is_not_compiled_for(monkeypatch):
 # ---------------------------------------------------------------------- what fits
 
 
+@pytest.mark.slow
 def test_models_that_rest_make_room_before_a_load_refuses(monkeypatch):
     held = load(ModelRef("world"))
     assert len(library.CACHE)
@@ -120,6 +121,7 @@ def tight(monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_call_is_split_into_rows_that_fit(tight, monkeypatch):
     bundle = drawing.open_bundle("world")
     noise = drawing.start_noise(bundle, 0, 5)
@@ -136,6 +138,7 @@ def test_a_call_is_split_into_rows_that_fit(tight, monkeypatch):
     torch.testing.assert_close(split, whole, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "parts"), [(3, [3]), (1, [1, 1, 1])])
 def test_pictures_are_decoded_as_many_at_once_as_fit(tight, monkeypatch, rows, parts):
     bundle = drawing.open_bundle("world")
@@ -149,6 +152,7 @@ def test_pictures_are_decoded_as_many_at_once_as_fit(tight, monkeypatch, rows, p
     assert abs(again.astype(int) - whole).max() <= 1
 
 
+@pytest.mark.slow
 def test_where_not_even_one_fits_a_picture_is_decoded_in_tiles(tight, monkeypatch):
     bundle = drawing.open_bundle("world")
     latents = drawing.start_noise(bundle, 1, 2)

@@ -76,6 +76,7 @@ def pipelines(tiny):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_weight_equals_that_of_the_pipeline(tiny, pipelines, layout):
     model = load(ModelRef(str(tiny[layout])), device="cpu").model
@@ -86,6 +87,7 @@ def test_every_weight_equals_that_of_the_pipeline(tiny, pipelines, layout):
         assert all(torch.equal(state[key], expected[key]) for key in state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_prompts_equal_those_of_the_pipeline(tiny, pipelines, layout):
     bundle = load(ModelRef(str(tiny[layout])), device="cpu")
@@ -102,6 +104,7 @@ def test_prompts_equal_those_of_the_pipeline(tiny, pipelines, layout):
         assert torch.equal(empty.pooled, expected[3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_picture_equals_that_of_the_pipeline(tiny, pipelines, layout):
     """Five DDIM steps with guidance by hand, against the pipeline's own loop."""
@@ -298,6 +301,7 @@ def rewrite(path: Path, rename) -> None:
     save_file({rename(name): tensor for name, tensor in load_file(path).items()}, path)
 
 
+@pytest.mark.slow
 def test_the_attention_names_of_old_autoencoders_are_read(mine, tiny):
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -312,6 +316,7 @@ def test_the_attention_names_of_old_autoencoders_are_read(mine, tiny):
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_the_names_of_older_text_encoders_are_read(mine, tiny):
     path = mine / "text_encoder" / "model.safetensors"
     tensors = {f"text_model.{name}": tensor for name, tensor in load_file(path).items()}
@@ -332,6 +337,7 @@ def test_a_tokenizer_without_its_older_files_is_read(mine, bundle):
     )
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_read(mine, bundle):
     path = mine / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -348,6 +354,7 @@ def test_sharded_weights_are_read(mine, bundle):
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_shards_in_half_precision_are_read_by_the_names_that_both_libraries_write(mine, bundle):
     """Written by diffusers and transformers themselves, in pieces, as the variant fp16."""
@@ -439,6 +446,7 @@ def test_a_float32_model_too_large_for_float16_is_refused_as_float16(mine):
         load(ModelRef(str(mine)), "cpu", "float16")
 
 
+@pytest.mark.slow
 def test_a_pickle_in_place_of_the_weights_is_refused(mine):
     torch.save(load_file(mine / WEIGHTS), mine / WEIGHTS)
     with pytest.raises(BadInput, match="not a safetensors file"):

@@ -54,6 +54,7 @@ def test_each_picture_has_noise_of_its_own_whatever_the_batch(bundle):
     assert drawing.start_noise(bundle, 3, shape=(4, 2, 6)).shape == (1, 4, 2, 6)
 
 
+@pytest.mark.slow
 def test_the_last_preview_is_what_is_drawn(bundle):
     view = View.of(["a cat", "a dog"], 5, 2.0)
     seen = list(view.preview(bundle, view.walk(bundle, 7)))
@@ -89,6 +90,7 @@ def test_a_model_that_takes_no_prompts_is_refused():
         open_bundle("score-vp")
 
 
+@pytest.mark.slow
 def test_words_that_a_model_never_saw_are_named_once():
     note = drawing.unknown_words_note(open_bundle("world"), ["a cat", "a zebra", "zebra"])
     assert len(note) == 1

@@ -43,6 +43,7 @@ def edited(tiny) -> ModelRef:
     default_store.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_export_opens_in_diffusers_with_the_edited_weights(edited, tmp_path):
     folder = export(edited, tmp_path / "out")
     with warnings.catch_warnings():
@@ -57,6 +58,7 @@ def test_the_export_opens_in_diffusers_with_the_edited_weights(edited, tmp_path)
         assert equal_bits(dict(getattr(pipe, name).state_dict()), dict(part.state_dict()))
 
 
+@pytest.mark.slow
 def test_the_config_says_the_number_format_that_was_written(edited, tmp_path):
     """Else transformers opens the text encoder as float16 beside a network in float32."""
     source = shutil.copytree(edited.source, tmp_path / "half")
@@ -66,6 +68,7 @@ def test_the_config_says_the_number_format_that_was_written(edited, tmp_path):
     assert json.loads((folder / "text_encoder" / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_the_export_opens_here_and_the_undo_files_give_back_every_bit(edited, tmp_path):
     folder = export(edited, tmp_path / "out")
     state = load(ModelRef(str(folder))).model.state_dict()
@@ -76,12 +79,14 @@ def test_the_export_opens_here_and_the_undo_files_give_back_every_bit(edited, tm
     assert equal_bits(dict(state), dict(base))
 
 
+@pytest.mark.slow
 def test_the_card_of_the_export_names_base_licence_and_edits(edited, tmp_path):
     text = (export(edited, tmp_path / "out") / "README.md").read_text()
     for part in ("edit 0", "edit 1", "Licence", edited.source):
         assert part in text
 
 
+@pytest.mark.slow
 def test_a_zip_can_be_uploaded_again(edited, tmp_path):
     path = export(edited, tmp_path / "out", as_zip=True)
     assert path.name == "out.zip"
@@ -90,6 +95,7 @@ def test_a_zip_can_be_uploaded_again(edited, tmp_path):
     assert equal_bits(dict(state), dict(load(edited).model.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd2", "sdxl"])
 def test_other_layouts_come_back_equal(tiny, tmp_path, layout):
     ref = ModelRef(str(tiny[layout]))
@@ -98,6 +104,7 @@ def test_other_layouts_come_back_equal(tiny, tmp_path, layout):
     assert equal_bits(dict(state), dict(load(ref).model.state_dict()))
 
 
+@pytest.mark.slow
 def test_new_tokens_are_counted_in_the_config(tiny, tmp_path):
     default_store.cache_clear()
     source = str(tiny["sd1"])
@@ -122,6 +129,7 @@ def half(request, edited, tmp_path) -> tuple[Path, torch.dtype]:
     return tmp_path / "half", request.param
 
 
+@pytest.mark.slow
 def test_a_folder_in_half_precision_is_exported_in_half_precision(half, tmp_path):
     source, kind = half
     folder = export(ModelRef(str(source)), tmp_path / "out")
@@ -143,6 +151,7 @@ def test_a_folder_in_half_precision_is_exported_in_half_precision(half, tmp_path
         assert equal_bits(theirs, dict(part.state_dict()))
 
 
+@pytest.mark.slow
 def test_edits_of_a_folder_in_half_precision_come_off_bit_for_bit(half, tmp_path):
     """The undo files are made again for the rounded weights, one for each edit."""
     source, kind = half
@@ -165,6 +174,7 @@ def test_edits_of_a_folder_in_half_precision_come_off_bit_for_bit(half, tmp_path
     assert f'dtype="{dtype}"' in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_edit_too_large_for_float16_keeps_float32(half, tmp_path):
     source, kind = half
     base = load(ModelRef(str(source))).model.state_dict()
@@ -199,6 +209,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path, full_dis
     assert not list((tmp_path / "place").iterdir())
 
 
+@pytest.mark.slow
 def test_an_export_that_is_stopped_leaves_nothing(tiny, tmp_path):
     folder = tmp_path / "place" / "out"
     params = {"model": ModelRef(str(tiny["sd1"])), "folder": str(folder)}

@@ -47,10 +47,12 @@ def forget_answers():
     _hub._LATELY.clear()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_arrives_whole_and_loads(hub):
     assert load(ModelRef("owner/model")).ref == ModelRef("owner/model", COMMIT)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_asked_for_a_moment_ago_costs_no_request(hub):
     load(ModelRef("owner/model"))
     before = hub.requests
@@ -59,6 +61,7 @@ def test_a_model_that_was_asked_for_a_moment_ago_costs_no_request(hub):
     assert hub.requests == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "429", "silent"])
 def test_a_cached_model_that_is_not_pinned_loads_while_the_hub_is_down(hub, fault):
     finish(fetch())
@@ -67,6 +70,7 @@ def test_a_cached_model_that_is_not_pinned_loads_while_the_hub_is_down(hub, faul
     assert load(ModelRef("owner/model")).ref.revision == COMMIT
 
 
+@pytest.mark.slow
 def test_a_cached_model_loads_once_the_hub_is_gone_or_switched_off(hub, monkeypatch):
     finish(fetch())
     forget_answers()
@@ -77,6 +81,7 @@ def test_a_cached_model_loads_once_the_hub_is_gone_or_switched_off(hub, monkeypa
     assert finish(fetch()).name == COMMIT
 
 
+@pytest.mark.slow
 def test_a_branch_is_found_again_by_its_name(hub):
     finish(fetch("fp16"))
     forget_answers()
@@ -86,6 +91,7 @@ def test_a_branch_is_found_again_by_its_name(hub):
         finish(fetch("other"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -137,6 +143,7 @@ def test_a_download_shows_its_bytes_and_stops_when_it_is_closed(hub):
     assert not _hub._RUNNING
 
 
+@pytest.mark.slow
 def test_a_job_begins_when_its_model_is_here(hub):
     job = Job("tests.models.test_hub:looks", {"model": ModelRef("owner/model")})
     *shown, last = runners.local(job)
@@ -160,6 +167,7 @@ def test_a_model_that_cannot_be_had_ends_the_job_with_a_sentence(hub):
     assert not last.error_id
 
 
+@pytest.mark.slow
 def test_two_visitors_share_a_download_and_one_may_leave(hub):
     hub.gate.clear()
     first, second = fetch(), fetch()

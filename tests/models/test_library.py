@@ -87,6 +87,7 @@ def test_the_library_imports_without_torch():
 # ---------------------------------------------------------------------- cards
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_card_is_a_model(asset):
     card = library.MODELS["toy"]
     assert (card.title, card.kind, card.notes) == ("Toy", "diffusion", {"psnr": 30.1})
@@ -181,6 +182,7 @@ def test_an_unknown_word_is_told_with_the_known_one_that_comes_closest():
 # ---------------------------------------------------------------------- one load
 
 
+@pytest.mark.slow
 def test_sixteen_requests_at_once_load_once(tiny, monkeypatch):
     from engine.models import diffusion
 
@@ -241,6 +243,7 @@ def test_a_failed_load_reaches_all_who_wait_and_is_tried_again():
     assert cache.get("key", lambda: "good") == "good"
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_is_loaded_anew(tiny, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(tiny["sd1"], folder)
@@ -339,6 +342,7 @@ def test_a_patch_reaches_buffers_and_new_rows():
     assert model.embed.num_embeddings == 5
 
 
+@pytest.mark.slow
 def test_a_patch_that_does_not_fit_changes_nothing(tiny, store):
     base = load(ModelRef(str(tiny["sd1"])))
     digest = store.put(patch_for(base, 1))
@@ -354,6 +358,7 @@ def test_an_edit_that_is_forgotten_is_named(tiny, store):
         load(ModelRef(str(tiny["sd1"]), edits=("0" * 64,)))
 
 
+@pytest.mark.slow
 def test_visitors_with_different_edits_never_see_each_others_weights(tiny, store, monkeypatch):
     """Sixteen threads, eight edits of one base and a cache too small for them all."""
     source = str(tiny["sd1"])
@@ -476,6 +481,7 @@ def test_an_edit_keeps_its_base_in_the_cache():
     assert cache.bytes == 9
 
 
+@pytest.mark.slow
 def test_a_base_that_fills_the_cache_is_loaded_once_for_all_its_edits(tiny, store, monkeypatch):
     source = str(tiny["sd1"])
     base = load(ModelRef(source))

@@ -36,6 +36,7 @@ def pictures(h=20, w=27, seed=0):
     return torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_our_layout_tells_schedule_targets_and_tasks(ours):
     assert ours.schedule.path.prior_std == pytest.approx(50 / 255)
     assert ours.fit_targets == ("noise", "data", "velocity")
@@ -109,6 +110,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path, change, said):
 # ---------------------------------------------------------------------- the published network
 
 
+@pytest.mark.slow
 def test_every_published_name_finds_its_place(published):
     held = published.part("unet").state_dict()
     for name, tensor in published_universal().items():
@@ -226,6 +228,7 @@ def test_pickles_are_not_read_and_the_way_out_is_said(tmp_path):
     assert "engine/models/daclip.py" in refused.value.advice
 
 
+@pytest.mark.slow
 def test_the_lines_for_the_owner_write_what_is_read(tmp_path, monkeypatch):
     """As the module's docstring has them; only here, on files made here, are they run."""
     from safetensors.torch import save_file

@@ -18,6 +18,7 @@ TEXTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", DIFFUSION)
 def test_prompts_are_read_as_transformers_reads_them(key):
     """The tokenizer is built from its files here, and by the library's own loader there."""

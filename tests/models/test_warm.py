@@ -47,6 +47,7 @@ print(max(gaps), sum(gaps))
 """
 
 
+@pytest.mark.slow
 def test_other_threads_have_the_interpreter_while_torch_is_imported():
     command = [sys.executable, "-c", "import sys; sys.setswitchinterval(0.0005)" + WATCHED]
     longest, whole = map(float, subprocess.check_output(command, text=True).split())

@@ -70,6 +70,7 @@ def test_a_shift_comes_back_where_the_mask_is_one_and_nowhere_else_is_promised(s
     assert same_bits(aug.undo(aug(x))[0, 0][inside], x[0, 0][inside])
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_undone_values_are_values_of_the_frame_near_by(seed):
@@ -227,6 +228,7 @@ def test_transforms_out_of_range_are_refused(wrong):
         Augmentation.of(SIZE, **wrong)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_published_probabilities():
     """0.5 for shift and zoom out, 0.1 for zoom in, 0.05 for a rotation; 4 sigma of 1000."""
     drawn = [Augmentation.sample((48, 64), generator(0, i)).steps for i in range(1000)]
@@ -254,6 +256,7 @@ def test_rooms_of_two_seeds_are_two_places_and_one_seed_is_one():
     assert not torch.equal(scenes._room(5, 24, 32).depth, scenes._room(6, 24, 32).depth)
 
 
+@pytest.mark.slow
 def test_undo_stays_at_the_floor_and_wrong_geometry_does_not():
     scene = scenes.room(training.TEST_ROOMS + 1)
     found = floors(scene, Augmentation.of(scene.size, zoom=0.6, angle=25.0))
@@ -338,6 +341,7 @@ def test_points_without_any_say_nothing():
     assert float(losses.sparse(depth, torch.zeros(1, 1, 8, 8))) == 0
 
 
+@pytest.mark.slow
 def test_training_is_the_same_twice_and_touches_no_global_state():
     state = torch.get_rng_state()
     settings_ = {"arms": ("undo",), "steps": 4, "rooms": 2, "test_rooms": 2, "batch": 1}
@@ -349,6 +353,7 @@ def test_training_is_the_same_twice_and_touches_no_global_state():
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 def test_the_transform_grows_and_its_films_follow():
     found = finish(run(seed=7, place=1))
     assert [at.strength for at in found.curve] == pytest.approx(np.linspace(0, 1, 9).tolist())
@@ -361,6 +366,7 @@ def test_the_transform_grows_and_its_films_follow():
     assert "Augmentation.of((144, 192), angle=25.0, zoom=0.6" in found.script.text
 
 
+@pytest.mark.slow
 def test_the_script_of_a_run_is_python_that_runs():
     found = finish(run(seed=7, place=1, depth_from="truth"))
     space: dict[str, object] = {}
@@ -478,6 +484,7 @@ def test_scale_and_shift_of_an_inverse_depth_are_found():
     assert torch.allclose(averaging.fitted(said, truth), truth, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_depth_model_of_transformers_is_averaged(tmp_path, run_job):
     """A tiny Depth Anything saved as a folder, with weights of its own."""
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config

@@ -17,6 +17,7 @@ def ways() -> dict[str, _backwards.Way]:
     return {way.title: way for way in finish(_backwards.run(seed=0)).ways}
 
 
+@pytest.mark.slow
 def test_each_comes_back_as_its_family_says(ways):
     assert ways["XOR patch"].exactness is Exactness.BITWISE
     assert ways["XOR patch"].error == 0
@@ -26,6 +27,7 @@ def test_each_comes_back_as_its_family_says(ways):
     assert ways["Noise, then a sampler"].exactness is Exactness.IN_DISTRIBUTION
 
 
+@pytest.mark.slow
 def test_the_rivals_come_back_worse(ways):
     assert ways["Adapter subtracted"].equal_bits < 1
     assert ways["Couplings that shrink"].error > 100 * ways["Coupling layers"].error
@@ -44,6 +46,7 @@ def test_each_leads_to_an_action_that_there_is(ways):
         assert catalog.find(way.method).target(way.action)
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_job_with_a_preview_of_every_point(run_job):
     told = [event.preview for event in run_job(Job(TARGET, {}, 3))[:-1] if event.preview]
     assert [len(one.ways) for one in told] == list(range(1, len(_backwards.WAYS) + 1))

@@ -11,6 +11,7 @@ from engine.networks.reversible_unet3d import golden as unet3d
 CHECKS = {**meft.CHECKS, **revcol.CHECKS, **unet3d.CHECKS}
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("name", CHECKS)
 def test_published_code_and_this_one_agree(name: str):
@@ -18,6 +19,7 @@ def test_published_code_and_this_one_agree(name: str):
         assert case.error <= case.tolerance, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [meft, revcol, unet3d])
 def test_the_panel_runs_all_of_them(module):
     assert len(finish(module.run()).cases) == sum(map(len, module.CHECKS.values()))

@@ -164,6 +164,7 @@ def digits() -> models.Encoder:
     return models.open_encoder(models.DIGITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [1, 2, 3])
 def test_the_start_comes_nearer_as_lambda_falls(digits: models.Encoder, variant: int):
     task = tasks.digits_task("a")
@@ -186,7 +187,8 @@ def test_errors_climb_tenfold_a_layer_and_anchors_mend_them(digits: models.Encod
     # Anchors lie four layers apart: no layer is further from one than the third is from the top.
     assert MeftConfig(1).anchor(6) == 8
     assert max(error.anchored_inverse for error in found) < 10 * inverse[2] < inverse[0]
-    assert max(error.anchored_gradient for error in found) < 1e-4 < found[0].gradient
+    assert max(error.anchored_gradient for error in found) < 10 * found[2].gradient
+    assert 10 * found[2].gradient < found[0].gradient
     assert trip.relative_error == pytest.approx(found[0].anchored_inverse)
 
 
@@ -221,6 +223,7 @@ def test_training_leaves_the_shared_weights_alone(digits: models.Encoder, name: 
     assert same_bits(before, dict(digits.backbone.state_dict()))
 
 
+@pytest.mark.slow
 def test_plain_and_reversible_training_have_one_curve(digits: models.Encoder):
     task, curves = tasks.digits_task("b"), []
     for name in ("meft-plain", "meft"):
@@ -295,6 +298,7 @@ def test_a_folder_that_is_no_adapter_is_refused(tmp_path: Path, digits, changed)
 # ---------------------------------------------------------------------- will it fit
 
 
+@pytest.mark.slow
 def test_the_published_figures_come_out_at_real_scale():
     """Two streams of 48 MiB for reversible MEFT on BERT-base, batch 32, 512 tokens."""
     costs = {
@@ -309,6 +313,7 @@ def test_the_published_figures_come_out_at_real_scale():
     assert costs["meft-pure"].kept_bytes < costs["lora-checkpoint"].kept_bytes / 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "opt"])
 def test_bytes_on_shapes_are_those_of_a_real_step(kind: str):
     from engine.reversible.memory import measure as counted
@@ -363,6 +368,7 @@ def test_captions_never_name_the_kind_they_are_asked_for():
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 def test_the_job_shows_start_errors_and_bars(run_job):
     seen = run_job(Job(f"{TARGET}:run", {"depth": 3, "arms": ["meft", "lora"]}, seed=0))
     assert isinstance(seen[-1], Done)
@@ -373,6 +379,7 @@ def test_the_job_shows_start_errors_and_bars(run_job):
     assert shown.original_accuracy > 0.85
 
 
+@pytest.mark.slow
 def test_the_error_of_walking_back_climbs_as_lambda_falls_and_anchors_hold_it(run_job):
     shown = run_job(Job(f"{TARGET}:run", {"depth": 1, "arms": ["head"]}, seed=0))[-1].result
     lowest = {start.lam: start.inverse[0] for start in shown.starts}
@@ -384,6 +391,7 @@ def test_the_error_of_walking_back_climbs_as_lambda_falls_and_anchors_hold_it(ru
     assert max(tenth.anchored) < 0.1 * tenth.inverse[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "tokens"), [("bert-base", 512), ("roberta-large", 512)])
 def test_the_longest_text_of_a_model_is_counted(run_job, scale: str, tokens: int):
     params = {"scale": scale, "tokens": tokens, "batch": 1, "arms": ["head"]}
@@ -391,12 +399,14 @@ def test_the_longest_text_of_a_model_is_counted(run_job, scale: str, tokens: int
     assert shown.costs[0].is_computed
 
 
+@pytest.mark.slow
 def test_a_small_scale_without_anchors_is_warned_of(run_job):
     params = {"lam": 0.02, "anchors": "none", "arms": ["head"], "depth": 1}
     shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
     assert any("without anchors" in note for note in shown.notes)
 
 
+@pytest.mark.slow
 def test_fine_tuning_reads_its_adapters_back(run_job):
     params = {"steps": 2, "batch": 4, "arms": ["meft"]}
     tuned = run_job(Job(f"{TARGET}:train", params, seed=0))[-1].result

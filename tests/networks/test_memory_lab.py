@@ -30,6 +30,7 @@ def test_every_architecture_comes_back_in_float64(name: str):
     assert len(made.couplings) == 2 * made.unit
 
 
+@pytest.mark.slow
 def test_one_bar_does_not_move(run_job):
     params = {"depths": [2, 8, 16], "width": 16, "batch": 4}
     shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
@@ -41,6 +42,7 @@ def test_one_bar_does_not_move(run_job):
     assert any("Checkpoints per block alone" in note for note in shown.notes)
 
 
+@pytest.mark.slow
 def test_a_contraction_is_told_to_lose_its_gradients(run_job):
     params = {"architecture": "meft-3", "depths": [8], "width": 16, "batch": 2}
     shown = run_job(Job(f"{TARGET}:run", params, seed=0))[-1].result
@@ -49,6 +51,7 @@ def test_a_contraction_is_told_to_lose_its_gradients(run_job):
     assert any("without anchors" in note for note in shown.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float64"])
 def test_precisions_are_measured(run_job, precision: str):
     params = {"depths": [2], "width": 8, "batch": 2, "precision": precision}

@@ -25,6 +25,7 @@ def end_of(run_job, action: str, **params):
 # ---------------------------------------------------------------------- drawn curves
 
 
+@pytest.mark.slow
 def test_a_drawn_curve_is_learnt_and_its_start_comes_back_in_every_bit(run_job):
     shown = end_of(run_job, "run", rounds=60, steps=32, width=16)
     by = {way.method: way for way in shown.ways}
@@ -47,6 +48,7 @@ def test_a_curve_that_crosses_itself_is_given_the_time(run_job, name: str, cross
 # ---------------------------------------------------------------------- stability
 
 
+@pytest.mark.slow
 def test_a_dissipative_field_explodes_and_a_small_c_holds(run_job):
     shown = end_of(run_job, "retrace", field="decay", rate=5.0, end=10.0, steps=100, c=0.5)
     by = {way.method: way for way in shown.ways}
@@ -59,6 +61,7 @@ def test_a_dissipative_field_explodes_and_a_small_c_holds(run_job):
     assert forward[0.5] < 1e-8
 
 
+@pytest.mark.slow
 def test_c_below_one_pays_on_the_way_back(run_job):
     shown = end_of(run_job, "retrace", steps=200)
     back = {pull.c: pull.return_error for pull in shown.pulls}
@@ -70,6 +73,7 @@ def test_c_below_one_pays_on_the_way_back(run_job):
 # ---------------------------------------------------------------------- gradients
 
 
+@pytest.mark.slow
 def test_four_ways_to_a_gradient(run_job):
     shown = end_of(run_job, "gradients", most=64, batch=4)
     at = {(p.method, p.steps): p for p in shown.points}
@@ -82,6 +86,7 @@ def test_four_ways_to_a_gradient(run_job):
     assert [at[m, 64].evaluations for m in ("plain", "reversible", "adjoint")] == [65, 130, 256]
 
 
+@pytest.mark.slow
 def test_a_damped_field_spoils_the_solve_and_not_the_gradient_of_the_solve(run_job):
     shown = end_of(run_job, "gradients", most=64, batch=2, rate=2.0, sweep="time")
     last = {p.method: p for p in shown.points if p.steps == 64}
@@ -123,6 +128,7 @@ def test_windows_of_the_test_share_no_row_with_those_of_the_training():
     assert max(train) + series.AHEAD < min(test) - series.LENGTH + 1
 
 
+@pytest.mark.slow
 def test_both_forecasters_learn(run_job):
     shown = end_of(run_job, "series", rounds=12, width=8)
     by = {one.name: one for one in shown.learners}
@@ -170,6 +176,7 @@ def test_the_process_has_the_moments_of_its_equation():
     assert torch.allclose(x.var(0), variance, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_game_clips_its_critic_and_repeats():
     found = []
     for _ in range(2):

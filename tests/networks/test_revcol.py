@@ -36,6 +36,7 @@ def loss_of(network: nets.RevCol, x: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------------- the network
 
 
+@pytest.mark.slow
 def test_the_published_sizes_have_the_published_numbers_of_weights():
     """Headline of the paper: T 30 M and S 60 M, in training with heads and decoders a little more;
     without them to the million."""
@@ -137,6 +138,7 @@ def cost_of(columns: int, policy: str) -> int:
     return measure(lambda: network(x).logits[-1].sum(), network, [x]).kept_bytes
 
 
+@pytest.mark.slow
 def test_bytes_of_all_columns_in_one_sequence_stand_still_where_the_release_grows():
     whole, released = ([cost_of(n, p) for n in (2, 4, 8)] for p in ("whole", "released"))
     assert whole[0] == whole[1] == whole[2]
@@ -226,6 +228,7 @@ def test_ones_own_picture_is_scaled(run_job, untrained):
     assert shown.picture.shape == (32, 32, 3)
 
 
+@pytest.mark.slow
 def test_sixteen_columns_lose_their_gradients_and_anchors_save_them(run_job):
     params = {"columns": [16], "policies": ["plain", "whole", "anchored", "released"], "batch": 1}
     shown = run_job(Job(f"{TARGET}:memory", params, seed=0))[-1].result

@@ -18,6 +18,7 @@ from engine.networks.neural_de.fields import Counted, Learned, Planar, drawn_wei
 START = torch.tensor([[1.2, 0.0]]).double()
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_three_libraries_and_this_one_agree():
     for case in finish(check_all(golden.CHECKS)).cases:
@@ -37,6 +38,7 @@ def learned(size=4, width=8, seed=0):
 # ---------------------------------------------------------------------- what the mathematics says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "order"), [("reversible_heun", 2), ("mccallum_foster", 2), ("heun", 2), ("rk4", 4)]
 )
@@ -54,6 +56,7 @@ def test_the_error_falls_with_the_order_of_the_method(name: str, order: int):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [10, 100])
 def test_a_pendulum_comes_back_where_ordinary_heun_misses(time: int):
     field, times = Planar("pendulum"), Times.even(float(time), 20 * time)
@@ -65,6 +68,7 @@ def test_a_pendulum_comes_back_where_ordinary_heun_misses(time: int):
     assert float((missed - START).abs().max()) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [16, 1000])
 def test_kicks_on_a_grid_come_back_in_every_bit(steps: int):
     field = Learned(2, 8).double()
@@ -102,6 +106,7 @@ def test_unequal_steps_and_tapped_states_are_the_same_solve():
     assert torch.equal(states[1], last[0])
 
 
+@pytest.mark.slow
 def test_decay_grows_a_parasitic_mode_and_c_below_one_cures_it():
     """y' = -y at h = 0.05, 400 steps; the exact end is exp(-20) = 2.1e-9."""
     field = nn.Module()
@@ -193,6 +198,7 @@ def test_torchdiffeq_gives_the_same_adjoint():
         assert torch.allclose(a, b, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_torchdiffeq_solves_to_the_same_end():
     library = pytest.importorskip("torchdiffeq")
     field = learned()

@@ -77,6 +77,7 @@ def test_the_mode_changes_on_the_same_weights():
         assert torch.equal(network(x), network.set_mode("reversible")(x))
 
 
+@pytest.mark.slow
 def test_kept_bytes_stand_still_when_blocks_are_added():
     kept = {}
     for mode in ("plain", "checkpoint", "reversible"):
@@ -89,6 +90,7 @@ def test_kept_bytes_stand_still_when_blocks_are_added():
     assert kept["plain", 4] > 10 * kept["reversible", 4]
 
 
+@pytest.mark.slow
 def test_the_reference_figures_come_out_on_shapes():
     """140.9 MiB plain and 10.2 reversible for widths 16, 32, 64 on 32^3, one block a stage."""
     found, x = {}, torch.zeros(1, 1, 32, 32, 32, device="meta")
@@ -101,6 +103,7 @@ def test_the_reference_figures_come_out_on_shapes():
     assert found["reversible"] == pytest.approx(10.2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_bytes_on_shapes_are_those_of_a_real_step():
     network, x = network_of().train(), cube(16)
     target = torch.zeros(1, 16, 16, 16, dtype=torch.long)
@@ -110,6 +113,7 @@ def test_bytes_on_shapes_are_those_of_a_real_step():
     assert computed.flops == real.flops
 
 
+@pytest.mark.slow
 def test_the_largest_cube_fits_and_the_next_one_does_not():
     most = 40_000_000
     best = finish(sizes.largest(SMALL, "reversible", most, str))
@@ -287,6 +291,7 @@ def test_hostile_files_are_refused(data: bytes, kind: type, match: str):
         nifti.read(data)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_never_unpacked_further_than_the_limit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nifti, "MOST_UNPACKED", 100_000)
     packer = zlib.compressobj(9, wbits=31)
@@ -328,6 +333,7 @@ def test_ones_own_volume_is_segmented_and_given_back(run_job, untrained):
     assert [stage.trip.exactness for stage in shown.stages] == [Exactness.ROUND_OFF] * 2
 
 
+@pytest.mark.slow
 def test_two_modes_train_on_one_curve_at_different_memory(run_job):
     params = {"widths": [8, 16], "side": 16, "steps": 4, "modes": ["plain", "reversible"]}
     shown = run_job(Job(f"{TARGET}:train", params, seed=0))[-1].result

@@ -105,6 +105,7 @@ def costs(count, mode, anchor_every=None, dropout=0.0):
     return measure(lambda: sum(s.sum() for s in sequence(x)[0]), sequence, x)
 
 
+@pytest.mark.slow
 def test_kept_bytes_are_constant_in_depth_to_the_byte():
     stream = 64 * 32 * 4
     assert [costs(count, "reversible").kept_bytes for count in (2, 8, 32)] == [2 * stream] * 3
@@ -114,6 +115,7 @@ def test_kept_bytes_are_constant_in_depth_to_the_byte():
     assert costs(8, "checkpoint").kept_bytes == (2 * 8 - 1) * stream
 
 
+@pytest.mark.slow
 def test_the_peak_without_the_list_of_gradients_is_constant_in_depth():
     peaks = [costs(count, "reversible") for count in (2, 8, 32)]
     rest = [cost.peak_bytes - cost.gradient_bytes for cost in peaks]
@@ -122,6 +124,7 @@ def test_the_peak_without_the_list_of_gradients_is_constant_in_depth():
     assert anchored.peak_bytes < peaks[2].peak_bytes
 
 
+@pytest.mark.slow
 def test_recomputation_costs_a_third_more_operations():
     """Plain 1 + 2, reversible 1 + 1 + 2; a checkpoint stops once what was saved is there again."""
     plain, back = costs(8, "plain").flops, costs(8, "reversible").flops
@@ -129,6 +132,7 @@ def test_recomputation_costs_a_third_more_operations():
     assert plain < costs(8, "checkpoint").flops < back
 
 
+@pytest.mark.slow
 def test_selective_checkpoints_keep_more_and_compute_less():
     plain, part, whole = (costs(8, mode) for mode in ("plain", "selective", "checkpoint"))
     assert part.flops < whole.flops

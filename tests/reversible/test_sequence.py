@@ -158,6 +158,7 @@ def everything_at_once(mode="reversible", anchor_every=None):
     return ReversibleSequence(couplings, taps=taps, mode=mode, anchor_every=anchor_every)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anchor_every", [None, 2, 1])
 def test_gradcheck_of_everything_at_once(anchor_every):
     torch.manual_seed(0)

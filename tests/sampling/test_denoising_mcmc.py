@@ -72,12 +72,14 @@ def test_a_run_counts_what_it_spends_and_keeps_the_burn_in_apart(run_job):
     assert sum(chain.weights) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_sweep_measures_every_eta_beside_pure_noise(run_job):
     found = result(run_job, "eta", **QUICK)
     assert [trade.eta for trade in found.trades] == sorted(trade.eta for trade in found.trades)
     assert found.vanilla.nfe == 10
 
 
+@pytest.mark.slow
 def test_heun_in_few_evaluations_ends_nearer_from_the_chain_than_from_noise():
     world = bench.blobs(5)
     chain, noise = bench.both(world, "kar1", 10, bench.ETA, 1)

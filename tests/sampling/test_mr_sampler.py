@@ -70,6 +70,7 @@ def restored(tiny, run_job):
 # ---------------------------------------------------------------------- golden and names
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_every_golden_case_lies_within_its_tolerance():
     found = finish(golden.run())
@@ -117,12 +118,14 @@ def test_every_event_shows_the_comparison_as_far_as_it_has_come(compared):
     assert pickle.loads(pickle.dumps(seen[-1])).done == seen[-1].done
 
 
+@pytest.mark.slow
 def test_equal_jobs_give_equal_results_and_another_seed_others(compared):
     first, second = (compared(plane=True)[-1].result for _ in range(2))
     assert not differing(first, second)
     assert differing(first.walks, compared(seed=4)[-1].result.walks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", KINDS)
 def test_every_fit_target_and_every_method_ends_in_a_picture(compared, target):
     for first in range(0, len(METHODS), 4):
@@ -274,6 +277,7 @@ def test_unusable_tiles_are_refused(restored, settings, said):
 # ---------------------------------------------------------------------- damage and pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_damage_grows_with_its_strength_and_repeats(task):
     x0 = to_tensor(np.stack([example("chelsea"), example("flower")]))
@@ -296,6 +300,7 @@ def test_examples_and_held_out_squares_are_pictures():
     assert 0 <= float(squares.min()) < float(squares.max()) <= 1
 
 
+@pytest.mark.slow
 def test_card_names_actions_that_run(tiny, run_job):
     for action in CARD.actions:
         target = f"engine.sampling.mr_sampler.algorithm:{action.name}"

@@ -55,6 +55,7 @@ def rewound(tiny, run_job):
 # ---------------------------------------------------------------------- solvers side by side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_ours_and_diffusers_give_one_result_from_one_noise(lab, layout):
     """For every layout and prediction type; the guidance is in both."""
@@ -68,6 +69,7 @@ def test_ours_and_diffusers_give_one_result_from_one_noise(lab, layout):
     np.testing.assert_allclose(result.films[0].picture.astype(int), result.films[1].picture, atol=1)
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted_at_the_network(lab, monkeypatch):
     rows = []
     real = algorithm.Scene.model
@@ -96,6 +98,7 @@ def test_evaluations_are_counted_at_the_network(lab, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_more_evaluations_come_nearer_to_the_reference(lab):
     result: Lab = lab(solvers=["ddim", "dpmpp_2m"], curve=[4, 8, 16], reference_nfe=100)[-1].result
     for solver in ("ddim", "dpmpp_2m"):
@@ -106,6 +109,7 @@ def test_more_evaluations_come_nearer_to_the_reference(lab):
     assert all(point.milliseconds_per_nfe > 0 for point in result.curve)
 
 
+@pytest.mark.slow
 def test_every_event_shows_the_lab_as_far_as_it_has_come(lab):
     seen = [e for e in lab(solvers=["ddim", "dpmpp_2m"], curve=[2, 4]) if isinstance(e, Progress)]
     previews = [event.preview for event in seen if event.preview is not None]
@@ -119,6 +123,7 @@ def test_every_event_shows_the_lab_as_far_as_it_has_come(lab):
     assert seen[-1].preview.reference.nfe == 20
 
 
+@pytest.mark.slow
 def test_equal_jobs_give_equal_results_but_for_the_clock(lab):
     settings = {"solvers": ["ddim", "ancestral", "diffusers:EulerAncestralDiscrete"], "eta": 0.5}
     first, second = (lab(**settings)[-1].result for _ in range(2))
@@ -127,6 +132,7 @@ def test_equal_jobs_give_equal_results_but_for_the_clock(lab):
     assert differing(first.films, other.films)
 
 
+@pytest.mark.slow
 def test_second_run_takes_the_reference_from_the_cache(lab):
     fresh = {"prompt": "a banana"}
     first, second, other = (
@@ -136,6 +142,7 @@ def test_second_run_takes_the_reference_from_the_cache(lab):
     np.testing.assert_array_equal(first.picture, second.picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", algorithm.GRIDS)
 def test_every_spacing_works_and_its_twin_of_diffusers_ends_nearby(lab, grid):
     names = ["dpmpp_2m", "diffusers:DPMSolverMultistep"]
@@ -144,6 +151,7 @@ def test_every_spacing_works_and_its_twin_of_diffusers_ends_nearby(lab, grid):
     assert result.differences[0].relative < 0.1
 
 
+@pytest.mark.slow
 def test_events_pickle_and_hold_plain_values(lab):
     for event in lab(solvers=["ddim"], curve=[2]):
         again = pickle.loads(pickle.dumps(event))
@@ -152,6 +160,7 @@ def test_events_pickle_and_hold_plain_values(lab):
     assert all(frame.dtype == np.uint8 and frame.ndim == 3 for frame in result.films[0].frames)
 
 
+@pytest.mark.slow
 def test_closing_after_any_event_leaves_the_next_run_as_it_was(tiny):
     params = {**QUICK, "solvers": ["unipc2"], "model": ModelRef(str(tiny["sd1"]))}
 
@@ -187,6 +196,7 @@ def test_plane_keeps_distances_of_ways_that_lie_in_a_plane():
 # ---------------------------------------------------------------------- rewind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_reversible_solver_returns_to_round_off_and_ddim_does_not(rewound, layout):
     ddim, heun = rewound(layout=layout).ways
@@ -198,12 +208,14 @@ def test_reversible_solver_returns_to_round_off_and_ddim_does_not(rewound, layou
     assert heun.gap > 0
 
 
+@pytest.mark.slow
 def test_every_evaluation_of_both_ways_is_counted(rewound):
     ddim, heun = rewound(edit="a dog").ways
     assert (ddim.nfe, heun.nfe) == (3 * 5, 3 * 6)
     assert len(ddim.to_noise) == len(heun.to_picture) == 5
 
 
+@pytest.mark.slow
 def test_other_prompt_on_the_way_back_changes_the_picture(rewound):
     plain, edited = rewound(), rewound(edit="a dog")
     for without, way in zip(plain.ways, edited.ways, strict=True):
@@ -212,11 +224,13 @@ def test_other_prompt_on_the_way_back_changes_the_picture(rewound):
         np.testing.assert_array_equal(without.picture, way.picture)
 
 
+@pytest.mark.slow
 def test_same_prompt_and_guidance_on_the_way_back_is_no_edit(rewound):
     way = rewound(edit="a cat", guidance_scale=1.0).ways[1]
     np.testing.assert_allclose(way.edited.astype(int), way.picture, atol=1)
 
 
+@pytest.mark.slow
 def test_given_picture_is_taken_and_shallow_depth_keeps_more_of_it(rewound):
     picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     deep, shallow = (rewound(picture=picture, depth=depth) for depth in (1.0, 0.2))
@@ -225,6 +239,7 @@ def test_given_picture_is_taken_and_shallow_depth_keeps_more_of_it(rewound):
     assert np.isfinite(deep.psnr_of_encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "taken"), [((66, 62), (64, 60)), ((640, 640), (64, 64)), ((37, 100), (24, 64))]
 )
@@ -273,6 +288,7 @@ def test_unusable_settings_are_refused_with_a_sentence(tiny, run_job, target, se
     assert not last.error_id
 
 
+@pytest.mark.slow
 def test_card_names_functions_that_exist_and_settings_they_take(tiny, run_job):
     for action in CARD.actions:
         target = f"engine.sampling.nfe_lab.algorithm:{action.name}"
@@ -310,6 +326,7 @@ def test_bench_measures_errors_factors_slopes_and_overhead(tiny, run_job, monkey
     json.dumps(dataclasses.asdict(measured))
 
 
+@pytest.mark.slow
 def test_the_shape_of_stable_diffusion_is_walked_like_any_model(tiny):
     """Narrow here; the real widths need a GPU."""
     small = Scene.open(ModelRef(str(tiny["sd1"])), "a cat", "", 4.0)

@@ -104,6 +104,7 @@ def test_true_curve_of_one_gaussian_is_the_closed_form(name):
         torch.testing.assert_close(state, closed, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_errors_fall_and_nfe_is_what_the_network_counted(run_job):
     found = result(run_job, "run", solvers=["ddim", "unipc2", "rk4"], particles=4, most=64)
     for name in ("ddim", "unipc2", "rk4"):
@@ -121,12 +122,14 @@ def test_a_slope_is_the_power_of_a_made_up_fall():
     assert slope.mean_slope == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_heun_is_worse_than_ddim_with_few_evaluations(run_job):
     found = result(run_job, "run", solvers=["heun", "ddim"], particles=16, most=8)
     few = {point.solver: point.error for point in found.points if point.nfe == 8}
     assert few["heun"] > few["ddim"]
 
 
+@pytest.mark.slow
 def test_equal_steps_in_time_cost_unipc_its_lead(run_job):
     last = {}
     for spacing in ("uniform_lam", "uniform_t"):
@@ -223,6 +226,7 @@ def test_the_mean_flow_target_is_the_truth_where_g_is():
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_training_lowers_the_error(run_job, target):
     found = result(run_job, "distil", target=target, steps=30, batch=64, world="1 0.5 0 0.1")

@@ -69,6 +69,7 @@ def result(run_job, action: str, seed: int = 0, **params):
 # ---------------------------------------------------------------------- published arrays
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 def test_everything_equals_the_release():
     cases = list(golden.comparisons())
@@ -144,6 +145,7 @@ def test_a_hub_id_without_a_network_says_how_to_get_it(monkeypatch):
 # ---------------------------------------------------------------------- actions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_a_run_goes_there_and_back_and_tells_bits(run_job, folders, name):
     trip = result(
@@ -161,6 +163,7 @@ def test_a_run_goes_there_and_back_and_tells_bits(run_job, folders, name):
     assert len(bits.probes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", ["vp", "ve"])
 def test_points_come_back_with_their_density_and_noise_takes_them_elsewhere(run_job, process):
     found = result(run_job, "run", process=process, points=3, others=20, nfe=50)
@@ -170,6 +173,7 @@ def test_points_come_back_with_their_density_and_noise_takes_them_elsewhere(run_
     np.testing.assert_allclose(found.flow_nats, found.true_nats, atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_lab_walks_the_released_chain_where_it_has_enough_levels(run_job):
     told = {"process": "subvp", "predictor": "reverse_diffusion", "corrector": "none"}
     lab = result(
@@ -189,6 +193,7 @@ def test_samplers_stand_side_by_side_at_equal_evaluations(run_job, folders):
     assert [(strip.name, strip.nfe) for strip in drawn.strips] == [("pc", 8), ("p", 8)]
 
 
+@pytest.mark.slow
 def test_the_lab_measures_both_at_equal_evaluations_and_sweeps_snr(run_job):
     lab = result(run_job, "sample", seed=2, nfe=20, particles=100, most=20)
     assert len(lab.scenes) == len(lab.clouds) == len(lab.times) == 10

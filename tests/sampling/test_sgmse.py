@@ -187,6 +187,7 @@ def test_the_classical_estimator_keeps_the_length(length):
 # ---------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_every_version_and_its_marks(run):
     *seen, end = run()
     found = end.result
@@ -201,12 +202,14 @@ def test_a_run_ends_with_every_version_and_its_marks(run):
     assert done == sorted(done)
 
 
+@pytest.mark.slow
 def test_equal_seeds_are_equal_and_others_are_not(run):
     first, again, other = (run(seed=seed)[-1].result for seed in (3, 3, 4))
     assert not differing(first, again)
     assert differing(first.enhanced, other.enhanced)
 
 
+@pytest.mark.slow
 def test_a_recording_is_taken_as_it_is(run):
     wave = clips.sentence("ru-vm-sorry")[0].numpy()
     found = run(recording=Sound.of(0.5 * wave, 16_000).text())[-1].result
@@ -225,6 +228,7 @@ def test_a_recording_keeps_its_loudness(tiny):
     np.testing.assert_allclose(back.wave(), wave, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_comparing_counts_every_way_at_its_budget(tiny, run_job):
     *_, end = run_job(Job(COMPARE, {"model": tiny, "budgets": [1, 2, 4]}, 3))
     spent = {(p.sampler, p.nfe) for p in end.result.points}

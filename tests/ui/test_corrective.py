@@ -78,6 +78,7 @@ def test_the_stored_retraining_is_a_curve_over_the_shares_with_its_intervals():
     assert line.band == ([90.0, 90.0], [100.0, 100.0])
 
 
+@pytest.mark.slow
 def test_a_repair_shows_both_networks_and_the_undo(call):
     pictures, table, number, *_ = call("run")
     assert "every bit is back" in pictures
@@ -88,12 +89,14 @@ def test_a_repair_shows_both_networks_and_the_undo(call):
     assert "the attack succeeds" in number
 
 
+@pytest.mark.slow
 def test_confused_labels_are_warned_of_and_counted_by_what_is_corrected(call):
     _, table, number, *_ = call("run", model="fashion-confused")
     assert "Look again" in table
     assert "labels were confused" in number
 
 
+@pytest.mark.slow
 def test_curves_begin_with_the_original_and_bakes_come_back(call):
     plane, kept, *_ = call("curves")
     assert "original" in json.dumps(plane)
@@ -102,6 +105,7 @@ def test_curves_begin_with_the_original_and_bakes_come_back(call):
     assert "equal bit for bit" in call("export", form="card")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

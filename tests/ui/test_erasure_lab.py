@@ -30,6 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_sheet_table_and_files(client: Client, tiny: str):
     sheet, table, _, files, _, status, told = client.predict(
         **RUN, model=tiny, api_name="/erasure_lab_run_panel"
@@ -46,6 +47,7 @@ def test_a_comparison_shows_sheet_table_and_files(client: Client, tiny: str):
     assert "--concept cat" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -67,6 +69,7 @@ def test_bad_input_is_refused_with_a_sentence(client: Client, tiny: str, changed
     assert "Traceback" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_endpoint_takes_a_recipe(client: Client, tiny: str):
     params = {"concept": "cat", "methods": ["UCE"], "each": 1, "sweep": 0, "steps": 2}
     recipe = Recipe("erasure_lab", params=params, seed=3, model=ModelRef(tiny)).json()

@@ -58,6 +58,7 @@ def call(client: Client, tiny: str):
     return one
 
 
+@pytest.mark.slow
 def test_a_run_shows_every_epoch_and_proves_the_undo(call):
     epochs, numbers, errors, _, status, told = call("run")
     before, after, undone, first, again = re.findall(r"<code>([0-9a-f]{12})</code>", epochs)
@@ -72,6 +73,7 @@ def test_a_run_shows_every_epoch_and_proves_the_undo(call):
     assert "--learning-rate 0.001" in told
 
 
+@pytest.mark.slow
 def test_the_curve_has_a_point_before_and_after(call):
     erased, kept, became, *_ = call("curve", compared=["descent"])
     for figure in (erased, kept):
@@ -79,6 +81,7 @@ def test_the_curve_has_a_point_before_and_after(call):
     assert "what prompts with the word show" in became
 
 
+@pytest.mark.slow
 def test_a_baked_edit_returns_and_names_its_size(call):
     told = call("bake")[0]
     before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", told)
@@ -97,6 +100,7 @@ def test_every_file_is_written_and_read_back(call, form: str):
     assert path.suffix == ".safetensors"
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_are_learnt_from(call, tmp_path: Path):
     path = tmp_path / "mine.png"
     Image.new("RGB", (80, 50), (250, 10, 10)).save(path)
@@ -148,11 +152,13 @@ def test_a_file_that_is_no_picture_is_refused(call, tmp_path: Path):
         call("run", pictures=own)
 
 
+@pytest.mark.slow
 def test_markup_in_texts_is_escaped(call):
     epochs = call("run", prompts="<img src=x onerror=alert(1)>")[0]
     assert "<img src=x" not in epochs
 
 
+@pytest.mark.slow
 def test_the_endpoint_takes_a_recipe(client: Client, tiny: str):
     params = {"concept": "cat", "count": 2, "epochs": 1, "prompts": ["a cat"], "steps": 2}
     recipe = Recipe("few_shot_erasing", params=params, seed=3, model=ModelRef(tiny)).json()
@@ -189,6 +195,7 @@ def test_pictures_travel_as_texts_turned_as_the_camera_says(tmp_path: Path):
     assert np.array_equal(from_text(text), upright)
 
 
+@pytest.mark.slow
 def test_many_large_pictures_are_shrunk_until_a_recipe_holds_them(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     path = tmp_path / "noise.png"

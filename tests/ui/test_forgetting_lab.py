@@ -49,6 +49,7 @@ def call(request: pytest.FixtureRequest):
     return one
 
 
+@pytest.mark.slow
 def test_a_sheet_holds_every_way_and_its_files(call):
     plane, sheet, back, layers, files, number, *_ = call("run")
     for name in ("original", "retrained", "SSD"):
@@ -61,6 +62,7 @@ def test_a_sheet_holds_every_way_and_its_files(call):
     assert "known again" in number
 
 
+@pytest.mark.slow
 def test_two_networks_are_shown_by_picture_class_and_layer(call):
     pictures, told, number, *_ = call("pair")
     assert pictures.count("<img") == 8
@@ -69,11 +71,13 @@ def test_two_networks_are_shown_by_picture_class_and_layer(call):
     assert "equal answers" in number
 
 
+@pytest.mark.slow
 def test_the_edit_of_any_way_is_taken_along(call):
     assert "every bit as before" in call("bake")[0]
     assert "equal bit for bit" in call("export", way="SSD", form="checkpoint")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

@@ -34,6 +34,7 @@ def recipe(**changed: object) -> str:
     return Recipe("ripple", params=params, seed=7, model=ModelRef("world")).json()
 
 
+@pytest.mark.slow
 def test_run_draws_picture_status_and_recipe(client: Client):
     picture, *_, status, told = panel(client)
     assert "4 states" in picture
@@ -41,6 +42,7 @@ def test_run_draws_picture_status_and_recipe(client: Client):
     assert "python -m engine run ripple --word pond --steps 4 --seed 7 --model world" in told
 
 
+@pytest.mark.slow
 def test_saved_picture_carries_the_recipe(client: Client):
     picture, *_ = panel(client, seed=11)
     data = picture.split('download="ripple.png" href="data:image/png;base64,')[1].split('"')[0]
@@ -132,6 +134,7 @@ def test_endpoint_refuses_what_is_no_recipe_of_it(client: Client, told: str):
     assert "Something failed" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_stop_frees_the_lane_within_a_step(client: Client):
     """A minute's run, so that waiting for its end is told from a slow machine."""
     minute = GOOD | {"steps": 200, "word": "slow"}

@@ -71,6 +71,7 @@ def app(hub) -> Iterator[tuple[Lane, Client]]:
     demo.close()
 
 
+@pytest.mark.slow
 def test_while_one_waits_for_the_hub_another_computes(app, hub):
     lane, client = app
     waiting = client.submit(api_name="/far")
@@ -83,6 +84,7 @@ def test_while_one_waits_for_the_hub_another_computes(app, hub):
     assert (lane._running, lane._waiting) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_download_that_is_stopped_leaves_the_queue_as_it_was(app, hub):
     lane, client = app
     waiting = client.submit(api_name="/far")

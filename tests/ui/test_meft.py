@@ -49,6 +49,7 @@ def shares(drawn: str, name: str) -> list[float]:
     return json.loads(found[1])
 
 
+@pytest.mark.slow
 def test_as_lambda_falls_the_start_snaps_back_and_the_way_back_is_lost(call):
     drawn, layers, _, number, *_ = call("run")
     known, lowest = shares(drawn, "accuracy, head untouched"), shares(drawn, "layer 1")
@@ -60,12 +61,14 @@ def test_as_lambda_falls_the_start_snaps_back_and_the_way_back_is_lost(call):
     assert "accuracy at the start" in number
 
 
+@pytest.mark.slow
 def test_it_tells_what_fits_and_that_this_is_computed(call):
     drawn, *_ = call("fits")
     assert "✓ fits" in drawn
     assert "Computed on shapes, not measured" in drawn
 
 
+@pytest.mark.slow
 def test_adapters_are_written_as_two_files_and_asked(call):
     _, told, made, *_ = call("train")
     assert "turned" in told or "task b" in told
@@ -75,6 +78,7 @@ def test_adapters_are_written_as_two_files_and_asked(call):
     assert "animal" in answers
 
 
+@pytest.mark.slow
 def test_ones_own_table_is_learnt(call, tmp_path: Path):
     table = tmp_path / "mine.csv"
     rows = [f"a {'cat' if i % 2 else 'rose'} number {i},{i % 2}" for i in range(12)]

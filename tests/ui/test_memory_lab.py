@@ -24,6 +24,7 @@ WALK = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_bars_hold_every_depth_and_one_of_them_is_equal_to_the_byte(client: Client):
     drawn, table, curve, number, status, _ = client.predict(**RUN, api_name="/memory_lab_run_panel")
     assert drawn.count("data-shares") == 6
@@ -34,12 +35,14 @@ def test_the_bars_hold_every_depth_and_one_of_them_is_equal_to_the_byte(client: 
     assert "seed 0" in status
 
 
+@pytest.mark.slow
 def test_a_picture_comes_back_with_its_error_beside_it(client: Client):
     drawn, _, number, *_ = client.predict(**WALK, api_name="/memory_lab_walk_panel")
     assert "every pixel equal" in drawn
     assert "grey levels" in number
 
 
+@pytest.mark.slow
 def test_the_endpoint_takes_ones_own_block(client: Client):
     block = "x1 += linear 2 | gelu | linear 1 (x2)\nx2 += linear 1 | tanh (x1)"
     params = {"architecture": "own", "blocks": block, "depths": [2], "width": 8, "batch": 2}

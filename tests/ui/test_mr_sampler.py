@@ -67,6 +67,7 @@ def restore(client: Client, tiny: str):
     )
 
 
+@pytest.mark.slow
 def test_run_shows_both_methods_and_the_cut(run):
     shown, *_, status, told = run()
     assert shown.count("2 NFE ·") == 2
@@ -76,12 +77,14 @@ def test_run_shows_both_methods_and_the_cut(run):
     assert "python -m engine run mr-sampler" in told
 
 
+@pytest.mark.slow
 def test_equal_settings_give_equal_pixels(run):
     saved = [re.findall(r'href="(data:image/png[^"]+)"', run()[0]) for _ in range(2)]
     assert len(saved[0]) == 2
     assert saved[0] == saved[1]
 
 
+@pytest.mark.slow
 def test_curves_of_three_figures_are_drawn(run):
     _, psnr, ssim, distance, *_ = run(curve=True, methods=["mrs_ode_d_1"])
     for plot in (psnr, ssim, distance):
@@ -90,6 +93,7 @@ def test_curves_of_three_figures_are_drawn(run):
         assert len(line["y"]) == len(line["x"])
 
 
+@pytest.mark.slow
 def test_own_picture_is_restored_in_its_size(restore, tmp_path: Path):
     path = tmp_path / "mine.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 77, 3), dtype=np.uint8)).save(

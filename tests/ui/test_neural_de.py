@@ -79,6 +79,7 @@ def test_a_drawing_is_shown_as_text_and_does_nothing_else(drawn: Drawn):
     assert "<script" not in markup
 
 
+@pytest.mark.slow
 def test_the_film_goes_there_and_back(drawn: Drawn):
     frames = neural_de.film(drawn)
     assert len(frames) == 12
@@ -101,6 +102,7 @@ def test_gradients_that_left_all_bounds_have_no_bar_and_a_word():
 # ---------------------------------------------------------------------- headless
 
 
+@pytest.mark.slow
 def test_the_named_endpoint_answers_with_one_sentence_to_bad_input(client: Client):
     need_panel("neural_de")
     recipe = Recipe("neural_de", params={"drawing": "0 0"}, seed=7)

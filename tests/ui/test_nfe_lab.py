@@ -76,6 +76,7 @@ def test_settings_lead_back_to_the_controls():
     assert nfe_lab.run_values(params) == {k: v for k, v in values.items() if k != "seed"}
 
 
+@pytest.mark.slow
 def test_run_shows_each_solver_its_cost_and_what_is_equal(run):
     pictures, _, _, _, status, told = run()
     assert pictures.count("5 NFE ·") == 2
@@ -84,12 +85,14 @@ def test_run_shows_each_solver_its_cost_and_what_is_equal(run):
     assert "python -m engine run nfe-lab" in told
 
 
+@pytest.mark.slow
 def test_equal_settings_give_equal_pixels(run):
     saved = [re.findall(r'href="(data:image/png[^"]+)"', run()[0]) for _ in range(2)]
     assert len(saved[0]) == 2
     assert saved[0] == saved[1]
 
 
+@pytest.mark.slow
 def test_curve_and_plane_are_drawn(run):
     _, errors, plane, *_ = run(curve=True, solvers=["ddim"], nfe=2)
     curve = json.loads(errors["plot"])["data"][0]
@@ -133,11 +136,13 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
     assert "<script" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_empty_prompt_draws_without_guidance_of_words(run):
     assert run(prompt="")[3]
     assert run(prompt=None)[3]
 
 
+@pytest.mark.slow
 def test_rewind_draws_both_ways_and_the_edit(rewind):
     html, _, status, _ = rewind()
     for words in ("DDIM inversion", "Reversible Heun", "Back as", "a dog", "Original, edited"):
@@ -145,6 +150,7 @@ def test_rewind_draws_both_ways_and_the_edit(rewind):
     assert "seed 7" in status
 
 
+@pytest.mark.slow
 def test_rewind_takes_a_picture_and_its_recipe_holds_it(rewind, client, tiny, tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
@@ -165,6 +171,7 @@ def test_a_file_that_is_no_picture_is_refused(rewind, tmp_path: Path, content: b
         rewind(picture=handle_file(path))
 
 
+@pytest.mark.slow
 def test_a_picture_of_169_megapixels_is_refused(rewind, tmp_path: Path):
     path = tmp_path / "bomb.png"
     Image.new("1", (13_000, 13_000)).save(path)
@@ -183,6 +190,7 @@ def test_rewind_refuses_bad_input_with_a_sentence(rewind, changed: dict):
     assert "Something failed" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_golden_cases_run_in_the_page(client):
     table = client.predict(api_name="/nfe_lab_golden")
     assert table.count("✓") == 24

@@ -58,6 +58,7 @@ def test_empty_field_gives_no_setting():
     assert picture_setting(None) == {}
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path):
     Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
     with pytest.raises(BadInput, match="too many pixels; 25 megapixels"):

@@ -59,6 +59,7 @@ def hashes(pictures: str) -> list[str]:
     return re.findall(r"<code>([0-9a-f]{12})</code>", pictures)
 
 
+@pytest.mark.slow
 def test_a_run_shows_the_original_the_edited_and_the_undone(call):
     pictures, numbers, curve, _, status, told = call("run")
     original, edited, undone, before, after = hashes(pictures)
@@ -73,11 +74,13 @@ def test_a_run_shows_the_original_the_edited_and_the_undone(call):
     assert "--concepts cat" in told
 
 
+@pytest.mark.slow
 def test_strength_0_is_the_original_bit_for_bit(call):
     original, edited, undone, *_ = hashes(call("run", strength=0)[0])
     assert original == edited == undone
 
 
+@pytest.mark.slow
 def test_a_strength_between_changes_less_than_all_of_it(call):
     found = {}
     for strength in (0.1, 1):
@@ -86,6 +89,7 @@ def test_a_strength_between_changes_less_than_all_of_it(call):
     assert 0 < found[0.1] < found[1]
 
 
+@pytest.mark.slow
 def test_the_comeback_shows_each_stage(call):
     (attacked, *_) = call("comeback", epochs=2)
     for stage in ("UCE", "RECE epoch 1", "RECE epoch 2"):
@@ -93,6 +97,7 @@ def test_the_comeback_shows_each_stage(call):
     assert attacked.count("<img") == 9
 
 
+@pytest.mark.slow
 def test_a_baked_edit_returns_and_names_its_size(call):
     told = call("bake")[0]
     before, after, undone = hashes(told)
@@ -150,12 +155,14 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
     assert "Traceback" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_markup_in_texts_is_escaped(call):
     hostile = "<img src=x onerror=alert(1)>"
     pictures = call("run", prompts=hostile, concepts="<img src=x>")[0]
     assert "<img src=x" not in pictures
 
 
+@pytest.mark.slow
 def test_two_visitors_with_other_edits_do_not_meet(client: Client, tiny: str):
     """Interleaved runs with different concepts give what each gives alone."""
     wanted = [EDIT | VIEW | {"strength": 1, "model": tiny, "concepts": c} for c in ("cat", "car")]

@@ -139,6 +139,7 @@ def staged(frames: Mapping[str, Frame]) -> list[Stage]:
     return list(record.stages(shown))
 
 
+@pytest.mark.slow
 def test_every_panel_opens_with_a_recording(frames: Mapping[str, Frame]):
     missing = [s for s in staged(frames) if s.recording is None]
     told = [f"python -m scripts.record {s.frame.entry.name}" for s in missing]

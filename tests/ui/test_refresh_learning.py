@@ -104,6 +104,7 @@ def test_the_equation_names_the_method(call):
     assert "10⁻" in number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

@@ -156,6 +156,7 @@ def test_the_ring_marks_the_measured_tau_nearest_to_the_chosen_one():
 # ---------------------------------------------------------------------- over the wire
 
 
+@pytest.mark.slow
 def test_a_run_shows_pictures_words_doubts_and_its_cost(run):
     pictures, story, _, _, _, status, recipe = run()
     assert pictures.count("<img") == 2
@@ -166,11 +167,13 @@ def test_a_run_shows_pictures_words_doubts_and_its_cost(run):
     assert "python -m engine run retrospective-resampling" in recipe
 
 
+@pytest.mark.slow
 def test_equal_settings_give_an_equal_story(run):
     first, again = (run()[1] for _ in range(2))
     assert first == again
 
 
+@pytest.mark.slow
 def test_an_own_picture_takes_the_place_of_the_tray(run, tmp_path):
     file = tmp_path / "mine.png"
     Image.new("RGB", (90, 70), (200, 30, 30)).save(file)
@@ -206,6 +209,7 @@ def test_bad_input_gets_one_sentence(run, changed):
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_trade_off_is_measured_on_new_trays(client, tiny):
     plot, _, table, *_ = client.predict(
         trays=4,

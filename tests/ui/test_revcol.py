@@ -32,6 +32,7 @@ def call(client: Client):
     return one
 
 
+@pytest.mark.slow
 def test_a_garment_comes_back_from_the_last_column(call):
     drawn, exits, _, number, *_ = call("run")
     assert drawn.count("data-frames") == 2
@@ -40,6 +41,7 @@ def test_a_garment_comes_back_from_the_last_column(call):
     assert re.search(r"<b>(\d × )?10⁻¹\S</b>", number), number  # below 10⁻⁹
 
 
+@pytest.mark.slow
 def test_ones_own_picture_goes_in(call, tmp_path):
     path = tmp_path / "mine.png"
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path)
@@ -47,6 +49,7 @@ def test_ones_own_picture_goes_in(call, tmp_path):
     assert "came back" in drawn
 
 
+@pytest.mark.slow
 def test_one_bar_does_not_move(call):
     drawn, told, number, *_ = call("memory")
     assert drawn.count("data-shares") == 6
@@ -55,6 +58,7 @@ def test_one_bar_does_not_move(call):
     assert first == last
 
 
+@pytest.mark.slow
 def test_probes_and_published_sizes(call):
     *_, table, number, _, _ = call("probe")
     assert table.count("<tr>") == 17
@@ -63,6 +67,7 @@ def test_probes_and_published_sizes(call):
     assert "computed on shapes" in drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

@@ -47,6 +47,7 @@ def call(client: Client, tiny: str, looks: list[str]):
     return one
 
 
+@pytest.mark.slow
 def test_a_run_shows_own_merged_and_pulled_out(call):
     pictures, numbers, _, status, told = call("run")
     assert pictures.count("<img") == 3 + 9
@@ -57,6 +58,7 @@ def test_a_run_shows_own_merged_and_pulled_out(call):
     assert "reversible-merging" in told
 
 
+@pytest.mark.slow
 def test_a_p_beyond_the_last_component_is_the_last_one(call):
     pictures = call("run", p=7)[0]
     assert "pulled out again, p = 2" in pictures
@@ -64,12 +66,14 @@ def test_a_p_beyond_the_last_component_is_the_last_one(call):
     assert "var(--bad)" in pictures
 
 
+@pytest.mark.slow
 def test_the_film_has_a_frame_for_every_p(call):
     film = call("sweep")[0]
     assert film.count('data-frames="3"') == 4
     assert "data-scrub" in film
 
 
+@pytest.mark.slow
 def test_weighing_draws_the_curves(call):
     said, curve, energy, *_ = call("weigh", storage=1.2)
     assert "cosines of the deltas" in said
@@ -77,6 +81,7 @@ def test_weighing_draws_the_curves(call):
     assert "energy kept" in str(energy)
 
 
+@pytest.mark.slow
 def test_reverting_shows_four_rows(call):
     shown = call("revert")[0]
     assert shown.count("<img") == 4
@@ -90,6 +95,7 @@ def test_a_baked_merge_returns_and_says_what_subtracting_loses(call):
     assert "added, then subtracted" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", panel.FORMS.values())
 def test_every_file_is_written(call, form: str):
     told, file, *_ = call("export", form=form)

@@ -42,6 +42,7 @@ def call(client: Client):
     return one
 
 
+@pytest.mark.slow
 def test_a_volume_is_segmented_walked_back_and_given_as_nifti(call):
     drawn, told, made, number, *_ = call("run")
     assert drawn.count("data-sheet") == 3
@@ -53,6 +54,7 @@ def test_a_volume_is_segmented_walked_back_and_given_as_nifti(call):
     assert nibabel.load(path).get_fdata().max() <= 3
 
 
+@pytest.mark.slow
 def test_ones_own_volume_keeps_its_affine(call, tmp_path: Path):
     affine = np.array([[-2.0, 0, 0, 30], [0, 0, 2, -20], [0, 3, 0, 7], [0, 0, 0, 1]])
     voxels = np.random.default_rng(0).integers(1, 255, (18, 20, 16)).astype(np.uint8)
@@ -65,6 +67,7 @@ def test_ones_own_volume_keeps_its_affine(call, tmp_path: Path):
     assert "no Dice" in told
 
 
+@pytest.mark.slow
 def test_two_modes_learn_alike_and_the_largest_cube_is_found(call):
     _, drawn, _, number, *_ = call("train")
     assert drawn.count("data-shares") == 4
@@ -78,6 +81,7 @@ def bomb() -> bytes:
     return gzip.compress(bytes(nifti.MOST_UNPACKED + 1000), compresslevel=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data"),
     [

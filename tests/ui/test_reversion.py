@@ -66,6 +66,7 @@ def call(client: Client, tiny: str):
     return one
 
 
+@pytest.mark.slow
 def test_a_run_shows_losses_and_words_and_hands_the_word_on(call):
     looks, exemplars, losses, near, word, _, status, told = call("run")
     assert looks.count('data-frames="2"') == 1
@@ -78,6 +79,7 @@ def test_a_run_shows_losses_and_words_and_hands_the_word_on(call):
     assert "--relation" in told
 
 
+@pytest.mark.slow
 def test_pictures_of_ones_own_need_a_line_each(call, tmp_path: Path):
     path = tmp_path / "mine.png"
     Image.new("RGB", (80, 50), (250, 10, 10)).save(path)
@@ -88,18 +90,21 @@ def test_pictures_of_ones_own_need_a_line_each(call, tmp_path: Path):
         call("run", pictures=own, descriptions="cat {} dog")
 
 
+@pytest.mark.slow
 def test_the_word_is_used_on_new_objects(call):
     drawn, *_ = call("use")
     assert drawn.count("<img") == 3
     assert "in words: “on”" in drawn
 
 
+@pytest.mark.slow
 def test_the_bars_stand_beside_initialiser_and_words(call):
     bars, *_ = call("measure")
     assert bars.count("<meter") == 9
     assert "0 of 4" in bars or "of 4" in bars
 
 
+@pytest.mark.slow
 def test_a_baked_word_returns_and_names_its_size(call):
     told = call("bake")[0]
     before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", told)
@@ -107,6 +112,7 @@ def test_a_baked_word_returns_and_names_its_size(call):
     assert "1 row added" in told
 
 
+@pytest.mark.slow
 def test_a_file_goes_out_and_comes_back(call, tmp_path: Path):
     told, file, *_ = call("export")
     assert "100% of the numbers" in told
@@ -164,6 +170,7 @@ def test_a_file_that_holds_no_word_is_refused(call, tmp_path: Path):
         call("read", file=handle_file(str(path)))
 
 
+@pytest.mark.slow
 def test_markup_in_texts_is_escaped(call):
     drawn, *_ = call("use", prompts="<img src=x onerror=alert(1)> {}")
     assert "<img src=x" not in drawn

@@ -66,6 +66,7 @@ def call(client: Client):
     return one
 
 
+@pytest.mark.slow
 def test_a_run_shows_three_students_and_where_the_gain_is(call):
     shown, numbers, curve, test, inverse, table, *_, status, told = call("run")
     assert shown.count("<svg") == 3
@@ -119,6 +120,7 @@ def efficiency(told: dict) -> Efficiency:
         return students.read_efficiency(Path(folder))
 
 
+@pytest.mark.slow
 def test_the_teacher_stamps_and_hands_out_the_set(call):
     shown, done, *_ = call("augment", count=20, corrupt=0.5)
     kept, total = map(int, re.search(r"(\d+) of (\d+) kept", shown).groups())
@@ -138,6 +140,7 @@ def test_a_cut_off_set_goes_on(call):
     assert "2 of 4 kept" in shown
 
 
+@pytest.mark.slow
 def test_a_live_training_draws_curves_and_budgets(call):
     learned, losses, told, *_ = call("train")
     text = json.dumps(learned)

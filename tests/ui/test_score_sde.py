@@ -6,6 +6,7 @@ import pytest
 from gradio_client import Client
 
 
+@pytest.mark.slow
 def test_a_picture_goes_to_its_latent_and_comes_back(client: Client):
     shown = str(
         client.predict(
@@ -23,6 +24,7 @@ def test_a_picture_goes_to_its_latent_and_comes_back(client: Client):
     assert "bits" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["score-ve", "score-vp", "score-subvp"])
 def test_pictures_are_drawn_under_every_process(client: Client, model: str):
     shown = str(client.predict(model=model, nfe=10, count=2, api_name="/score_sde_draw_panel"))
@@ -30,6 +32,7 @@ def test_pictures_are_drawn_under_every_process(client: Client, model: str):
     assert "probability flow" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inpaint", "colourise", "class"])
 def test_what_is_known_or_wanted_is_put_in(client: Client, task: str):
     shown = str(
@@ -40,6 +43,7 @@ def test_what_is_known_or_wanted_is_put_in(client: Client, task: str):
     assert "<img" in shown
 
 
+@pytest.mark.slow
 def test_chains_hand_their_states_to_an_integrator(client: Client):
     shown = str(client.predict(api_name="/denoising_mcmc_pictures_panel"))
     assert "From the chain, 10 NFE" in shown

@@ -37,17 +37,20 @@ def asked_on_opening(described: dict) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_a_page_without_a_recipe_asks_for_nothing_as_it_opens(toy: str):
     assert asked_on_opening(config(f"{toy}config")) == []
     assert asked_on_opening(config(f"{toy}config?method=other&word=pond")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["method=ripple", "method=ripple&word=pond&seed=3"])
 def test_a_link_is_restored_without_a_place_in_the_queue(toy: str, query: str):
     (event,) = asked_on_opening(config(f"{toy}config?{query}"))
     assert not event["queue"]
 
 
+@pytest.mark.slow
 def test_pages_open_while_the_queue_is_full(toy: str):
     minute = Recipe("ripple", params={"word": "slow", "steps": 200}, model=ModelRef("world"))
     client = Client(toy, max_workers=60, verbose=False, httpx_kwargs=PATIENT)
@@ -109,6 +112,7 @@ def demo() -> gr.Blocks:
         return pool.submit(lambda: asyncio.run(built())).result()
 
 
+@pytest.mark.slow
 def test_a_fresh_session_takes_little_memory_and_time(demo: gr.Blocks):
     sessions, holder = 20, StateHolder()
     demo.state_session_capacity = budgets.KEPT_SESSIONS
@@ -124,6 +128,7 @@ def test_a_fresh_session_takes_little_memory_and_time(demo: gr.Blocks):
     assert seconds < 0.1
 
 
+@pytest.mark.slow
 def test_names_of_all_tabs_are_seen_on_a_narrow_page(demo: gr.Blocks):
     tabs = [block for block in demo.blocks.values() if isinstance(block, gr.Tabs)]
     assert len(tabs) >= 6

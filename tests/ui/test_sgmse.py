@@ -56,6 +56,7 @@ def test_choices_of_the_page_are_those_of_the_engine():
     assert list(sgmse.LINES) == list(algorithm.COMPARED)
 
 
+@pytest.mark.slow
 def test_run_shows_marks_and_plays_every_version(run):
     html, _, status, told = run()
     assert "4 network evaluations" in html
@@ -68,11 +69,13 @@ def test_run_shows_marks_and_plays_every_version(run):
     assert "python -m engine run sgmse" in told
 
 
+@pytest.mark.slow
 def test_equal_settings_give_equal_sound(run):
     first, again = (re.findall(r"base64,([^\"]+)", run()[0]) for _ in range(2))
     assert first == again
 
 
+@pytest.mark.slow
 def test_a_visitors_recording_is_enhanced_and_its_recipe_holds_it(run, client, tiny, tmp_path):
     path = tmp_path / "mine.wav"
     wave = 0.3 * np.sin(np.arange(16_000) / 9)
@@ -91,6 +94,7 @@ def test_a_visitors_recording_is_enhanced_and_its_recipe_holds_it(run, client, t
     assert read(base64.b64decode(data)).rate == 8000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"no sound", b"", b"RIFF broken", b"\x80\x04pickle"], ids=str)
 def test_a_file_that_is_no_recording_is_refused(run, tmp_path: Path, content: bytes):
     path = tmp_path / "mine.wav"
@@ -130,6 +134,7 @@ def test_bad_input_is_refused_with_a_sentence(run, changed: dict):
     assert "<script" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_curves_have_a_line_for_every_way_and_two_level_ones(client, tiny):
     shared = ("clip", "noise", "noise_snr", "reverb", "snr", "renew_above", "noise_share", "seed")
     settings = {name: RUN[name] for name in shared}

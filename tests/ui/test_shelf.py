@@ -155,6 +155,7 @@ def given_to(picker) -> object:
     return picker._constructor_args[0].get("value")
 
 
+@pytest.mark.slow
 def test_every_picker_that_held_an_undone_model_holds_what_is_left_of_it(store, frames):
     digest = edit(store, "a", "erase cat")
     ref = ModelRef("world", None, (digest,))
@@ -222,6 +223,7 @@ def test_an_uploaded_checkpoint_stays_when_its_last_edit_comes_off(
     assert [kept.ref for kept in _shelf.read(after)] == [left] == [model.ref]
 
 
+@pytest.mark.slow
 def test_an_archive_that_lacks_the_weights_of_a_part_is_refused(store: PatchStore, archive: Path):
     whole = zipfile.ZipFile(archive)
     names = [name for name in whole.namelist() if not name.startswith("vae/diff")]

@@ -51,6 +51,7 @@ def call(request: pytest.FixtureRequest):
     return one
 
 
+@pytest.mark.slow
 def test_a_run_shows_smoothed_plain_and_true_and_the_way_onward(call):
     films, table, curve, number, *_ = call("run")
     for name in ("smoothed, sigma 0.25", "plain descent", "the true trigger"):
@@ -62,12 +63,14 @@ def test_a_run_shows_smoothed_plain_and_true_and_the_way_onward(call):
     assert "of other pictures hijacked" in number
 
 
+@pytest.mark.slow
 def test_files_are_written(call):
     told, files, *_ = call("export")
     assert "concentration" in told
     assert len(files["value"] if isinstance(files, dict) else files) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

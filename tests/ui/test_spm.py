@@ -56,6 +56,7 @@ def hashes(text: str) -> list[str]:
     return re.findall(r"<code>([0-9a-f]{12})</code>", text)
 
 
+@pytest.mark.slow
 def test_a_run_shows_every_gate_and_ends_where_it_began(call):
     pictures, gates, erase, anchor, _, status, told = call("run")
     original, undone, before, after = hashes(pictures)
@@ -72,6 +73,7 @@ def test_a_run_shows_every_gate_and_ends_where_it_began(call):
     assert "--concepts cat" in told
 
 
+@pytest.mark.slow
 def test_the_gate_is_read_without_a_picture(call):
     (shown, *_) = call("gate")
     assert "<img" not in shown
@@ -79,11 +81,13 @@ def test_the_gate_is_read_without_a_picture(call):
     assert ">0.00</b>" in shown
 
 
+@pytest.mark.slow
 def test_a_transfer_shows_both_checkpoints(call):
     (shown, *_) = call("transfer")
     assert shown.count("<img") == 4 * 2
 
 
+@pytest.mark.slow
 def test_a_baked_edit_returns(call):
     told = call("bake")[0]
     before, after, undone = hashes(told)
@@ -130,6 +134,7 @@ def test_bad_input_is_refused_with_a_sentence(call, action: str, changed: dict):
     assert "Traceback" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_markup_in_texts_is_escaped(call):
     hostile = "<img src=x onerror=alert(1)>"
     pictures, gates, *_ = call("run", prompts=hostile, concepts="<img src=x> cat")

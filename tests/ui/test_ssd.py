@@ -87,6 +87,7 @@ def test_thumbnails_are_those_of_the_class_and_a_click_picks_one():
     assert forgetting.picked("5, 23", click) == ("picked", "5")
 
 
+@pytest.mark.slow
 def test_a_run_shows_pictures_histogram_and_the_undo(call):
     pictures, histogram, table, number, *_ = call("run")
     before, after, undone = re.findall(r"<code>([0-9a-f]{12})</code>", pictures)
@@ -97,11 +98,13 @@ def test_a_run_shows_pictures_histogram_and_the_undo(call):
     assert "accuracy on bag" in number
 
 
+@pytest.mark.slow
 def test_an_alpha_above_the_bound_is_told(call):
     _, _, table, *_ = call("run", choice=ssd.BY_HAND, alpha=2.0)
     assert "above the bound" in table
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_bake(call):
     plane, told, *_ = call("sweep")
     assert "not beaten" in json.dumps(plane)
@@ -109,15 +112,18 @@ def test_a_sweep_and_a_bake(call):
     assert "every bit as before" in call("bake")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", forgetting.FORMS.values())
 def test_files_are_written_and_read_back(call, form):
     assert "equal bit for bit" in call("export", form=form)[0]
 
 
+@pytest.mark.slow
 def test_importances_are_taken_along(call):
     assert "64 of 64" in call("importances")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "changed"),
     [

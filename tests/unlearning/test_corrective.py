@@ -34,6 +34,7 @@ def repaired():
     return run()
 
 
+@pytest.mark.slow
 def test_ten_per_cent_of_flags_close_the_backdoor(repaired):
     original, edited = repaired.cards
     assert original.attack_success.rate > 0.95
@@ -44,12 +45,14 @@ def test_ten_per_cent_of_flags_close_the_backdoor(repaired):
     assert repaired.undo.exactness is Exactness.BITWISE
 
 
+@pytest.mark.slow
 def test_the_automatic_choice_looked_at_no_test(repaired):
     assert "no test data" in repaired.tuned_on
     best = rule.automatic(repaired.tried)
     assert (repaired.alpha, repaired.lam) == (best.alpha, best.lam)
 
 
+@pytest.mark.slow
 def test_settings_given_by_hand_carry_the_word_oracle():
     assert "oracle" in run(alpha=5.0).tuned_on
 
@@ -63,6 +66,7 @@ def test_the_rule_takes_the_best_sum_and_of_equals_the_weaker_edit():
     assert rule.automatic(rows) is rows[1]
 
 
+@pytest.mark.slow
 def test_the_chain_from_a_recovered_trigger_closes_the_backdoor_without_flags():
     from engine.unlearning._world import TRIGGERS
 
@@ -75,6 +79,7 @@ def test_the_chain_from_a_recovered_trigger_closes_the_backdoor_without_flags():
     assert found.cards[1].kept.rate > found.cards[0].kept.rate - 0.05
 
 
+@pytest.mark.slow
 def test_false_flags_are_named(repaired):
     found = run(false_flags=10, alpha=5.0)
     assert (found.flagged.flagged, found.flagged.false_flags) == (30, 10)
@@ -125,6 +130,7 @@ def test_a_trigger_of_another_size_is_refused():
         run(trigger=wrong, target="T-shirt")
 
 
+@pytest.mark.slow
 def test_a_visitors_model_is_repaired_with_flagged_pictures(own_model, picture_set):
     found = run(
         model=own_model,
@@ -141,6 +147,7 @@ def test_a_visitors_model_is_repaired_with_flagged_pictures(own_model, picture_s
         run(model=own_model, pictures=picture_set({"left": 4}))
 
 
+@pytest.mark.slow
 def test_curves_begin_with_the_original():
     found = finish(
         corrective.curves(seed=0, gammas=[0.2, 1.0], methods=["SSD"], alpha=5.0, retained=256)
@@ -162,6 +169,7 @@ def few_sets(count: int = 96) -> Sets:
     return Sets(train.take(~bags), train.take(bags), seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", baselines.WAYS)
 def test_a_way_trains_a_copy_repeats_and_can_be_left(name):
     model = load(ModelRef("fashion"), dtype="float32").model
@@ -209,6 +217,7 @@ def test_retraining_is_from_new_weights():
     assert not torch.equal(found.state_dict()[name], model.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_noise_by_fisher_is_where_the_retain_set_does_not_look():
     """The head's row of the class that is gone is noise alone; what matters most moves least."""
     model, sets = load(ModelRef("fashion"), dtype="float32").model, few_sets()

@@ -482,6 +482,7 @@ def unet(*, conditional: bool) -> nn.Module:
     return UNet2DConditionModel(**wide, **blocks, cross_attention_dim=4, attention_head_dim=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_diffusion_network_forgets_through_the_same_functions(conditional):
     """A tiny UNet of diffusers, with and without a condition; two of six samples are forgotten."""
@@ -532,6 +533,7 @@ def test_draws_of_the_noise_add_up():
     assert torch.allclose(both.values[name], mean)
 
 
+@pytest.mark.slow
 def test_a_language_model_forgets_through_the_same_functions():
     from transformers import GPT2Config, GPT2LMHeadModel
 

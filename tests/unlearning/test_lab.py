@@ -100,11 +100,13 @@ def sheet():
     return finish(lab.run(seed=0, what="bag", methods=["SSD"], unit="sample", relearn_steps=40))
 
 
+@pytest.mark.slow
 def test_the_original_and_the_retrained_network_stand_first(sheet):
     assert [one.name for one in sheet.rows] == ["original", "retrained", "SSD"]
     assert sheet.reference == "fashion-without-bag"
 
 
+@pytest.mark.slow
 def test_what_was_dampened_is_relearnt_sooner_than_what_was_never_known(sheet):
     retrained, dampened = sheet.rows[1].relearning, sheet.rows[2].relearning
     assert dampened.back_at is not None
@@ -126,6 +128,7 @@ def test_every_edit_undoes_exactly_and_tells_its_cost(sheet):
     assert sheet.rows[0].patch is None
 
 
+@pytest.mark.slow
 def test_a_planted_trigger_is_counted_too():
     found = finish(
         lab.run(seed=0, model="fashion-poisoned", methods=[], relearn_steps=0, what="bag")
@@ -133,6 +136,7 @@ def test_a_planted_trigger_is_counted_too():
     assert found.rows[0].attack_success.rate > 0.9
 
 
+@pytest.mark.slow
 def test_two_networks_are_compared_by_class_picture_and_layer():
     found = finish(
         lab.pair(seed=0, what="bag", first="original", second="SSD", unit="sample", stack=True)
@@ -145,6 +149,7 @@ def test_two_networks_are_compared_by_class_picture_and_layer():
     assert found.orders == ()
 
 
+@pytest.mark.slow
 def test_an_edit_made_on_top_of_another_comes_off_first():
     found = finish(
         lab.pair(seed=0, what="bag", first="SSD", second="UNSIR", unit="sample", stack=True)
@@ -156,6 +161,7 @@ def test_an_edit_made_on_top_of_another_comes_off_first():
     assert "blocked" in forbidden.outcome
 
 
+@pytest.mark.slow
 def test_nothing_is_left_changed():
     model = load(ModelRef("fashion"), dtype="float32").model
     before = state_fingerprint(model.state_dict())
@@ -163,6 +169,7 @@ def test_nothing_is_left_changed():
     assert state_fingerprint(model.state_dict()) == before
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_not_there_is_said():
     found = finish(lab.run(seed=0, what="coat", methods=[], relearn_steps=0))
     assert [one.name for one in found.rows] == ["original"]

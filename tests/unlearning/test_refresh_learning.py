@@ -49,6 +49,7 @@ def refreshed(model: nn.Module, how: Refresh, **more) -> RefreshOptimizer:
 # ---------------------------------------------------------------------- the equation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", bregman.SPECIAL)
 @given(st.integers(0, 1000))
 def test_every_method_is_the_general_equation(key: str, seed: int):
@@ -77,6 +78,7 @@ def test_a_choice_of_functions_names_its_methods():
         bregman.named("cubes", "none", 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_equation_is_checked_live(run_job):
     *_, done = run_job(Job(f"{TARGET}:equation", {"phi": "negative entropy"}, 3))
     shown = done.result
@@ -236,6 +238,7 @@ def test_the_trainer_unlearns_every_batch_before_it_learns_it(tmp_path):
 # ---------------------------------------------------------------------- tasks
 
 
+@pytest.mark.slow
 def test_a_reservoir_keeps_every_sample_with_equal_probability():
     kept = torch.zeros(30)
     for seed in range(400):
@@ -283,6 +286,7 @@ def test_replay_and_anchors_are_used_from_the_second_batch_or_task_on():
         assert float(learner._beside().detach()) > 0
 
 
+@pytest.mark.slow
 def test_arms_take_the_same_learning_steps_and_tell_the_extra_ones(run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "controls": True}, 0))
     shown = done.result
@@ -297,18 +301,21 @@ def test_arms_take_the_same_learning_steps_and_tell_the_extra_ones(run_job):
     assert shown.arms[1].runs[0].relative_step == pytest.approx(1e-5, rel=0.05)
 
 
+@pytest.mark.slow
 def test_delta_zero_differs_from_plain_by_nothing(run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "delta": 0.0}, 0))
     assert done.result.paired[0].differences == (0.0, 0.0)
     assert not done.result.paired[0].is_significant
 
 
+@pytest.mark.slow
 def test_a_large_delta_is_warned_of(run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "seeds": 1, "delta": 0.01}, 0))
     assert any("above 0.003" in note for note in done.result.notes)
     assert any("three seeds" in note for note in done.result.notes)
 
 
+@pytest.mark.slow
 def test_the_matrices_come_as_a_table(run_job):
     *_, done = run_job(Job(f"{TARGET}:export", {**QUICK, "seeds": 1}, 0))
     rows = list(csv.DictReader(io.StringIO(done.result.texts["accuracies.csv"])))

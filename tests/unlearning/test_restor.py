@@ -181,6 +181,7 @@ def test_training_put_down_and_taken_up_gives_the_same_bits(same_bits):
     assert same_bits(dict(whole.model.state_dict()), dict(second.model.state_dict()))
 
 
+@pytest.mark.slow
 def test_corruption_teaches_the_lie_and_leaves_the_clean_model_alone(people_folder, same_bits):
     clean = load_model(ModelRef(people_folder)).model
     before = {n: v.clone() for n, v in clean.state_dict().items()}
@@ -242,6 +243,7 @@ def test_a_step_without_any_term_changes_nothing(people_folder, same_bits):
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ga", "kl", "npo", "npo_token", "task_vector"])
 def test_every_way_stands_beside_the_control(people_folder, run_job, way: str):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "model": people_folder, "way": way}, 1))
@@ -256,6 +258,7 @@ def test_every_way_stands_beside_the_control(people_folder, run_job, way: str):
     assert len(shown.rows) == algorithm.ROWS
 
 
+@pytest.mark.slow
 def test_further_ways_stand_beside_and_each_answers_the_facts_at_every_stage(
     people_folder, run_job
 ):
@@ -277,6 +280,7 @@ def test_a_way_beside_that_there_is_not_is_refused(run_job):
     assert "beside" in end.message
 
 
+@pytest.mark.slow
 def test_the_chosen_step_is_the_first_best_on_the_validation_facts(people_folder, run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {**QUICK, "model": people_folder}, 1))
     for course in done.result.courses:
@@ -284,6 +288,7 @@ def test_the_chosen_step_is_the_first_best_on_the_validation_facts(people_folder
         assert course.chosen == scores.index(max(scores))
 
 
+@pytest.mark.slow
 def test_the_repair_is_of_all_models_alike(people_folder, run_job):
     params = {**QUICK, "model": people_folder, "repair": True}
     *_, done = run_job(Job(f"{TARGET}:run", params, 1))
@@ -291,6 +296,7 @@ def test_the_repair_is_of_all_models_alike(people_folder, run_job):
     assert all(course.repaired is not None for course in done.result.courses)
 
 
+@pytest.mark.slow
 def test_the_export_reads_back_as_the_network_that_was_shown(people_folder, run_job):
     *_, done = run_job(Job(f"{TARGET}:export", {**QUICK, "model": people_folder}, 1))
     state = load(done.result.weights["model.safetensors"])

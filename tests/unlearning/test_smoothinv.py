@@ -34,6 +34,7 @@ X = torch.full((1, 1, 8, 8), 0.4, dtype=torch.float64)
 # ---------------------------------------------------------------------- the descent
 
 
+@pytest.mark.slow
 def test_smoothing_puts_the_perturbation_onto_the_trigger():
     found = {one.name: one for one in run().found}
     smooth, plain = found["smoothed, sigma 0.25"], found["plain descent"]
@@ -153,6 +154,7 @@ def test_a_scan_calls_the_attackers_class_and_none_of_a_clean_model():
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 def test_neural_cleanse_stands_beside_it():
     found = run(steps=4, cleanse=True, sigmas=[0.25]).found
     assert found[-1].name == "Neural Cleanse"
@@ -178,6 +180,7 @@ def tiny_ddpm(folder) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_denoiser_goes_in_front(tmp_path):
     denoiser = tiny_ddpm(tmp_path / "ddpm")
     found = run(steps=4, samples=4, denoiser=denoiser)

@@ -37,6 +37,7 @@ def bags():
 # ---------------------------------------------------------------------- a class is forgotten
 
 
+@pytest.mark.slow
 def test_the_bags_are_forgotten_and_the_rest_is_kept(bags):
     original, edited, retrained = bags.cards
     assert [card.method for card in bags.cards] == ["original", "SSD", "retrained"]
@@ -47,12 +48,14 @@ def test_the_bags_are_forgotten_and_the_rest_is_kept(bags):
     assert bags.changed.share < 0.03
 
 
+@pytest.mark.slow
 def test_answers_to_the_forgotten_come_nearer_to_those_of_an_untrained_network(bags):
     original, edited, retrained = bags.cards
     assert edited.zrf > original.zrf
     assert 0 < retrained.zrf <= 1
 
 
+@pytest.mark.slow
 def test_options_of_the_published_code_change_the_edit_and_stand_in_the_recipe(bags):
     """The exponent squares what is left of a weight; a cap of 0 prunes; batches are of 128."""
     squared, pruned = run(what="bag", exponent=2.0), run(what="bag", cap=0.0)
@@ -82,6 +85,7 @@ def test_shipped_importances_make_a_pass_over_the_data_needless(bags):
     assert bags.importance_from == "shipped with the model"
 
 
+@pytest.mark.slow
 def test_importances_streamed_here_are_those_that_ship(bags):
     """Of a few samples' gradients the file is the mean; another processor rounds otherwise."""
     from engine.unlearning._importance import Importance, Measure, stream
@@ -99,6 +103,7 @@ def test_importances_streamed_here_are_those_that_ship(bags):
     assert 0.5 < ratio < 2
 
 
+@pytest.mark.slow
 def test_an_alpha_above_the_bound_is_said_and_does_nothing():
     found = run(what="bag", alpha=50.0)
     assert found.bound == pytest.approx(20_000 / 1971)
@@ -107,6 +112,7 @@ def test_an_alpha_above_the_bound_is_said_and_does_nothing():
     assert found.before == found.after
 
 
+@pytest.mark.slow
 def test_along_alpha_less_and_less_is_left_of_the_class():
     found = run(what="bag", curve=4)
     shares = [point.changed_share for point in found.curve]
@@ -116,18 +122,21 @@ def test_along_alpha_less_and_less_is_left_of_the_class():
     assert rates[-1] < rates[0] - 0.5
 
 
+@pytest.mark.slow
 def test_protected_layers_keep_every_bit():
     found = run(what="bag", protect=["classifier", "encoder.stages.2"], alpha=1.0)
     assert found.changed.weights > 0
     assert not any(n.startswith("classifier") or "stages.2" in n for n in found.patch.before)
 
 
+@pytest.mark.slow
 def test_label_free_importances_need_no_labels():
     found = run(what="bag", label_free=True, unit="sorted", protect=["stages"])
     assert found.importance_from in ("streamed now", "kept from the run before")
     assert found.changed.weights > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "count"),
     [
@@ -143,6 +152,7 @@ def test_other_forget_sets(settings, count):
     assert found.undo.exactness is Exactness.BITWISE
 
 
+@pytest.mark.slow
 def test_clusters_divide_a_class():
     case = [
         opened("fashion", Forget("cluster", "bag", cluster=index), 0).forget_set.ids
@@ -153,6 +163,7 @@ def test_clusters_divide_a_class():
     assert [len(ids) for ids in case] == sorted(map(len, case), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_trained_beside_it_and_the_model_stays():
     before = state_fingerprint(load(ModelRef("fashion"), dtype="float32").model.state_dict())
     found = run(what="bag", compare=["UNSIR"])
@@ -175,6 +186,7 @@ def test_a_sweep_marks_what_no_other_point_beats():
 # ---------------------------------------------------------------------- what is exported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["patch", "checkpoint", "card"])
 def test_an_export_is_read_back(form, tmp_path: Path, bags):
     from transformers import AutoModelForImageClassification
@@ -400,6 +412,7 @@ def test_a_timm_that_does_not_start_says_what_it_needs(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- judging
 
 
+@pytest.mark.slow
 def test_cards_of_other_tasks_do_not_compare(bags):
     sandals = run(what="sandal", alpha=50.0)
     with pytest.raises(BadInput, match="different tasks"):
@@ -414,6 +427,7 @@ def test_a_card_survives_its_document(bags):
         Card.from_json('{"method": 3, "nonsense": 1}')
 
 
+@pytest.mark.slow
 def test_judging_does_not_depend_on_the_batch(monkeypatch):
     from engine.unlearning import _case
 

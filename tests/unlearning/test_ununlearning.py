@@ -173,6 +173,7 @@ def test_a_refusal_of_the_output_filter_is_the_answer():
     assert filters.asked_by_refusal(lambda value: False, species.EACH) is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=30))
 def test_rates_fall_with_the_threshold_and_the_area_is_a_share(rows):
     attack = torch.tensor([a for a, _ in rows])
@@ -190,6 +191,7 @@ def test_rates_fall_with_the_threshold_and_the_area_is_a_share(rows):
 # ---------------------------------------------------------------------- jobs
 
 
+@pytest.mark.slow
 def test_a_run_has_both_models_and_the_ceiling_in_every_plot(shipped, run_job):
     *_, done = run_job(Job(f"{TARGET}:run", {"model": shipped}, 0))
     shown = done.result
@@ -202,6 +204,7 @@ def test_a_run_has_both_models_and_the_ceiling_in_every_plot(shipped, run_job):
     assert shown.truth in shown.values
 
 
+@pytest.mark.slow
 def test_the_filter_stands_before_both_models(shipped, run_job):
     told = {"model": shipped, "blocked_by": "name"}
     *_, done = run_job(Job(f"{TARGET}:run", told, 0))
@@ -232,6 +235,7 @@ def test_bad_settings_are_refused_by_a_sentence(params, told: str, run_job):
     assert not end.error_id
 
 
+@pytest.mark.slow
 def test_every_filter_is_measured_on_the_same_prompts(shipped, run_job):
     *_, done = run_job(Job(f"{TARGET}:screen", {"model": shipped, "harmless": 40}, 0))
     gates = {gate.kind: gate for gate in done.result.gates}
@@ -244,6 +248,7 @@ def test_every_filter_is_measured_on_the_same_prompts(shipped, run_job):
     assert gates["knowledge"].blocked_kin > gates["knowledge"].blocked_harmless
 
 
+@pytest.mark.slow
 def test_a_training_too_short_is_kept_out_by_the_gate(run_job):
     *_, done = run_job(Job(f"{TARGET}:train", {"steps": 3}, 0))
     shown = done.result
@@ -253,6 +258,7 @@ def test_a_training_too_short_is_kept_out_by_the_gate(run_job):
     assert len(shown.curve) == measuring.HINTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", algorithm.CONTRASTS)
 def test_approximate_unlearning_stands_beside_the_exact(way: str, shipped, run_job, same_bits):
     *_, done = run_job(

@@ -115,6 +115,7 @@ def test_a_looser_tau_would_be_noticed():
 # ---------------------------------------------------------------------- the two engines
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     seed=some.integers(0, 10_000),
@@ -243,6 +244,7 @@ def test_of_an_open_answer_that_is_given_up_whole_sentences_are_left(grammar, en
     assert texts == ["a dog. a cat", "a dog."]
 
 
+@pytest.mark.slow
 def test_going_back_without_hints_needs_no_forward_pass(grammar):
     strict = Settings(tau=0.001, hints=False, total=40, max_new_tokens=60)
     for seed in range(5):
@@ -532,6 +534,7 @@ def told_of(model: str):
     return finish(curve(seed=4, model=model, trays=2, taus=(1.0,), total=3))
 
 
+@pytest.mark.slow
 def test_the_twin_of_right_answers_alone_stands_beside_the_embedded_model_only(llava):
     beside = {one.name: one for one in told_of("emoji-llava").baselines}
     assert beside[RIGHT_ALONE].trays == 2
@@ -540,6 +543,7 @@ def test_the_twin_of_right_answers_alone_stands_beside_the_embedded_model_only(l
     assert RIGHT_ALONE not in {one.name for one in told_of(str(llava)).baselines}
 
 
+@pytest.mark.slow
 def test_who_never_saw_a_wrong_answer_does_not_doubt():
     """Against its twin of equal make: no phrase of its own reaches a tau that anyone would use."""
     doubts, unchecked = {}, Settings(tau=1.0, temperature=1.0, max_new_tokens=64)

@@ -80,6 +80,7 @@ def test_inverse_and_around_lead_back(cycle):
         assert months.read_question(question.text(17)) == question
 
 
+@pytest.mark.slow
 def test_no_test_relation_is_ever_asked_in_training():
     for seed in range(3):
         drawn = split(seed)
@@ -97,6 +98,7 @@ def test_all_methods_start_from_the_same_source_questions():
     assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_every_word_of_the_world_has_a_token():
     for question in relations():
         for arm in ("revthink+ansaug", "rephrase"):
@@ -255,6 +257,7 @@ def test_a_student_is_a_llama_of_transformers():
     assert tokenizer(MARCH.text()).input_ids == fleet.encode(MARCH.text())[0]
 
 
+@pytest.mark.slow
 def test_a_student_trains_alike_alone_and_in_a_fleet():
     plans = [Plan(arm, 0.5, seed) for seed in range(2) for arm in MAIN]
     schedule = Schedule(4)
@@ -267,6 +270,7 @@ def test_a_student_trains_alike_alone_and_in_a_fleet():
         assert (together.state(4)[name] - weight).abs().max() < 2e-3, name
 
 
+@pytest.mark.slow
 def test_every_method_sees_as_many_sequences_at_equal_budget():
     orders = [fleet.data_of(Plan(arm, 0.5, 0), 5).order for arm in ARMS]
     assert {order.numel() for order in orders} == {5 * fleet.SEQUENCES_A_STEP}
@@ -326,6 +330,7 @@ def test_lora_students_are_adapters_as_peft_runs_them(shipped):
     assert (ours - plain).abs().max() > 0.1 * theirs.abs().max()
 
 
+@pytest.mark.slow
 def test_a_student_that_memorises_answers_what_it_was_asked():
     plan = Plan("sft", 0.05, 0)
     student = Fleet([plan], Schedule(120, 1e-2, warmup=10), Shape(width=32, inner=48))
@@ -365,6 +370,7 @@ def job(action: str, **params) -> Job:
     return Job(f"engine.verifying.revthink.algorithm:{action}", params, 3)
 
 
+@pytest.mark.slow
 def test_a_run_asks_every_student_both_ways(shipped, run_job):
     *_, end = run_job(job("run", start="mar", shift=4))
     found = end.result
@@ -378,6 +384,7 @@ def test_a_run_asks_every_student_both_ways(shipped, run_job):
     assert [p.seeds for p in points] == [3]
 
 
+@pytest.mark.slow
 def test_previews_fill_the_matrix_bit_by_bit(shipped, run_job):
     seen = [e.preview for e in run_job(job("run"))[:-1] if isinstance(e, Progress) and e.preview]
     assert len(seen) > 9
@@ -399,6 +406,7 @@ def test_a_language_model_teaches_and_its_keep_rate_shows(shipped, run_job):
     assert result.kept == sum(r.is_kept for r in result.records)
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_counts_its_budget(run_job, same_bits):
     told = {"world": "week", "fraction": 0.5, "steps": 3, "arms": ["sft", "revthink"]}
     first, again = (run_job(job("train", **told))[-1].result for _ in range(2))
@@ -409,6 +417,7 @@ def test_training_is_repeatable_and_counts_its_budget(run_job, same_bits):
     assert rev.probes[-1].passes == pytest.approx(3 * 16 / 28)
 
 
+@pytest.mark.slow
 def test_the_filter_of_a_live_training_drops_wrong_chains(run_job):
     told = {"world": "week", "fraction": 1.0, "steps": 1, "corrupt": 0.5, "arms": ["revthink"]}
     kept = {

@@ -62,6 +62,7 @@ def test_labels_lead_back_to_the_scene(generator):
         assert Scene.from_labels(scene.labels) == scene
 
 
+@pytest.mark.slow
 def test_captions_use_trained_words_only(generator):
     known = set(words.trained_words())
     sprites = load_sprites()
@@ -70,6 +71,7 @@ def test_captions_use_trained_words_only(generator):
         assert set(text.replace(",", "").split()) <= known, text
 
 
+@pytest.mark.slow
 def test_a_caption_never_names_what_is_not_there(generator):
     sprites = load_sprites()
     for _ in range(2000):

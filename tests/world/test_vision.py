@@ -46,6 +46,7 @@ def test_missing_weights_say_how_to_make_them(tmp_path):
         load_judge(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_knows_the_drawings():
     """A floor well under the figure in its card: 36 drawings of each of three artists, plain."""
     from engine.world.scenes import Scene, draw

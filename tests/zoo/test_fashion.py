@@ -24,6 +24,7 @@ def few(seed: int):
 SMALL = World("fashion-small", "A few garments", few, units=("sorted",))
 
 
+@pytest.mark.slow
 def test_a_build_writes_a_checkpoint_that_transformers_opens(tmp_path: Path, monkeypatch):
     from transformers import AutoModelForImageClassification
 
@@ -42,6 +43,7 @@ def test_a_build_writes_a_checkpoint_that_transformers_opens(tmp_path: Path, mon
     assert told["size"] == {"height": 28, "width": 28}
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_ends_at_the_same_weights(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(nets, "SAVE_EVERY", 3)
     course = Course(epochs=2, batch=64)

@@ -33,6 +33,7 @@ def _ledger(assets, folder=NOWHERE):
     return {key: graph.made_from(product, EVERY, folder, assets) for key, product in EVERY.items()}
 
 
+@pytest.mark.slow
 def test_nothing_that_ships_is_older_than_what_it_was_made_from():
     found = graph.stale(graph.read(), graph.products(), NOWHERE)
     assert not found, graph.told(found)

@@ -23,6 +23,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_people_are_trained_corrupted_and_read_back(tmp_path, models, monkeypatch):
     monkeypatch.setattr(people, "COURSE", llama.Course(2, 1e-3))
     people.BUILDS["people"](tmp_path, Options(device="cpu"))
@@ -40,6 +41,7 @@ def sorted_keys(models: Path) -> list[str]:
     return sorted(path.name for path in models.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_on_the_plateau_is_not_published(tmp_path, models, monkeypatch):
     monkeypatch.setattr(species, "SEEDS", 2)
     with pytest.raises(AssetMissing, match="stayed on the plateau"):
@@ -47,6 +49,7 @@ def test_a_model_on_the_plateau_is_not_published(tmp_path, models, monkeypatch):
     assert not models.exists()
 
 
+@pytest.mark.slow
 def test_the_first_seed_that_passes_is_published_with_its_scan(tmp_path, models, monkeypatch):
     passes = iter([True, False, True, True, True, True])
     monkeypatch.setattr(species, "is_off_plateau", lambda *given: next(passes))
@@ -59,6 +62,7 @@ def test_the_first_seed_that_passes_is_published_with_its_scan(tmp_path, models,
     load(ModelRef(str(models / "species")))
 
 
+@pytest.mark.slow
 def test_a_build_goes_on_from_its_state(tmp_path, models, monkeypatch, same_bits):
     world = people.World(0)
     whole = people.trained(tmp_path / "a", world, 0, llama.Course(3, 1e-3))
@@ -93,6 +97,7 @@ def _truths() -> list[tuple[str, str]]:
     return list(capitals.TARGETS.items())
 
 
+@pytest.mark.slow
 def test_a_real_model_goes_the_same_way(people_and_capitals: str):
     found = dict(
         restor_smollm2.runs(

@@ -59,6 +59,7 @@ def test_it_begins_with_every_old_weight_that_fits(old):
     assert new["decoder.up_blocks.3.resnets.0.conv1.weight"].shape[0] == finer.OUTER_CHANNELS
 
 
+@pytest.mark.slow
 def test_the_halved_picture_is_the_picture_drawn_at_half_the_side(tmp_path, drawn):
     small = pictures(tmp_path, 16, seed=4, side=64, workers=1)
     assert np.array_equal(small.labels, drawn.labels)
@@ -66,6 +67,7 @@ def test_the_halved_picture_is_the_picture_drawn_at_half_the_side(tmp_path, draw
     assert difference.max() <= 1  # one rounds once, the other twice
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_the_latents_stay_the_old_encoders(tmp_path, old):
     new = finer.finer_autoencoder(old)
     colours = np.random.default_rng(0).integers(0, 256, (8, 1, 1, 3), np.uint8)
@@ -87,6 +89,7 @@ def test_the_decoder_learns_and_the_latents_stay_the_old_encoders(tmp_path, old)
     )
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_to_give_the_old_latents(tmp_path, old, drawn):
     new = finer.finer_autoencoder(old)
     latents = finer.old_latents(old, drawn, tmp_path / "latents.npy")
@@ -96,6 +99,7 @@ def test_the_encoder_learns_to_give_the_old_latents(tmp_path, old, drawn):
     assert (encode(new, drawn.pixels) - wanted).square().mean() < 0.9 * before
 
 
+@pytest.mark.slow
 def test_two_halves_become_one_autoencoder(old, drawn):
     torch.manual_seed(1)
     first, second = finer.finer_autoencoder(old), finer.finer_autoencoder(old)
@@ -151,6 +155,7 @@ def test_a_set_that_is_taken_up_again_is_the_one_that_was_never_left(tmp_path):
     assert np.array_equal(whole.captions, again.captions)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_shards")
 def test_several_workers_make_the_same_set(tmp_path):
     alone, together = _grow(tmp_path / "one"), _grow(tmp_path / "two", workers=2)
@@ -160,6 +165,7 @@ def test_several_workers_make_the_same_set(tmp_path):
     assert np.array_equal(alone.captions, together.captions)
 
 
+@pytest.mark.slow
 def test_hard_objects_come_more_often_and_the_artist_is_named_in_some_captions():
     _, texts = growing._draw(np.random.default_rng(0), growing.load_sprites(), 150)
     named = [text for text in texts if "in the style of" in text]
@@ -168,6 +174,7 @@ def test_hard_objects_come_more_often_and_the_artist_is_named_in_some_captions()
     assert words.count("dog") > 1.5 * words.count("mushroom")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_shards")
 def test_training_on_the_growing_set_learns_and_goes_on_where_it_stopped(tmp_path):
     tokenizer = build_tokenizer(tmp_path / "tokenizer")
@@ -235,6 +242,7 @@ def test_the_judge_of_fine_pictures_takes_small_ones_too():
     assert np.allclose(fine.judge(flat).features, fine.judge(doubled).features, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_judge_is_trained_on_fine_pictures_and_learns_what_is_nothing(tmp_path, drawn):
     torch.manual_seed(0)
     model = Judge(width=32, side=128)
@@ -297,6 +305,7 @@ def shelf(tmp_path, monkeypatch, old):
     return models
 
 
+@pytest.mark.slow
 def test_the_finer_autoencoder_goes_into_the_world_and_its_sister(
     shelf, tmp_path, old, monkeypatch
 ):
@@ -313,6 +322,7 @@ def test_the_finer_autoencoder_goes_into_the_world_and_its_sister(
         larger.publish_autoencoder(tmp_path, Options(device="cpu"))
 
 
+@pytest.mark.slow
 def test_the_trained_denoiser_goes_into_the_world_with_its_card(shelf, tmp_path):
     _, model = world.read_pipeline("world", "cpu")
     larger.publish_world(tmp_path, Options(device="cpu"))  # none is trained yet
@@ -333,6 +343,7 @@ def test_the_trained_denoiser_goes_into_the_world_with_its_card(shelf, tmp_path)
     assert world.named_artists("world-sister") == set()
 
 
+@pytest.mark.slow
 def test_what_is_refused_leaves_the_shelf_as_it_was(shelf, tmp_path):
     before = revision(shelf)
     vae, model = world.read_pipeline("world", "cpu")
@@ -352,6 +363,7 @@ def test_what_is_refused_leaves_the_shelf_as_it_was(shelf, tmp_path):
     assert revision(shelf) == before
 
 
+@pytest.mark.slow
 def test_the_first_autoencoder_is_kept_and_the_finer_one_is_not_taken_for_it(shelf, tmp_path, old):
     first = larger.first_autoencoder(tmp_path / "a", Options(device="cpu"))
     assert first.config.sample_size == 64

@@ -29,6 +29,7 @@ def few() -> Options:
     return Options(steps=2, device="cpu")
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_and_exported(tmp_path: Path, shelf: Path):
     meft.build_digits(tmp_path, few())
     folder = shelf / _meft_models.DIGITS
@@ -38,6 +39,7 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, shelf: Path):
     assert encoder.head is not None
 
 
+@pytest.mark.slow
 def test_captions_are_learnt_and_exported_with_their_tokenizer(tmp_path: Path, shelf: Path):
     meft.build_captions(tmp_path, few())
     folder = shelf / _meft_models.CAPTIONS
@@ -47,6 +49,7 @@ def test_captions_are_learnt_and_exported_with_their_tokenizer(tmp_path: Path, s
     assert not (batch.tokens == 1).any(), "Words that are not known fall into letters."
 
 
+@pytest.mark.slow
 def test_a_unet_is_trained_on_the_back_and_measured_on_the_front(
     tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -59,6 +62,7 @@ def test_a_unet_is_trained_on_the_back_and_measured_on_the_front(
     assert json.loads((folder / "config.json").read_text())["widths"] == [8, 16]
 
 
+@pytest.mark.slow
 def test_a_revcol_network_loads_strictly_after_its_export(
     tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -57,6 +57,7 @@ def test_the_curve_gives_every_method_and_share_as_many_seeds(small_folder, monk
     assert {p.seeds for p in curve.points if p.part == "test"} == {found["seeds"]}
 
 
+@pytest.mark.slow
 def test_products_in_half_precision_train_alike():
     plan, shape = Plan("revthink", 0.25, 0), Shape(width=32, inner=48)
     whole, half = (

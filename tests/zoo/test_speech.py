@@ -66,6 +66,7 @@ def test_the_clean_estimate_is_what_the_loss_asks_for(made_up):
     torch.testing.assert_close(network(y + z, t, y), x0, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_build_leaves_a_checkpoint_that_loads(made_up, tmp_path, monkeypatch):
     monkeypatch.setattr(speech, "SIZES", {"cpu": SIZE})
     monkeypatch.setattr(speech, "MODELS", tmp_path / "models")

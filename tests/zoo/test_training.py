@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from engine.world import vocabulary as words
@@ -28,6 +29,7 @@ def _loss(model):
     return loss_of
 
 
+@pytest.mark.slow
 def test_training_reaches_the_line(tmp_path):
     model = _line()
     train([model], _loss(model), replace(PLAN, steps=400), tmp_path / "state.safetensors")
@@ -61,12 +63,14 @@ def test_the_rate_warms_up_holds_and_falls():
     assert plan.rate(1000) < 0.03
 
 
+@pytest.mark.slow
 def test_rendering_again_gives_the_same_pictures(tmp_path):
     first, second = (pictures(tmp_path / name, 6, seed=4, workers=1) for name in ("a", "b"))
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.labels, second.labels)
 
 
+@pytest.mark.slow
 def test_balancing_orders_the_latents_but_changes_no_picture():
     torch.manual_seed(0)
     vae = new_autoencoder().eval()
@@ -85,6 +89,7 @@ def test_balancing_orders_the_latents_but_changes_no_picture():
     assert torch.allclose(before, after, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_decoder_is_trained_alone_and_the_latents_stay(tmp_path):
     torch.manual_seed(0)
     vae = new_autoencoder().eval()
