@@ -66,8 +66,6 @@ def build(frame: Frame) -> None:
         draw,
         [sheet, table, plane, files],
         number=best,
-        number=best,
-        number=best,
         film=lambda result: [row.pictures[0] for row in result.rows],
         also=[concept.submit],
     )
@@ -153,34 +151,6 @@ def best(result: "Comparison", recipe: Recipe) -> Number | None:
         return None
     (low, worst), (high, name) = min(found), max(found)
     what = f"the word erased, all else kept; 1 is best: {worst} → {name}"
-    return Number(what, f"{high:.2f}", f"{low:.2f}")
-
-
-def best(result: "Comparison", recipe: Recipe) -> Number | None:
-    """The highest harmonic mean of gone, gone under paraphrase, and kept; and the lowest."""
-    found = [
-        (one.harmonic_words, one.name)
-        for one in result.scores[1:]
-        if one.strength == 1 and one.harmonic_words is not None
-    ]
-    if len(found) < 2:
-        return None
-    (low, worst), (high, name) = min(found), max(found)
-    what = f"gone and kept, harmonic mean: {worst} → {name}"
-    return Number(what, f"{high:.2f}", f"{low:.2f}")
-
-
-def best(result: "Comparison", recipe: Recipe) -> Number | None:
-    """The highest harmonic mean of gone, gone under paraphrase, and kept; and the lowest."""
-    found = [
-        (one.harmonic_words, one.name)
-        for one in result.scores[1:]
-        if one.strength == 1 and one.harmonic_words is not None
-    ]
-    if len(found) < 2:
-        return None
-    (low, worst), (high, name) = min(found), max(found)
-    what = f"gone and kept, harmonic mean: {worst} → {name}"
     return Number(what, f"{high:.2f}", f"{low:.2f}")
 
 

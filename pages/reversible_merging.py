@@ -78,7 +78,7 @@ FULL = 1.0  # storage of the adapters themselves
 
 def build(frame: Frame) -> None:
     """Mush and what comes out of it; the film; then counted, weighed, reverted and taken along."""
-    run = frame.stage("run", "Merge and pull apart", tab="Pull apart")
+    run = frame.stage("run", "Pull apart")
     with run.ask:
         prompt = gr.Textbox(
             PROMPTS[0],
@@ -122,8 +122,6 @@ def build(frame: Frame) -> None:
     adapter = _reverted(frame, basis, p, mix, view)
     frame.on(opened.upload, uploaded, [opened, chosen], [chosen, adapter], name="uploaded")
     with frame.tab("Take it along"):
-        with frame.tab("Take it along"):
-        with frame.tab("Take it along"):
         _take_along(frame, basis, p, mix)
     frame.breaks(
         "Adapters that did not start from the same seed lie far apart in the paper's "
@@ -185,13 +183,13 @@ def _film(frame: Frame, basis: Controls, view: Controls) -> None:
     with sweep.ask:
         gr.HTML(
             markup.notes(
-                "Every adapter at every p, to drag back and forth. The bar is what the basis "
-                "takes; the line in it is the size of the adapters themselves."
+                "Every adapter at every p, to drag back and forth. The bar is the storage that "
+                "the basis takes; the line in it marks the size of the adapters themselves."
             )
         )
     with sweep.shown:
         film = gr.HTML("", elem_id="rmm-film")
-    sweep.wire({**basis, **view}, draw_film, [film])
+    sweep.wire({**basis, **view}, draw_film, [film], number=returns)
 
 
 def _counted(frame: Frame) -> None:
@@ -211,7 +209,8 @@ def _counted(frame: Frame) -> None:
         curve = plots.place("Accuracy against storage", visible=False)
     with count.below:
         table = gr.HTML("", elem_id="rmm-count")
-    count.wire({"p": p, **fields}, draw_count, [table, curve], params=within, turned=[p])
+    count.wire({"p": p, **fields}, draw_count, [table, curve],
+               number=answered, params=within, turned=[p])  # fmt: skip
 
 
 def _count_fields() -> Controls:
@@ -254,16 +253,18 @@ def _weighed(frame: Frame, chosen: gr.Dropdown) -> None:
             )
         )
         storage = gr.Slider(
-            0, 1.5, value=0, step=0.05, label="At most this storage", info="0: no wish"
+            0, 1.5, value=0, step=0.05, label="At most this storage", info="0 means no limit"
         )
-        error = gr.Slider(0, 1, value=0, step=0.01, label="At most this loss", info="0: no wish")
+        error = gr.Slider(
+            0, 1, value=0, step=0.01, label="At most this loss", info="0 means no limit"
+        )
     with weigh.shown:
         curve = plots.place("Error against storage", visible=False)
     with weigh.below:
         said = gr.HTML("", elem_id="rmm-weighed")
         energy = plots.place("Energy kept", visible=False)
     fields: Controls = {"adapters": chosen, "storage": storage, "error": error}
-    weigh.wire(fields, draw_weigh, [said, curve, energy])
+    weigh.wire(fields, draw_weigh, [said, curve, energy], number=size)
 
 
 def _reverted(
@@ -291,7 +292,7 @@ def _reverted(
         shown = gr.HTML("", elem_id="rmm-reverted")
     fields = {**basis, "adapter": adapter, "p": p, **mix, "prompts": prompts}
     rest = {name: view[name] for name in ("steps", "guidance_scale")}
-    revert.wire({**fields, **rest}, draw_reverted, [shown], params=of_its_set)
+    revert.wire({**fields, **rest}, draw_reverted, [shown], number=missing, params=of_its_set)
     return adapter
 
 
@@ -420,24 +421,6 @@ def draw_run(result: "Unmerged", recipe: Recipe, ended: bool) -> tuple[object, .
     if not ended:
         return (sheet,)
     return sheet, _came_back(result)
-
-
-def nearer(result: "Unmerged", recipe: Recipe) -> Number | None:
-    """How far the pictures are from those of their own adapter: merged, and pulled out again."""
-    if not result.apart or not result.merged_apart:
-        return None
-    merged, apart = (sum(each) / len(each) for each in (result.merged_apart, result.apart))
-    what = f"distance to its own picture, of 255: merged → pulled out at p = {result.p}"
-    return Number(what, f"{apart:.0f}", f"{merged:.0f}")
-
-
-def nearer(result: "Unmerged", recipe: Recipe) -> Number | None:
-    """How far the pictures are from those of their own adapter: merged, and pulled out again."""
-    if not result.apart or not result.merged_apart:
-        return None
-    merged, apart = (sum(each) / len(each) for each in (result.merged_apart, result.apart))
-    what = f"distance to its own picture, of 255: merged → pulled out at p = {result.p}"
-    return Number(what, f"{apart:.0f}", f"{merged:.0f}")
 
 
 def nearer(result: "Unmerged", recipe: Recipe) -> Number | None:

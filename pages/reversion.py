@@ -59,7 +59,7 @@ def build(frame: Frame) -> None:
         exemplars = gr.HTML("", elem_id="reversion-exemplars")
         with gr.Row(elem_classes="curves"):
             with gr.Column():
-                parts.heading("The losses", "Both as they fall, or do not", 4)
+                parts.heading("The losses", "Watch whether both of them fall", 4)
                 losses = plots.place("Losses", visible=False)
             with gr.Column():
                 parts.heading("The nearest words", "Where in the table of words the new one is", 4)
@@ -67,8 +67,6 @@ def build(frame: Frame) -> None:
     word = _new_objects(frame)
     _measure(frame, word)
     with frame.tab("Take it along"):
-        with frame.tab("Take it along"):
-        with frame.tab("Take it along"):
         _take_along(frame, word)
     run.wire(
         {
@@ -157,7 +155,8 @@ def _settings(frame: Frame) -> tuple[Controls, gr.Slider, gr.Plot]:
 
 
 def _new_objects(frame: Frame) -> gr.Textbox:
-    """The word, its initialiser in its place, and the relation told in words: one noise."""
+    """The same noise three times: with the learnt word, with the word that it started from, "
+    "and with the relation in plain words."""
     use = frame.stage("use", "Draw", tab="New objects")
     with use.ask:
         word = gr.Textbox(
@@ -168,7 +167,7 @@ def _new_objects(frame: Frame) -> gr.Textbox:
             info="A shipped one by its name; a word that you learn comes here as text",
             elem_id="reversion-word",
         )
-        fields.suggestions("reversion-word", tuple(RELATIONS))
+        fields.suggestions("reversion-word", OFFERED)
     with use.settings:
         prompts = gr.Textbox(NEW, label="Prompts", info="{} is the word", max_length=1000)
         told = gr.Textbox(RELATION, label="The relation in words", max_length=60)
@@ -195,7 +194,8 @@ def _measure(frame: Frame, word: gr.Textbox) -> None:
         )
     with measure.shown:
         bars = gr.HTML("", elem_id="reversion-bars")
-    measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars])
+    measure.wire({"word": word, "relation": relation, "count": count}, draw_measure, [bars],
+                 number=learnt)  # fmt: skip
 
 
 def _take_along(frame: Frame, word: gr.Textbox) -> None:
