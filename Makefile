@@ -17,7 +17,7 @@ QUIET := GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 # The kernels of the plainest processor, whose round-off is another one.
 PLAIN := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 
-# The fast tests watch the shape of every array, which costs the slow ones half as much again.
+# `make test` watches the shape of every array in the fast tests; it costs half as much again.
 UNWATCHED := --jaxtyping-packages=
 
 .PHONY: run test check lint bench spaces browser clean
@@ -25,7 +25,8 @@ UNWATCHED := --jaxtyping-packages=
 run: $(VENV)/.run
 	GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
 
-test: check browser
+test: lint browser
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile $(UNWATCHED) -m "slow and not browser"
 	$(QUIET) $(PLAIN) $(BIN)/python -m pytest -n 2 --dist loadfile $(UNWATCHED) --ignore=tests/ui \
 	    -m "golden or hypothesis"
@@ -36,7 +37,7 @@ test: check browser
 	fi
 
 check: lint
-	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser and not slow"
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile $(UNWATCHED) -m "not slow and not browser"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

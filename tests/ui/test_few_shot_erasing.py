@@ -89,6 +89,7 @@ def test_a_baked_edit_returns_and_names_its_size(call):
     assert "forget cat" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", page.FORMS.values())
 def test_every_file_is_written_and_read_back(call, form: str):
     told, file, *_ = call("export", form=form)

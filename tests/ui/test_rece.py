@@ -106,6 +106,7 @@ def test_a_baked_edit_returns_and_names_its_size(call):
     assert "erase cat" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", rece.FORMS.values())
 def test_every_file_is_written_and_read_back(call, form: str):
     told, file, *_ = call("export", form=form)

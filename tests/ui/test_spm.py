@@ -94,6 +94,7 @@ def test_a_baked_edit_returns(call):
     assert before == undone != after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", spm.FORMS.values())
 def test_every_file_is_written_and_read_back(call, form: str):
     told, file, *_ = call("export", form=form)
