@@ -331,7 +331,7 @@ def edited(model: M, patches: Sequence["engine.core.patch.Patch"]) -> M:
 def with_tensors(model: M, tensors: Mapping[str, "torch.Tensor"]) -> M:
     """A fork in which the named tensors are replaced, wherever a tied one is used.
 
-    An embedding may get more rows than it had (new tokens).
+    They come to the device of those that they replace. An embedding may get more rows than it had (new tokens).
     """
     from torch import nn
 
@@ -339,6 +339,7 @@ def with_tensors(model: M, tensors: Mapping[str, "torch.Tensor"]) -> M:
     tied = _names_by_tensor(forked)
     for name, tensor in tensors.items():
         old = forked.get_parameter(name) if name in tied else forked.get_buffer(name)
+        tensor = tensor.to(old.device)
         new = nn.Parameter(tensor, requires_grad=False) if name in tied else tensor
         for other in tied.get(name, [name]):
             owner_name, _, leaf = other.rpartition(".")

@@ -12,6 +12,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.core.precision import state_at_home
+from engine.core.shapes import Tensor
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -19,11 +22,22 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SETS = ("target_modules", "exclude_modules")
 
 
+def _of_adapter(model: "PeftModel") -> dict[str, Tensor]:
+    """The tensors of the active adapter, by PEFT's names."""
+    mark = f".{model.active_adapter}"
+    return {name: tensor for name, tensor in model.state_dict().items() if mark in name}
+
+
 def written(model: "PeftModel", *, base: str | None = None) -> tuple[bytes, str]:
     """Weights and configuration; `base` is how the file names the model that it belongs to."""
     with tempfile.TemporaryDirectory() as folder, quietly():
         # Asked about embeddings, PEFT would look the base up on the Hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(
+            folder,
+            safe_serialization=True,
+            save_embedding_layers=False,
+            state_dict=state_at_home(_of_adapter(model)),
+        )
         data = Path(folder, WEIGHTS).read_bytes()
         config = json.loads(Path(folder, CONFIG).read_text("utf-8"))
     config |= {name: sorted(config[name]) for name in SETS if isinstance(config.get(name), list)}

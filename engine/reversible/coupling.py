@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.core.errors import BadInput
+from engine.core.precision import at_home
 from engine.core.shapes import Float, Tensor
 
 
@@ -38,10 +39,7 @@ class Coupling(nn.Module):
                 "Read the other streams, or split this one.",
             )
         if not _is_invertible(scale):
-            raise BadInput(
-                f"A stream cannot be scaled by {scale!s:.60} and come back.",
-                "Take a scale that is finite and not zero; 1 loses nothing.",
-            )
+            raise _not_invertible(scale)
         check_steady(fn)
 
     def change(self, streams: Sequence[Tensor], context: Sequence[Tensor]) -> Float[Tensor, "..."]:
@@ -93,9 +91,25 @@ class Coupling(nn.Module):
         return abs(self.scale)
 
 
+def check_scales(couplings: Sequence[Coupling]) -> None:
+    """Refuses a scale that is zero somewhere; the host waits once for those on a device."""
+    scales = [c.scale for c in couplings if isinstance(c.scale, Tensor) and not c.scale.is_meta]
+    for scale in at_home([one for one in scales if one.device.type != "cpu"]):
+        if not _is_invertible(scale):
+            raise _not_invertible(scale)
+
+
+def _not_invertible(scale: float | Tensor) -> BadInput:
+    return BadInput(
+        f"A stream cannot be scaled by {scale!s:.60} and come back.",
+        "Take a scale that is finite and not zero; 1 loses nothing.",
+    )
+
+
 def _is_invertible(scale: float | Tensor) -> bool:
     if isinstance(scale, Tensor):
-        return scale.is_meta or bool((scale.detach() != 0).all())
+        # Those of a device are asked all at once, by the sequence.
+        return scale.device.type != "cpu" or bool((scale.detach() != 0).all())
     return scale != 0 and math.isfinite(scale)
 
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from engine.core.errors import BadInput
 from engine.core.shapes import Tensor
 from engine.reversible.backward import Reversed
-from engine.reversible.coupling import Coupling, check_steady, has_half_precision
+from engine.reversible.coupling import Coupling, check_scales, check_steady, has_half_precision
 from engine.reversible.replay import accelerators, is_same, noise_now
 from engine.reversible.segment import Segment, Tap
 
@@ -55,6 +55,7 @@ class ReversibleSequence(nn.Module):
             raise BadInput(f'There is no memory mode "{mode}".', f"Choose {', '.join(MODES)}.")
         if anchor_every is not None and anchor_every < 1:
             raise BadInput(f"anchor_every must be at least 1, got {anchor_every}.", "Leave it out.")
+        check_scales(couplings)
         self.couplings = nn.ModuleList(couplings)
         self.taps, self.anchor_every = tuple(taps), anchor_every
         self.preserve_rng, self.mode = preserve_rng, mode

@@ -62,14 +62,18 @@ def trainable(model: nn.Module) -> nn.Module:
 
 
 def untrained(model: nn.Module, seed: int) -> nn.Module:
-    """The same network with new random weights; torch's own generator stays as it is."""
-    fresh = copy.deepcopy(model)
+    """The same network with new random weights; torch's own generator stays as it is.
+
+    They are drawn on the CPU, so that a seed is the same network on every device.
+    """
+    device = next(model.parameters()).device
+    fresh = copy.deepcopy(model).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.generator(seed, "untrained").initial_seed() % 2**63))
         for module in fresh.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-    return fresh.eval().requires_grad_(False)
+    return fresh.to(device).eval().requires_grad_(False)
 
 
 def retrain(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from engine.core.precision import state_at_home, wide
 from engine.core.shapes import Float, Tensor
 from engine.unlearning._baselines import trainable
 from engine.unlearning._case import outputs
@@ -77,11 +78,11 @@ def grams_of(
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     with _watched(model, names, kept):
         yield from passes
-    return {name: _centred(torch.cat(parts)) for name, parts in kept.items()}
+    return state_at_home({name: _centred(torch.cat(parts)) for name, parts in kept.items()})
 
 
 def _centred(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    gram = (x @ x.T).double()
+    gram = wide(x @ x.T)
     return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 

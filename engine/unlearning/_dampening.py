@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.core.errors import BadInput
 from engine.core.patch import State
+from engine.core.precision import state_at_home
 from engine.core.shapes import Bool, Shaped, Tensor
 from engine.unlearning._importance import Importance
 
@@ -37,15 +38,16 @@ class Dampening:
     exponent: float = 1.0
 
     def edit(self, state: State, forget: Importance, full: Importance) -> dict[str, Tensor]:
-        """The new tensors of those that change; all from one unedited state.
+        """The new tensors of those that change, on the CPU; all from one unedited state.
 
         Raises `BadInput` when the importances do not compare or are not finite.
         """
         forget.provenance.check_comparable(full.provenance)
         edited = {}
-        for name in forget.values:
+        here = state_at_home({name: state[name] for name in forget.values})
+        for name, weight in here.items():
             f, d = _pair(name, forget, full)
-            new = self.dampened(state[name], f, d)
+            new = self.dampened(weight, f, d)
             if new is not None:
                 edited[name] = new
         return edited
@@ -58,14 +60,14 @@ class Dampening:
         self, weight: Shaped[Tensor, "*d"], f: Shaped[Tensor, "*d"], d: Shaped[Tensor, "*d"]
     ) -> Shaped[Tensor, "*d"] | None:
         """One tensor after the edit, None where nothing is selected."""
-        chosen = self.selected(f, d).to(weight.device)
+        chosen = self.selected(f, d)
         if not bool(chosen.any()):
             return None
         # Taken on the selected entries only: elsewhere this may be 0 / 0.
-        beta = (self.lam * d[chosen.cpu()] / f[chosen.cpu()]) ** self.exponent
+        beta = (self.lam * d[chosen] / f[chosen]) ** self.exponent
         beta = beta.clamp(max=self.cap)
         new = weight.detach().clone()
-        new[chosen] = (new[chosen] * beta.to(new.device)).to(new.dtype)
+        new[chosen] = (new[chosen] * beta).to(new.dtype)
         return new
 
 
@@ -159,8 +161,10 @@ class Changed:
         """Counts entries with other bits; `old` are the editable tensors."""
         count, total, moved, size, largest = 0, 0, 0.0, 0.0, 0.0
         shares = {}
-        for name, before in old.items():
-            after = new.get(name, before)
+        before_all = state_at_home(old)
+        after_all = before_all | state_at_home({name: new[name] for name in old if name in new})
+        for name, before in before_all.items():
+            after = after_all[name]
             differs = int((after != before).sum())
             gap = (after.double() - before.double()).abs()
             count, total = count + differs, total + before.numel()

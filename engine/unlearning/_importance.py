@@ -24,6 +24,7 @@ from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
 from engine.core.patch import state_fingerprint
+from engine.core.precision import at_home
 from engine.core.shapes import Shaped, Tensor
 from engine.models import tensor_file
 from engine.models.library import fork
@@ -220,16 +221,23 @@ def _add_batch(ask: Ask, how: Streaming, batch: Batch, sums: dict[str, Tensor], 
     )
 
     def add(name: str, found: Tensor) -> None:
-        if not torch.isfinite(found.sum()):
+        if found.device.type != "cpu":
+            waiting.append((name, found))
+        elif not torch.isfinite(found.sum()):
             raise BadInput(
                 f"The gradient of {name} is not finite for the samples {at} to "
                 f"{at + len(batch[0]) - 1}.",
                 "Look at these samples, or load the model as float32.",
             )
-        sums[name] += found.to(sums[name])
+        else:
+            sums[name] += found.to(sums[name])
 
+    # Squares of a device come home together, so that the host waits once a batch.
+    waiting: list[tuple[str, Tensor]] = []
     try:
         _run_engine(ask, how, batch, add)
+        for (name, _), squares in zip(waiting, at_home([s for _, s in waiting]), strict=True):
+            add(name, squares)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from engine.core import rng
 from engine.core.errors import BadInput
+from engine.core.precision import at_home
 from engine.core.shapes import Bool, Float, Int, Num, Tensor
 from engine.unlearning._smoothing import Logits, Smoothed
 
@@ -59,10 +60,11 @@ def synthesise(
     seed: int = 0,
     noise: Float[Tensor, "s n c h w"] | None = None,
 ) -> Iterator[Step]:
-    """The perturbation step by step; `noise` replaces what would be drawn.
+    """The perturbation step by step, on the CPU; `noise` replaces what would be drawn.
 
     Each step: a normalised gradient into the velocity, a step along it, first the box [0, 1] and
-    then the L2 ball. Raises `BadInput` for a picture outside of [0, 1].
+    then the L2 ball. The walk goes on the device of `x`, and the host waits once a step for what it
+    tells. Raises `BadInput` for a picture outside of [0, 1].
     """
     if float(x.min()) < 0 or float(x.max()) > 1:
         raise BadInput("The picture has values outside of 0 to 1.", "Give pixels between them.")
@@ -70,19 +72,20 @@ def synthesise(
     for i in range(how.steps):
         drawn = _noise(x, how, seed, i) if noise is None else noise[i]
         probability, gradient = smoothed.slope(x + delta, drawn, target)
-        length = float(gradient.norm())
-        gradient = gradient / length if length > 0 else torch.zeros_like(gradient)
+        length = gradient.norm()
+        gradient = torch.where(length > 0, gradient / length, torch.zeros_like(gradient))
         velocity = how.momentum * velocity + gradient
         delta = delta - how.step * 0.5 ** (i // how.period) * velocity
         delta = (x + delta).clamp(0, 1) - x
         delta = projected(delta, how.eps)
-        yield Step(i, delta, float(delta.norm()), probability)
+        here, size, chance = at_home([delta, delta.norm(), probability])
+        yield Step(i, here, float(size), float(chance))
 
 
 def projected(delta: Float[Tensor, "1 c h w"], eps: float) -> Float[Tensor, "1 c h w"]:
     """Into the ball: delta eps / (|delta| + 1e-7) where it is longer, as torch.renorm does."""
     length = delta.norm()
-    return delta * (eps / (length + 1e-7)) if length > eps else delta
+    return torch.where(length > eps, delta * (eps / (length + 1e-7)), delta)
 
 
 def _noise(x: Tensor, how: Synthesis, seed: int, step: int) -> Float[Tensor, "n c h w"]:

@@ -98,25 +98,24 @@ class Smoothed:
 
     def slope(
         self, x: Float[Tensor, "1 c h w"], noise: Float[Tensor, "n c h w"], target: int
-    ) -> tuple[float, Float[Tensor, "1 c h w"]]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "1 c h w"]]:
         """g(x)[target], and the gradient of -log g(x)[target] with respect to the picture.
 
         Copies go through in chunks: the gradients of their probabilities add up, and are divided by
         the mean probability at the end. Where that is below 1e-20, the gradient is 0.
         """
         chunks = [noise[:1]] if self.sigma == 0 else noise.split(self.chunk)
-        total, gradient, count = 0.0, torch.zeros_like(x), 0
+        total, gradient, count = x.new_zeros(()), torch.zeros_like(x), 0
         for part in chunks:
             picture = x.detach().requires_grad_(True)
             with torch.enable_grad():
                 said = self.probabilities(picture, part)[:, target]
             (found,) = torch.autograd.grad(said.sum(), picture)
             total, gradient, count = (
-                total + float(said.detach().sum()),
+                total + said.detach().sum(),
                 gradient + found,
                 count + len(said),
             )
         mean = total / count
-        if mean <= LEAST:
-            return mean, torch.zeros_like(x)
-        return mean, -gradient / (count * mean)
+        # Chosen without asking how large it is, for which the host would wait.
+        return mean, torch.where(mean > LEAST, -gradient / (count * mean), torch.zeros_like(x))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from engine.core.errors import OutOfBudget
+from engine.core.precision import state_at_home
 from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Float, Tensor
 from engine.erasing.rece.edit import Edit
@@ -35,6 +36,7 @@ def exported(
     make, read = _FORMS[form]
     if form == "unet":
         _check_size(sum(t.nbytes for name, t in state.items() if name.startswith("unet.")))
+    state |= state_at_home({name: state[name] for name in edit.names})
     tensors, kept = make(edit, state, strength, rank)
     file = TensorFile.of(_NAMES[form], tensors, {"format": "pt", "edit": edit.settings.name})
     truth = edit.bake(state, strength)

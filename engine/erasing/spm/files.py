@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.core.errors import BadInput, ModelMismatch, OutOfBudget
-from engine.core.precision import wide
+from engine.core.precision import state_at_home
 from engine.core.reversible import missed_of_weights
 from engine.core.shapes import Tensor
 from engine.core.tensor_header import Unsound
@@ -136,20 +136,22 @@ def _prompts(notes: Mapping[str, str]) -> tuple[str, ...]:
 def baked(
     state: Mapping[str, Tensor], membranes: Sequence[Membrane], gamma: Sequence[float]
 ) -> Tensors:
-    """New weights W + sum gamma_k s_k up_k down_k of every layer that a membrane touches."""
+    """New weights W + sum gamma_k s_k up_k down_k of every layer that a membrane touches.
+
+    Summed in float64 and given on the CPU.
+    """
     found: Tensors = {}
-    for path in dict.fromkeys(path for membrane in membranes for path in membrane.down):
-        name = f"unet.{path}.weight"
-        weight = state[name]
+    membranes = [membrane.at_home() for membrane in membranes]
+    paths = dict.fromkeys(path for membrane in membranes for path in membrane.down)
+    here = state_at_home({name: state[name] for name in (f"unet.{path}.weight" for path in paths)})
+    for path, (name, weight) in zip(paths, here.items(), strict=True):
         change = sum(
             g * membrane.update(path)
             for g, membrane in zip(gamma, membranes, strict=True)
             if path in membrane.down
         )
         assert isinstance(change, Tensor)
-        old = wide(weight)
-        new = old + change.to(old.device).reshape(weight.shape)
-        found[name] = new.to(weight)
+        found[name] = (weight.double() + change.reshape(weight.shape)).to(weight.dtype)
     return found
 
 
@@ -230,6 +232,9 @@ def _from_diffusers(
 ) -> Tensors:
     (file,) = files
     tensors, found = file.read(), {}
+    ends = ".lora_A.weight"
+    names = [key.replace(ends, ".weight") for key in tensors if key.endswith(ends)]
+    state = state_at_home({name: state[name] for name in names})
     for key, down in tensors.items():
         if not key.endswith(".lora_A.weight"):
             continue
@@ -237,7 +242,7 @@ def _from_diffusers(
         up = tensors[f"{name}.lora_B.weight"]
         weight = state[f"{name}.weight"]
         change = (up.double().flatten(1) @ down.double().flatten(1)).reshape(weight.shape)
-        found[f"{name}.weight"] = (weight.cpu().double() + change).to(weight.dtype)
+        found[f"{name}.weight"] = (weight.double() + change).to(weight.dtype)
     return found
 
 

@@ -9,7 +9,7 @@ Several add up, each with its own gamma, which the prompt decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from engine.core.errors import BadInput, ModelMismatch
-from engine.core.precision import wide
+from engine.core.precision import state_at_home, wide
 from engine.core.shapes import Bool, Float, Int, Tensor
 from engine.models.diffusion import Conditioning, DiffusionBundle, empty_prompt, encode_prompt
 from engine.models.diffusion import token_ids as ids_of
@@ -55,6 +55,10 @@ class Membrane:
     @property
     def parameters(self) -> int:
         return sum(t.numel() for part in (self.down, self.up) for t in part.values())
+
+    def at_home(self) -> "Membrane":
+        """The same on the CPU."""
+        return replace(self, down=state_at_home(self.down), up=state_at_home(self.up))
 
     def update(self, path: str) -> Float[Tensor, "o i"]:
         """s up down of one layer as one matrix (a convolution's kernel flattened), in float64."""

@@ -14,6 +14,7 @@ from engine.core import checks
 from engine.core.catalog import ROOT
 from engine.core.errors import BadInput
 from engine.core.job import Progress, Steps
+from engine.core.precision import at_home
 from engine.core.reversible import compare
 from engine.core.rng import generator
 from engine.core.settings import Items, OneOf, Range, Text
@@ -236,6 +237,8 @@ def _point(
 
 def _apart(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """The largest difference over the largest gradient."""
+    here = at_home([*found, *truth])
+    found, truth = here[: len(found)], here[len(found) :]
     size = max(float(grad.abs().max()) for grad in truth)
     gap = max(float((a - b).abs().max()) for a, b in zip(found, truth, strict=True))
     return gap / size if size else gap

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from engine.core.precision import wide
+from engine.core.precision import at_home, wide
 from engine.core.reversible import compare
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.networks._revcol import LEVELS, RevCol
@@ -22,11 +22,14 @@ def exits(
 ) -> tuple[Exit, ...]:
     """What every head says and every decoder draws."""
     seen = network(x)
+    x, *drawings = at_home([x, *seen.decoded])
     found = []
-    for index, (columns, logits) in enumerate(zip(network.heads_after, seen.logits, strict=True)):
+    for index, (columns, logits) in enumerate(
+        zip(network.heads_after, at_home(seen.logits), strict=True)
+    ):
         chances = logits[0].softmax(-1)
         best = int(chances.argmax())
-        drawn = seen.decoded[index].sigmoid() if index < len(seen.decoded) else None
+        drawn = drawings[index].sigmoid() if index < len(drawings) else None
         found.append(
             Exit(
                 columns,
@@ -45,6 +48,7 @@ class Readout:
     pixels there, one for each column, fitted on pictures of the training set."""
 
     def __init__(self, maps: list[Float[Tensor, "n c h w"]], x: Float[Tensor, "n 3 i j"]) -> None:
+        x, *maps = at_home([x, *maps])
         target = torch.nn.functional.unfold(x.mean(1, keepdim=True), PATCH, stride=PATCH)
         rows = wide(target.transpose(1, 2).reshape(-1, PATCH**2))
         self.weights = [_ridge(wide(_rows(one)), rows) for one in maps]
@@ -100,14 +104,15 @@ def walked_back(
         truth = there[k]
         # Before the first column all maps are zero: a picture of them would show the readout alone.
         seen = max(column - (level == 0), 0)
-        gap = (streams[0] - truth[0]).abs().amax((0, 1)).cpu().numpy()
+        lowest, before, back, gone = at_home([streams[0], truth[0], streams[level], truth[level]])
+        gap = (lowest - before).abs().amax((0, 1)).numpy()
         yield (
             StepBack(
                 column + 1,
                 level,
-                compare([truth[level]], [streams[level]]).relative_error,
-                readout.picture(seen, streams[0]),
-                readout.picture(seen, truth[0]),
+                compare([gone], [back]).relative_error,
+                readout.picture(seen, lowest),
+                readout.picture(seen, before),
                 gap.astype(np.float32),
             ),
             streams,
@@ -119,7 +124,8 @@ def alphas(network: RevCol) -> tuple[Alphas, ...]:
     """The scales by column and level."""
     found = []
     for index, column in enumerate(network.columns):
-        sizes = [getattr(column, f"alpha{level}").detach().abs() for level in range(LEVELS)]
+        scales = at_home([getattr(column, f"alpha{level}") for level in range(LEVELS)])
+        sizes = [scale.abs() for scale in scales]
         found.append(
             Alphas(
                 index + 1,

@@ -13,6 +13,7 @@ from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, State, state_fingerprint
+from engine.core.precision import at_home
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range
@@ -470,7 +471,8 @@ def _by_layer(
 
 
 def _weight_distance(a: nn.Module, b: nn.Module) -> float:
-    pairs = list(zip(a.parameters(), b.parameters(), strict=True))
+    ours, theirs = (at_home(list(module.parameters())) for module in (a, b))
+    pairs = list(zip(ours, theirs, strict=True))
     moved = sum(float((p.double() - q.double()).square().sum()) for p, q in pairs)
     size = sum(float(p.double().square().sum()) for p, _ in pairs)
     return (moved / size) ** 0.5 if size else 0.0

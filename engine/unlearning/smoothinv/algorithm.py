@@ -70,6 +70,10 @@ class _Subject:
         """
         return self.pictures[self.tests.labels != target]
 
+    def start(self) -> Float[Tensor, "1 c h w"]:
+        """The picture where the classifier computes."""
+        return self.x.to(next(self.bundle.model.parameters()).device)
+
     def smoothed(self, sigma: float) -> Smoothed:
         return Smoothed(self.logits, sigma, self.denoiser)
 
@@ -170,8 +174,12 @@ def _opened(model: ModelRef | str, begin: Begin) -> _Subject:
 
 
 def logits_in_unit_range(bundle: ClassifierBundle) -> Logits:
-    """The classifier on pictures in [0, 1], its normalisation inside."""
-    return lambda x: logits_of(bundle.model(bundle.inputs(x)))
+    """The classifier on pictures in [0, 1], its normalisation inside.
+
+    Answers are where the pictures are; the network computes on its device.
+    """
+    device = next(bundle.model.parameters()).device
+    return lambda x: logits_of(bundle.model(bundle.inputs(x.to(device)))).to(x.device)
 
 
 def _tests(bundle: ClassifierBundle, test: str) -> tuple[Samples, Trigger | None]:
@@ -250,7 +258,7 @@ def _recovered(
     every = max(1, descent.how.steps // FRAMES)
     step = None
     for step in inversion.synthesise(
-        subject.smoothed(sigma), subject.x, goal, descent.how, seed=seed
+        subject.smoothed(sigma), subject.start(), goal, descent.how, seed=seed
     ):
         curve.append(step.probability)
         if step.number % every == 0 and not shown.found:
@@ -382,7 +390,7 @@ def _one_class(
 ) -> Generator[int, None, OneClass]:
     step = None
     smoothed = subject.smoothed(descent.sigmas[0])
-    for step in inversion.synthesise(smoothed, subject.x, goal, descent.how, seed=seed):
+    for step in inversion.synthesise(smoothed, subject.start(), goal, descent.how, seed=seed):
         yield step.number
     assert step is not None
     others = subject.away_from(goal)
