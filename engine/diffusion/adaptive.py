@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.integrate import RK45
 
 from engine.core.errors import SamplerError
+from engine.core.precision import at_home
 from engine.core.shapes import Float, Tensor
 from engine.diffusion.denoiser import Model, Pred, combine
 from engine.diffusion.grids import Grid
@@ -123,8 +124,8 @@ def log_likelihood(
         with torch.enable_grad():
             z = _state(flat[:size], x).requires_grad_()
             v = flow(model(z, t))
-            divergence = _divergence(v, z, probe)
-        parts = v.detach().cpu().double().numpy().ravel(), divergence.cpu().numpy()
+            here, terms = at_home([v, _divergence(v, z, probe)])
+        parts = here.double().numpy().ravel(), terms.double().sum(1).numpy()
         return np.concatenate(parts)
 
     ended = np.concatenate([_flat(x), np.zeros(len(x))])
@@ -136,16 +137,16 @@ def log_likelihood(
     return Likelihood(prior_log_density(path, latent) + gained, latent, model.nfe - begun)
 
 
-def _divergence(v: State, z: State, probe: State | None) -> Float[Tensor, " b"]:
+def _divergence(v: State, z: State, probe: State | None) -> Float[Tensor, "b d"]:
+    """Terms that add up to the divergence of each sample, where the samples are."""
     if probe is not None:
         (pull,) = torch.autograd.grad((v * probe).sum(), z)
-        return (pull * probe).cpu().double().flatten(1).sum(1)
-    total = torch.zeros(len(z), dtype=torch.float64)
-    columns = v.flatten(1)
+        return (pull * probe).flatten(1)
+    columns, terms = v.flatten(1), []
     for k in range(columns.shape[1]):
         (pull,) = torch.autograd.grad(columns[:, k].sum(), z, retain_graph=True)
-        total = total + pull.flatten(1)[:, k].cpu().double()
-    return total
+        terms.append(pull.flatten(1)[:, k])
+    return torch.stack(terms, 1)
 
 
 def prior_log_density(path: Path, z: State) -> Float[Tensor, " b"]:

@@ -331,7 +331,8 @@ def edited(model: M, patches: Sequence["engine.core.patch.Patch"]) -> M:
 def with_tensors(model: M, tensors: Mapping[str, "torch.Tensor"]) -> M:
     """A fork in which the named tensors are replaced, wherever a tied one is used.
 
-    They come to the device of those that they replace. An embedding may get more rows than it had (new tokens).
+    They come to the device of those that they replace. An embedding may get more rows than it had
+    (new tokens).
     """
     from torch import nn
 

@@ -27,6 +27,7 @@ from torch import nn
 
 from engine.core import rng
 from engine.core.errors import BadInput
+from engine.core.precision import at_home
 from engine.core.shapes import Float, Int, Tensor
 from engine.unlearning._importance import Provenance, Streaming, stream
 from engine.unlearning._learning import Course, Training, epoch_order, training
@@ -67,13 +68,26 @@ def untrained(model: nn.Module, seed: int) -> nn.Module:
     They are drawn on the CPU, so that a seed is the same network on every device.
     """
     device = next(model.parameters()).device
-    fresh = copy.deepcopy(model).cpu()
+    fresh = _copy_here(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.generator(seed, "untrained").initial_seed() % 2**63))
         for module in fresh.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
     return fresh.to(device).eval().requires_grad_(False)
+
+
+def _copy_here(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, for which the host waits once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    copies = [tensor.clone() for tensor in at_home(tensors)]
+    memo: dict[int, object] = {
+        id(old): nn.Parameter(new, requires_grad=old.requires_grad)
+        if isinstance(old, nn.Parameter)
+        else new
+        for old, new in zip(tensors, copies, strict=True)
+    }
+    return copy.deepcopy(model, memo)
 
 
 def retrain(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engine.core.precision import state_at_home, wide
+from engine.core.precision import state_at_home
 from engine.core.shapes import Float, Tensor
 from engine.unlearning._baselines import trainable
 from engine.unlearning._case import outputs
 from engine.unlearning._learning import epoch_order
-from engine.unlearning._losses import classification
+from engine.unlearning._losses import classification, placed
 from engine.unlearning._samples import Samples
 
 MOST_LAYERS = 24
@@ -78,11 +78,12 @@ def grams_of(
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     with _watched(model, names, kept):
         yield from passes
-    return state_at_home({name: _centred(torch.cat(parts)) for name, parts in kept.items()})
+    rows = {name: torch.cat(parts) for name, parts in kept.items()}
+    products = state_at_home({name: x @ x.T for name, x in rows.items()})
+    return {name: _centred(gram.double()) for name, gram in products.items()}
 
 
-def _centred(x: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
-    gram = wide(x @ x.T)
+def _centred(gram: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
 
 
@@ -134,11 +135,11 @@ def relearned(
     few = forget.some(samples, seed, "relearning")
     student = trainable(model).eval()
     optimizer = torch.optim.SGD(student.parameters(), lr=rate)
-    marks = _marks(steps)
+    marks, weight = _marks(steps), next(student.parameters())
     at, found = [0], [(yield from _accuracy(student, judge))]
     for step, places in zip(range(1, steps + 1), _endless(len(few), seed), strict=False):
         with torch.enable_grad():
-            loss = classification(student, few.batch(places)).mean()
+            loss = classification(student, placed(few.batch(places), weight)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

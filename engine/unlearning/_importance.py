@@ -29,7 +29,7 @@ from engine.core.shapes import Shaped, Tensor
 from engine.models import tensor_file
 from engine.models.library import fork
 from engine.unlearning import _per_sample as per_sample
-from engine.unlearning._losses import Batch, Loss, classification, label_free
+from engine.unlearning._losses import Batch, Loss, classification, label_free, placed
 from engine.unlearning._manipulation import Manipulated
 from engine.unlearning._per_sample import Add, Ask, Engine, NotSeparable
 from engine.unlearning._samples import Samples
@@ -215,10 +215,7 @@ def _in_chunks(batches: Iterable[Batch], how: Streaming, ask: Ask) -> Iterator[B
 
 
 def _add_batch(ask: Ask, how: Streaming, batch: Batch, sums: dict[str, Tensor], at: int) -> None:
-    device, dtype = next((p.device, p.dtype) for p in ask.parameters.values())
-    batch = tuple(
-        part.to(device, dtype if part.is_floating_point() else part.dtype) for part in batch
-    )
+    batch = placed(batch, next(iter(ask.parameters.values())))
 
     def add(name: str, found: Tensor) -> None:
         if found.device.type != "cpu":

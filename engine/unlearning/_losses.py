@@ -42,6 +42,14 @@ def logits_of(output: object) -> Float[Tensor, "b *d"]:
     return found
 
 
+def placed(batch: Batch, like: Tensor) -> Batch:
+    """A batch on the device of a parameter, real numbers in its number format."""
+    return tuple(
+        part.to(like.device, like.dtype if part.is_floating_point() else part.dtype)
+        for part in batch
+    )
+
+
 def classification(model: Network, batch: Batch) -> Float[Tensor, " b"]:
     """Cross-entropy of each sample's label."""
     inputs, labels, *_ = batch

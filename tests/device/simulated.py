@@ -133,6 +133,9 @@ class OnDevice(torch.Tensor):
     def __repr__(self) -> str:
         return f"OnDevice({self.raw})"
 
+    def __deepcopy__(self, memo: dict[int, object]) -> "OnDevice":
+        return memo.setdefault(id(self), self.clone())
+
     # What a tensor of a real device answers, and a wrapper does not by itself.
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.raw.untyped_storage()

@@ -9,6 +9,7 @@ import pytest
 from engine.core.errors import BadInput
 from engine.networks.augundo.results import Transformed
 from pages import augundo as page
+from tests.ui.browser import need_panel
 
 
 def breaks(found: Transformed) -> None:
@@ -48,7 +49,8 @@ def test_a_depth_that_is_too_large_is_refused(tmp_path: Path, monkeypatch):
 @pytest.mark.browser
 def test_a_visitor_sees_the_floor_stay_and_scrubs_the_transform(visitor):
     """The aha: one click, the naive price several times the floor, the undone one at it."""
-    tab = visitor().page
+    need_panel("augundo")
+    tab = visitor.page
     tab.goto("/reverse?method=augundo")
     tab.locator("#augundo-run").click()
     tab.locator("#augundo-run-status .status.done").wait_for()

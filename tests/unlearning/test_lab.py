@@ -20,7 +20,7 @@ from engine.unlearning.forgetting_lab.results import Row
 
 
 def gram(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"layer": comparing._centred(x)}
+    return {"layer": comparing._centred(x @ x.T)}
 
 
 def test_cka_does_not_mind_rotation_and_scale_and_sees_what_is_unrelated():

@@ -103,6 +103,8 @@ def measure_bits(
     """Share of the way, then the bits per dimension of one dequantised picture."""
     copies = x.repeat(probes, 1, 1, 1)
     signs = Noise(seed)(copies, 0, "probe").sign()
+    # Where the network computes, so that a velocity and its divergence come home together.
+    copies, signs = copies.to(bundle.device), signs.to(bundle.device)
     model = bundle.denoiser(grad=True)
     walk = log_likelihood(model, copies, signs, last=EXACT, tolerance=tolerance)
     told = yield from relay(walk, lambda t: (float(t) ** 0.5, None))

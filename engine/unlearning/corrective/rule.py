@@ -15,6 +15,7 @@ from torch import nn
 
 from engine.core.job import relay
 from engine.core.patch import State
+from engine.core.precision import state_at_home
 from engine.models.library import with_tensors
 from engine.unlearning._baselines import Trained
 from engine.unlearning._case import always, outputs
@@ -57,7 +58,7 @@ def tried(
     settings: Sequence[Dampening],
 ) -> Generator[tuple[Tried, ...], None, tuple[Tried, ...]]:
     """What the rule sees of each setting; yields as they come."""
-    state: State = model.state_dict()
+    state: State = state_at_home(model.state_dict())
     editable = {name: state[name] for name in importances[0].values}
     found: tuple[Tried, ...] = ()
     for how in settings:

@@ -13,7 +13,7 @@ from engine.core.catalog import Exactness, RoundTrip
 from engine.core.errors import BadInput, PatchConflict
 from engine.core.job import Progress, Steps, relay
 from engine.core.patch import Patch, State, state_fingerprint
-from engine.core.precision import at_home
+from engine.core.precision import state_at_home
 from engine.core.recipe import ModelRef, Recipe
 from engine.core.reversible import compare
 from engine.core.settings import Items, OneOf, Range
@@ -464,15 +464,13 @@ def _by_layer(
     ours = yield from grams(a, samples, names)
     theirs = yield from grams(b, samples, names)
     alike = similarity(ours, theirs)
-    return tuple(
-        OfLayer(name, alike[name], _weight_distance(a.get_submodule(name), b.get_submodule(name)))
-        for name in names
-    )
+    weights = [state_at_home(dict(model.named_parameters())) for model in (a, b)]
+    return tuple(OfLayer(name, alike[name], _weight_distance(*weights, name)) for name in names)
 
 
-def _weight_distance(a: nn.Module, b: nn.Module) -> float:
-    ours, theirs = (at_home(list(module.parameters())) for module in (a, b))
-    pairs = list(zip(ours, theirs, strict=True))
+def _weight_distance(a: State, b: State, layer: str) -> float:
+    """How far the weights of a layer moved, over their size."""
+    pairs = [(a[name], b[name]) for name in a if name.startswith(f"{layer}.")]
     moved = sum(float((p.double() - q.double()).square().sum()) for p, q in pairs)
     size = sum(float(p.double().square().sum()) for p, _ in pairs)
     return (moved / size) ** 0.5 if size else 0.0
