@@ -464,8 +464,8 @@ def _by_layer(
     ours = yield from grams(a, samples, names)
     theirs = yield from grams(b, samples, names)
     alike = similarity(ours, theirs)
-    weights = [state_at_home(dict(model.named_parameters())) for model in (a, b)]
-    return tuple(OfLayer(name, alike[name], _weight_distance(*weights, name)) for name in names)
+    here, there = (state_at_home(dict(model.named_parameters())) for model in (a, b))
+    return tuple(OfLayer(name, alike[name], _weight_distance(here, there, name)) for name in names)
 
 
 def _weight_distance(a: State, b: State, layer: str) -> float:
