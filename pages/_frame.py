@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import gradio as gr
 from gradio.components.base import Component
 
-from engine.core.catalog import Entry
+from engine.core.catalog import Entry, took
 from engine.core.errors import AssetMissing
 from engine.core.job import Done, Job, Progress
 from engine.core.recipe import Recipe
@@ -260,8 +260,8 @@ class Frame:
                     "verdict": "✓ holds" if holds else "✗ does not hold",
                 }
             ) + (
-                f"<p class='note'>Measured by <code>{escape(bench)}</code> in "
-                f"{measured.seconds:.0f} s, seed {measured.seed}, on {escape(measured.machine)}; "
+                f"<p class='note'>Measured by <code>{escape(bench)}</code>, "
+                f"{took(measured.seconds)}, seed {measured.seed}, on {escape(measured.machine)}; "
                 f"{escape(versions)}. Run the command to measure it again. "
                 f'<a href="{claim_file(self.entry.slug)}" download>All figures</a></p>'
             )

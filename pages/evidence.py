@@ -6,7 +6,7 @@ from typing import cast
 
 import gradio as gr
 
-from engine.core.catalog import Catalog
+from engine.core.catalog import Catalog, took
 from engine.core.job import Done, Job, Progress
 from engine.faithfulness import Checked, Claimed, claims
 from pages._endpoints import Runner
@@ -214,7 +214,7 @@ def _figures(claim: Claimed) -> str:
     low, high = claim.interval
     return (
         f"{escape(claim.measure)} {claim.measured:.3g} ({low:.3g} to {high:.3g}); "
-        f"{escape(claim.versus)} {claim.against:.3g}; {claim.seconds:.0f} s"
+        f"{escape(claim.versus)} {claim.against:.3g}; {took(claim.seconds)}"
     )
 
 

@@ -189,18 +189,24 @@ class Claim:
         return better - worse >= self.margin
 
 
+def took(seconds: float | None) -> str:
+    """How long a measurement took: "12 s", or that it was put together from parts."""
+    return "put together from parts" if seconds is None else f"{seconds:.0f} s"
+
+
 @dataclass(frozen=True)
 class Measured:
     """Figures behind a claim, as `bench.py` of a method writes them to `assets/claims/<slug>.json`.
 
-    `interval` is the 95 % interval of `measured`; `figures` holds further plain values.
+    `interval` is the 95 % interval of `measured`; `figures` holds further plain values. `seconds`
+    are None where it was measured in parts, at several times.
     """
 
     measured: float
     versus: float
     interval: tuple[float, float]
     seed: int
-    seconds: float
+    seconds: float | None
     versions: Mapping[str, str]
     machine: str
     figures: Mapping[str, Plain] = field(default_factory=dict)
