@@ -244,10 +244,19 @@
     }
     old ? old.replaceWith(chip) : bar.append(chip);
   };
+  // A link that ends in #shelf opens it. A fold that Gradio has not woken yet hears no click: it is
+  // asked again until it stands open.
+  let coming = 0;
   const comeToShelf = () => {
-    if (location.hash !== "#shelf" || !document.querySelector("#shelf button.label-wrap")) return;
-    history.replaceState(null, "", location.pathname + location.search);
+    const head = location.hash === "#shelf" && document.querySelector("#shelf button.label-wrap");
+    if (!head || coming) return;
     openShelf();
+    coming = setTimeout(() => {
+      coming = 0;
+      if (!head.isConnected || !head.classList.contains("open")) return comeToShelf();
+      history.replaceState(null, "", location.pathname + location.search);
+      head.scrollIntoView({ block: "start" });
+    }, 300);
   };
   window.rewindShelf = {
     opens(kept, name) {
