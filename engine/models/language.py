@@ -6,7 +6,7 @@
     logits = cursor.read(prompt.ids)                    of the next token, float32
     logits = cursor.read([token])                       one more token, from the cache
     cursor.back_to(length)                              as if the later tokens had never been read
-    logits = cursor.go_to(other_ids)                    back to where they part, then on from there
+    logits = cursor.go_to(other_ids)                    read from where they part, if not known yet
 
 Text models are all that transformers builds with `AutoModelForCausalLM`. Models with eyes are LLaVA
 (its own layout and that of the transformers library) and Qwen2.5-VL. Weights are read from
@@ -15,6 +15,7 @@ safetensors, never from other formats, and no code of a checkpoint is run.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine.core.cache import LruCache
 from engine.core.errors import ModelMismatch
 from engine.core.shapes import Array, Float, Tensor, UInt8
 from engine.models import _llava_layout
@@ -35,6 +37,8 @@ from engine.models.words import Vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# What a cursor remembers: logits of 32,000 words are 0.13 MB.
+KNOWN_MEGABYTES, KNOWN_PLACES = 64, 1024
 EYES = ("llava", "llava_llama", "llava_mistral", "qwen2_5_vl")
 # The conversation of LLaVA-1.5, for checkpoints that bring no template of their own.
 VICUNA = (
@@ -157,35 +161,57 @@ def _with_places(ids: Sequence[int], image_id: int, count: int) -> list[int]:
 
 
 class Cursor:
-    """A place in a text that a model reads, with a cache of what it has read, and a way back.
+    """A place in a text that a model reads, and a memory of the places where it has been.
 
-    `forward_tokens` counts the tokens that went through the network. Going back costs none, except
-    for caches that cannot be shortened (sliding windows, recurrent states): there the text up to
-    the place is read again with the next token, and counted.
+    Two things are kept: keys and values of the last text that went through the network, and the
+    logits behind every place that was read. What was read once is not read again: coming back to a
+    place costs nothing, and a text that parts from the last one is read from where they part. Only
+    caches that cannot be shortened (sliding windows, recurrent states) begin anew then.
+    `forward_tokens` counts the tokens that went through the network.
     """
 
     def __init__(self, bundle: LanguageBundle, pixels: Mapping[str, Tensor]) -> None:
         self.bundle, self.pixels = bundle, pixels
         self.ids: list[int] = []
         self.forward_tokens = 0
-        self._marks: dict[int, Tensor] = {}  # logits behind places worth coming back to
+        self._known: LruCache[Tensor] = LruCache(KNOWN_MEGABYTES, most=KNOWN_PLACES)
         self._cache: Any = None
+        self._cached: list[int] = []  # the tokens whose keys and values the cache holds
         self._shift: Tensor | None = None  # of Qwen's positions behind a picture
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @torch.no_grad()
     def read(self, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
         """Logits of the token after these, float32 on the CPU."""
-        held = 0 if self._cache is None else int(self._cache.get_seq_length())
-        new = [*self.ids[held:], *ids]
-        self.ids += ids
+        return self.go_to([*self.ids, *ids])
+
+    def go_to(self, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
+        """Logits after exactly these tokens, float32 on the CPU."""
+        self.ids = list(ids)
+        place = tuple(ids)
+        if (logits := self._known.peek(place)) is None:
+            logits = self._forward()
+            self._known.put(place, logits)
+        return logits
+
+    def back_to(self, length: int) -> None:
+        """Go back to the first `length` tokens, as if the later ones had never been read."""
+        if not 0 <= length <= len(self.ids):
+            raise ValueError(f"cannot go back to {length} of {len(self.ids)} tokens")
+        del self.ids[length:]
+
+    def forget(self) -> None:
+        """Drop the logits of all places, so that the next one is computed from keys and values."""
+        self._known.clear()
+
+    @torch.no_grad()
+    def _forward(self) -> Float[Tensor, " vocab"]:
+        """Read what the cache does not hold of the text up to here."""
+        held = self._shorten()
+        new = self.ids[held:]
         inputs = torch.tensor([new], device=self.bundle.device)
-        first = held == 0
-        if first:
-            self._cache = _new_cache(self.bundle.model)
-        given = dict(self.pixels) if first else {}
+        given = dict(self.pixels) if held == 0 else {}
         positions = self._positions(inputs, held)
         if positions is not None:
             given["position_ids"] = positions
@@ -196,42 +222,25 @@ class Cursor:
             logits_to_keep=1,
             **given,
         )
+        self._cached = list(self.ids)
         self.forward_tokens += len(new)
         return out.logits[0, -1].float().cpu()
 
-    def mark(self, logits: Float[Tensor, " vocab"]) -> None:
-        """Keep the logits of this place, so that coming back to it needs no forward pass."""
-        self._marks[len(self.ids)] = logits
+    def _shorten(self) -> int:
+        """Cut the cache back to what it shares with the text, and return how many tokens that is.
 
-    def go_to(self, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
-        """Logits after exactly these tokens, from as much of the cache as they share."""
-        pairs = zip(self.ids, ids, strict=False)
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self), len(ids)))
-        if shared == len(ids) and shared in self._marks:
-            self.back_to(shared)
-            return self._marks[shared]
-        shared = min(shared, len(ids) - 1)
-        # A picture goes through the network whole, with everything before it.
+        The last token is always read, since its logits are wanted, and a picture goes through the
+        network whole, with everything before it.
+        """
+        pairs = zip(self._cached, self.ids[:-1], strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         image = self.bundle.image_id if self.pixels else None
-        if image is not None and image in ids[shared:]:
-            shared = 0
-        self.back_to(shared)
-        return self.read(ids[shared:])
-
-    def back_to(self, length: int) -> None:
-        """Forget every token from this place on."""
-        surplus = len(self.ids) - length
-        if not 0 <= surplus <= len(self.ids):
-            raise ValueError(f"cannot go back to {length} of {len(self.ids)} tokens")
-        del self.ids[length:]
-        self._marks = {place: kept for place, kept in self._marks.items() if place <= length}
-        if self._cache is None or surplus == 0:
-            return
-        if length == 0 or not _can_shorten(self._cache):
-            self._cache = None
-            return
-        # transformers takes a negative count of tokens to remove.
-        self._cache.crop(-surplus)
+        surplus = len(self._cached) - shared
+        if shared == 0 or image in self.ids[shared:] or (surplus and not _can_shorten(self._cache)):
+            self._cache, shared = _new_cache(self.bundle.model), 0
+        elif surplus:
+            self._cache.crop(-surplus)  # transformers takes a negative count of tokens to remove
+        return shared
 
     def _positions(self, inputs: Tensor, held: int) -> Tensor | None:
         """Qwen2.5-VL counts a picture in three directions.

@@ -334,8 +334,14 @@ def test_going_back_equals_never_having_said_it(kind, request):
     before = cursor.read([8])
     cursor.read([9, 10, 11])
     cursor.back_to(length + 1)
-    assert cursor._cache.get_seq_length() == length + 1
+    spent = cursor.forward_tokens
+    assert cursor.read([8]) is before  # known, not read again
+    assert cursor.forward_tokens == spent
+    cursor.back_to(length + 1)
+    cursor.forget()
     again = cursor.read([8])
+    assert cursor.forward_tokens == spent + 1
+    assert cursor._cache.get_seq_length() == length + 2
     assert torch.equal(before, again)
     fresh = Cursor(bundle, prompt.pixels).read([*prompt.ids, 7, 8])
     # The same numbers in another order of summation, float32.

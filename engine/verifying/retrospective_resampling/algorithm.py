@@ -185,10 +185,14 @@ def _asked_again(
 
 
 def _never_said(voice: Voice) -> RoundTrip:
-    """The state after all that was taken back, against one that never said it."""
+    """The state after all that was taken back, against one that never said it.
+
+    The last token goes through the network again, on the keys and values that stand there: the
+    logits that were kept would prove nothing.
+    """
     ids = list(voice.cursor.ids)
-    voice.cursor.back_to(len(ids) - 1)
-    after = voice.cursor.read(ids[-1:])
+    voice.cursor.forget()
+    after = voice.cursor.go_to(ids)
     fresh = Cursor(voice.bundle, voice.prompt.pixels).read(ids)
     return compare(fresh, after, steps=len(ids))
 

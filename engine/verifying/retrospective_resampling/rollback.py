@@ -3,8 +3,10 @@
 The published loop reads picture, prompt and text again for every attempt, and runs to the end of
 the answer to use its first phrase. Here the model says one token at a time. At a closing mark P(UN)
 is read from the logits that stand there anyway, *before* the mark itself is read. If the phrase is
-bad, the cache is cut back to the last good place, whose logits were kept: taking a phrase back
-costs no forward pass at all. Only a changed hint costs: what follows the picture is read again.
+bad, the answer goes back to the last good place, whose logits are kept, and so are those of every
+phrase that was tried from there: taking a phrase back costs no forward pass, and neither does
+saying a doubted one again, which is what a model mostly does. Only a changed hint costs: what
+follows the picture is read again, in one pass.
 
 The decisions are those of the published loop, on equal random numbers. One difference is left: an
 answer whose marks do not pair up anywhere is thrown away whole there, and fails where it happens
@@ -60,9 +62,7 @@ class Voice:
     def logits_after(self, hints: Sequence[str], answer: Sequence[int]) -> Float[Tensor, " vocab"]:
         """Logits behind this much of the answer, from the cache as far as it reaches."""
         asked = self.bundle.ask_again(self.prompt, hinted(self.question, hints))
-        logits = self.cursor.go_to([*asked.ids, *answer])
-        self.cursor.mark(logits)
-        return logits
+        return self.cursor.go_to([*asked.ids, *answer])
 
     def words(self, ids: Sequence[int]) -> str:
         """The tokens as text, marks included."""
@@ -173,8 +173,6 @@ def _attempt(
                 # The published loop takes the last token of a correction for the end of the text.
                 return Try(tuple(new), len(new) - one_phrase)
         logits = voice.cursor.read([token])
-        if closes or voice.words([token]) in settings.enders:
-            voice.cursor.mark(logits)
 
 
 def _is_misplaced(
