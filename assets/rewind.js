@@ -80,8 +80,10 @@
     "<p>Many visitors wait already, or a value cannot be used. Try again in a moment.</p></div>";
   const press = (name, wait) => setTimeout(() => document.getElementById(name)?.click(), wait);
   const SETTLE = 400;  // milliseconds in which Gradio has sent a run, or has done with a stopped one
+  const PATIENCE = 10 * SETTLE;
   const go = (run, name, button = "go") => {
     run.busy = true;
+    run.again = run.stopped = false;  // until then a late word of a run that was stopped says so
     run.since = performance.now();
     holdPlace(name);
     press(`${name}-${button}`, 0);
@@ -115,13 +117,16 @@
     if (unrestored === name.split("-")[0] || runs[name] || !document.getElementById(`${name}-again`)) return;
     go((runs[name] = {}), name, "again");
   });
-  const over = (name) => setTimeout(() => {
+  const over = (name) => {
     const run = runs[name];
-    run.busy = false;
-    freePlace(name);
-    if (run.again) go(run, name);
-    run.again = run.stopped = false;
-  }, runs[name].stopped ? SETTLE : 0);
+    if (run.ends) return;
+    run.ends = setTimeout(() => {
+      run.busy = false;
+      run.ends = 0;
+      freePlace(name);
+      if (run.again) go(run, name);
+    }, run.stopped ? SETTLE : 0);
+  };
   // A link that ends in #run, such as the films on Home, begins once its panel is restored.
   const begin = (method) => {
     const action = (address().get("action") ?? "run").replaceAll("-", "_"), name = `${method}-${action}`;
@@ -160,6 +165,14 @@
       run.stopped = true;
       run.again = false;
       return halted;
+    },
+    // A last line of the run that was cut off may come behind "Stopped": it is said again. The run
+    // is over when Gradio says so, or, where it never does, after a while.
+    halted(name, said) {
+      const run = runs[name];
+      if (!run?.stopped) return said;
+      setTimeout(() => { if (run.busy && run.stopped) over(name); }, PATIENCE);
+      return run.again ? waiting : halted;
     },
     done(name, said) {
       const link = document.querySelector(`#${name}-status a[data-link]`);

@@ -200,7 +200,7 @@ class Action:
             queue=False,
             api_visibility="private",
             show_progress="hidden",
-        )
+        ).then(None, **line, js=f"(said) => rewindRuns.halted('{place}', said)")
         self._opens_recorded()
 
     def _opens_recorded(self) -> None:

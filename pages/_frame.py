@@ -128,7 +128,9 @@ class Frame:
         return self.model_field
 
     def seed(self, value: int = 0) -> gr.Number:
-        """The seed, with a button that draws another one."""
+        """The seed of the panel, with a button that draws another one; before the first `wire`."""
+        if self.seed_field is not None:
+            raise ValueError(f"{self.entry.slug} has its seed already; put it before what it runs.")
         with gr.Row(elem_classes="seed"):
             self.seed_field = fields.WholeNumber(
                 value,

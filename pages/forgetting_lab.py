@@ -118,7 +118,7 @@ def _pair(frame: Frame, inputs: Controls) -> None:
     with pair.shown:
         pictures = gr.HTML("", elem_id="forgetting_lab-pictures")
     with pair.below:
-        told = gr.HTML("", elem_id="forgetting_lab-pair")
+        told = gr.HTML("", elem_id="forgetting_lab-pair-told")
     pair.wire(
         {**inputs, "first": first, "second": second, "stack": stack, "pictures_shown": count},
         draw_pair,

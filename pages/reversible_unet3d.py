@@ -72,6 +72,7 @@ def _segment(frame: Frame) -> None:
         window = gr.Slider(16, 96, value=48, step=8, label="Window")
         overlap = gr.Slider(0, 0.75, value=0.0, step=0.25, label="Overlap of windows")
         stages = gr.Checkbox(True, label="Walk the stages backwards")
+        frame.seed(0)
         frame.model()
     with run.shown:
         shown = volumes.place('<p class="note">The volume comes with the run.</p>', "unet3d-volume")
@@ -102,7 +103,6 @@ def _train(frame: Frame) -> None:
         widths = gr.Textbox("8, 16, 32", label="Widths", info="Channels of each resolution")
         rate = gr.Number(3e-3, label="Learning rate", minimum=1e-5, maximum=0.1)
         test = gr.Checkbox(False, label="Segment the held-out front at the end")
-        frame.seed(0)
     with train.shown:
         curve = plots.place("Loss")
         kept = gr.HTML("", elem_id="unet3d-trained")

@@ -46,10 +46,9 @@ const draw = (box, state) => {
   const said = names.length ? names.map((name, i) => `${state.names[i]}: ${name}`).join("; ") : "no labels";
   box.querySelector("[data-here]").textContent = `At ${at.join(", ")}: intensity ${state.voxels[k]}; ${said}.`;
 };
-const states = new WeakMap();
-const wake = async (box) => {
+const states = new WeakMap(), waking = new WeakSet();
+const readIn = async (box) => {
   const told = JSON.parse(box.dataset.volume), labels = [], images = box.querySelectorAll("[data-sheet]");
-  states.set(box, null);
   let voxels = null;
   for (const image of images) {
     const volume = unrolled(await read(image), told.shape, told.columns);
@@ -58,8 +57,12 @@ const wake = async (box) => {
   const names = [...box.querySelectorAll("[data-overlay]")].slice(1).map((button) => button.textContent);
   const state = { ...told, voxels, labels, names, overlay: labels.length ? 0 : -1, at: told.shape.map((side) => Math.floor(side / 2)) };
   states.set(box, state);
+};
+const wake = async (box) => {
+  waking.add(box);
+  await readIn(box).finally(() => waking.delete(box));
   box.dataset.ready = "";
-  draw(box, state);
+  draw(box, states.get(box));
 };
 element.addEventListener("input", (event) => {
   const box = event.target.closest("[data-volume]"), state = box && states.get(box);
@@ -85,6 +88,7 @@ element.addEventListener("click", (event) => {
   box.querySelectorAll("input[data-axis]").forEach((input, i) => (input.value = state.at[i]));
   draw(box, state);
 });
-const look = () => element.querySelectorAll("[data-volume]").forEach((box) => states.has(box) || wake(box));
-new MutationObserver(look).observe(element, { childList: true, subtree: true });
+// A run does not replace the box: Gradio changes what differs in it, and takes the mark away.
+const look = () => element.querySelectorAll("[data-volume]:not([data-ready])").forEach((box) => waking.has(box) || wake(box));
+new MutationObserver(look).observe(element, { childList: true, subtree: true, attributeFilter: ["data-ready"] });
 look();

@@ -263,6 +263,7 @@ def test_a_link_restores_the_controls_of_its_own_action(new_visitor):
     page.goto(f"/verify?{recipe.query()}")
     page.get_by_text("Restored from the link").first.wait_for()
     assert page.get_by_label("number input for Steps").first.input_value() == "40"
+    page.get_by_role("tab", name="Ask", exact=True).click()
     assert page.locator("#revthink-start input").input_value() == "November"
 
 
