@@ -52,10 +52,10 @@ def renamed(name: str) -> str:
 
 def headers(folder: Path) -> Mapping[Path, Mapping[str, TensorInfo]]:
     """Checked headers of the weights, and of a vision tower that lies beside them."""
-    found = dict(weight_files(folder, "model"))
+    headers_by_file = dict(weight_files(folder, "model"))
     if (folder / "vision_tower").is_dir():
-        found |= weight_files(folder / "vision_tower", "model")
-    return found
+        headers_by_file |= weight_files(folder / "vision_tower", "model")
+    return headers_by_file
 
 
 def read(
@@ -139,10 +139,10 @@ def _in_tower(name: str) -> str:
     return name
 
 
-def _tensors(found: Mapping[Path, object]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(headers_by_file: Mapping[Path, object]) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    for path in found:
+    for path in headers_by_file:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 yield name, file.get_tensor(name)

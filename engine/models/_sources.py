@@ -181,8 +181,8 @@ def from_user(source: str) -> Path:
 def place(path: str | Path) -> Path | None:
     """The file or folder that a path leads to, links followed, if it is here and may be named."""
     try:
-        found = Path(path).expanduser().resolve()
-        return found if _is_allowed(found) and found.exists() else None
+        target = Path(path).expanduser().resolve()
+        return target if _is_allowed(target) and target.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -211,14 +211,14 @@ def receive(archive: Path) -> str:
     """
     digest = _uploads.digest_of(archive)
 
-    def fill(made: Path) -> None:
+    def fill(folder: Path) -> None:
         limits = Limits.from_environment()
         with _uploads.archive(archive) as packed:
             members = _uploads.checked_members(
                 packed, archive, most_files=limits.files, most_bytes=limits.checkpoint_bytes
             )
-            _unpack(packed, members, made)
-        _uploads.check_weights(made)
+            _unpack(packed, members, folder)
+        _uploads.check_weights(folder)
 
     _uploads.keep(digest, fill)
     return f"{_uploads.PREFIX}{digest}"

@@ -392,8 +392,8 @@ CACHE: LruCache[Bundle] = LruCache(cache_megabytes)
 
 def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:
     """Bytes of all tensors of a bundle, without those that another one holds already."""
-    held = set() if shared_with is None else {t.data_ptr() for t in _tensors(shared_with)}
-    sizes = {t.data_ptr(): t.nbytes for t in _tensors(bundle) if t.data_ptr() not in held}
+    shared = set() if shared_with is None else {t.data_ptr() for t in _tensors(shared_with)}
+    sizes = {t.data_ptr(): t.nbytes for t in _tensors(bundle) if t.data_ptr() not in shared}
     return sum(sizes.values())
 
 

@@ -32,7 +32,8 @@ def plane(ways: Mapping[str, Sequence[Tensor]], *, leftmost: str) -> Plane:
     The way called `leftmost` begins on the left.
     """
     rows = {
-        name: torch.cat(list(way)).cpu().double().flatten(1).numpy() for name, way in ways.items()
+        name: torch.cat(list(states)).cpu().double().flatten(1).numpy()
+        for name, states in ways.items()
     }
     points = np.concatenate(list(rows.values()))
     centre = points.mean(axis=0)

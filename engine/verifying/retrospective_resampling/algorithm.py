@@ -80,12 +80,12 @@ def run(
     question = _one_line(question)
     scene = None if picture is not None else Tray.parse(tray)
     bundle = open_bundle(model)
-    seen, clean = look(bundle, scene, picture, noise, seed)
+    pixels, clean = look(bundle, scene, picture, noise, seed)
     words = bundle.vocabulary.note(question) if bundle.vocabulary else ""
     telling = Telling(
-        seen, clean, scene.names if scene else None, question, tau, unknown_words=words
+        pixels, clean, scene.names if scene else None, question, tau, unknown_words=words
     )
-    prompt = bundle.prompt(question, seen)
+    prompt = bundle.prompt(question, pixels)
     plain = yield from _plainly(bundle, prompt, question, settings, seed, scene)
     telling = replace(telling, before=plain)
     story = new_story(bundle, scene)
@@ -178,9 +178,9 @@ def _asked_again(
     telling: Telling,
 ) -> Steps[str]:
     """A second try at a question that got no answer, then a plain admission."""
-    asked = question + PREMISE
-    again = bundle.ask_again(prompt, asked)
-    _, outcome = yield from _answer(bundle, again, asked, settings, seed, story, telling, "fast")
+    extended = question + PREMISE
+    again = bundle.ask_again(prompt, extended)
+    _, outcome = yield from _answer(bundle, again, extended, settings, seed, story, telling, "fast")
     return outcome.text or UNABLE
 
 

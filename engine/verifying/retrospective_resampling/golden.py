@@ -77,9 +77,9 @@ class Script:
         if not hints:
             return ids
         hint = f"(Hint: potential incorrect phrases -> {', '.join(hints)})"
-        told = [*PREMISE.split(), *hint.split()[1:]]
+        instruction = [*PREMISE.split(), *hint.split()[1:]]
         unknown = self.vocab.index("<unk>")
-        words = [self.vocab.index(word) if word in self.vocab else unknown for word in told]
+        words = [self.vocab.index(word) if word in self.vocab else unknown for word in instruction]
         return [*ids[:-TAIL], *words, *ids[-TAIL:]]
 
     def words(self, ids: Sequence[int]) -> str:
