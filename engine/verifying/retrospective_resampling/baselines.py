@@ -18,15 +18,15 @@ from engine.verifying.retrospective_resampling.tags import rendered
 ALPHA, BETA = 1.0, 0.1
 
 
-def refused(said: Sequence[Judged], tau: float) -> str:
+def refused(judged: Sequence[Judged], tau: float) -> str:
     """The phrases that are not doubted, one after the other."""
-    return " and ".join(phrase.text for phrase in said if phrase.p_un <= tau)
+    return " and ".join(phrase.text for phrase in judged if phrase.p_un <= tau)
 
 
-def truncated(said: Sequence[Judged], tau: float) -> str:
+def truncated(judged: Sequence[Judged], tau: float) -> str:
     """The phrases before the first doubted one."""
-    places = [place for place, phrase in enumerate(said) if phrase.p_un > tau]
-    return " and ".join(phrase.text for phrase in said[: places[0] if places else None])
+    places = [place for place, phrase in enumerate(judged) if phrase.p_un > tau]
+    return " and ".join(phrase.text for phrase in judged[: places[0] if places else None])
 
 
 def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> tuple[str, int]:
