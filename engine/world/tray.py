@@ -97,8 +97,8 @@ class Tray:
 def artists_by_object(artists: tuple[str, ...]) -> dict[str, list[str]]:
     """The things of trays that any of these artists drew, and who did."""
     sprites = load_sprites().only(artists)
-    found = {name: sprites.artists_of(name) for name in words.ON_TRAYS}
-    return {name: who for name, who in found.items() if who}
+    artists_of = {name: sprites.artists_of(name) for name in words.ON_TRAYS}
+    return {name: who for name, who in artists_of.items() if who}
 
 
 def random_tray(generator: np.random.Generator, artists: tuple[str, ...]) -> Tray:
@@ -240,12 +240,12 @@ def is_true(phrase: str, tray: Tray) -> bool | None:
 
     Objects, colours of the background and the number of things are checked.
     """
-    found = re.findall(r"[a-z]+", phrase.lower())
-    named = [word for word in found if word in _OBJECTS]
+    phrase_words = re.findall(r"[a-z]+", phrase.lower())
+    named = [word for word in phrase_words if word in _OBJECTS]
     if named:
         return all(word in tray.names for word in named)
-    coloured = [word for word in found if word in words.BACKGROUNDS]
+    coloured = [word for word in phrase_words if word in words.BACKGROUNDS]
     if coloured:
         return coloured == [tray.background]
-    counted = [word for word in found if word in NUMBERS[1:]]
+    counted = [word for word in phrase_words if word in NUMBERS[1:]]
     return counted == [NUMBERS[len(tray.things)]] if counted else None

@@ -96,15 +96,17 @@ def examine(
                 verdicts.best("style", i)[0] == style,
             )
     share = hits.mean(0)
-    shown = np.concatenate([_relations(model, vae, judge, pairs, seed) for seed in range(seeds)])
-    both, related = shown.mean(0)
+    relation_hits = np.concatenate(
+        [_relations(model, vae, judge, pairs, seed) for seed in range(seeds)]
+    )
+    both, related = relation_hits.mean(0)
     total = seeds * len(wanted)
     return Examination(
         rates={
             "object": (float(share[:, 0].mean()), total),
             "style": (float(share[:, 1].mean()), total),
-            "both objects": (float(both), len(shown)),
-            "relation": (float(related), len(shown)),
+            "both objects": (float(both), len(relation_hits)),
+            "relation": (float(related), len(relation_hits)),
         },
         by_object=_mean_by(wanted, share[:, 0], 0),
         by_style=_mean_by(wanted, share[:, 1], 1),

@@ -60,8 +60,8 @@ class Growing:
                 self._keep(*_shard(which))
         else:
             with get_context("spawn").Pool(self.workers) as pool:
-                for made in pool.imap_unordered(_shard, missing):
-                    self._keep(*made)
+                for produced in pool.imap_unordered(_shard, missing):
+                    self._keep(*produced)
         return shards * SHARD
 
     def _keep(self, shard: int, drawn: np.ndarray, texts: list[str]) -> None:

@@ -120,9 +120,9 @@ def accuracy(verdicts: Verdicts, labels: np.ndarray) -> dict[str, float]:
     right = {}
     for name in HEADS:
         target = targets[name].numpy()
-        asked = target != IGNORE
+        applies = target != IGNORE
         guess = verdicts.probabilities[name].argmax(-1)
-        right[name] = float((guess == target)[asked].mean())
+        right[name] = float((guess == target)[applies].mean())
     pair = labels[:, 3] >= 0
     hits = [
         verdicts.probabilities[name].argmax(-1)[pair] == targets[name].numpy()[pair]

@@ -211,9 +211,9 @@ class Trainer:
         a, s = self.unet.levels(t)
         eps = torch.randn(x0.shape, generator=noise, device=device)
         x = mu + a * (x0 - mu) + s * eps
-        told = torch.rand(len(x0), generator=noise, device=device) >= UNTOLD
+        is_told = torch.rand(len(x0), generator=noise, device=device) >= UNTOLD
         with half_precision(device):
-            out = self.unet(x, mu, t, torch.where(told, tasks, len(TASKS)))
+            out = self.unet(x, mu, t, torch.where(is_told, tasks, len(TASKS)))
         heads = dict(zip(TARGETS, out.float().chunk(3, 1), strict=True))
         velocity = a * level * eps - s / level * (x0 - mu)
         # in units of F: every time weighs the same
@@ -301,20 +301,20 @@ def examine(folder: Path, options: Options) -> None:
         else held_out(per_photograph=1, drawings=1)
     )
     evaluations = 100 if is_quick else 20
-    begun, found = time.monotonic(), {}
+    begun, figures = time.monotonic(), {}
     for task in TASKS:
         mu = degrade(x0, task, 0.5, rng.generator(0, "damage", task))
         slow, _ = restorer.restored("posterior_strided", mu, task, evaluations, 0)
         quick, _ = restorer.restored("mrs_ode_d_2", mu, task, 10, 0)
         guess, _ = restorer.restored("mrs_ode_d_1", mu, task, 1, 0)
-        found[task] = {
+        figures[task] = {
             "damaged": _psnr(mu, x0),
             "one evaluation": _psnr(guess, x0),
             f"posterior, {evaluations} evaluations": _psnr(slow, x0),
             "MRS-ODE-d-2, 10 evaluations": _psnr(quick, x0),
         }
-    log.info("%s in %.0f s", json.dumps(found), time.monotonic() - begun)
-    _write_card({f"PSNR dB on {len(x0)} held-out pictures": found})
+    log.info("%s in %.0f s", json.dumps(figures), time.monotonic() - begun)
+    _write_card({f"PSNR dB on {len(x0)} held-out pictures": figures})
 
 
 def _psnr(x: Tensor, x0: Tensor) -> float:

@@ -37,16 +37,16 @@ def build(folder: Path, options: Options) -> None:
     """Every way, and the adapters of the corrupted model and of NPO."""
     target, steps = MODELS / KEY, options.steps or STEPS
     target.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, object]] = {}
+    figures_of: dict[str, dict[str, object]] = {}
     for way, own in runs(steps=steps):
         _write_adapters(own, way, target)
-        found[way] = told(own)
+        figures_of[way] = told(own)
         log.info("%s: %s", way, [(s.name, s.truths.rate) for s in own.stages])
         figures = {
             "base": BASE,
             "settings": {"corrupt_steps": CORRUPT_STEPS, **settings_of(way, steps).plain()},
             "versions": dict(versions_here()),
-            "ways": found,
+            "ways": figures_of,
         }
         (target / "results.json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -61,12 +61,12 @@ def runs(
     """Every way from one corrupted model; what stands before it is examined once."""
     bundle = language(model)
     first = OwnRun(bundle, settings_of(ways[0], steps, corrupt_steps), 0, MOST)
-    shown = finish(first.examined(bundle.model, "as it is", Own(bundle.card.title)))
-    lied, shown = finish(first.corrupted(bundle.model, shown))
-    shown = finish(first.examined(lied, "corrupted", shown))
+    outcome = finish(first.examined(bundle.model, "as it is", Own(bundle.card.title)))
+    lied, outcome = finish(first.corrupted(bundle.model, outcome))
+    outcome = finish(first.examined(lied, "corrupted", outcome))
     for way in ways:
         run_of = replace(first, settings=settings_of(way, steps, corrupt_steps))
-        network, own = finish(run_of.unlearned(lied, shown))
+        network, own = finish(run_of.unlearned(lied, outcome))
         own = finish(run_of.examined(network, "unlearned", own))
         yield way, replace(own, recovery=recovery_of(own))
 
@@ -81,9 +81,9 @@ def settings_of(way: str, steps: int, corrupt_steps: int = CORRUPT_STEPS) -> Own
 
 def told(own: Own) -> dict[str, object]:
     """The figures of a run without its adapters."""
-    found = asdict(own)
-    del found["adapters"]
-    return found
+    figures = asdict(own)
+    del figures["adapters"]
+    return figures
 
 
 def _write_adapters(own: Own, way: str, target: Path) -> None:

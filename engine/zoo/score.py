@@ -122,8 +122,8 @@ def denoising_loss(net: OneDenoiser, x0: Tensor, noise: torch.Generator) -> Tens
     whole = level**2 + DATA_STD**2
     wanted = (x0 - DATA_STD**2 / whole * x) * whole.sqrt() / (level * DATA_STD)
     with half_precision(device):
-        said = net.answer(x, level)
-    return (said.float() - wanted).square().mean()
+        predicted = net.answer(x, level)
+    return (predicted.float() - wanted).square().mean()
 
 
 def process_loss(bundle: ScoreBundle, x0: Tensor, noise: torch.Generator) -> Tensor:
@@ -174,8 +174,8 @@ def export_score(process: str, net: OneDenoiser) -> None:
         scheduler = DDPMScheduler(**betas, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
     settings = folder / "scheduler" / "scheduler_config.json"
-    told = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
-    settings.write_text(json.dumps(told, indent=1) + "\n")
+    scheduler_config = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
+    settings.write_text(json.dumps(scheduler_config, indent=1) + "\n")
     pipeline = "ScoreSdeVePipeline" if process == "ve" else "DDPMPipeline"
     index = {
         "_class_name": pipeline,

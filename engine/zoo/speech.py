@@ -147,9 +147,9 @@ def loss_of_batch(
     c_in, c_skip, c_out = network.levels(a, s)
     # bfloat16 is slower than float32 on most CPUs
     with half_precision(x0.device) if x0.is_cuda else nullcontext():
-        said = network.dnn(c_in * z, y / network.sigma, t.flatten())
+        predicted = network.dnn(c_in * z, y / network.sigma, t.flatten())
     wanted = (x0 - y - c_skip * z) / c_out
-    return (said - wanted).abs().pow(2).mean()
+    return (predicted - wanted).abs().pow(2).mean()
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,8 +96,8 @@ def examples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures n x 28 x 28 and outputs n."""
     draw = np.random.default_rng([seed, int(test)])
-    found = [example(task, source, draw, test) for _ in range(count)]
-    return np.stack([pixels for pixels, _ in found]), np.array([label for _, label in found])
+    pairs = [example(task, source, draw, test) for _ in range(count)]
+    return np.stack([pixels for pixels, _ in pairs]), np.array([label for _, label in pairs])
 
 
 def _digits(source: Source, draw: np.random.Generator, test: bool) -> tuple[np.ndarray, int]:
