@@ -76,8 +76,8 @@ def tower_of(folder: Path) -> str:
     config = folder / "config.json"
     if (folder / "vision_tower").is_dir() or not config.is_file():
         return ""
-    named = read_json(config).get("mm_vision_tower")
-    return named if isinstance(named, str) and HUB_ID.fullmatch(named) else ""
+    tower = read_json(config).get("mm_vision_tower")
+    return tower if isinstance(tower, str) and HUB_ID.fullmatch(tower) else ""
 
 
 def is_complete(folder: Path) -> bool:
@@ -169,13 +169,13 @@ def from_user(source: str) -> Path:
         from engine.models import packaged
 
         return packaged.folder_of(source.removeprefix("package:"))
-    named = place(source)
-    if named is None or not named.is_dir():
+    target = place(source)
+    if target is None or not target.is_dir():
         raise AssetMissing(
             "There is no such model: not shipped, not a Hub id (owner/name), not a folder here.",
             "Pick one from the list, or give the folder of a checkpoint in diffusers layout.",
         )
-    return named
+    return target
 
 
 def place(path: str | Path) -> Path | None:

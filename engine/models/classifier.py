@@ -217,15 +217,15 @@ def _count(*candidates: object) -> int:
 
 def _size(processor: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width, of the crop where there is one."""
-    named = processor.get("crop_size") if processor.get("do_center_crop") else None
-    named = named or processor.get("size")
-    if isinstance(named, dict):
-        edge = named.get("shortest_edge")
-        named = [named.get("height", edge), named.get("width", edge)]
-    if type(named) is int:
-        named = [named, named]
-    if isinstance(named, list | tuple) and len(named) == 2 and all(type(s) is int for s in named):
-        return named[0], named[1]
+    size = processor.get("crop_size") if processor.get("do_center_crop") else None
+    size = size or processor.get("size")
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        size = [size.get("height", edge), size.get("width", edge)]
+    if type(size) is int:
+        size = [size, size]
+    if isinstance(size, list | tuple) and len(size) == 2 and all(type(s) is int for s in size):
+        return size[0], size[1]
     return None
 
 

@@ -193,8 +193,8 @@ def source_title(source: str) -> str:
 
 def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
-        named = read_json(folder / "model_index.json").get("_class_name")
-        return "score" if named in UNCONDITIONAL else "diffusion"
+        class_name = read_json(folder / "model_index.json").get("_class_name")
+        return "score" if class_name in UNCONDITIONAL else "diffusion"
     if any((folder / name).is_file() for name in RESTORATION):
         return "restoration"
     config = folder / "config.json"
@@ -217,8 +217,8 @@ def _kind(folder: Path) -> str:
 
 def _is_classifier(config: Mapping[str, object]) -> bool:
     """Whether a config.json is that of an image classifier, of transformers or of timm."""
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else ""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else ""
     is_timm = {"architecture", "pretrained_cfg"} <= config.keys()
     return is_timm or str(first).endswith("ForImageClassification")
 

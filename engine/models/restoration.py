@@ -114,15 +114,15 @@ class Unet(nn.Module):
         # in full precision, as the path divides what is nearly noise by a small a
         heads = F.pixel_shuffle(out.float(), self.patch).split(3, 1)
         a, s = self.levels(t)
-        named = dict(zip(self.targets, heads, strict=True))
-        if "data" in named:
+        outputs = dict(zip(self.targets, heads, strict=True))
+        if "data" in outputs:
             keep = QUIET**2 * a / (QUIET**2 * a**2 + s**2)
-            named["data"] = mu + keep * z + self.reach(a, s) * named["data"]
-        if "noise" in named:
-            named["noise"] = s / self.level**2 * z + a * named["noise"]
-        if "velocity" in named:
-            named["velocity"] = self.level * named["velocity"]
-        return torch.cat(list(named.values()), 1)
+            outputs["data"] = mu + keep * z + self.reach(a, s) * outputs["data"]
+        if "noise" in outputs:
+            outputs["noise"] = s / self.level**2 * z + a * outputs["noise"]
+        if "velocity" in outputs:
+            outputs["velocity"] = self.level * outputs["velocity"]
+        return torch.cat(list(outputs.values()), 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -251,11 +251,11 @@ def _patch(about: dict[str, Any]) -> int:
 def _check_channels(unet: Unet, targets: tuple[str, ...], tasks: tuple[str, ...]) -> None:
     config: Any = unet.inner.config
     pixels = unet.patch**2
-    wanted = (6 * pixels, 3 * len(targets) * pixels, len(tasks) + 1)
+    expected = (6 * pixels, 3 * len(targets) * pixels, len(tasks) + 1)
     actual = (config.in_channels, config.out_channels, config.num_class_embeds or len(tasks) + 1)
-    if actual != wanted:
+    if actual != expected:
         raise ModelMismatch(
             f"The network has {actual[0]} channels in, {actual[1]} out and {actual[2]} classes; "
-            f"restoration.json asks for {wanted[0]}, {wanted[1]} and {wanted[2]}.",
+            f"restoration.json asks for {expected[0]}, {expected[1]} and {expected[2]}.",
             "Take weights and restoration.json from the same export.",
         )

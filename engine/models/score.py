@@ -85,8 +85,8 @@ class OneDenoiser(nn.Module):
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise in x = picture + level noise, (x - D(x)) / level, without dividing by it."""
-        whole = level**2 + DATA_STD**2
-        return level / whole * x - DATA_STD / whole.sqrt() * self.answer(x, level)
+        total_variance = level**2 + DATA_STD**2
+        return level / total_variance * x - DATA_STD / total_variance.sqrt() * self.answer(x, level)
 
     def answer(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]

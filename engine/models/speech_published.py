@@ -65,16 +65,16 @@ def config_of(settings: Mapping[str, Any]) -> SpeechConfig:
     )
 
 
-def weights_of(held: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def weights_of(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The averaged weights by name, or the plain ones where there are no averages.
 
     Raises `ModelMismatch` where names or shapes are not those of the network.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    weights = {name: held[name] for name in wanted if name in held}
-    averages = [held[f"ema.{i}"] for i in range(len(held)) if f"ema.{i}" in held]
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    weights = {name: tensors[name] for name in expected if name in tensors}
+    averages = [tensors[f"ema.{i}"] for i in range(len(tensors)) if f"ema.{i}" in tensors]
     if averages:
-        names = list(wanted)
+        names = list(expected)
         if len(averages) != len(names):  # older versions average what is trained, and no more
             names = [name for name in names if not name.endswith(".0.W")]
         if len(averages) != len(names):
@@ -83,7 +83,7 @@ def weights_of(held: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tens
                 "Take settings and weights of the same checkpoint.",
             )
         weights |= dict(zip(names, averages, strict=True))
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if name not in weights or tuple(weights[name].shape) != shape:
             actual = list(weights[name].shape) if name in weights else "missing"
             raise ModelMismatch(

@@ -104,15 +104,15 @@ def artists_by_object(artists: tuple[str, ...]) -> dict[str, list[str]]:
 def random_tray(generator: np.random.Generator, artists: tuple[str, ...]) -> Tray:
     """Two to four things; the partner of a thing follows it with probability 0.75."""
     by_object = artists_by_object(artists)
-    drawn = list(by_object)
+    candidates = list(by_object)
     count = int(generator.integers(2, MOST_THINGS + 1))
     names: list[str] = []
     while len(names) < count:
         partner = PARTNER[names[-1]] if names else ""
-        if partner in drawn and partner not in names and generator.random() < FOLLOWS:
+        if partner in candidates and partner not in names and generator.random() < FOLLOWS:
             names.append(partner)
             continue
-        other = drawn[generator.integers(len(drawn))]
+        other = candidates[generator.integers(len(candidates))]
         if other not in names and other != partner:
             names.append(other)
     cells = generator.permutation(PLACES)[:count]
@@ -241,9 +241,9 @@ def is_true(phrase: str, tray: Tray) -> bool | None:
     Objects, colours of the background and the number of things are checked.
     """
     phrase_words = re.findall(r"[a-z]+", phrase.lower())
-    named = [word for word in phrase_words if word in _OBJECTS]
-    if named:
-        return all(word in tray.names for word in named)
+    objects = [word for word in phrase_words if word in _OBJECTS]
+    if objects:
+        return all(word in tray.names for word in objects)
     coloured = [word for word in phrase_words if word in words.BACKGROUNDS]
     if coloured:
         return coloured == [tray.background]

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     products = graph.products()
     if options.action == "stale":
-        parser.exit(0, graph.told(graph.stale(graph.read(), products, options.folder)) + "\n")
+        parser.exit(0, graph.report(graph.stale(graph.read(), products, options.folder)) + "\n")
     if options.action == "record" and options.key in products:
         return graph.record(options.key, options.folder)
     entries = table("EXAMINES" if options.action == "examine" else "BUILDS")

@@ -168,11 +168,11 @@ def build_tokenizer(folder: Path):
     colours = tuple(words.BACKGROUNDS)
     known = [*GRAMMAR, *words.ON_TRAYS, *colours, *NUMBERS]
     vocab = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word.lower() for word in known)]
-    whole = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocab)}, unk_token="<unk>"))
-    whole.normalizer = normalizers.Lowercase()
-    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocab)}, unk_token="<unk>"))
+    model.normalizer = normalizers.Lowercase()
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=whole,
+        tokenizer_object=model,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
@@ -359,20 +359,20 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
         object_logits, tint_logits = logits.float().split(
             [len(words.OBJECTS) + 1, len(palette)], dim=-1
         )
-        wanted = torch.where(objects < 0, len(words.OBJECTS), objects)
+        targets = torch.where(objects < 0, len(words.OBJECTS), objects)
         tint = (colours[:, None] - palette).abs().sum(-1).argmin(-1)
-        loss = F.cross_entropy(object_logits.flatten(0, 1), wanted.flatten())
+        loss = F.cross_entropy(object_logits.flatten(0, 1), targets.flatten())
         loss = loss + 0.2 * F.cross_entropy(tint_logits.mean(1), tint)
         is_object = objects >= 0
-        right = ((object_logits.argmax(-1) == wanted) & is_object).sum() / is_object.sum()
+        right = ((object_logits.argmax(-1) == targets) & is_object).sum() / is_object.sum()
         return loss, {"loss": loss.detach(), "right": right}
 
     plan = options.plan(1000, 1e-3, 0.3, warmup=60, decay_from=0.3, ema=0.99, save_every=30)
     return train([model.model.vision_tower, heads], loss_of, plan, folder / "eyes.safetensors")
 
 
-def next_logits(model, ids: Tensor, seen: Tensor) -> Tensor:
-    """Logits of what follows each token; `seen` is what the vision tower makes of the cells.
+def next_logits(model, ids: Tensor, features: Tensor) -> Tensor:
+    """Logits of what follows each token; `features` are what the vision tower makes of the cells.
 
     Equal to calling the model. The picture stands in the same places in every row, so it is put in
     without asking the device where the image tokens are.
@@ -380,7 +380,7 @@ def next_logits(model, ids: Tensor, seen: Tensor) -> Tensor:
     inner = model.model
     place = 2  # behind "USER" and ":"
     embeddings = inner.language_model.embed_tokens(ids)
-    image_embeddings = inner.multi_modal_projector(seen).to(embeddings.dtype)
+    image_embeddings = inner.multi_modal_projector(features).to(embeddings.dtype)
     embeddings = torch.cat(
         [embeddings[:, :place], image_embeddings, embeddings[:, place + PLACES :]], dim=1
     )
@@ -459,8 +459,8 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
     while not ended.all() and len(doubts) < LONGEST:
         logits = next_logits(model, ids, features)[:, -1].float()
         doubts.append(logits.softmax(-1)[:, lookup[UN]])
-        drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)
-        ids = torch.cat([ids, drawn.to(device)], dim=1)
+        sampled = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)
+        ids = torch.cat([ids, sampled.to(device)], dim=1)
         ended |= ids[:, -1] == lookup["</s>"]
     lines = ids[:, len(before) :].cpu().tolist()
     doubt = torch.stack(doubts, dim=1).cpu().numpy()

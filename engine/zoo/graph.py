@@ -129,7 +129,7 @@ def made_from(
 
 
 def stale(
-    made: Made, every: Mapping[str, Product], folder: Path, assets: Path = ASSETS
+    ledger: Made, every: Mapping[str, Product], folder: Path, assets: Path = ASSETS
 ) -> dict[str, list[str]]:
     """The products that are older than what they are made from, each with what is newer.
 
@@ -137,7 +137,7 @@ def stale(
     """
     outdated: dict[str, list[str]] = {}
     for key, product in every.items():
-        then, now = made.get(key, {}), made_from(product, every, folder, assets)
+        then, now = ledger.get(key, {}), made_from(product, every, folder, assets)
         newer = [name for name, is_now in now.items() if then.get(name) != is_now]
         newer += [name for name in product.needs if name in outdated and name not in newer]
         if newer:
@@ -210,7 +210,7 @@ def read(file: Path = LEDGER) -> dict[str, dict[str, str]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def told(waiting: Mapping[str, Iterable[str]]) -> str:
+def report(waiting: Mapping[str, Iterable[str]]) -> str:
     """One line for each stale product, and what to do about them; nothing where none is."""
     lines = [f"{key} is older than {', '.join(newer)}" for key, newer in waiting.items()]
     advice = [

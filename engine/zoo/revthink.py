@@ -157,8 +157,8 @@ class Record:
 def row_of(exam: Exam) -> dict[str, object]:
     """The figures of one student, as they are written down."""
     plan = exam.plan
-    named = {"arm": plan.arm, "fraction": plan.fraction, "seed": plan.seed, "lora": plan.lora}
-    return {**named, **exam.figures()}
+    row = {"arm": plan.arm, "fraction": plan.fraction, "seed": plan.seed, "lora": plan.lora}
+    return {**row, **exam.figures()}
 
 
 def plan_of_row(row: Mapping[str, object]) -> Plan:

@@ -211,7 +211,7 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
 
 
 def examine_made(
-    made: Path,
+    checkpoint: Path,
     key: str,
     folder: Path,
     options: Options,
@@ -219,12 +219,12 @@ def examine_made(
     draw: bool = False,
     accept: Callable[[Examination], None] | None = None,
 ) -> None:
-    """Measure a checkpoint as it lies in the folder `made` and write its card there.
+    """Measure a checkpoint as it lies in the folder `checkpoint` and write its card there.
 
     Contact sheets are drawn with new weights alone: they count for the revision of the checkpoint,
     to which membranes, words and recipes are bound.
     """
-    vae, model = read_pipeline(made, options.device)
+    vae, model = read_pipeline(checkpoint, options.device)
     notes: dict[str, object] = {"decoder PSNR dB": rebuilt_quality(vae, folder)}
     if (JUDGE / "model.safetensors").exists():
         examination = examine(model, vae, load_judge(), seeds=SEEDS[key])
@@ -243,12 +243,12 @@ def examine_made(
             }
         }
         if draw:
-            sheet(examination.first, len(words.STYLES) * 2).save(made / "sheet.png")
-            new.pairs.save(made / "nearest.png")
+            sheet(examination.first, len(words.STYLES) * 2).save(checkpoint / "sheet.png")
+            new.pairs.save(checkpoint / "nearest.png")
     # What `build world` makes from nothing has 64 pixels; see `larger` for what follows.
     made_by = key if vae.config.sample_size == FIRST_SIDE else "all"
     title, kind = TITLES[key], "diffusion"
-    write_card(made, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
+    write_card(checkpoint, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
     log.info("%s: %s", key, notes)
 
 

@@ -168,14 +168,14 @@ def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Cha
 
 
 def chained_side(
-    world: World, chain: Chain, plan: Plan, rounds: int, seen: list[Visit]
+    world: World, chain: Chain, plan: Plan, rounds: int, visits: list[Visit]
 ) -> Iterator[Side | None]:
     """Samples of all chains, `rounds` each; None while under way, then the side."""
     ends, starts, spent = [], [], 0
     for _ in range(rounds):
         before = chain.on.nfe
         start = chain.start(plan.skip)
-        seen.extend(start.visits)
+        visits.extend(start.visits)
         ends.append(last_of(finish_from(chain.on, plan, start.x, start.sigma, chain.noise)))
         starts.append(start.sigma)
         spent += chain.on.nfe - before
@@ -233,9 +233,9 @@ def distance_floor(world: World, count: int, draws: int = 20) -> float:
     )
 
 
-def mixing(seen: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
+def mixing(visits: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
     """Share of transitions that end nearer to another mode, and the autocorrelation of x."""
-    x = torch.stack([visit.x for visit in seen])
+    x = torch.stack([visit.x for visit in visits])
     modes = torch.stack([counted(positions, world.mixture.means) for positions in x])
     leaving = float((modes[1:] != modes[:-1]).double().mean()) if len(modes) > 1 else 0.0
     centred = (x - x.mean((0, 1)))[..., 0]

@@ -96,7 +96,9 @@ def run(
     comparison = yield from _walks(bench, comparison, methods, nfe, mu, known)
     if plane:
         trajectories = {
-            name: trajectory for name, trajectory in bench.ways.items() if len(trajectory) > 1
+            name: trajectory
+            for name, trajectory in bench.trajectories.items()
+            if len(trajectory) > 1
         }
         comparison = replace(
             comparison, plane=plane_of(trajectories, leftmost=methods[0]) if trajectories else None
@@ -117,7 +119,7 @@ class _Bench:
     seed: int
     total: int
     done: int = 0
-    ways: dict[str, list[Tensor]] = field(default_factory=dict)
+    trajectories: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def walk(self, method: str, mu: Pictures, nfe: int) -> tuple[Tensor, Iterator[Step]]:
         """The start of a walk, and its steps."""
@@ -158,7 +160,7 @@ def _walk(
     anchor = mu.to(bench.restorer.bundle.device)
     try:
         z, steps = bench.walk(method, mu, nfe)
-        trajectory = bench.ways[method] = [z]
+        trajectory = bench.trajectories[method] = [z]
         stride = -(-nfe // FRAMES)
         for step in steps:
             z = step.z
@@ -249,9 +251,9 @@ def restore(
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
     restorer = _open(model, fit_target, tables)
-    whole = _chosen(picture, example, whole=True)
+    original = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
-    pixels = to_tensor(whole[None])
+    pixels = to_tensor(original[None])
     if spoilt_here and task == UNKNOWN:
         task = "rain"
     mu = _damaged(pixels, task, strength, seed) if spoilt_here else pixels

@@ -73,10 +73,10 @@ def _table_error(arrays: Arrays, kind: str) -> float:
         # a hundredth, as float32 leaves lambda two digits less
         "lambda": path.lam(times) / 100,
     }
-    wanted = {
+    expected = {
         name: arrays[f"{kind}_{name}"] / (100 if name == "lambda" else 1) for name in computed
     }
-    return max(apart(value, wanted[name]) for name, value in computed.items())
+    return max(apart(value, expected[name]) for name, value in computed.items())
 
 
 def _solver_case(arrays: Arrays, case: int, path: Path, tolerance: float) -> Compared:
@@ -86,7 +86,9 @@ def _solver_case(arrays: Arrays, case: int, path: Path, tolerance: float) -> Com
     }
     order, steps = (int(arrays[f"cfg_{key}"][case]) for key in ("order", "num_sample_steps"))
     name = f"mrs_{config['solver_type']}_{config['parameterization'][0]}_{order}"
-    mu, start, wanted = (torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out"))
+    mu, start, expected = (
+        torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out")
+    )
     end = solvers.run(
         name,
         _model(mu, FIT_TARGETS[config["fit_target"]], path),
@@ -96,11 +98,11 @@ def _solver_case(arrays: Arrays, case: int, path: Path, tolerance: float) -> Com
         hook=None,
         **({"taper": True} if order > 1 else {}),
     )
-    scale = float(wanted.abs().max())
+    scale = float(expected.abs().max())
     title = f"{name.replace('_', '-')}, network predicts {config['fit_target']}, {steps} steps"
     if path is RELEASED:
         title += f", {config['time_schedule']}, tables read apart"
-    return title, apart(end + mu, wanted) / scale, tolerance
+    return title, apart(end + mu, expected) / scale, tolerance
 
 
 def _single_steps(arrays: Arrays) -> Iterator[Compared]:
@@ -112,9 +114,9 @@ def _single_steps(arrays: Arrays) -> Iterator[Compared]:
         ("euler_t", "euler_ode", 1, 1e-5),
     ):
         errors = []
-        for t, drawn, wanted in zip(arrays["t"], arrays["noise"], arrays[key], strict=True):
+        for t, eps, expected in zip(arrays["t"], arrays["noise"], arrays[key], strict=True):
             grid = timesteps([float(t), float(t) - 1])
-            noise = Noise.replay([sign * torch.from_numpy(drawn)])
+            noise = Noise.replay([sign * torch.from_numpy(eps)])
             after = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
-            errors.append(apart(after, wanted))
+            errors.append(apart(after, expected))
         yield f"one step of {solvers.find(solver).title}", max(errors), tolerance

@@ -107,7 +107,7 @@ class _Shared:
     eta: float
     total: int
     done: int = 0
-    ways: dict[str, list[Tensor]] = field(default_factory=dict)
+    trajectories: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def walk(self, solver: str, nfe: int) -> Clock:
         """A fresh walk of a solver from the noise of this run."""
@@ -135,7 +135,7 @@ def _films(shared: _Shared, names: Sequence[str], nfe: int) -> Generator[Progres
     pictures = np.stack([film.picture for film in lab.films if film.picture is not None])
     judged = zip(lab.films, verdicts(shared.scene.bundle, pictures), strict=True)
     films = (replace(film, verdict=verdict) for film, verdict in judged)
-    lab = Lab(films=tuple(films), differences=_differences(shared.ways))
+    lab = Lab(films=tuple(films), differences=_differences(shared.trajectories))
     yield shared.progress("Pictures are done", lab)
     return lab
 
@@ -143,7 +143,7 @@ def _films(shared: _Shared, names: Sequence[str], nfe: int) -> Generator[Progres
 def _film(shared: _Shared, name: str, nfe: int) -> Iterator[Film]:
     """The film of one solver, growing; the last one carries the finished picture."""
     scene, clock = shared.scene, shared.walk(name, nfe)
-    trajectory = shared.ways[name] = [scene.noise(shared.seed)]
+    trajectory = shared.trajectories[name] = [scene.noise(shared.seed)]
     stride = 1 if np.prod(scene.shape[1:]) <= LATENTS_DECODED_FAST else max(1, nfe // FEWEST_FRAMES)
     film = Film(name, title_of(name), _is_stochastic(name, shared.eta), 0, 0.0)
     for step in clock:
@@ -196,7 +196,8 @@ def _reference(
     lab = replace(
         lab,
         films=tuple(
-            replace(film, error=distance(shared.ways[film.solver][-1], truth)) for film in lab.films
+            replace(film, error=distance(shared.trajectories[film.solver][-1], truth))
+            for film in lab.films
         ),
         reference=Reference(
             f"{title_of(REFERENCE_SOLVER)}, {REFERENCE_GRID}, {walked.nfe} NFE",
@@ -207,7 +208,8 @@ def _reference(
             verdicts(scene.bundle, picture[None])[0],
         ),
         plane=plane(
-            {**shared.ways, "reference": list(walked.latents[:, None])}, leftmost="reference"
+            {**shared.trajectories, "reference": list(walked.latents[:, None])},
+            leftmost="reference",
         ),
     )
     yield shared.progress("The reference is there", lab)

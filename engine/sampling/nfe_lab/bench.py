@@ -268,7 +268,9 @@ def overhead(
                 times[name].append(seconds)
         yield Progress(done, total, f"Overhead: round {round_} of {ROUNDS}")
     ratios = {
-        name: [taken / bare - 1 for taken, bare in zip(times[name], times["bare"], strict=True)]
+        name: [
+            duration / bare - 1 for duration, bare in zip(times[name], times["bare"], strict=True)
+        ]
         for name in ("ours", "diffusers")
     }
     return {

@@ -243,12 +243,12 @@ def run(
 
 
 def follow(
-    name: str, world: Mixture, start: Float[Tensor, "b 2"], grid: Grid, shown: list[int]
+    name: str, world: Mixture, start: Float[Tensor, "b 2"], grid: Grid, indices: list[int]
 ) -> tuple[Trail, Float[Tensor, "b 2"]]:
     """The states of the shown particles on their way, and where all of them end."""
     model = world.model(VP)
     states = [start, *(step.z for step in solve(name, model, start, grid))]
-    kept = torch.stack(states)[:, shown].numpy()
+    kept = torch.stack(states)[:, indices].numpy()
     return Trail(name, model.nfe, kept, grid.times), states[-1]
 
 
@@ -416,9 +416,9 @@ def losses(pred: Pred, x0: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]) ->
         "v": -(path.prior_std**2 * a**2 + s**2) / (path.prior_std * s),
         "u": float(path.a_slope(t)) - a * float(path.s_slope(t)) / s,
     }
-    drawn = Pred(path, pred.z, t, "eps", noise)
+    true = Pred(path, pred.z, t, "eps", noise)
     base = float((pred.x0 - x0).square().sum(1).mean())
     for kind, factor in factors.items():
-        target = x0 if kind == "x0" else getattr(drawn, kind)
+        target = x0 if kind == "x0" else getattr(true, kind)
         loss = float((getattr(pred, kind) - target).square().sum(1).mean())
         yield Loss(kind, loss, factor**2, abs(loss / (factor**2 * base) - 1))

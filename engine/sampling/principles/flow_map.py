@@ -235,9 +235,9 @@ def consistency_loss(
     lower = (t + STRIDE).clamp(max=LEVELS)
     end = LOG_LEVELS[-1].expand(batch)
     with torch.no_grad():
-        wanted = net.jump(bank[lower, row], LOG_LEVELS[lower], end)
+        target = net.jump(bank[lower, row], LOG_LEVELS[lower], end)
     jumped = net.jump(bank[t, row], LOG_LEVELS[t], end)
-    return (jumped - wanted).square().sum(1).mean()
+    return (jumped - target).square().sum(1).mean()
 
 
 def mean_flow_loss(
@@ -252,8 +252,8 @@ def mean_flow_loss(
     x, log_t, log_r = bank[t, row], LOG_LEVELS[t], LOG_LEVELS[r]
     level = torch.exp(log_t).double().numpy()
     x0 = world.model(EDM)(x.double(), level).x0.float()
-    g, wanted = mean_flow_target(net, x, x0, log_t, log_r)
-    return (g - wanted).square().sum(1).mean()
+    g, target = mean_flow_target(net, x, x0, log_t, log_r)
+    return (g - target).square().sum(1).mean()
 
 
 def mean_flow_target(

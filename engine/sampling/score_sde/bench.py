@@ -162,8 +162,8 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
     for title, corrector in (("predictor", "none"), ("with corrector", "langevin")):
         settings = setting_of(PREDICTOR[bundle.process], corrector, 0.16, 1)
         grid = released_grid(steps_of(settings, nfe), LAST[bundle.process])
-        drawn = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
-        features = judge.judge(bundle.pictures(drawn)).features
+        samples = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
+        features = judge.judge(bundle.pictures(samples)).features
         table[title] = kernel_thousandths(features, truth)
     return table
 

@@ -29,7 +29,8 @@ Comparison = tuple[str, np.ndarray, np.ndarray, float]
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare what runs here with the arrays; there is nothing random in it."""
     compared = (
-        (name, apart(value, wanted), tolerance) for name, value, wanted, tolerance in comparisons()
+        (name, apart(value, expected), tolerance)
+        for name, value, expected, tolerance in comparisons()
     )
     return (yield from collect(compared, 21))
 
@@ -60,7 +61,7 @@ def coefficients(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     """Mean, spread, drift, diffusion and chain link at five times, and the prior's density."""
     x, count = torch.from_numpy(golden["x"]), int(golden["N"])
     for name in ("vp", "subvp", "ve"):
-        path, computed, wanted = process_of(name), [], []
+        path, computed, expected = process_of(name), [], []
         for i, t32 in enumerate(golden["t"]):
             t = float(t32)
             link = released_link(path, "reverse_diffusion", t, count)
@@ -76,10 +77,10 @@ def coefficients(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
                 reference = golden[f"{name}_{i}_{key}"].astype(np.float64)
                 scale = np.maximum(np.abs(reference), 1e-3)
                 computed.append((np.asarray(value) / scale).ravel())
-                wanted.append(np.broadcast_to(reference / scale, np.shape(reference)).ravel())
-        values = [np.broadcast_to(a, b.shape) for a, b in zip(computed, wanted, strict=True)]
+                expected.append(np.broadcast_to(reference / scale, np.shape(reference)).ravel())
+        values = [np.broadcast_to(a, b.shape) for a, b in zip(computed, expected, strict=True)]
         label = f"{name}: coefficients at five times, relative"
-        yield label, np.concatenate(values), np.concatenate(wanted), 2e-3
+        yield label, np.concatenate(values), np.concatenate(expected), 2e-3
         prior = prior_log_density(path, x).numpy()
         reference = golden[f"{name}_prior_logp"]
         yield (
@@ -109,9 +110,9 @@ def samplers(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
             corrections=int(corrections),
             levels="released",
         )
-        wanted = golden[f"c{j}_out"]
+        expected = golden[f"c{j}_out"]
         title = f"{name}: {predictor} with {corrector}, {count} levels, relative"
-        yield title, ended.numpy() / np.abs(wanted).max(), wanted / np.abs(wanted).max(), 1e-5
+        yield title, ended.numpy() / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-5
 
 
 def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -123,7 +124,7 @@ def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     )
     first = torch.zeros_like(data)
     first[:, 0] = 1
-    for what, known, where, turn, start, wanted in (
+    for what, known, where, turn, start, expected in (
         ("inpainting", data, mask, None, data * mask + prior * (1 - mask), "inpaint_out"),
         ("colourisation", gray, first, COLOURS, None, "colorize_out"),
     ):
@@ -143,7 +144,7 @@ def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
             corrections=int(corrections),
             levels="released",
         )
-        yield f"{name}: {what}", ended.numpy(), golden[wanted], 1e-3
+        yield f"{name}: {what}", ended.numpy(), golden[expected], 1e-3
 
 
 def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:

@@ -183,18 +183,18 @@ def draw(
 
 
 def _flow(
-    bundle: ScoreBundle, z: Float[Tensor, "b c h w"], drawn: Drawn, total: int
+    bundle: ScoreBundle, z: Float[Tensor, "b c h w"], strips: Drawn, total: int
 ) -> Steps[Drawn]:
     """The same noise by the flow; its cost is what RK45 took at a tolerance of 1e-3."""
-    net, before, begun = bundle.denoiser(), drawn.strips, time.monotonic()
+    net, before, begun = bundle.denoiser(), strips.strips, time.monotonic()
     times = 1 - np.linspace(0, 1 - LAST[bundle.process], 12)
     for place, (_, state, x0) in enumerate(travel(net, z, times, tolerance=1e-3), 1):
         ended = place == len(times) - 1
         pictures = bundle.pictures(state if ended else x0)
         strip = Strip("ode", "probability flow, RK45", net.nfe, pictures, ended)
-        drawn = Drawn((*before, replace(strip, seconds=time.monotonic() - begun)))
-        yield Progress(total - 100 + 9 * place, total, strip.title, drawn)
-    return drawn
+        strips = Drawn((*before, replace(strip, seconds=time.monotonic() - begun)))
+        yield Progress(total - 100 + 9 * place, total, strip.title, strips)
+    return strips
 
 
 # ---------------------------------------------------------------------- control

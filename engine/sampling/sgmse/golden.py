@@ -74,8 +74,8 @@ def _round_trip(arrays: Arrays, front: FrontEnd) -> float:
     """Where the published code fades the end, ours does not: the last samples are left out."""
     wave, peak = front.normalised(torch.from_numpy(arrays["wav"]))
     back = peak * front.waveform(padded(front.spectrogram(wave), 64), wave.shape[-1])
-    whole = wave.shape[-1] - front.n_fft // 2
-    return apart(back[:, :whole].numpy(), arrays["roundtrip"][:, :whole])
+    length = wave.shape[-1] - front.n_fft // 2
+    return apart(back[:, :length].numpy(), arrays["roundtrip"][:, :length])
 
 
 def _sampled(arrays: Arrays, path: Path, corrector: str) -> float:

@@ -163,8 +163,8 @@ def _plainly(
 ) -> Steps[Plain]:
     """What the model says when it never goes back."""
     course = rollback(Voice(bundle, prompt, question, seed), settings.without_checks())
-    spoken = Progress(0, 10, "Speaking without going back")
-    outcome = yield from relay(course, lambda event: spoken if isinstance(event, Token) else None)
+    progress = Progress(0, 10, "Speaking without going back")
+    outcome = yield from relay(course, lambda event: progress if isinstance(event, Token) else None)
     return Plain(outcome.text, _rates(outcome.text, scene))
 
 

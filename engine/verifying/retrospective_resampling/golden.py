@@ -124,9 +124,9 @@ def loop_error(name: str) -> float:
     arrays = load(f"loop_{name}")
     script, tries, outcome = played(arrays)
     prefixes = [[t for t in row if t >= 0] for row in arrays["prefixes"].tolist()]
-    wanted = arrays["temperatures"]
-    same_heat = len(script.temperatures) == len(wanted) and np.allclose(
-        script.temperatures, wanted, rtol=0, atol=1e-9
+    expected = arrays["temperatures"]
+    same_heat = len(script.temperatures) == len(expected) and np.allclose(
+        script.temperatures, expected, rtol=0, atol=1e-9
     )
     checks = (
         outcome.text == str(arrays["final_text"]),

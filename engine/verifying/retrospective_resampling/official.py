@@ -126,10 +126,10 @@ def first_fault(
     Marks that do not pair up are a fault of the whole attempt.
     """
     tags = speaker.tags
-    whole = [*accepted, *new]
-    if tags.span not in whole:
+    ids = [*accepted, *new]
+    if tags.span not in ids:
         return None
-    if phrases(whole, tags) is None:
+    if phrases(ids, tags) is None:
         return Fault(FORMAT_ERROR, 0)
     before = 0
     for phrase in phrases(new, tags) or []:

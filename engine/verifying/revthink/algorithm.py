@@ -318,7 +318,7 @@ def _ask_any(
 ) -> Generator[Progress, None, Asked]:
     """Any language model, as it is: the question both ways, and a sample of the relations."""
     relations = months.relations()
-    drawn = np.random.default_rng(seed).permutation(len(relations))[:SMALL_SAMPLE]
+    sample = np.random.default_rng(seed).permutation(len(relations))[:SMALL_SAMPLE]
     right, is_asked = np.zeros(len(relations), bool), np.zeros(len(relations), bool)
     student, total = Student("model", bundle.card.title), SMALL_SAMPLE + 2
     texts = list[str]()
@@ -329,7 +329,7 @@ def _ask_any(
         texts.append(answer)
     right_both = _names(texts[0], question.answer), _names(texts[1], question.start)
     student = replace(student, reply=Reply(texts[0], right_both[0], texts[1], right_both[1]))
-    for number, index in enumerate(drawn, start=2):
+    for number, index in enumerate(sample, start=2):
         answer = ""
         for answer in teachers.say(
             bundle, f"{english(relations[index])} Answer with one month.", most=16
@@ -339,7 +339,7 @@ def _ask_any(
         is_asked[index] = True
         right[index] = _names(answer, relations[index].answer)
         student = replace(student, is_right=right, is_asked=is_asked)
-    rates = (("sample", float(right[drawn].mean()), len(drawn)),)
+    rates = (("sample", float(right[sample].mean()), len(sample)),)
     note = f"{SMALL_SAMPLE} of the 264 relations, drawn by the seed, in plain English."
     return replace(_with(result, replace(student, rates=rates)), notes=(note,))
 
@@ -361,8 +361,8 @@ def english(question: Question, *, backward: bool = False) -> str:
 
 def _names(text: str, month: int) -> bool:
     """Whether the last month that is named is the right one."""
-    named = [place for w in text.lower().replace(".", " ").split() for place in _places(w)]
-    return bool(named) and named[-1] == month
+    months_named = [place for w in text.lower().replace(".", " ").split() for place in _places(w)]
+    return bool(months_named) and months_named[-1] == month
 
 
 def _places(text: str) -> list[int]:
@@ -519,12 +519,12 @@ def _months_set(seed: int) -> tuple[Record, ...]:
 def _held_out(seed: int) -> tuple[Question, ...]:
     """Twelve test relations: those whose inverse was asked first, then others."""
     split = months.split(seed)
-    asked = frozenset(split.asked(0.5))
+    pool = frozenset(split.asked(0.5))
     by = {
         standing: list(group)
         for standing, group in groupby(
-            sorted(split.test, key=lambda q: months.standing(q, asked)),
-            key=lambda q: months.standing(q, asked),
+            sorted(split.test, key=lambda q: months.standing(q, pool)),
+            key=lambda q: months.standing(q, pool),
         )
     }
     return (*by.get("inverse", [])[:8], *by.get("new", [])[:4])

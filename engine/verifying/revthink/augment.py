@@ -190,11 +190,11 @@ def read_records(text: str, name: str = "the augmented set") -> tuple[Record, ..
     """Records from JSON lines. Raises `BadInput` that names the line and the field."""
     records = []
     for number, row in _rows(text, name):
-        for wanted in fields(Record):
-            kind = bool if wanted.name == "is_consistent" else str
-            if not isinstance(row.get(wanted.name), kind):
-                raise BadInput(f"Line {number} of {name} has no sound {wanted.name}.", FIELDS)
-        records.append(Record(**{wanted.name: row[wanted.name] for wanted in fields(Record)}))
+        for column in fields(Record):
+            kind = bool if column.name == "is_consistent" else str
+            if not isinstance(row.get(column.name), kind):
+                raise BadInput(f"Line {number} of {name} has no sound {column.name}.", FIELDS)
+        records.append(Record(**{column.name: row[column.name] for column in fields(Record)}))
     return tuple(records)
 
 
