@@ -175,17 +175,17 @@ class ConditionalUnet(nn.Module):
         prompt = torch.softmax(self.text_mlp(text_context.to(x.dtype)), 1) * self.prompt
         time = time + self.prompt_mlp(prompt)
         context = image_context.to(x.dtype)[:, None]
-        kept = []
+        skips = []
         for block1, block2, attention, down in map(_parts, self.downs):
             x = block1(x, time)
-            kept.append(x)
+            skips.append(x)
             x = attention(block2(x, time), context)
-            kept.append(x)
+            skips.append(x)
             x = down(x)
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, time), context), time)
         for block1, block2, attention, up in map(_parts, self.ups):
-            x = block1(torch.cat([x, kept.pop()], 1), time)
-            x = block2(torch.cat([x, kept.pop()], 1), time)
+            x = block1(torch.cat([x, skips.pop()], 1), time)
+            x = block2(torch.cat([x, skips.pop()], 1), time)
             x = up(attention(x, context))
         return self.final_conv(self.final_res_block(torch.cat([x, first], 1), time))
 

@@ -61,20 +61,20 @@ class NCSNpp(nn.Module):
             nn.Linear(embedded, embedded),
             _conv3(channels_in, nf),
         ]
-        kept, width = [nf], nf
+        skip_widths, width = [nf], nf
         for level, wide in enumerate(widths):
             for _ in range(num_res_blocks):
                 layers.append(ResidualBlock(width, wide, embedded))
                 width = wide
                 if self.attends[level]:
                     layers.append(Attention(width))
-                kept.append(width)
+                skip_widths.append(width)
             if level < self.levels - 1:
                 layers += [
                     ResidualBlock(width, width, embedded, "down"),
                     Combine(channels_in, width),
                 ]
-                kept.append(width)
+                skip_widths.append(width)
         layers += [
             ResidualBlock(width, width, embedded),
             Attention(width),
@@ -82,7 +82,7 @@ class NCSNpp(nn.Module):
         ]
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(num_res_blocks + 1):
-                layers.append(ResidualBlock(width + kept.pop(), wide, embedded))
+                layers.append(ResidualBlock(width + skip_widths.pop(), wide, embedded))
                 width = wide
             if self.attends[level]:
                 layers.append(Attention(width))
@@ -106,11 +106,11 @@ class NCSNpp(nn.Module):
         features = next(layer)(F.silu(features))
         heard = [x.real, x.imag, y.real, y.imag] + [x.abs(), y.abs()] * self.gated
         inputs = F.pixel_unshuffle(torch.cat(heard, dim=1), self.patch)
-        kept = self._down(inputs, features, layer)
-        h = next(layer)(kept[-1], features)
+        skips = self._down(inputs, features, layer)
+        h = next(layer)(skips[-1], features)
         h = next(layer)(h)
         h = next(layer)(h, features)
-        total = self._up(h, kept, features, layer)
+        total = self._up(h, skips, features, layer)
         if self.scale_by_sigma:
             # "sigma" is the time itself in the published code, not s(t)
             total = total / time.reshape(-1, 1, 1, 1)
@@ -126,24 +126,24 @@ class NCSNpp(nn.Module):
     def _down(
         self, inputs: Float[Tensor, "b c f t"], features: Float[Tensor, "b e"], layer: Iterator
     ) -> list[Tensor]:
-        kept = [next(layer)(inputs)]
+        skips = [next(layer)(inputs)]
         for level in range(self.levels):
             for _ in range(self.blocks):
-                h = next(layer)(kept[-1], features)
-                kept.append(next(layer)(h) if self.attends[level] else h)
+                h = next(layer)(skips[-1], features)
+                skips.append(next(layer)(h) if self.attends[level] else h)
             if level < self.levels - 1:
-                h = next(layer)(kept[-1], features)
+                h = next(layer)(skips[-1], features)
                 inputs = halve(inputs)
-                kept.append(next(layer)(inputs, h))
-        return kept
+                skips.append(next(layer)(inputs, h))
+        return skips
 
     def _up(
-        self, h: Tensor, kept: list[Tensor], features: Float[Tensor, "b e"], layer: Iterator
+        self, h: Tensor, skips: list[Tensor], features: Float[Tensor, "b e"], layer: Iterator
     ) -> Float[Tensor, "b c f t"]:
         total = torch.zeros((), device=h.device)
         for level in reversed(range(self.levels)):
             for _ in range(self.blocks + 1):
-                h = next(layer)(torch.cat([h, kept.pop()], dim=1), features)
+                h = next(layer)(torch.cat([h, skips.pop()], dim=1), features)
             if self.attends[level]:
                 h = next(layer)(h)
             part = F.silu(next(layer)(h))
