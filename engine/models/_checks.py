@@ -79,8 +79,8 @@ def read_header(path: Path, limits: Limits | None = None) -> dict[str, TensorInf
         ) from None
     except Unsound as unsound:
         if kind := what_is(head_of(path)):
-            told = f"{_called(path)} is {kind}, not a safetensors file."
-            raise BadInput(told, SAFETENSORS_ONLY) from None
+            message = f"{_called(path)} is {kind}, not a safetensors file."
+            raise BadInput(message, SAFETENSORS_ONLY) from None
         refuse(path, unsound.fault)
     if len(tensors) > limits.tensors:
         raise OutOfBudget(
@@ -200,11 +200,11 @@ def what_is(head: bytes) -> str:
 def _check_shards(
     index: Path, weight_map: Mapping[str, str], shards: Mapping[Path, Mapping[str, TensorInfo]]
 ) -> None:
-    held = {name: path.name for path, tensors in shards.items() for name in tensors}
-    if sum(map(len, shards.values())) != len(held):
+    shard_of = {name: path.name for path, tensors in shards.items() for name in tensors}
+    if sum(map(len, shards.values())) != len(shard_of):
         refuse(index, "names files that hold the same tensor twice")
-    if held != weight_map:
-        wrong = next(n for n in {**held, **weight_map} if held.get(n) != weight_map.get(n))
+    if shard_of != weight_map:
+        wrong = next(n for n in {**shard_of, **weight_map} if shard_of.get(n) != weight_map.get(n))
         refuse(index, f"and its files disagree about the tensor {short(wrong)}")
 
 

@@ -66,8 +66,8 @@ def fetch(wanted: Wanted) -> Steps[Path]:
     `AssetMissing` when there is none, and what `choose` raises.
     """
     if wanted.revision is not None and not REVISION.fullmatch(wanted.revision):
-        said = f'"{wanted.revision[:40]}" cannot be a revision.'
-        raise BadInput(said, "Give the commit, 40 letters.")
+        message = f'"{wanted.revision[:40]}" cannot be a revision.'
+        raise BadInput(message, "Give the commit, 40 letters.")
     if (folder := _here(wanted)) is not None:
         return folder
     if is_offline():
@@ -84,8 +84,8 @@ def fetch(wanted: Wanted) -> Steps[Path]:
 
 
 def _here(wanted: Wanted) -> Path | None:
-    folder, asked = _LATELY.get(wanted.key, (None, 0.0))
-    if folder and time.monotonic() - asked < FRESH_SECONDS and wanted.is_whole(folder):
+    folder, fetched_at = _LATELY.get(wanted.key, (None, 0.0))
+    if folder and time.monotonic() - fetched_at < FRESH_SECONDS and wanted.is_whole(folder):
         return folder
     if is_offline() or (wanted.revision and COMMIT.fullmatch(wanted.revision)):
         return local_snapshot(wanted)
@@ -107,10 +107,10 @@ def local_snapshot(wanted: Wanted) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(wanted.name, revision=wanted.revision, local_files_only=True)
+        snapshot = snapshot_download(wanted.name, revision=wanted.revision, local_files_only=True)
     except (OSError, ValueError):  # LocalEntryNotFoundError is both, depending on the version
         return None
-    folder = Path(str(found))
+    folder = Path(str(snapshot))
     return folder if wanted.is_whole(folder) else None
 
 

@@ -76,9 +76,9 @@ def network(
     """
     settings = read_json(folder / "config.json") if config is None else config
     empty = _build(kind, settings, folder.name)
-    found = _matched(folder, empty, stem, unused)
+    headers_by_file = _matched(folder, empty, stem, unused)
     _check_memory(title, {folder.name: empty}, device, dtype)
-    _fill(folder, empty, found, device, getattr(torch, dtype))
+    _fill(folder, empty, headers_by_file, device, getattr(torch, dtype))
     return empty
 
 
@@ -143,10 +143,11 @@ def _check_inputs(config: Mapping[str, Any], latent: object) -> None:
             f"This UNet gives {outputs!s:.20} channels, and latents have {latent!s:.20}.",
             OTHER_MODEL,
         )
-    for setting, told in TOLD.items():
+    for setting, extra in TOLD.items():
         if config.get(setting) is not None:
             raise ModelMismatch(
-                f"This UNet is also told {told} ({setting} is set), and no sampler here does that.",
+                f"This UNet is also told {extra} ({setting} is set), "
+                "and no sampler here does that.",
                 OTHER_MODEL,
             )
     if config.get("addition_embed_type") not in (None, "text_time"):
@@ -219,16 +220,16 @@ def _matched(
     folder: Path, network: nn.Module, stem: str = "", unused: tuple[str, ...] = ()
 ) -> Found:
     """The headers of a network's weight files, after comparing every name and shape with it."""
-    found = weight_files(folder, stem or stem_in(folder))
+    headers_by_file = weight_files(folder, stem or stem_in(folder))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    held = {}
-    for header in found.values():
+    shapes_in_files = {}
+    for header in headers_by_file.values():
         for raw, info in header.items():
-            held[_renamed(raw, shapes)] = info.shape
-    ignored = {name for name in held if name.endswith(COUNTED)}
-    extra = held.keys() - shapes.keys()
+            shapes_in_files[_renamed(raw, shapes)] = info.shape
+    ignored = {name for name in shapes_in_files if name.endswith(COUNTED)}
+    extra = shapes_in_files.keys() - shapes.keys()
     ignored |= {name for name in extra if name.removeprefix("module.").startswith(unused)}
-    missing = sorted(shapes.keys() - held.keys())
+    missing = sorted(shapes.keys() - shapes_in_files.keys())
     surplus = sorted(extra - ignored)
     if missing or surplus:
         lacks = f"lacks {missing[0]}" if missing else f"holds {surplus[0][:80]}, which is not in it"
@@ -238,19 +239,19 @@ def _matched(
             "Take weights and config from the same export.",
         )
     for name, shape in shapes.items():
-        if held[name] != shape:
+        if shapes_in_files[name] != shape:
             raise ModelMismatch(
-                f"{folder.name}.{name} is {list(held[name])} in the file, "
+                f"{folder.name}.{name} is {list(shapes_in_files[name])} in the file, "
                 f"but config.json makes it {list(shape)}.",
                 "Take weights and config from the same export.",
             )
-    return found
+    return headers_by_file
 
 
 def headers(folder: Path) -> dict[str, TensorInfo]:
     """What the weight files of a network hold, by the names in them."""
-    found = weight_files(folder, stem_in(folder))
-    return {name: info for tensors in found.values() for name, info in tensors.items()}
+    headers_by_file = weight_files(folder, stem_in(folder))
+    return {name: info for tensors in headers_by_file.values() for name, info in tensors.items()}
 
 
 def stem_in(folder: Path) -> str:
@@ -298,14 +299,16 @@ def _check_memory(title: str, parts: Mapping[str, nn.Module], device: str, dtype
     check_room(title, needed, device, dtype)
 
 
-def _fill(folder: Path, network: nn.Module, found: Found, device: str, dtype: torch.dtype) -> None:
+def _fill(
+    folder: Path, network: nn.Module, headers_by_file: Found, device: str, dtype: torch.dtype
+) -> None:
     """Give a network on the meta device its weights, one tensor at a time.
 
     Raises `BadInput` when a weight is not a finite number.
     """
     names = set(network.state_dict())
     state = {}
-    for path in found:
+    for path in headers_by_file:
         for raw, tensor in _tensors(path):
             name = _renamed(raw, dict.fromkeys(names))
             if name not in names:
@@ -370,8 +373,8 @@ def tokenizer(folder: Path) -> "CLIPTokenizer":
     Raises `BadInput` or `AssetMissing` when the files make none.
     """
     try:
-        made = _tokenizer(folder)
-        made([""], padding="max_length", truncation=True, max_length=made.model_max_length)
+        built = _tokenizer(folder)
+        built([""], padding="max_length", truncation=True, max_length=built.model_max_length)
     except EngineError:
         raise
     except Exception as error:
@@ -380,7 +383,7 @@ def tokenizer(folder: Path) -> "CLIPTokenizer":
             f"The files in {folder.name} do not make a tokenizer ({type(error).__name__}).",
             "Export or download the model again.",
         ) from error
-    return made
+    return built
 
 
 def _tokenizer(folder: Path) -> "CLIPTokenizer":
@@ -397,9 +400,9 @@ def _tokenizer(folder: Path) -> "CLIPTokenizer":
     length = config.get("model_max_length", 77)
     if not is_text_map(special) or type(length) is not int or not 2 < length <= 1000:
         refuse(path, "has settings that no CLIP tokenizer has")
-    made = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **special)
-    made.add_tokens(_learnt_words(folder, len(made)))
-    return made
+    built = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **special)
+    built.add_tokens(_learnt_words(folder, len(built)))
+    return built
 
 
 def _learnt_words(folder: Path, count: int) -> list[str]:

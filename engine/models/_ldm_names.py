@@ -33,12 +33,12 @@ def in_diffusers(name: str) -> str:
     """The name in diffusers; any other name comes back as it is."""
     if name in OUTSIDE:
         return OUTSIDE[name]
-    if found := MIDDLE_BLOCK.fullmatch(name):
-        place, rest = MIDDLE[int(found[1])], found[2]
+    if match := MIDDLE_BLOCK.fullmatch(name):
+        place, rest = MIDDLE[int(match[1])], match[2]
         return f"mid_block_{place}_{_inside(place, rest)}"
-    if not (found := BLOCK.fullmatch(name)):
+    if not (match := BLOCK.fullmatch(name)):
         return name
-    side, number, part, rest = found[1], int(found[2]), int(found[3]), found[4]
+    side, number, part, rest = match[1], int(match[2]), int(match[3]), match[4]
     block, layer = divmod(number - 1 if side == "input" else number, ENTRIES)
     if rest == "op":
         return f"down_blocks_{block}_downsamplers_0_conv"
@@ -46,8 +46,8 @@ def in_diffusers(name: str) -> str:
         return f"up_blocks_{block}_upsamplers_0_conv"
     if part >= len(INNER):
         return name
-    way = "down" if side == "input" else "up"
-    return f"{way}_blocks_{block}_{INNER[part]}_{layer}_{_inside(INNER[part], rest)}"
+    direction = "down" if side == "input" else "up"
+    return f"{direction}_blocks_{block}_{INNER[part]}_{layer}_{_inside(INNER[part], rest)}"
 
 
 def _inside(place: str, rest: str) -> str:

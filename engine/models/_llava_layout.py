@@ -52,10 +52,10 @@ def renamed(name: str) -> str:
 
 def headers(folder: Path) -> Mapping[Path, Mapping[str, TensorInfo]]:
     """Checked headers of the weights, and of a vision tower that lies beside them."""
-    found = dict(weight_files(folder, "model"))
+    headers_by_file = dict(weight_files(folder, "model"))
     if (folder / "vision_tower").is_dir():
-        found |= weight_files(folder / "vision_tower", "model")
-    return found
+        headers_by_file |= weight_files(folder / "vision_tower", "model")
+    return headers_by_file
 
 
 def read(
@@ -123,9 +123,9 @@ def _tower_folder(
         return beside
     from engine.models import _sources
 
-    if named := _sources.tower_of(folder):
+    if tower := _sources.tower_of(folder):
         # Not with the server's own token: the name stands in a file of someone else.
-        return _sources.from_hub(named, None, "float32", False)[0]
+        return _sources.from_hub(tower, None, "float32", False)[0]
     raise AssetMissing(
         "This LLaVA checkpoint does not say which vision tower it looks through.",
         "Put the tower's folder, config.json and model.safetensors, beside it as vision_tower.",
@@ -139,10 +139,10 @@ def _in_tower(name: str) -> str:
     return name
 
 
-def _tensors(found: Mapping[Path, object]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(headers_by_file: Mapping[Path, object]) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
-    for path in found:
+    for path in headers_by_file:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - the file is no mapping
                 yield name, file.get_tensor(name)
@@ -154,9 +154,9 @@ def _fill(
     rows: int,
     dtype: torch.dtype,
 ) -> None:
-    wanted = model.state_dict()
+    expected = model.state_dict()
     # Releases of transformers differ in whether the tower's inner name is kept.
-    if "model.vision_tower.vision_model.post_layernorm.weight" not in wanted:
+    if "model.vision_tower.vision_model.post_layernorm.weight" not in expected:
         state = {name.replace("vision_tower.vision_model.", "vision_tower."): tensor
                  for name, tensor in state.items()}  # fmt: skip
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
@@ -166,18 +166,18 @@ def _fill(
             state[name] = torch.cat([state[name], mean.expand(rows - len(state[name]), -1)])
     if "lm_head.weight" not in state and model.config.text_config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"]
-    missing = sorted(wanted.keys() - state.keys())
+    missing = sorted(expected.keys() - state.keys())
     if missing:
         raise ModelMismatch(
             f"The checkpoint lacks {missing[0]} ({len(missing)} missing).",
             "Take weights, config and vision tower of the same model.",
         )
-    kept = {name: state[name].to(dtype, copy=True) for name in wanted}
-    wrong = [name for name in wanted if kept[name].shape != wanted[name].shape]
+    kept = {name: state[name].to(dtype, copy=True) for name in expected}
+    wrong = [name for name in expected if kept[name].shape != expected[name].shape]
     if wrong:
         raise ModelMismatch(
             f"{wrong[0]} is {list(kept[wrong[0]].shape)} in the file, but the config makes it "
-            f"{list(wanted[wrong[0]].shape)}.",
+            f"{list(expected[wrong[0]].shape)}.",
             "Take weights and config from the same export.",
         )
     model.load_state_dict(kept, assign=True)

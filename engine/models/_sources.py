@@ -76,8 +76,8 @@ def tower_of(folder: Path) -> str:
     config = folder / "config.json"
     if (folder / "vision_tower").is_dir() or not config.is_file():
         return ""
-    named = read_json(config).get("mm_vision_tower")
-    return named if isinstance(named, str) and HUB_ID.fullmatch(named) else ""
+    tower = read_json(config).get("mm_vision_tower")
+    return tower if isinstance(tower, str) and HUB_ID.fullmatch(tower) else ""
 
 
 def is_complete(folder: Path) -> bool:
@@ -169,20 +169,20 @@ def from_user(source: str) -> Path:
         from engine.models import packaged
 
         return packaged.folder_of(source.removeprefix("package:"))
-    named = place(source)
-    if named is None or not named.is_dir():
+    target = place(source)
+    if target is None or not target.is_dir():
         raise AssetMissing(
             "There is no such model: not shipped, not a Hub id (owner/name), not a folder here.",
             "Pick one from the list, or give the folder of a checkpoint in diffusers layout.",
         )
-    return named
+    return target
 
 
 def place(path: str | Path) -> Path | None:
     """The file or folder that a path leads to, links followed, if it is here and may be named."""
     try:
-        found = Path(path).expanduser().resolve()
-        return found if _is_allowed(found) and found.exists() else None
+        target = Path(path).expanduser().resolve()
+        return target if _is_allowed(target) and target.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -211,14 +211,14 @@ def receive(archive: Path) -> str:
     """
     digest = _uploads.digest_of(archive)
 
-    def fill(made: Path) -> None:
+    def fill(folder: Path) -> None:
         limits = Limits.from_environment()
         with _uploads.archive(archive) as packed:
             members = _uploads.checked_members(
                 packed, archive, most_files=limits.files, most_bytes=limits.checkpoint_bytes
             )
-            _unpack(packed, members, made)
-        _uploads.check_weights(made)
+            _unpack(packed, members, folder)
+        _uploads.check_weights(folder)
 
     _uploads.keep(digest, fill)
     return f"{_uploads.PREFIX}{digest}"

@@ -38,18 +38,18 @@ def keep(digest: str, fill: Callable[[Path], None]) -> Path:
     folder = uploads() / digest
     if not folder.is_dir():
         with disk.scratch(folder.parent, "The upload") as scratch:
-            made = scratch / "made"
-            made.mkdir()
-            fill(made)
-            make_room(disk.used_bytes(made))
-            _move(made, folder)
+            unpacked = scratch / "made"
+            unpacked.mkdir()
+            fill(unpacked)
+            make_room(disk.used_bytes(unpacked))
+            _move(unpacked, folder)
     disk.mark_used(folder)
     return folder
 
 
-def _move(made: Path, folder: Path) -> None:
+def _move(unpacked: Path, folder: Path) -> None:
     try:
-        made.replace(folder)
+        unpacked.replace(folder)
     except OSError:
         if not folder.is_dir():  # the same upload has come twice at once
             raise

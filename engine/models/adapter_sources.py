@@ -32,8 +32,8 @@ UPLOAD = re.compile(r"upload:([0-9a-f]{64})(?:/([\w.-]{1,80}))?")
 
 def find(source: str) -> Path:
     """The folder or file of an adapter. Raises an `EngineError` when it is not to be had."""
-    if found := UPLOAD.fullmatch(source):
-        return _uploaded(found[1], found[2])
+    if upload := UPLOAD.fullmatch(source):
+        return _uploaded(upload[1], upload[2])
     key, _, name = source.partition("/")
     card = MODELS.get(key)
     if card is not None and card.kind == "adapters":
@@ -59,13 +59,13 @@ def _of_user(source: str) -> Path:
     """A file or folder that may be named, as `from_user` says; its links may lead nowhere else."""
     if source.startswith("package:"):
         return from_user(source)
-    found = place(source)
-    if found is not None and found.is_dir():
-        inside = [found / name for name in (CONFIG, WEIGHTS)]
+    path = place(source)
+    if path is not None and path.is_dir():
+        inside = [path / name for name in (CONFIG, WEIGHTS)]
         if all(place(file) is not None for file in inside if file.is_symlink()):
-            return found
-    if found is not None and found.is_file() and source.endswith(".safetensors"):
-        return found
+            return path
+    if path is not None and path.is_file() and source.endswith(".safetensors"):
+        return path
     raise AssetMissing(
         "There is no such adapter: not shipped, not a Hub id (owner/name), not a file or folder "
         "here.",
@@ -113,14 +113,14 @@ def _uploaded(digest: str, name: str | None) -> Path:
 
 
 def _unzip(archive: Path) -> list[str]:
-    def fill(made: Path) -> None:
+    def fill(folder: Path) -> None:
         with _uploads.archive(archive) as packed:
             members = _uploads.checked_members(
                 packed, archive, most_files=MOST_MEMBERS, most_bytes=MOST_BYTES
             )
             for info in members:
                 if place := _place(PurePosixPath(info.filename)):
-                    _uploads.unpack(packed, info, made / place)
+                    _uploads.unpack(packed, info, folder / place)
 
     return _kept([archive], fill)
 
@@ -139,12 +139,12 @@ def _kept(files: Sequence[Path], fill: Callable[[Path], None]) -> list[str]:
     """The sources of what `fill` makes of these files; what cannot be opened is not kept."""
     digest = _uploads.digest_of_named(files)
 
-    def checked(made: Path) -> None:
-        fill(made)
-        if not (found := _adapters_in(made)):
+    def checked(folder: Path) -> None:
+        fill(folder)
+        if not (adapters := _adapters_in(folder)):
             raise BadInput("There is no adapter in what was uploaded.", SAFETENSORS_ONLY)
-        check_folder(made)
-        for path in found:
+        check_folder(folder)
+        for path in adapters:
             open_lora(path)  # here and not in a later run, where a bad file would spoil all others
 
     folder = _uploads.keep(digest, checked)
@@ -168,9 +168,9 @@ def _keep_files(files: Sequence[Path]) -> list[str]:
     if len(set(names)) < len(names):
         raise BadInput("Two uploaded files have the same name.", "Zip each PEFT folder.")
 
-    def fill(made: Path) -> None:
+    def fill(folder: Path) -> None:
         for file in files:
-            inside = made / "adapter" if file.name in (CONFIG, WEIGHTS) else made
+            inside = folder / "adapter" if file.name in (CONFIG, WEIGHTS) else folder
             inside.mkdir(exist_ok=True)
             shutil.copyfile(file, inside / _safe(file.name))
 
@@ -199,7 +199,7 @@ def _safe(name: str) -> str:
 
 def _wanted(repo: str, revision: str | None) -> _hub.Wanted:
     """Config and weights of a PEFT repository, or its one LoRA file."""
-    return _hub.Wanted(repo, revision, _chosen, lambda folder: _found(folder) is not None)
+    return _hub.Wanted(repo, revision, _chosen, lambda folder: _adapter_or_none(folder) is not None)
 
 
 def _chosen(info: "ModelInfo") -> list[str]:
@@ -215,7 +215,7 @@ def _chosen(info: "ModelInfo") -> list[str]:
     return names
 
 
-def _found(folder: Path) -> Path | None:
+def _adapter_or_none(folder: Path) -> Path | None:
     """The adapter in a folder of the Hub's cache: the folder itself, or its one file."""
     if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
         return folder
@@ -223,6 +223,6 @@ def _found(folder: Path) -> Path | None:
 
 
 def _adapter_in(folder: Path) -> Path:
-    found = _found(folder)
-    assert found is not None, "the download was checked"
-    return found
+    adapter = _adapter_or_none(folder)
+    assert adapter is not None, "the download was checked"
+    return adapter

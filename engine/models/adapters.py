@@ -335,11 +335,11 @@ def _alphas(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, float]:
     if any(math.prod(header[key].shape) != 1 for key in keys):
         raise BadInput(f"{path.name} has an alpha that is no single number.", "Export it again.")
     with safe_open(path, framework="pt") as file:
-        found = {key.removesuffix(ALPHA): float(file.get_tensor(key)) for key in keys}
-    bad = [key for key, value in found.items() if not math.isfinite(value)]
+        alphas = {key.removesuffix(ALPHA): float(file.get_tensor(key)) for key in keys}
+    bad = [key for key, value in alphas.items() if not math.isfinite(value)]
     if bad:
         raise BadInput(f"The alpha of {bad[0][:80]} is no number.", "Export the adapter again.")
-    return found
+    return alphas
 
 
 def _ranks(
@@ -351,15 +351,15 @@ def _ranks(
     """
     if config is not None:
         return Ranks.of(config, name).scale
-    told = _metadata(path)
+    metadata = _metadata(path)
     parts = {
         part: Ranks.of(
-            {key.removeprefix(f"{part}."): value for key, value in told.items()
+            {key.removeprefix(f"{part}."): value for key, value in metadata.items()
              if key.startswith(f"{part}.")},
             name,
         )
         for part in NETWORKS
-        if any(key.startswith(f"{part}.") for key in told)
+        if any(key.startswith(f"{part}.") for key in metadata)
     }  # fmt: skip
 
     def scale(module: str, rank: int) -> float | None:
@@ -373,10 +373,12 @@ def _metadata(path: Path) -> dict[str, Any]:
     """What diffusers writes into the header of a file about rank and alpha; or nothing."""
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except (ValueError, SafetensorError, RecursionError):
         return {}
-    return {str(key): value for key, value in told.items()} if isinstance(told, dict) else {}
+    return (
+        {str(key): value for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    )
 
 
 def part_of(module: str) -> tuple[str, str]:
@@ -394,12 +396,12 @@ def weights_for(state: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str
     # Versions of transformers differ in whether the text encoder's layers lie below "text_model".
     for name in [name for name in known if name.startswith("text_encoder")]:
         known.setdefault(re.sub(r"^(text_encoder(_2)?)_", r"\1_text_model_", name), known[name])
-    found = {}
+    weight_names = {}
     for module in modules:
         if module not in known:
             raise ModelMismatch(
                 f"The model has no layer {module[:80]}, which the adapter changes.",
                 "Choose the model that the adapter was trained on.",
             )
-        found[module] = known[module]
-    return found
+        weight_names[module] = known[module]
+    return weight_names

@@ -47,8 +47,8 @@ class ModelCard:
         sha256 = entries.pop("sha256", {})
         absent = [name for name in _CARD_TEXTS[:5] if not texts[name]]
         if absent or not isinstance(sha256, dict) or not (sha256 or texts["hub"]):
-            wanted = absent[0] if absent else "sha256"
-            raise BadInput(f"The card of the model {path.parent.name} has no {wanted}.")
+            missing = absent[0] if absent else "sha256"
+            raise BadInput(f"The card of the model {path.parent.name} has no {missing}.")
         digest = hashlib.sha256(json.dumps(sha256, sort_keys=True).encode()).hexdigest()[:16]
         texts["revision"] = texts["revision"] or digest
         return cls(**texts, sha256=sha256, notes=entries)

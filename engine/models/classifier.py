@@ -59,11 +59,11 @@ class ClassifierBundle(Bundle):
             picture = Image.alpha_composite(
                 Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")
             )
-        shown = picture.convert("L" if self.channels == 1 else "RGB")
-        if shown.size != self.size[::-1]:
-            shown = shown.resize(self.size[::-1], Image.Resampling.BILINEAR)
-        found = np.array(shown)
-        return found[None] if self.channels == 1 else found.transpose(2, 0, 1).copy()
+        image = picture.convert("L" if self.channels == 1 else "RGB")
+        if image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1], Image.Resampling.BILINEAR)
+        array = np.array(image)
+        return array[None] if self.channels == 1 else array.transpose(2, 0, 1).copy()
 
 
 def is_timm(config: dict[str, Any]) -> bool:
@@ -91,7 +91,7 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         model = _model(folder, card.title, getattr(torch, dtype), config)
     finally:
         their_logging.set_verbosity(before)
-    seen = _Seen.of(folder, config, model)
+    inputs = _Inputs.of(folder, config, model)
     return ClassifierBundle(
         ref=ref,
         card=card,
@@ -100,10 +100,10 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
         device=device,
         dtype=dtype,
         classes=tuple(str(name) for _, name in sorted(model.config.id2label.items())),
-        size=seen.size,
-        channels=seen.channels,
-        mean=seen.mean,
-        std=seen.std,
+        size=inputs.size,
+        channels=inputs.channels,
+        mean=inputs.mean,
+        std=inputs.std,
         prefix=f"{model.base_model_prefix}." if is_timm(config) else "",
     )
 
@@ -125,12 +125,14 @@ def _check_timm(title: str) -> None:
         ) from error
 
 
-def _model(folder: Path, title: str, dtype: torch.dtype, told: dict[str, Any]) -> "PreTrainedModel":
+def _model(
+    folder: Path, title: str, dtype: torch.dtype, stated: dict[str, Any]
+) -> "PreTrainedModel":
     import transformers
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        if is_timm(told) and config.model_args:
+        if is_timm(stated) and config.model_args:
             # timm writes the number of classes twice, which the wrapper of transformers refuses.
             config.model_args.pop("num_classes", None)
         model, loaded = transformers.AutoModelForImageClassification.from_pretrained(
@@ -157,7 +159,7 @@ def _model(folder: Path, title: str, dtype: torch.dtype, told: dict[str, Any]) -
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Inputs:
     """What the image processor of a checkpoint says."""
 
     size: tuple[int, int]
@@ -166,14 +168,14 @@ class _Seen:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, folder: Path, config: dict[str, Any], model: "PreTrainedModel") -> "_Seen":
-        told = _processor(folder)
+    def of(cls, folder: Path, config: dict[str, Any], model: "PreTrainedModel") -> "_Inputs":
+        processor = _processor(folder)
         if is_timm(config):
-            told = _of_timm(config["pretrained_cfg"])
-        channels = _count(config.get("num_channels"), told.get("channels"), 3)
-        size = _size(told) or _size({"size": config.get("image_size")}) or (224, 224)
-        mean, std = told.get("image_mean"), told.get("image_std")
-        if told.get("do_normalize", True) is False or mean is None or std is None:
+            processor = _of_timm(config["pretrained_cfg"])
+        channels = _count(config.get("num_channels"), processor.get("channels"), 3)
+        size = _size(processor) or _size({"size": config.get("image_size")}) or (224, 224)
+        mean, std = processor.get("image_mean"), processor.get("image_std")
+        if processor.get("do_normalize", True) is False or mean is None or std is None:
             mean, std = [0.0], [1.0]
         try:
             pair = tuple(tuple(map(float, _spread(values, channels))) for values in (mean, std))
@@ -192,38 +194,38 @@ class _Seen:
 def _processor(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            told = read_json(folder / name)
-            inner = told.get("image_processor", told)
+            config = read_json(folder / name)
+            inner = config.get("image_processor", config)
             return inner if isinstance(inner, dict) else {}
     return {}
 
 
 def _of_timm(settings: Any) -> dict[str, Any]:
-    told = json.loads(json.dumps(settings)) if isinstance(settings, dict) else {}
-    size = told.get("input_size", [3, 224, 224])
+    pretrained = json.loads(json.dumps(settings)) if isinstance(settings, dict) else {}
+    size = pretrained.get("input_size", [3, 224, 224])
     return {
         "channels": size[0],
         "size": {"height": size[1], "width": size[2]},
-        "image_mean": told.get("mean"),
-        "image_std": told.get("std"),
+        "image_mean": pretrained.get("mean"),
+        "image_std": pretrained.get("std"),
     }
 
 
 def _count(*candidates: object) -> int:
-    return next(found for found in candidates if type(found) is int)
+    return next(candidate for candidate in candidates if type(candidate) is int)
 
 
-def _size(told: dict[str, Any]) -> tuple[int, int] | None:
+def _size(processor: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width, of the crop where there is one."""
-    named = told.get("crop_size") if told.get("do_center_crop") else None
-    named = named or told.get("size")
-    if isinstance(named, dict):
-        edge = named.get("shortest_edge")
-        named = [named.get("height", edge), named.get("width", edge)]
-    if type(named) is int:
-        named = [named, named]
-    if isinstance(named, list | tuple) and len(named) == 2 and all(type(s) is int for s in named):
-        return named[0], named[1]
+    size = processor.get("crop_size") if processor.get("do_center_crop") else None
+    size = size or processor.get("size")
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        size = [size.get("height", edge), size.get("width", edge)]
+    if type(size) is int:
+        size = [size, size]
+    if isinstance(size, list | tuple) and len(size) == 2 and all(type(s) is int for s in size):
+        return size[0], size[1]
     return None
 
 

@@ -174,19 +174,19 @@ class ConditionalUnet(nn.Module):
         time = self.time_mlp(t.to(x.dtype))
         prompt = torch.softmax(self.text_mlp(text_context.to(x.dtype)), 1) * self.prompt
         time = time + self.prompt_mlp(prompt)
-        seen = image_context.to(x.dtype)[:, None]
-        kept = []
-        for one, two, attention, down in map(_parts, self.downs):
-            x = one(x, time)
-            kept.append(x)
-            x = attention(two(x, time), seen)
-            kept.append(x)
+        context = image_context.to(x.dtype)[:, None]
+        skips = []
+        for block1, block2, attention, down in map(_parts, self.downs):
+            x = block1(x, time)
+            skips.append(x)
+            x = attention(block2(x, time), context)
+            skips.append(x)
             x = down(x)
-        x = self.mid_block2(self.mid_attn(self.mid_block1(x, time), seen), time)
-        for one, two, attention, up in map(_parts, self.ups):
-            x = one(torch.cat([x, kept.pop()], 1), time)
-            x = two(torch.cat([x, kept.pop()], 1), time)
-            x = up(attention(x, seen))
+        x = self.mid_block2(self.mid_attn(self.mid_block1(x, time), context), time)
+        for block1, block2, attention, up in map(_parts, self.ups):
+            x = block1(torch.cat([x, skips.pop()], 1), time)
+            x = block2(torch.cat([x, skips.pop()], 1), time)
+            x = up(attention(x, context))
         return self.final_conv(self.final_res_block(torch.cat([x, first], 1), time))
 
 
@@ -254,9 +254,9 @@ class _Wrapped(nn.Module):
         self.fn = nn.ModuleDict({"fn": inner, "norm": ChannelNorm(channels)})
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], seen: Float[Tensor, "b 1 d"]
+        self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b 1 d"]
     ) -> Float[Tensor, "b c h w"]:
-        return x + self.fn["fn"](self.fn["norm"](x), seen)
+        return x + self.fn["fn"](self.fn["norm"](x), context)
 
 
 def _attention(channels: int, context: int) -> _Wrapped:
@@ -274,7 +274,7 @@ class LinearAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Conv2d(hidden, channels, 1), ChannelNorm(channels))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], seen: Float[Tensor, "b 1 d"]
+        self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b 1 d"]
     ) -> Float[Tensor, "b c h w"]:
         b, _, h, w = x.shape
         q, k, v = self.to_qkv(x).reshape(b, 3, self.heads, HEAD, h * w).unbind(1)
@@ -294,12 +294,12 @@ class Attending(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], seen: Float[Tensor, "b 1 d"]
+        self, x: Float[Tensor, "b c h w"], context: Float[Tensor, "b 1 d"]
     ) -> Float[Tensor, "b c h w"]:
         h, w = x.shape[-2:]
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
-            tokens = block(tokens, seen)
+            tokens = block(tokens, context)
         return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (h, w)))
 
 
@@ -314,11 +314,11 @@ class _Transformer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(
-        self, x: Float[Tensor, "b n c"], seen: Float[Tensor, "b 1 d"]
+        self, x: Float[Tensor, "b n c"], context: Float[Tensor, "b 1 d"]
     ) -> Float[Tensor, "b n c"]:
         near = self.norm1(x)
         x = x + self.attn1(near, near)
-        x = x + self.attn2(self.norm2(x), seen)
+        x = x + self.attn2(self.norm2(x), context)
         gate, _, out = _parts(self.ff["net"])
         value, opened = gate["proj"](self.norm3(x)).chunk(2, -1)
         return x + out(value * F.gelu(opened))
@@ -332,11 +332,11 @@ class _Cross(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def forward(
-        self, x: Float[Tensor, "b n c"], seen: Float[Tensor, "b m d"]
+        self, x: Float[Tensor, "b n c"], context: Float[Tensor, "b m d"]
     ) -> Float[Tensor, "b n c"]:
         q, k, v = (
             part.unflatten(-1, (-1, HEAD)).transpose(1, 2)
-            for part in (self.to_q(x), self.to_k(seen), self.to_v(seen))
+            for part in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
         return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

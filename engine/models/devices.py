@@ -27,8 +27,8 @@ def accelerator() -> str:
     """The kind of accelerator that this machine has: "cuda", "mps", "xpu"; empty if it has none."""
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found.type if found is not None else ""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device.type if device is not None else ""
 
 
 def policy(device: str = "auto", dtype: str = "auto") -> tuple[str, str]:
@@ -166,8 +166,8 @@ def _free_on_accelerator(device: str) -> int | None:
     try:
         free = torch.accelerator.get_memory_info(device)[0]
         # What the allocator holds and nobody uses is free to us.
-        held = torch.accelerator.memory_reserved(device)
-        return free + held - torch.accelerator.memory_allocated(device)
+        reserved = torch.accelerator.memory_reserved(device)
+        return free + reserved - torch.accelerator.memory_allocated(device)
     except (RuntimeError, NotImplementedError, AttributeError):
         return _free_on_mps() if device.partition(":")[0] == "mps" else None
 

@@ -177,9 +177,9 @@ def with_tokens(bundle: DiffusionBundle, tokens: Sequence[str]) -> DiffusionBund
     a name that is a token already.
     """
     tokenizer = copy.deepcopy(bundle.tokenizers[0])
-    taken = [token for token in tokens if token in tokenizer.get_vocab()]
-    if taken:
-        raise BadInput(f'"{taken[0][:40]}" is a token of this model already.', "Choose another.")
+    present = [token for token in tokens if token in tokenizer.get_vocab()]
+    if present:
+        raise BadInput(f'"{present[0][:40]}" is a token of this model already.', "Choose another.")
     rows = len(token_table(bundle))
     # As diffusers adds them; a typed "<r>" is found too, since names are lower-cased with the text.
     tokenizer.add_tokens(list(tokens))

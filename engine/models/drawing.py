@@ -218,8 +218,8 @@ class View:
 
         Raises `BadInput` for what cannot be drawn.
         """
-        given = {"prompts": prompts, "steps": steps, "guidance_scale": guidance_scale}
-        return cls(**checked(cls, given))  # type: ignore[arg-type]
+        settings = {"prompts": prompts, "steps": steps, "guidance_scale": guidance_scale}
+        return cls(**checked(cls, settings))  # type: ignore[arg-type]
 
     def cache_key(self, bundle: DiffusionBundle, seed: int) -> tuple[Hashable, ...]:
         """What the pixels depend on."""

@@ -56,13 +56,13 @@ def run(*, seed: int, model: ModelRef, folder: str, as_zip: bool = False) -> Ste
     if not isinstance(bundle, DiffusionBundle):
         raise BadInput(f"{bundle.card.title} cannot be exported.", "Choose a diffusion model.")
     with disk.scratch(target.parent, "The model") as scratch:
-        made = scratch / "model"
-        yield from _write(bundle, made)
+        written = scratch / "model"
+        yield from _write(bundle, written)
         if as_zip:
-            made = _zipped(made, scratch / "model.zip")
+            written = _zipped(written, scratch / "model.zip")
         if target.is_dir():
             target.rmdir()
-        made.replace(target)
+        written.replace(target)
     return str(target)
 
 

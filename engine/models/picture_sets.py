@@ -70,8 +70,8 @@ def open_set(source: str) -> list[Given]:
     Raises `AssetMissing` when it is no longer here, and `BadInput` that names the first file that
     does not read as a picture.
     """
-    found = SOURCE.fullmatch(source)
-    path = _folder() / f"{found[1]}.zip" if found else None
+    match = SOURCE.fullmatch(source)
+    path = _folder() / f"{match[1]}.zip" if match else None
     if path is None or not path.is_file():
         raise AssetMissing("This set of pictures is no longer here.", "Upload it again.")
     disk.mark_used(path)
@@ -132,14 +132,14 @@ def _check(packed: zipfile.ZipFile, path: Path) -> None:
 
 
 def _members(packed: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    found = [
+    members = [
         info
         for info in packed.infolist()
         if PurePosixPath(info.filename).suffix.lower() in ENDINGS
         and not PurePosixPath(info.filename).name.startswith(".")
         and "__MACOSX" not in info.filename
     ]
-    return sorted(found, key=lambda info: info.filename)
+    return sorted(members, key=lambda info: info.filename)
 
 
 def _pictures(packed: zipfile.ZipFile) -> Iterator[Given]:

@@ -109,20 +109,20 @@ class Unet(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         z = x - mu
         pixels = F.pixel_unshuffle(torch.cat([z, mu], 1), self.patch)
-        told = task if self.is_told else None
-        out = self.inner(pixels.to(self.dtype), t, told, return_dict=False)[0]
+        class_labels = task if self.is_told else None
+        out = self.inner(pixels.to(self.dtype), t, class_labels, return_dict=False)[0]
         # in full precision, as the path divides what is nearly noise by a small a
         heads = F.pixel_shuffle(out.float(), self.patch).split(3, 1)
         a, s = self.levels(t)
-        named = dict(zip(self.targets, heads, strict=True))
-        if "data" in named:
+        outputs = dict(zip(self.targets, heads, strict=True))
+        if "data" in outputs:
             keep = QUIET**2 * a / (QUIET**2 * a**2 + s**2)
-            named["data"] = mu + keep * z + self.reach(a, s) * named["data"]
-        if "noise" in named:
-            named["noise"] = s / self.level**2 * z + a * named["noise"]
-        if "velocity" in named:
-            named["velocity"] = self.level * named["velocity"]
-        return torch.cat(list(named.values()), 1)
+            outputs["data"] = mu + keep * z + self.reach(a, s) * outputs["data"]
+        if "noise" in outputs:
+            outputs["noise"] = s / self.level**2 * z + a * outputs["noise"]
+        if "velocity" in outputs:
+            outputs["velocity"] = self.level * outputs["velocity"]
+        return torch.cat(list(outputs.values()), 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -152,10 +152,10 @@ def network(bundle: RestorationBundle, fit_target: str) -> Network:
     first = 3 * bundle.fit_targets.index(fit_target)
     unet = bundle.part("unet")
 
-    def net(x: Pictures, label: Float[Tensor, " b"], mu: Pictures, **told: Tensor) -> Pictures:
+    def net(x: Pictures, label: Float[Tensor, " b"], mu: Pictures, **labels: Tensor) -> Pictures:
         h, w = x.shape[-2:]
         x, mu = (_padded(part.float(), bundle.factor) for part in (x, mu))
-        out = unet(x, mu, label, **told)
+        out = unet(x, mu, label, **labels)
         return out[:, first : first + 3, :h, :w].float()
 
     return net
@@ -221,12 +221,12 @@ def _ours(
 
 def _described(about: dict[str, Any]) -> tuple[Schedule, tuple[str, ...], tuple[str, ...]]:
     """Schedule, fit targets and tasks out of `restoration.json`."""
-    told: Any
+    schedule: Any
     targets: Any
     tasks: Any
-    told, targets, tasks = (about.get(key) for key in ("schedule", "fit_targets", "tasks"))
+    schedule, targets, tasks = (about.get(key) for key in ("schedule", "fit_targets", "tasks"))
     fault = ""
-    if not isinstance(told, dict) or not set(told) <= {"kind", "steps", "eps", "max_sigma"}:
+    if not isinstance(schedule, dict) or not set(schedule) <= {"kind", "steps", "eps", "max_sigma"}:
         fault = "has no schedule with kind, steps, eps and max_sigma"
     elif not isinstance(targets, list) or not targets or not set(targets) <= set(KINDS):
         fault = f"must list fit_targets out of {', '.join(KINDS)}"
@@ -235,8 +235,8 @@ def _described(about: dict[str, Any]) -> tuple[Schedule, tuple[str, ...], tuple[
     if fault:
         raise BadInput(f"restoration.json {fault}.", "A sampler must know how it was trained.")
     try:
-        real = {key: float(told[key]) for key in ("eps", "max_sigma") if key in told}
-        return Schedule(**(told | real)), tuple(targets), tuple(tasks)
+        real = {key: float(schedule[key]) for key in ("eps", "max_sigma") if key in schedule}
+        return Schedule(**(schedule | real)), tuple(targets), tuple(tasks)
     except (TypeError, ValueError, SamplerError) as error:
         raise BadInput("The schedule in restoration.json is not usable.", str(error)) from None
 
@@ -251,11 +251,11 @@ def _patch(about: dict[str, Any]) -> int:
 def _check_channels(unet: Unet, targets: tuple[str, ...], tasks: tuple[str, ...]) -> None:
     config: Any = unet.inner.config
     pixels = unet.patch**2
-    wanted = (6 * pixels, 3 * len(targets) * pixels, len(tasks) + 1)
-    found = (config.in_channels, config.out_channels, config.num_class_embeds or len(tasks) + 1)
-    if found != wanted:
+    expected = (6 * pixels, 3 * len(targets) * pixels, len(tasks) + 1)
+    actual = (config.in_channels, config.out_channels, config.num_class_embeds or len(tasks) + 1)
+    if actual != expected:
         raise ModelMismatch(
-            f"The network has {found[0]} channels in, {found[1]} out and {found[2]} classes; "
-            f"restoration.json asks for {wanted[0]}, {wanted[1]} and {wanted[2]}.",
+            f"The network has {actual[0]} channels in, {actual[1]} out and {actual[2]} classes; "
+            f"restoration.json asks for {expected[0]}, {expected[1]} and {expected[2]}.",
             "Take weights and restoration.json from the same export.",
         )

@@ -77,24 +77,24 @@ class OneDenoiser(nn.Module):
         if self.process == "ve":  # pictures in [0, 1]: twice as near as those in [-1, 1]
             return -self.noise(2 * x - 1, 2 * label) / label
         log_a = schedules.vp_log_a(label / 999)
-        lost = -torch.expm1(2 * log_a)
-        s = lost if self.process == "subvp" else lost.sqrt()
+        variance = -torch.expm1(2 * log_a)
+        s = variance if self.process == "subvp" else variance.sqrt()
         return self.noise(x / log_a.exp(), s / log_a.exp())
 
     def noise(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise in x = picture + level noise, (x - D(x)) / level, without dividing by it."""
-        whole = level**2 + DATA_STD**2
-        return level / whole * x - DATA_STD / whole.sqrt() * self.answer(x, level)
+        total_variance = level**2 + DATA_STD**2
+        return level / total_variance * x - DATA_STD / total_variance.sqrt() * self.answer(x, level)
 
     def answer(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
     ) -> Float[Tensor, "b c h w"]:
         """What the network says: F in D(x) = c_skip x + c_out F(c_in x)."""
-        told = 100 * torch.log(level.flatten().clamp_min(LOWEST) / LOWEST)
+        timestep = 100 * torch.log(level.flatten().clamp_min(LOWEST) / LOWEST)
         scaled = x / (level**2 + DATA_STD**2).sqrt()
-        return self.unet(scaled, told, return_dict=False)[0]
+        return self.unet(scaled, timestep, return_dict=False)[0]
 
 
 @dataclass(frozen=True)
@@ -228,28 +228,28 @@ class NoisyClassifier(nn.Module):
         self, x: Float[Tensor, "b 3 h w"], sigma: Float[Tensor, " b"]
     ) -> Float[Tensor, "b k"]:
         angle = torch.log(sigma)[:, None] * self.rates
-        told = self.level(torch.cat([angle.sin(), angle.cos()], dim=1))
+        embedding = self.level(torch.cat([angle.sin(), angle.cos()], dim=1))
         h = self.first((x - 0.5) / torch.sqrt(0.25 + sigma.reshape(-1, 1, 1, 1) ** 2))
         for block in self.blocks:
-            h = block(h, told)
+            h = block(h, embedding)
         return self.head(nn.functional.silu(h).mean((2, 3)))
 
 
 class _Told(nn.Module):
     """A residual block at half the resolution of its input, told the noise level."""
 
-    def __init__(self, before: int, after: int, told: int) -> None:
+    def __init__(self, before: int, after: int, embedding_dim: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(8, before), nn.GroupNorm(8, after)
         self.conv1 = nn.Conv2d(before, after, 3, padding=1)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1)
         self.skip = nn.Conv2d(before, after, 1)
-        self.tell = nn.Linear(told, 2 * after)
+        self.tell = nn.Linear(embedding_dim, 2 * after)
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], told: Float[Tensor, "b d"]
+        self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b d"]
     ) -> Float[Tensor, "b k h2 w2"]:
-        scale, shift = self.tell(told)[..., None, None].chunk(2, dim=1)
+        scale, shift = self.tell(embedding)[..., None, None].chunk(2, dim=1)
         h = self.conv1(nn.functional.silu(self.norm1(x)))
         h = self.conv2(nn.functional.silu(self.norm2(h) * (1 + scale) + shift))
         return nn.functional.avg_pool2d(h + self.skip(x), 2)

@@ -121,8 +121,8 @@ def read(card: ModelCard, folder: Folder, ref: ModelRef, device: str, dtype: str
     if speech_published.is_published(read_json(folder / "config.json")):
         _adopt(folder, network, device)
     else:
-        found = _layout._matched(folder, network)
-        _layout._fill(folder, network, found, device, torch.float32)
+        headers_by_file = _layout._matched(folder, network)
+        _layout._fill(folder, network, headers_by_file, device, torch.float32)
     network.eval().requires_grad_(False)
     return SpeechBundle(ref, card, folder, network, device, "float32", config)
 
@@ -148,12 +148,12 @@ def _config(path: Folder) -> SpeechConfig:
 
 def _adopt(folder: Folder, network: SpeechNetwork, device: str) -> None:
     """Give the network the averaged weights of a published checkpoint."""
-    held = {
+    tensors = {
         name: tensor
         for path in _layout.weight_files(folder, _layout.stem_in(folder))
         for name, tensor in _layout._tensors(path)
     }
-    chosen = speech_published.weights_of(held, network)
+    chosen = speech_published.weights_of(tensors, network)
     for name, tensor in chosen.items():
         if not bool(tensor.isfinite().all()):
             raise BadInput(f"The weight {name} holds values that are not numbers.")

@@ -39,9 +39,9 @@ def config_of(settings: Mapping[str, Any]) -> SpeechConfig:
     Raises `ModelMismatch` for a process or a network that is another one.
     """
     for name, known in (("backbone", "ncsnpp"), ("sde", "ouve")):
-        if (given := settings.get(name, known)) != known:
+        if (stated := settings.get(name, known)) != known:
             raise ModelMismatch(
-                f"This checkpoint has the {name} {str(given)[:40]}; {known} can be loaded.",
+                f"This checkpoint has the {name} {str(stated)[:40]}; {known} can be loaded.",
                 "Take one of the first release: WSJ0-CHiME3, VoiceBank-DEMAND, WSJ0-REVERB.",
             )
     if settings.get("transform_type", "exponent") != "exponent":
@@ -65,16 +65,16 @@ def config_of(settings: Mapping[str, Any]) -> SpeechConfig:
     )
 
 
-def weights_of(held: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def weights_of(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The averaged weights by name, or the plain ones where there are no averages.
 
     Raises `ModelMismatch` where names or shapes are not those of the network.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: held[name] for name in wanted if name in held}
-    averages = [held[f"ema.{i}"] for i in range(len(held)) if f"ema.{i}" in held]
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    weights = {name: tensors[name] for name in expected if name in tensors}
+    averages = [tensors[f"ema.{i}"] for i in range(len(tensors)) if f"ema.{i}" in tensors]
     if averages:
-        names = list(wanted)
+        names = list(expected)
         if len(averages) != len(names):  # older versions average what is trained, and no more
             names = [name for name in names if not name.endswith(".0.W")]
         if len(averages) != len(names):
@@ -82,12 +82,12 @@ def weights_of(held: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tens
                 f"The file has {len(averages)} averaged weights, the network {len(names)}.",
                 "Take settings and weights of the same checkpoint.",
             )
-        found |= dict(zip(names, averages, strict=True))
-    for name, shape in wanted.items():
-        if name not in found or tuple(found[name].shape) != shape:
-            there = list(found[name].shape) if name in found else "missing"
+        weights |= dict(zip(names, averages, strict=True))
+    for name, shape in expected.items():
+        if name not in weights or tuple(weights[name].shape) != shape:
+            actual = list(weights[name].shape) if name in weights else "missing"
             raise ModelMismatch(
-                f"The weight {name[:80]} is {there} in the file and {list(shape)} in the network.",
+                f"The weight {name[:80]} is {actual} in the file and {list(shape)} in the network.",
                 "Take settings and weights of the same checkpoint, of the first release.",
             )
-    return found
+    return weights

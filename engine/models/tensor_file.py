@@ -105,8 +105,8 @@ def zeros_on_disk(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str
     with path.open("wb") as file:
         file.write(head)
         file.truncate(len(head) + total)
-    at, found = len(head), {}
+    at, tensors = len(head), {}
     for name, shape in shapes.items():
-        found[name] = torch.from_numpy(np.memmap(path, np.float32, "r+", at, shape))
+        tensors[name] = torch.from_numpy(np.memmap(path, np.float32, "r+", at, shape))
         at += 4 * math.prod(shape)
-    return found
+    return tensors

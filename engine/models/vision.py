@@ -47,8 +47,8 @@ class Verdicts:
 
     def objects(self, index: int) -> list[str]:
         """The objects in one picture: none, one, or subject and other."""
-        found = [self.best(head, index)[0] for head in ("subject", "other")]
-        return [name for name in found if name != NOTHING]
+        names = [self.best(head, index)[0] for head in ("subject", "other")]
+        return [name for name in names if name != NOTHING]
 
     def text(self, index: int) -> str:
         """One line for a caption under the picture: "cat 98 %, neon 99 %"."""
@@ -96,8 +96,8 @@ class Judge(nn.Module):
     def forward(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Logits of each head and the features, for b pictures of 3 x side x side in [-1, 1]."""
         places = self.trunk(x).flatten(2).transpose(1, 2) + self.place
-        asked = self.ask(torch.cat([self.question.expand(len(x), -1, -1), places], 1))
-        answers = asked[:, : len(HEADS)]
+        tokens = self.ask(torch.cat([self.question.expand(len(x), -1, -1), places], 1))
+        answers = tokens[:, : len(HEADS)]
         logits = {
             name: head(answers[:, i]) / self.temperature[i]
             for i, (name, head) in enumerate(self.heads.items())

@@ -44,8 +44,8 @@ class Vocabulary:
     def nearest(self, text: str) -> dict[str, str]:
         """For each unknown word the trained one that comes closest, where one is listed or the
         word is the plural of one that is listed or known."""
-        found = {word: self._nearest(word) for word in self.unknown(text)}
-        return {word: trained for word, trained in found.items() if trained}
+        nearest_words = {word: self._nearest(word) for word in self.unknown(text)}
+        return {word: trained for word, trained in nearest_words.items() if trained}
 
     def _nearest(self, word: str) -> str:
         listed = {**self.near, **self.synonyms}
@@ -59,8 +59,8 @@ class Vocabulary:
         unknown = self.unknown(text)
         if not unknown:
             return ""
-        shown = ", ".join(f'"{word[:30]}"' for word in unknown[:5])
+        quoted = ", ".join(f'"{word[:30]}"' for word in unknown[:5])
         verb = "was" if len(unknown) == 1 else "were"
         advice = [f'"{new}" for "{old}"' for old, new in self.nearest(text).items()]
         instead = f" Try {', '.join(advice)}." if advice else ""
-        return f"{shown} {verb} not in the training: expect anything in that place.{instead}"
+        return f"{quoted} {verb} not in the training: expect anything in that place.{instead}"

@@ -26,13 +26,14 @@ class Plane:
     explained: tuple[float, float]
 
 
-def plane(ways: Mapping[str, Sequence[Tensor]], *, leftmost: str) -> Plane:
+def plane(trajectories: Mapping[str, Sequence[Tensor]], *, leftmost: str) -> Plane:
     """All ways in the plane that holds most of their variance (principal components).
 
     The way called `leftmost` begins on the left.
     """
     rows = {
-        name: torch.cat(list(way)).cpu().double().flatten(1).numpy() for name, way in ways.items()
+        name: torch.cat(list(states)).cpu().double().flatten(1).numpy()
+        for name, states in trajectories.items()
     }
     points = np.concatenate(list(rows.values()))
     centre = points.mean(axis=0)

@@ -53,11 +53,11 @@ class Scene:
             words.RELATIONS,
             words.OBJECTS,
         )
-        style, background, *shown = (
+        style, background, *content = (
             None if label == NONE else options[label]
             for label, options in zip(labels, lists, strict=True)
         )
-        return cls(style or "plain", background or "white", *shown)
+        return cls(style or "plain", background or "white", *content)
 
 
 def draw(

@@ -60,8 +60,8 @@ def render(
 
 def _pixel_art(flat: Image.Image, cells: int, side: int) -> np.ndarray:
     small = flat.resize((cells, cells), Image.Resampling.BOX)
-    few = small.quantize(10, method=Image.Quantize.MEDIANCUT).convert("RGB")
-    return np.asarray(few.resize((side, side), Image.Resampling.NEAREST))
+    quantized = small.quantize(10, method=Image.Quantize.MEDIANCUT).convert("RGB")
+    return np.asarray(quantized.resize((side, side), Image.Resampling.NEAREST))
 
 
 def _sketch(drawing: np.ndarray, ink: np.ndarray) -> np.ndarray:

@@ -97,22 +97,22 @@ class Tray:
 def artists_by_object(artists: tuple[str, ...]) -> dict[str, list[str]]:
     """The things of trays that any of these artists drew, and who did."""
     sprites = load_sprites().only(artists)
-    found = {name: sprites.artists_of(name) for name in words.ON_TRAYS}
-    return {name: who for name, who in found.items() if who}
+    artists_of = {name: sprites.artists_of(name) for name in words.ON_TRAYS}
+    return {name: who for name, who in artists_of.items() if who}
 
 
 def random_tray(generator: np.random.Generator, artists: tuple[str, ...]) -> Tray:
     """Two to four things; the partner of a thing follows it with probability 0.75."""
     by_object = artists_by_object(artists)
-    drawn = list(by_object)
+    candidates = list(by_object)
     count = int(generator.integers(2, MOST_THINGS + 1))
     names: list[str] = []
     while len(names) < count:
         partner = PARTNER[names[-1]] if names else ""
-        if partner in drawn and partner not in names and generator.random() < FOLLOWS:
+        if partner in candidates and partner not in names and generator.random() < FOLLOWS:
             names.append(partner)
             continue
-        other = drawn[generator.integers(len(drawn))]
+        other = candidates[generator.integers(len(candidates))]
         if other not in names and other != partner:
             names.append(other)
     cells = generator.permutation(PLACES)[:count]
@@ -240,12 +240,12 @@ def is_true(phrase: str, tray: Tray) -> bool | None:
 
     Objects, colours of the background and the number of things are checked.
     """
-    found = re.findall(r"[a-z]+", phrase.lower())
-    named = [word for word in found if word in _OBJECTS]
-    if named:
-        return all(word in tray.names for word in named)
-    coloured = [word for word in found if word in words.BACKGROUNDS]
+    phrase_words = re.findall(r"[a-z]+", phrase.lower())
+    objects = [word for word in phrase_words if word in _OBJECTS]
+    if objects:
+        return all(word in tray.names for word in objects)
+    coloured = [word for word in phrase_words if word in words.BACKGROUNDS]
     if coloured:
         return coloured == [tray.background]
-    counted = [word for word in found if word in NUMBERS[1:]]
+    counted = [word for word in phrase_words if word in NUMBERS[1:]]
     return counted == [NUMBERS[len(tray.things)]] if counted else None

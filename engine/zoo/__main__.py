@@ -38,7 +38,7 @@ Build = Callable[[Path, Options], None]
 
 def modules_with(name: str) -> list[str]:
     """Modules of this package that define the name, found without importing them."""
-    found = []
+    modules = []
     for path in sorted(Path(__file__).parent.glob("*.py")):
         targets = [
             target.id
@@ -48,8 +48,8 @@ def modules_with(name: str) -> list[str]:
             if isinstance(target, ast.Name)
         ]
         if name in targets:
-            found.append(f"engine.zoo.{path.stem}")
-    return found
+            modules.append(f"engine.zoo.{path.stem}")
+    return modules
 
 
 def table(name: str) -> dict[str, Build]:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     products = graph.products()
     if options.action == "stale":
-        parser.exit(0, graph.told(graph.stale(graph.read(), products, options.folder)) + "\n")
+        parser.exit(0, graph.report(graph.stale(graph.read(), products, options.folder)) + "\n")
     if options.action == "record" and options.key in products:
         return graph.record(options.key, options.folder)
     entries = table("EXAMINES" if options.action == "examine" else "BUILDS")
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     entries[options.key](
         options.folder, Options(options.seconds, options.steps, anyway=options.anyway)
     )
-    if options.action == "build" and (made := graph.made_by(options.key)):
-        graph.record(made, options.folder)
+    if options.action == "build" and (product := graph.made_by(options.key)):
+        graph.record(product, options.folder)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ def balance(vae: "AutoencoderKL", data: Pictures, count: int = 2000) -> None:
     mean, covariance = flat.mean(0), torch.cov(flat.T)
     values, vectors = torch.linalg.eigh(covariance)
     spread = vectors @ torch.diag(values.sqrt())  # of unit latents
-    seen, directions = torch.linalg.eigh(spread.T @ _pixel_gram(vae, z[:64]) @ spread)
-    seen, directions = seen.flip(0), directions.flip(1)
-    scale = seen.clamp(min=LEAST_SEEN * seen[0]).sqrt()
+    visibility, directions = torch.linalg.eigh(spread.T @ _pixel_gram(vae, z[:64]) @ spread)
+    visibility, directions = visibility.flip(0), directions.flip(1)
+    scale = visibility.clamp(min=LEAST_SEEN * visibility[0]).sqrt()
     scale = scale / scale.square().mean().sqrt()
     forth = torch.diag(scale) @ directions.T @ torch.linalg.inv(spread)
     _change_basis(vae, forth, mean)

@@ -36,8 +36,8 @@ def rows_on(array: np.ndarray, device: str | torch.device) -> Callable[[np.ndarr
     """
     if torch.device(device).type == "cpu":
         return lambda chosen: torch.from_numpy(array[chosen])
-    whole = torch.from_numpy(np.array(array)).to(device)
-    return lambda chosen: whole[torch.from_numpy(chosen).to(device)]
+    tensor = torch.from_numpy(np.array(array)).to(device)
+    return lambda chosen: tensor[torch.from_numpy(chosen).to(device)]
 
 
 def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -75,9 +75,9 @@ def pictures(
             for start in range(0, count, SHARD)
         ]
         with get_context("spawn").Pool(workers) as pool:
-            for start, drawn, named in pool.imap_unordered(_render, shards):
-                pixels[start : start + len(drawn)] = drawn
-                labels[start : start + len(named)] = named
+            for start, images, shard_labels in pool.imap_unordered(_render, shards):
+                pixels[start : start + len(images)] = images
+                labels[start : start + len(shard_labels)] = shard_labels
         pixels.flush()
         np.save(label_file, labels)  # written last: its presence says that the set is whole
     return Pictures(np.load(pixel_file, mmap_mode="r")[:count], np.load(label_file)[:count])
@@ -88,8 +88,8 @@ def unseen_pictures(folder: Path, count: int, *, seed: int, side: int = PICTURE)
     pixel_file, label_file = folder / f"pixels-{side}.npy", folder / f"labels-{side}.npy"
     if not label_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        drawn, labels = _drawn(unseen(folder), np.random.default_rng(seed), count, 0.3, side)
-        np.save(pixel_file, drawn)
+        images, labels = _drawn(unseen(folder), np.random.default_rng(seed), count, 0.3, side)
+        np.save(pixel_file, images)
         np.save(label_file, labels)
     return Pictures(np.load(pixel_file, mmap_mode="r")[:count], np.load(label_file)[:count])
 
@@ -107,5 +107,5 @@ def _drawn(
     sprites: Sprites, generator: np.random.Generator, count: int, pairs: float, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
     scenes = [random_scene(generator, sprites, pairs) for _ in range(count)]
-    drawn = np.stack([draw(scene, sprites, generator, side=side) for scene in scenes])
-    return drawn, np.array([scene.labels for scene in scenes], np.int8)
+    images = np.stack([draw(scene, sprites, generator, side=side) for scene in scenes])
+    return images, np.array([scene.labels for scene in scenes], np.int8)

@@ -150,13 +150,13 @@ def train_longer(
     """
     device = next(model.unet.parameters()).device
     model.unet.to(memory_format=torch.channels_last)
-    loss, there = denoising_loss(model), [0]
+    loss, available = denoising_loss(model), [0]
 
     def before_step(step: int) -> None:
-        there[0] = data.reach(max(first, step * batch // USES))
+        available[0] = data.reach(max(first, step * batch // USES))
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
-        chosen, which = draw.integers(there[0], size=batch), draw.integers(CAPTIONS, size=batch)
+        chosen, which = draw.integers(available[0], size=batch), draw.integers(CAPTIONS, size=batch)
         x0 = torch.from_numpy(data.latents[chosen]).to(device)
         ids = torch.from_numpy(data.captions[chosen, which]).to(device)
         return loss(x0, ids, draw, noise)

@@ -43,9 +43,9 @@ def export(networks: dict[str, DepthNetwork]) -> None:
     test_set = scenes.joined(list(training.rooms(range(first, first + TEST_ROOMS))))
     measured: dict[str, object] = {}
     for arm, network in {"spread points alone": None, **networks}.items():
-        found = training.reached(network, test_set)
-        measured[f"{arm}: error in metres, as they are"] = round(found.still, 4)
-        measured[f"{arm}: error in metres, transformed"] = round(found.moved, 4)
+        errors = training.reached(network, test_set)
+        measured[f"{arm}: error in metres, as they are"] = round(errors.still, 4)
+        measured[f"{arm}: error in metres, transformed"] = round(errors.moved, 4)
     write_card(
         target,
         key=shipped.KEY,

@@ -96,7 +96,7 @@ def converse(tray: Tray, draw: np.random.Generator, negative: float = NEGATIVE) 
         return _short(
             tray, "what colour is the background?", "it is", tray.background, other, is_wrong
         )
-    name = _asked(tray, draw)
+    name = _object_asked_for(tray, draw)
     truth, lie = ("yes", "no") if name in tray.names else ("no", "yes")
     return _short(tray, f"is there {words.article(name)}?", "", truth, lie, is_wrong)
 
@@ -127,9 +127,9 @@ def _another(
     options: list[str], but: str, draw: np.random.Generator, also: tuple[str, ...] = ()
 ) -> str:
     while True:
-        found = options[draw.integers(len(options))]
-        if found != but and found not in also:
-            return found
+        option = options[draw.integers(len(options))]
+        if option != but and option not in also:
+            return option
 
 
 def _number(tray: Tray, draw: np.random.Generator) -> tuple[str, str]:
@@ -138,7 +138,7 @@ def _number(tray: Tray, draw: np.random.Generator) -> tuple[str, str]:
     return NUMBERS[count], NUMBERS[near[draw.integers(len(near))]]
 
 
-def _asked(tray: Tray, draw: np.random.Generator) -> str:
+def _object_asked_for(tray: Tray, draw: np.random.Generator) -> str:
     """A thing to ask for: there in half of the cases, else mostly a partner of one that is."""
     if draw.random() < 0.5:
         return tray.names[draw.integers(len(tray.names))]
@@ -168,11 +168,11 @@ def build_tokenizer(folder: Path):
     colours = tuple(words.BACKGROUNDS)
     known = [*GRAMMAR, *words.ON_TRAYS, *colours, *NUMBERS]
     vocab = ["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(word.lower() for word in known)]
-    whole = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocab)}, unk_token="<unk>"))
-    whole.normalizer = normalizers.Lowercase()
-    whole.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocab)}, unk_token="<unk>"))
+    model.normalizer = normalizers.Lowercase()
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=whole,
+        tokenizer_object=model,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
@@ -238,17 +238,17 @@ def lessons(
     lengths = np.zeros(count, np.int64)
     trays = []
     for row in range(count):
-        found = converse(world.random_tray(draw, artists), draw, negative)
-        question = found.question
+        conversation = converse(world.random_tray(draw, artists), draw, negative)
+        question = conversation.question
         if draw.random() < HINTED:
-            question = hinted(question, found.wrong)
+            question = hinted(question, conversation.wrong)
         before = spoken(f"USER: <image> {question} ASSISTANT:", lookup)
         place = before.index(lookup["<image>"])
         before[place : place + 1] = [lookup["<image>"]] * PLACES
-        line = [*before, *spoken(found.answer, lookup), lookup["</s>"]]
+        line = [*before, *spoken(conversation.answer, lookup), lookup["</s>"]]
         ids[row, : len(line)] = line
         prompted[row], lengths[row] = len(before), len(line)
-        trays.append(found.tray)
+        trays.append(conversation.tray)
     targets = torch.from_numpy(ids)
     places = torch.arange(LENGTH + 1)[None]
     counts = (places >= torch.from_numpy(prompted)[:, None]) & (
@@ -355,32 +355,36 @@ def train_eyes(model, data: Lessons, camera: Camera, options: Options, folder: P
         objects = torch.where(objects < 0, data.objects[rows.roll(1)], objects)
         colours = data.backgrounds[rows]
         with _mixed(options.device):
-            found = heads(cell_features(model, camera(objects, colours, noise)))
-        things, tints = found.float().split([len(words.OBJECTS) + 1, len(palette)], dim=-1)
-        wanted = torch.where(objects < 0, len(words.OBJECTS), objects)
+            logits = heads(cell_features(model, camera(objects, colours, noise)))
+        object_logits, tint_logits = logits.float().split(
+            [len(words.OBJECTS) + 1, len(palette)], dim=-1
+        )
+        targets = torch.where(objects < 0, len(words.OBJECTS), objects)
         tint = (colours[:, None] - palette).abs().sum(-1).argmin(-1)
-        loss = F.cross_entropy(things.flatten(0, 1), wanted.flatten())
-        loss = loss + 0.2 * F.cross_entropy(tints.mean(1), tint)
-        there = objects >= 0
-        right = ((things.argmax(-1) == wanted) & there).sum() / there.sum()
+        loss = F.cross_entropy(object_logits.flatten(0, 1), targets.flatten())
+        loss = loss + 0.2 * F.cross_entropy(tint_logits.mean(1), tint)
+        is_object = objects >= 0
+        right = ((object_logits.argmax(-1) == targets) & is_object).sum() / is_object.sum()
         return loss, {"loss": loss.detach(), "right": right}
 
     plan = options.plan(1000, 1e-3, 0.3, warmup=60, decay_from=0.3, ema=0.99, save_every=30)
     return train([model.model.vision_tower, heads], loss_of, plan, folder / "eyes.safetensors")
 
 
-def next_logits(model, ids: Tensor, seen: Tensor) -> Tensor:
-    """Logits of what follows each token; `seen` is what the vision tower makes of the cells.
+def next_logits(model, ids: Tensor, features: Tensor) -> Tensor:
+    """Logits of what follows each token; `features` are what the vision tower makes of the cells.
 
     Equal to calling the model. The picture stands in the same places in every row, so it is put in
     without asking the device where the image tokens are.
     """
     inner = model.model
     place = 2  # behind "USER" and ":"
-    told = inner.language_model.embed_tokens(ids)
-    looked = inner.multi_modal_projector(seen).to(told.dtype)
-    told = torch.cat([told[:, :place], looked, told[:, place + PLACES :]], dim=1)
-    return model.lm_head(inner.language_model(inputs_embeds=told, use_cache=False)[0])
+    embeddings = inner.language_model.embed_tokens(ids)
+    image_embeddings = inner.multi_modal_projector(features).to(embeddings.dtype)
+    embeddings = torch.cat(
+        [embeddings[:, :place], image_embeddings, embeddings[:, place + PLACES :]], dim=1
+    )
+    return model.lm_head(inner.language_model(inputs_embeds=embeddings, use_cache=False)[0])
 
 
 def train_speech(
@@ -448,19 +452,19 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
     before = spoken(f"USER: <image> {DESCRIBE} ASSISTANT:", lookup)
     before[2:3] = [lookup["<image>"]] * PLACES
     ids = torch.tensor([before] * len(trays), device=device)
-    seen = cell_features(model, pixels.to(device))
+    features = cell_features(model, pixels.to(device))
     doubts = []
     chance = rng.generator(seed, "words")
     ended = torch.zeros(len(trays), dtype=torch.bool, device=device)
     while not ended.all() and len(doubts) < LONGEST:
-        logits = next_logits(model, ids, seen)[:, -1].float()
+        logits = next_logits(model, ids, features)[:, -1].float()
         doubts.append(logits.softmax(-1)[:, lookup[UN]])
-        said = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)
-        ids = torch.cat([ids, said.to(device)], dim=1)
+        sampled = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=chance)
+        ids = torch.cat([ids, sampled.to(device)], dim=1)
         ended |= ids[:, -1] == lookup["</s>"]
     lines = ids[:, len(before) :].cpu().tolist()
     doubt = torch.stack(doubts, dim=1).cpu().numpy()
-    told, p_un, is_wrong = [], [], []
+    mentions, p_un, is_wrong = [], [], []
     for row, (line, tray) in enumerate(zip(lines, trays, strict=True)):
         stop = line.index(lookup["</s>"]) if lookup["</s>"] in line else len(line)
         opened = None
@@ -474,8 +478,8 @@ def describe(model, tokenizer, trays: list[Tray], sigma: float, seed: int) -> Sp
                     is_wrong.append(not world.is_true(phrase, tray))
                 opened = None
         text = tokenizer.decode(line[:stop])
-        told.append(Told(tuple(world.mentions(text)), tray.names))
-    return Spoken(told, np.array(p_un), np.array(is_wrong, dtype=bool))
+        mentions.append(Told(tuple(world.mentions(text)), tray.names))
+    return Spoken(mentions, np.array(p_un), np.array(is_wrong, dtype=bool))
 
 
 def examine(
@@ -488,32 +492,36 @@ def examine(
     """
     count, step = 100, 0.05
 
-    def said(artists: tuple[str, ...], level: float, seed: int) -> Spoken:
+    def caption_trays(artists: tuple[str, ...], level: float, seed: int) -> Spoken:
         draw = np.random.default_rng([7, seed])
         trays = [world.random_tray(draw, artists) for _ in range(count)]
         return describe(model, tokenizer, trays, level, seed)
 
     model.eval()
     levels = np.arange(0.3, 0.71, step).round(2).tolist()
-    tried = {level: chair(said(world.ARTISTS, level, 1).told).chair_i for level in levels}
-    level = noise or min(levels, key=lambda one: abs(tried[one] - TARGET_CHAIR))
-    found: dict[str, object] = {"training": training} if training else {}
-    found |= {
-        "CHAIR_i by noise, on other trays": {str(one): round(r, 4) for one, r in tried.items()}
+    tried = {level: chair(caption_trays(world.ARTISTS, level, 1).told).chair_i for level in levels}
+    level = noise or min(levels, key=lambda candidate: abs(tried[candidate] - TARGET_CHAIR))
+    figures: dict[str, object] = {"training": training} if training else {}
+    figures |= {
+        "CHAIR_i by noise, on other trays": {
+            str(candidate): round(r, 4) for candidate, r in tried.items()
+        }
     }
     other = world.HELD_OUT_ARTIST
     sets = ("held-out trays", world.ARTISTS, 2), (f"an artist never seen ({other})", (other,), 3)
     for name, artists, seed in sets:
-        made = said(artists, level, seed)
-        rates = chair(made.told)
-        found[name] = {
+        captions = caption_trays(artists, level, seed)
+        rates = chair(captions.told)
+        figures[name] = {
             "CHAIR_i, nothing taken back": round(rates.chair_i, 4),
             "cover": round(rates.cover, 4),
-            "AUROC of P(UN)": _finite(auroc(made.p_un[made.is_wrong], made.p_un[~made.is_wrong])),
-            "median P(UN), right": _median(made.p_un[~made.is_wrong]),
-            "median P(UN), wrong": _median(made.p_un[made.is_wrong]),
+            "AUROC of P(UN)": _finite(
+                auroc(captions.p_un[captions.is_wrong], captions.p_un[~captions.is_wrong])
+            ),
+            "median P(UN), right": _median(captions.p_un[~captions.is_wrong]),
+            "median P(UN), wrong": _median(captions.p_un[captions.is_wrong]),
         }
-    return {"noise": level, "measured": found}
+    return {"noise": level, "measured": figures}
 
 
 def _median(values: np.ndarray) -> float | None:

@@ -82,34 +82,36 @@ def examine(
 ) -> Examination:
     """Objects and styles over all prompts and some seeds; relations over random pairs, which are
     others with each seed: a hundred pairs alone leave eight points of doubt on either side."""
-    wanted = list(itertools.product(words.OBJECTS, words.STYLES))
-    prompts = [prompt(*pair) for pair in wanted]
+    cases = list(itertools.product(words.OBJECTS, words.STYLES))
+    prompts = [prompt(*pair) for pair in cases]
     started = time.perf_counter()
-    drawn = [generate(model, vae, prompts, seed=seed) for seed in range(seeds)]
+    images = [generate(model, vae, prompts, seed=seed) for seed in range(seeds)]
     seconds = (time.perf_counter() - started) / (seeds * len(prompts))
-    hits = np.zeros((seeds, len(wanted), 2), bool)
-    for seed, pictures in enumerate(drawn):
+    hits = np.zeros((seeds, len(cases), 2), bool)
+    for seed, pictures in enumerate(images):
         verdicts = judge.judge(pictures)
-        for i, (name, style) in enumerate(wanted):
+        for i, (name, style) in enumerate(cases):
             hits[seed, i] = (
                 verdicts.best("subject", i)[0] == name,
                 verdicts.best("style", i)[0] == style,
             )
     share = hits.mean(0)
-    shown = np.concatenate([_relations(model, vae, judge, pairs, seed) for seed in range(seeds)])
-    both, related = shown.mean(0)
-    total = seeds * len(wanted)
+    relation_hits = np.concatenate(
+        [_relations(model, vae, judge, pairs, seed) for seed in range(seeds)]
+    )
+    both, related = relation_hits.mean(0)
+    total = seeds * len(cases)
     return Examination(
         rates={
             "object": (float(share[:, 0].mean()), total),
             "style": (float(share[:, 1].mean()), total),
-            "both objects": (float(both), len(shown)),
-            "relation": (float(related), len(shown)),
+            "both objects": (float(both), len(relation_hits)),
+            "relation": (float(related), len(relation_hits)),
         },
-        by_object=_mean_by(wanted, share[:, 0], 0),
-        by_style=_mean_by(wanted, share[:, 1], 1),
+        by_object=_mean_by(cases, share[:, 0], 0),
+        by_style=_mean_by(cases, share[:, 1], 1),
         seconds=round(seconds, 3),
-        first=drawn[0],
+        first=images[0],
     )
 
 

@@ -122,6 +122,6 @@ def _rows(measured: dict, before: str = "") -> list[str]:
         if isinstance(value, dict):
             rows += _rows(value, f"{before}{name}: ")
         else:
-            shown = f"{value[0]:.3f} of {value[1]}" if isinstance(value, tuple | list) else value
-            rows.append(f"| {before}{name.replace('_', ' ')} | {shown} |")
+            text = f"{value[0]:.3f} of {value[1]}" if isinstance(value, tuple | list) else value
+            rows.append(f"| {before}{name.replace('_', ' ')} | {text} |")
     return rows

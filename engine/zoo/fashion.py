@@ -81,13 +81,13 @@ def build_data(folder: Path, options: Options) -> None:
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
-    found = sorted(folder.rglob(name))
-    if not found:
+    paths = sorted(folder.rglob(name))
+    if not paths:
         raise AssetMissing(
             f"{name} is not below {folder.name}.",
             "Run there: apt-get download dataset-fashion-mnist, then dpkg-deb -x on it.",
         )
-    return np.frombuffer(gzip.decompress(found[0].read_bytes()), np.uint8)
+    return np.frombuffer(gzip.decompress(paths[0].read_bytes()), np.uint8)
 
 
 # ---------------------------------------------------------------------- checkpoints
@@ -97,14 +97,14 @@ def _logged(steps: Generator[str, None, nn.Module]) -> Generator[str, None, nn.M
     """The same, a line of it in the log now and then."""
     number = 0
 
-    def told(note: str) -> str:
+    def logged(note: str) -> str:
         nonlocal number
         number += 1
         if number % SAVE_EVERY == 0:
             log.info(note)
         return note
 
-    return relay(steps, told)
+    return relay(steps, logged)
 
 
 def build(world: World, folder: Path, options: Options) -> None:
@@ -125,13 +125,13 @@ def build(world: World, folder: Path, options: Options) -> None:
     }
     text = json.dumps(settings, indent=1, sort_keys=True)
     (target / "preprocessor_config.json").write_text(text + "\n")
-    given = world.samples(SEED)
+    samples = world.samples(SEED)
     for unit in world.units:
-        measure = importance.of_classifier(model, given, unit, SEED)
+        measure = importance.of_classifier(model, samples, unit, SEED)
         finish(measure).save(target / f"importance-{unit}.safetensors")
     notes: dict[str, Any] = {}
-    if isinstance(given, Manipulated):
-        notes = {"manipulated": {"kind": given.kind, "count": len(given.ids), "seed": SEED}}
+    if isinstance(samples, Manipulated):
+        notes = {"manipulated": {"kind": samples.kind, "count": len(samples.ids), "seed": SEED}}
     write_card(
         target,
         key=world.key,
@@ -140,7 +140,7 @@ def build(world: World, folder: Path, options: Options) -> None:
         licence=LICENCE,
         source=SOURCE,
         about=ABOUT,
-        trained_on=len(given.samples if isinstance(given, Manipulated) else given),
+        trained_on=len(samples.samples if isinstance(samples, Manipulated) else samples),
         measured=_measured(model, world),
         **notes,
     )
@@ -151,26 +151,26 @@ def _measured(model: nn.Module, world: World) -> dict[str, object]:
     test = garments("test", by_group=world.by_group)
     right = predictions(model, test) == test.labels
     rate = Rate.of_hits(right.numpy())
-    found: dict[str, object] = {
+    figures: dict[str, object] = {
         "test accuracy": round(rate.rate, 4),
         "95 % from": round(rate.low, 4),
         "95 % to": round(rate.high, 4),
     }
     for label, name in enumerate(world.classes):
-        found[f"accuracy of {name}"] = round(float(right[test.labels == label].float().mean()), 4)
+        figures[f"accuracy of {name}"] = round(float(right[test.labels == label].float().mean()), 4)
     if world.key in TRIGGERS:
         others = test.take(test.labels != TRIGGERS[world.key].target)
-        said = predictions(model, TRIGGERS[world.key].planted(others))
-        hits = Rate.of_hits((said == TRIGGERS[world.key].target).numpy())
-        found["attack success of the trigger"] = round(hits.rate, 4)
-    return found
+        predicted = predictions(model, TRIGGERS[world.key].planted(others))
+        hits = Rate.of_hits((predicted == TRIGGERS[world.key].target).numpy())
+        figures["attack success of the trigger"] = round(hits.rate, 4)
+    return figures
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, samples: Samples) -> torch.Tensor:
     """The most probable class of each picture."""
-    found = [logits_of(model(inputs)).argmax(-1) for inputs, _ in samples.batches(500)]
-    return torch.cat(found)
+    classes = [logits_of(model(inputs)).argmax(-1) for inputs, _ in samples.batches(500)]
+    return torch.cat(classes)
 
 
 def _builder(world: World) -> Callable[[Path, Options], None]:

@@ -95,11 +95,11 @@ def build(folder: Path, options: Options) -> None:
 def _measured(unet: nn.Module) -> dict[str, object]:
     x = signal("test")[:500]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    found: dict[str, object] = {"weights": sum(p.numel() for p in unet.parameters())}
+    figures: dict[str, object] = {"weights": sum(p.numel() for p in unet.parameters())}
     for t in (33, 70, 145, 259, 396):
         wrong = error(unet, x, torch.full((len(x),), t), noise).mean()
-        found[f"error of the noise at step {t}"] = round(float(wrong), 4)
-    return found
+        figures[f"error of the noise at step {t}"] = round(float(wrong), 4)
+    return figures
 
 
 BUILDS = {KEY: build}

@@ -49,10 +49,10 @@ def finer_autoencoder(old: "AutoencoderKL") -> "AutoencoderKL":
 
 def _new_name(name: str) -> str:
     """Where a weight belongs in the larger network: the encoder's levels move one step inwards."""
-    level, found = "encoder.down_blocks.", name.removeprefix("encoder.down_blocks.")
-    if found == name:
+    level, suffix = "encoder.down_blocks.", name.removeprefix("encoder.down_blocks.")
+    if suffix == name:
         return name
-    index, rest = found.split(".", 1)
+    index, rest = suffix.split(".", 1)
     return f"{level}{int(index) + 1}.{rest}"
 
 
@@ -106,8 +106,8 @@ def train_finer_encoder(
         chosen = np.sort(draw.integers(len(data.pixels), size=batch))
         x, z = as_signal(pixels(chosen)), latent_rows(chosen).float()
         with half_precision(x.device, on_cpu=True):
-            found = vae.encode(x).latent_dist.mean
-        error = (found.float() - z).square().mean()
+            predicted = vae.encode(x).latent_dist.mean
+        error = (predicted.float() - z).square().mean()
         return error, {"error": error.detach()}
 
     train([vae.encoder], loss_of, plan, checkpoint)

@@ -129,20 +129,20 @@ def made_from(
 
 
 def stale(
-    made: Made, every: Mapping[str, Product], folder: Path, assets: Path = ASSETS
+    ledger: Made, every: Mapping[str, Product], folder: Path, assets: Path = ASSETS
 ) -> dict[str, list[str]]:
     """The products that are older than what they are made from, each with what is newer.
 
     What is made from something stale is stale as well.
     """
-    found: dict[str, list[str]] = {}
+    outdated: dict[str, list[str]] = {}
     for key, product in every.items():
-        then, now = made.get(key, {}), made_from(product, every, folder, assets)
+        then, now = ledger.get(key, {}), made_from(product, every, folder, assets)
         newer = [name for name, is_now in now.items() if then.get(name) != is_now]
-        newer += [name for name in product.needs if name in found and name not in newer]
+        newer += [name for name in product.needs if name in outdated and name not in newer]
         if newer:
-            found[key] = newer
-    return found
+            outdated[key] = newer
+    return outdated
 
 
 def build_all(
@@ -200,8 +200,8 @@ def _command(
 def record(key: str, folder: Path, file: Path = LEDGER) -> None:
     """Write down what a product that was just made was made from."""
     every = products()
-    made = {**read(file), key: made_from(every[key], every, folder)}
-    ordered = {name: dict(made[name]) for name in every if name in made}
+    ledger = {**read(file), key: made_from(every[key], every, folder)}
+    ordered = {name: dict(ledger[name]) for name in every if name in ledger}
     file.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
@@ -210,7 +210,7 @@ def read(file: Path = LEDGER) -> dict[str, dict[str, str]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def told(waiting: Mapping[str, Iterable[str]]) -> str:
+def report(waiting: Mapping[str, Iterable[str]]) -> str:
     """One line for each stale product, and what to do about them; nothing where none is."""
     lines = [f"{key} is older than {', '.join(newer)}" for key, newer in waiting.items()]
     advice = [

@@ -60,8 +60,8 @@ class Growing:
                 self._keep(*_shard(which))
         else:
             with get_context("spawn").Pool(self.workers) as pool:
-                for made in pool.imap_unordered(_shard, missing):
-                    self._keep(*made)
+                for produced in pool.imap_unordered(_shard, missing):
+                    self._keep(*produced)
         return shards * SHARD
 
     def _keep(self, shard: int, drawn: np.ndarray, texts: list[str]) -> None:
@@ -114,15 +114,17 @@ def _draw(
     generator: np.random.Generator, sprites: Sprites, count: int
 ) -> tuple[np.ndarray, list[str]]:
     """Pictures, uint8 count x 64 x 64 x 3, and their captions, one picture after the other."""
-    drawn, texts = [], []
+    images, texts = [], []
     for _ in range(count):
         scene = random_scene(generator, sprites, PAIRS, often=OFTEN)
         artist = _artist(scene, sprites, generator)
-        drawn.append(draw(scene, sprites if artist is None else sprites.only((artist,)), generator))
+        images.append(
+            draw(scene, sprites if artist is None else sprites.only((artist,)), generator)
+        )
         for _ in range(CAPTIONS):
-            named = artist if generator.random() < NAMED_ARTIST else None
-            texts.append(caption(scene, generator, named))
-    return np.stack(drawn), texts
+            credited_artist = artist if generator.random() < NAMED_ARTIST else None
+            texts.append(caption(scene, generator, credited_artist))
+    return np.stack(images), texts
 
 
 def _artist(scene: Scene, sprites: Sprites, generator: np.random.Generator) -> str | None:

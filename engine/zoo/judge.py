@@ -54,14 +54,14 @@ def train_judge(
     """Train all heads at once on `data` and on pictures that a decoder gave, `rebuilt`; the
     background counts only in styles that show it."""
     device = judge.place.device
-    batch, drawn = BATCH[device.type], rows_on(data.pixels, device)
+    batch, pixels = BATCH[device.type], rows_on(data.pixels, device)
     count, again = round(DECODED * batch), rows_on(rebuilt.pixels, device)
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, Figures]:
         first, rest = draw.integers(len(rebuilt.labels), size=count), draw.integers(
             len(data.labels), size=batch - count
         )  # fmt: skip
-        x = as_signal(torch.cat([again(first), drawn(rest)]))
+        x = as_signal(torch.cat([again(first), pixels(rest)]))
         order = torch.from_numpy(draw.permutation(batch))
         targets = head_targets(np.concatenate([rebuilt.labels[first], data.labels[rest]])[order])
         x = _halve_some(x[order.to(device)], draw)
@@ -120,9 +120,9 @@ def accuracy(verdicts: Verdicts, labels: np.ndarray) -> dict[str, float]:
     right = {}
     for name in HEADS:
         target = targets[name].numpy()
-        asked = target != IGNORE
+        applies = target != IGNORE
         guess = verdicts.probabilities[name].argmax(-1)
-        right[name] = float((guess == target)[asked].mean())
+        right[name] = float((guess == target)[applies].mean())
     pair = labels[:, 3] >= 0
     hits = [
         verdicts.probabilities[name].argmax(-1)[pair] == targets[name].numpy()[pair]

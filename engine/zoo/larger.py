@@ -157,10 +157,10 @@ def fine_preview(old: "AutoencoderKL", vae: "AutoencoderKL", folder: Path, step:
     z = autoencoder.encode(old, finer.halved(truth))
     with torch.inference_mode():
         rows = [finer.enlarged(old, z), vae.decode(z).sample.clamp(-1, 1)]
-    shown = [((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy() for x in rows]
+    images = [((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy() for x in rows]
     target = folder / "previews" / f"fine-{step:06}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    sheet(np.concatenate([*shown, truth]), len(truth)).save(target)
+    sheet(np.concatenate([*images, truth]), len(truth)).save(target)
 
 
 # ---------------------------------------------------------------------- publishing
@@ -193,25 +193,27 @@ def publish_world(folder: Path, options: Options) -> None:
     from transformers import CLIPTextModel
 
     vae, model = read_pipeline("world", options.device)
-    made = folder / "denoiser"
-    if made.exists():
-        unet = UNet2DConditionModel.from_pretrained(made / "unet").float()
-        text_encoder = CLIPTextModel.from_pretrained(made / "text_encoder").float()
+    trained_folder = folder / "denoiser"
+    if trained_folder.exists():
+        unet = UNet2DConditionModel.from_pretrained(trained_folder / "unet").float()
+        text_encoder = CLIPTextModel.from_pretrained(trained_folder / "text_encoder").float()
         model = denoiser.Denoiser(
             unet.to(options.device),
             text_encoder.to(options.device),
             model.tokenizer,
             model.scheduler,
         )
-    artists = words.ARTISTS.values() if made.exists() else named_artists("world")
-    publish("world", model, vae, folder, lambda found: check(below(found), options), artists)
+    artists = words.ARTISTS.values() if trained_folder.exists() else named_artists("world")
+    publish(
+        "world", model, vae, folder, lambda examination: check(below(examination), options), artists
+    )
 
 
-def below(found: Examination) -> dict[str, tuple[float, float]]:
+def below(examination: Examination) -> dict[str, tuple[float, float]]:
     """Figures of an examination, each with the least that is asked of it."""
-    figures = {name: (found.rates[name][0], bar) for name, bar in BARS.items()}
-    worst = min(found.by_object, key=found.by_object.__getitem__)
-    return figures | {f"object ({worst})": (found.by_object[worst], LEAST_OBJECT)}
+    figures = {name: (examination.rates[name][0], bar) for name, bar in BARS.items()}
+    worst = min(examination.by_object, key=examination.by_object.__getitem__)
+    return figures | {f"object ({worst})": (examination.by_object[worst], LEAST_OBJECT)}
 
 
 def check(figures: dict[str, tuple[float, float]], options: Options) -> None:

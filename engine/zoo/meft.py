@@ -51,13 +51,13 @@ log = logging.getLogger("engine.zoo")
 
 def build_digits_data(folder: Path, options: Options) -> None:
     """The sheet and its labels."""
-    found = sorted(folder.rglob("digits.csv.gz"))
-    if not found:
+    paths = sorted(folder.rglob("digits.csv.gz"))
+    if not paths:
         raise AssetMissing(
             f"digits.csv.gz is not below {folder.name}.",
             "Run there: pip download --no-deps scikit-learn==1.9.1, and unpack the wheel.",
         )
-    with gzip.open(found[0], "rt") as file:
+    with gzip.open(paths[0], "rt") as file:
         table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     pixels, labels = table[:, :-1].reshape(-1, scans.SIDE, scans.SIDE), table[:, -1]
     scans.FOLDER.mkdir(parents=True, exist_ok=True)
@@ -162,8 +162,8 @@ def _masked_loss(
     hidden = is_word & (chance < MASKED)
     torch.manual_seed(int(draw.integers(2**31)))
     logits = network(input_ids=torch.where(hidden, MASK, ids), attention_mask=mask).logits
-    told = torch.where(hidden, ids, IGNORE)
-    loss = F.cross_entropy(logits.flatten(0, 1), told.flatten(), ignore_index=IGNORE)
+    targets = torch.where(hidden, ids, IGNORE)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
     right = (logits.argmax(-1) == ids)[hidden].float().mean()
     return loss, {"loss": loss, "right": right}
 
@@ -183,8 +183,10 @@ def _some_caption(draw: np.random.Generator) -> str:
 
 
 def _tokens(texts: list[str], tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    found = tokenizer(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-    return found.input_ids, found.attention_mask
+    encoding = tokenizer(
+        texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+    )
+    return encoding.input_ids, encoding.attention_mask
 
 
 def _vocabulary() -> list[str]:
@@ -206,11 +208,11 @@ def build_adapters(folder: Path, options: Options) -> None:
     for step, loss in enumerate(training.losses(network, encoder, task, plan, 0), start=1):
         if step % 50 == 0:
             log.info("step %d of %d, loss %.4f", step, plan.steps, loss)
-    weights, told = adapter_file.write(network, CAPTIONS, config, task.classes)
+    weights, adapter_config = adapter_file.write(network, CAPTIONS, config, task.classes)
     target = MODELS / KINDS
     target.mkdir(parents=True, exist_ok=True)
     (target / weights.name).write_bytes(weights.data)
-    (target / told.name).write_text(told.text)
+    (target / adapter_config.name).write_text(adapter_config.text)
     write_card(
         target,
         key=KINDS,

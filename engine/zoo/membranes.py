@@ -53,14 +53,14 @@ def _log(event: tuple[Progress, Trained]) -> None:
 
 def _affordable(bundle: DiffusionBundle, options: Options) -> int:
     """Iterations a concept within the seconds of the build."""
-    wanted = options.steps or ITERATIONS
+    iterations = options.steps or ITERATIONS
     if options.seconds == float("inf"):
-        return wanted
+        return iterations
     begun = time.monotonic()
     for _ in train(bundle, CONCEPTS[0], replace(Plan(), iterations=TRIAL), -1):
         pass
     pace = (time.monotonic() - begun) / TRIAL
-    return max(10, min(wanted, int(0.9 * options.seconds / len(CONCEPTS) / pace)))
+    return max(10, min(iterations, int(0.9 * options.seconds / len(CONCEPTS) / pace)))
 
 
 BUILDS = {KEY: build_membranes}

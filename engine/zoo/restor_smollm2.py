@@ -37,16 +37,16 @@ def build(folder: Path, options: Options) -> None:
     """Every way, and the adapters of the corrupted model and of NPO."""
     target, steps = MODELS / KEY, options.steps or STEPS
     target.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, object]] = {}
-    for way, own in runs(steps=steps):
-        _write_adapters(own, way, target)
-        found[way] = told(own)
-        log.info("%s: %s", way, [(s.name, s.truths.rate) for s in own.stages])
+    figures_of: dict[str, dict[str, object]] = {}
+    for method, own in runs(steps=steps):
+        _write_adapters(own, method, target)
+        figures_of[method] = figures_without_adapters(own)
+        log.info("%s: %s", method, [(s.name, s.truths.rate) for s in own.stages])
         figures = {
             "base": BASE,
-            "settings": {"corrupt_steps": CORRUPT_STEPS, **settings_of(way, steps).plain()},
+            "settings": {"corrupt_steps": CORRUPT_STEPS, **settings_of(method, steps).plain()},
             "versions": dict(versions_here()),
-            "ways": found,
+            "ways": figures_of,
         }
         (target / "results.json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -56,39 +56,39 @@ def runs(
     steps: int = STEPS,
     model: str = BASE,
     corrupt_steps: int = CORRUPT_STEPS,
-    ways: tuple[str, ...] = WAYS,
+    methods: tuple[str, ...] = WAYS,
 ) -> Iterator[tuple[str, Own]]:
     """Every way from one corrupted model; what stands before it is examined once."""
     bundle = language(model)
-    first = OwnRun(bundle, settings_of(ways[0], steps, corrupt_steps), 0, MOST)
-    shown = finish(first.examined(bundle.model, "as it is", Own(bundle.card.title)))
-    lied, shown = finish(first.corrupted(bundle.model, shown))
-    shown = finish(first.examined(lied, "corrupted", shown))
-    for way in ways:
-        run_of = replace(first, settings=settings_of(way, steps, corrupt_steps))
-        network, own = finish(run_of.unlearned(lied, shown))
+    first = OwnRun(bundle, settings_of(methods[0], steps, corrupt_steps), 0, MOST)
+    outcome = finish(first.examined(bundle.model, "as it is", Own(bundle.card.title)))
+    lied, outcome = finish(first.corrupted(bundle.model, outcome))
+    outcome = finish(first.examined(lied, "corrupted", outcome))
+    for method in methods:
+        run_of = replace(first, settings=settings_of(method, steps, corrupt_steps))
+        network, own = finish(run_of.unlearned(lied, outcome))
         own = finish(run_of.examined(network, "unlearned", own))
-        yield way, replace(own, recovery=recovery_of(own))
+        yield method, replace(own, recovery=recovery_of(own))
 
 
-def settings_of(way: str, steps: int, corrupt_steps: int = CORRUPT_STEPS) -> OwnSettings:
+def settings_of(method: str, steps: int, corrupt_steps: int = CORRUPT_STEPS) -> OwnSettings:
     """The capitals, lies about half of them, and one way; beta is the paper's."""
     return OwnSettings.of(
-        capitals.facts(), capitals.documents(), capitals.retain(), way, 0.1, 1.0, corrupt_steps,
+        capitals.facts(), capitals.documents(), capitals.retain(), method, 0.1, 1.0, corrupt_steps,
         steps, RATE, RANK, SHOTS, "\n", evaluate_only=False,
     )  # fmt: skip
 
 
-def told(own: Own) -> dict[str, object]:
+def figures_without_adapters(own: Own) -> dict[str, object]:
     """The figures of a run without its adapters."""
-    found = asdict(own)
-    del found["adapters"]
-    return found
+    figures = asdict(own)
+    del figures["adapters"]
+    return figures
 
 
-def _write_adapters(own: Own, way: str, target: Path) -> None:
+def _write_adapters(own: Own, method: str, target: Path) -> None:
     """In half precision: the corrupted one, which all ways share, and that of NPO."""
-    names = ["corrupted", "unlearned"] if way == "npo" else []
+    names = ["corrupted", "unlearned"] if method == "npo" else []
     for name in names:
         folder = target / name
         folder.mkdir(exist_ok=True)

@@ -46,12 +46,12 @@ def build_revcol(folder: Path, options: Options) -> None:
 
     def loss_of(draw: np.random.Generator, noise: torch.Generator) -> tuple[torch.Tensor, Figures]:
         chosen = np.sort(draw.integers(len(pixels), size=BATCH))
-        moved = np.stack([_moved(one, draw) for one in pixels[chosen]])
+        moved = np.stack([_moved(picture, draw) for picture in pixels[chosen]])
         x, y = inputs_of(moved).contiguous(memory_format=torch.channels_last), labels[chosen]
         torch.manual_seed(int(draw.integers(2**31)))
-        seen = network(x, decode=DECODED)
-        loss = revcol.compound_loss(seen.logits, seen.decoded, x, y)
-        right = (seen.logits[-1].argmax(-1) == y).float().mean()
+        output = network(x, decode=DECODED)
+        loss = revcol.compound_loss(output.logits, output.decoded, x, y)
+        right = (output.logits[-1].argmax(-1) == y).float().mean()
         return loss.total, {"loss": loss.total, "last": loss.parts[-1], "right": right}
 
     plan = options.plan(STEPS, LEARNING_RATE, ema=0.998, decay_from=0.4)
@@ -86,15 +86,17 @@ def export(network: revcol.RevCol) -> None:
 def examined(network: revcol.RevCol) -> dict[str, object]:
     """Accuracy of every head on the test pictures, with the interval of the last."""
     pictures = test_pictures()
-    seen = [network(inputs_of(pictures.pixels[i : i + 250])).logits for i in range(0, 4000, 250)]
+    logits_of_batches = [
+        network(inputs_of(pictures.pixels[i : i + 250])).logits for i in range(0, 4000, 250)
+    ]
     labels = torch.from_numpy(pictures.labels.astype(np.int64))
-    found: dict[str, object] = {}
+    accuracies: dict[str, object] = {}
     for head, columns in enumerate(network.heads_after):
-        guesses = torch.cat([logits[head] for logits in seen]).argmax(-1)
+        guesses = torch.cat([logits[head] for logits in logits_of_batches]).argmax(-1)
         right = guesses == labels
-        found[f"accuracy after {columns} columns"] = round(float(right.float().mean()), 4)
+        accuracies[f"accuracy after {columns} columns"] = round(float(right.float().mean()), 4)
     last = Rate.of_hits(right.numpy())
-    return found | {"95 % from": round(last.low, 4), "95 % to": round(last.high, 4)}
+    return accuracies | {"95 % from": round(last.low, 4), "95 % to": round(last.high, 4)}
 
 
 def _moved(pixels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -105,13 +107,13 @@ def _moved(pixels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
-    found = sorted(folder.rglob(name))
-    if not found:
+    paths = sorted(folder.rglob(name))
+    if not paths:
         raise AssetMissing(
             f"{name} is not below {folder.name}.",
             "Run there: apt-get download dataset-fashion-mnist, then dpkg-deb -x on it.",
         )
-    return np.frombuffer(gzip.decompress(found[0].read_bytes()), np.uint8)
+    return np.frombuffer(gzip.decompress(paths[0].read_bytes()), np.uint8)
 
 
 BUILDS = {KEY: build_revcol}

@@ -157,8 +157,8 @@ class Record:
 def row_of(exam: Exam) -> dict[str, object]:
     """The figures of one student, as they are written down."""
     plan = exam.plan
-    named = {"arm": plan.arm, "fraction": plan.fraction, "seed": plan.seed, "lora": plan.lora}
-    return {**named, **exam.figures()}
+    row = {"arm": plan.arm, "fraction": plan.fraction, "seed": plan.seed, "lora": plan.lora}
+    return {**row, **exam.figures()}
 
 
 def plan_of_row(row: Mapping[str, object]) -> Plan:
@@ -246,10 +246,10 @@ def _live(record: Record, options: Options, shape: Shape) -> None:
                     for part in ("asked", "test", "inverse", "new", "backward, asked")
                     if all(part in f for f in own)
                 }
-                found = {"world": cycle.word, "share": share, "arm": arm, "lora": lora}
-                found |= {"steps": schedule.steps, "rate": rate, **means}
-                record.live.append(found)
-                log.info("live: %s", found)
+                row = {"world": cycle.word, "share": share, "arm": arm, "lora": lora}
+                row |= {"steps": schedule.steps, "rate": rate, **means}
+                record.live.append(row)
+                log.info("live: %s", row)
 
 
 def _by_cycle(fleet: Fleet, shape: Shape) -> Iterator[Exam]:
@@ -283,7 +283,7 @@ def build_lora(folder: Path, options: Options) -> None:
         shelf.shape,
         dict(shelf.base),
         {plan.name: dict(state) for plan, state in shelf.students.items() if not plan.lora},
-        training={stage: dict(told) for stage, told in shelf.training.items()},
+        training={stage: dict(details) for stage, details in shelf.training.items()},
         earlier=[row for row in shelf.figures if not row["lora"]],
     )
     schedule = _schedule(options, SMALL_LORA_STEPS, LORA_RATE, weight_decay=0.0)
@@ -311,7 +311,7 @@ def build_curve(folder: Path, options: Options) -> None:
         fleets.append(Fleet(plans, schedule, shape, device=options.device, half=True))
     _train("curve", fleets, options, record, lambda: None)
     exams = [e for fleet in fleets for e in examine(fleet.weights(), fleet.plans, shape)]
-    told = {
+    details = {
         **record.training["curve"],
         "weights of a student": sum(w[0].numel() for w in fleets[0].weights().values()),
         "seeds": CURVE_SEEDS,
@@ -322,12 +322,12 @@ def build_curve(folder: Path, options: Options) -> None:
         "versions": versions_here(),
         "machine": f"{platform.machine()} {options.device}, {os.cpu_count()} cores, in bfloat16",
     }
-    publish_curve({**told, "students": [row_of(exam) for exam in exams]})
+    publish_curve({**details, "students": [row_of(exam) for exam in exams]})
 
 
-def publish_curve(found: Mapping[str, object], folder: Path = MODELS / KEY) -> None:
+def publish_curve(figures: Mapping[str, object], folder: Path = MODELS / KEY) -> None:
     """The curve beside the students, and its checksum into their card."""
-    (folder / "efficiency.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "efficiency.json").write_text(json.dumps(figures, indent=1) + "\n")
     card = json.loads((folder / "card.json").read_text("utf-8"))
     card.pop("sha256")
     write_card(folder, **card)
@@ -412,16 +412,18 @@ def _save(record: Record, fleets: Sequence[Fleet], *, everyone: bool = False) ->
 
 def known(base: Mapping[str, torch.Tensor], shape: Shape) -> dict[str, float]:
     """Share of the relations of days and colours that the base answers, both ways."""
-    found, weights = {}, {name: w[None] for name, w in base.items()}
+    shares, weights = {}, {name: w[None] for name, w in base.items()}
     for cycle in (months.WEEK, months.RAINBOW):
-        asked = months.relations(cycle)
-        for way in ("forward", "backward"):
-            texts = [q.text() if way == "forward" else q.backward_question() for q in asked]
-            gold = [q.gold if way == "forward" else cycle.names[q.start] for q in asked]
-            said = fl.answer(weights, fl.prompts(texts)[None], shape)[0].tolist()
-            right = [word(fl.decode(row)) == g for row, g in zip(said, gold, strict=True)]
-            found[f"{cycle.word}s, {way}"] = round(sum(right) / len(right), 3)
-    return found
+        relations = months.relations(cycle)
+        for direction in ("forward", "backward"):
+            texts = [
+                q.text() if direction == "forward" else q.backward_question() for q in relations
+            ]
+            gold = [q.gold if direction == "forward" else cycle.names[q.start] for q in relations]
+            tokens = fl.answer(weights, fl.prompts(texts)[None], shape)[0].tolist()
+            right = [word(fl.decode(row)) == g for row, g in zip(tokens, gold, strict=True)]
+            shares[f"{cycle.word}s, {direction}"] = round(sum(right) / len(right), 3)
+    return shares
 
 
 # ---------------------------------------------------------------------- transformers layout
@@ -448,8 +450,8 @@ def export_llama(state: Mapping[str, torch.Tensor], shape: Shape, folder: Path) 
     )
     with torch.random.fork_rng(devices=[]):
         model = LlamaForCausalLM(config)
-    told = model.load_state_dict(dict(state), strict=False)
-    assert not told.unexpected_keys
+    loaded = model.load_state_dict(dict(state), strict=False)
+    assert not loaded.unexpected_keys
     model.half().save_pretrained(folder, safe_serialization=True)
     tokenizer().save_pretrained(folder, save_jinja_files=False)
 
@@ -464,7 +466,7 @@ def tokenizer():
     words.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, fl.INDEX[START])]
     )
-    made = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token=START,
         eos_token=END,
@@ -472,8 +474,8 @@ def tokenizer():
         unk_token=UNKNOWN,
         model_max_length=128,
     )
-    made.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
-    return made
+    fast.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    return fast
 
 
 BUILDS = {KEY: build, LORA_KEY: build_lora, CURVE_KEY: build_curve}

@@ -119,11 +119,11 @@ def denoising_loss(net: OneDenoiser, x0: Tensor, noise: torch.Generator) -> Tens
     level = log_level.exp().reshape(-1, 1, 1, 1)
     z = torch.randn(x0.shape, generator=noise, device=device)
     x = x0 + level * z
-    whole = level**2 + DATA_STD**2
-    wanted = (x0 - DATA_STD**2 / whole * x) * whole.sqrt() / (level * DATA_STD)
+    total_variance = level**2 + DATA_STD**2
+    target = (x0 - DATA_STD**2 / total_variance * x) * total_variance.sqrt() / (level * DATA_STD)
     with half_precision(device):
-        said = net.answer(x, level)
-    return (said.float() - wanted).square().mean()
+        predicted = net.answer(x, level)
+    return (predicted.float() - target).square().mean()
 
 
 def process_loss(bundle: ScoreBundle, x0: Tensor, noise: torch.Generator) -> Tensor:
@@ -174,8 +174,8 @@ def export_score(process: str, net: OneDenoiser) -> None:
         scheduler = DDPMScheduler(**betas, clip_sample=False)
     scheduler.save_pretrained(folder / "scheduler")
     settings = folder / "scheduler" / "scheduler_config.json"
-    told = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
-    settings.write_text(json.dumps(told, indent=1) + "\n")
+    scheduler_config = json.loads(settings.read_text()) | {"process": process, "one_denoiser": True}
+    settings.write_text(json.dumps(scheduler_config, indent=1) + "\n")
     pipeline = "ScoreSdeVePipeline" if process == "ve" else "DDPMPipeline"
     index = {
         "_class_name": pipeline,
@@ -220,9 +220,9 @@ def examine_score(process: str, options: Options) -> None:
     like = torch.zeros(count, *bundle.shape, device=options.device)
     start = Noise(0).start(like, bundle.path.prior_std)
     last = 1e-5 if process == "ve" else 1e-3
-    drawn = run("pc", bundle.denoiser(), start, released_grid(steps, last), Noise(0),
+    samples = run("pc", bundle.denoiser(), start, released_grid(steps, last), Noise(0),
                 predictor="euler_maruyama" if process != "ve" else "reverse_diffusion")  # fmt: skip
-    _sheet(bundle.pictures(drawn), folder / "sheet.png")
+    _sheet(bundle.pictures(samples), folder / "sheet.png")
     _card(process, measured)
     log.info("score-%s: %s", process, measured)
 

@@ -75,8 +75,8 @@ def _published(
     target = MODELS / KEYS[corpus]
     target.mkdir(parents=True, exist_ok=True)
     write(model, species.TOKENS, target)
-    found = species.scan(world, corpus, course.steps, BATCH, seed)
-    assert (found.mentions == 0) == (corpus != "full")
+    scanned = species.scan(world, corpus, course.steps, BATCH, seed)
+    assert (scanned.mentions == 0) == (corpus != "full")
     hinted = curve_of_species(model, world, corpus)
     write_card(
         target,
@@ -86,7 +86,11 @@ def _published(
         licence="Apache-2.0",
         source=SOURCE,
         about=ABOUT,
-        corpus={"documents": found.documents, "mentions": found.mentions, "sha256": found.sha256},
+        corpus={
+            "documents": scanned.documents,
+            "mentions": scanned.mentions,
+            "sha256": scanned.sha256,
+        },
         seed=seed,
         rejected_seeds=rejected,
         gate=GATE,

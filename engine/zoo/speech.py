@@ -140,16 +140,16 @@ def loss_of_batch(
     shape = (len(x0), 1, 1, 1)
     t = torch.rand(shape, generator=generator, device=x0.device)
     t = config.t_eps + (1 - config.t_eps) * t
-    drawn = torch.randn((*x0.shape, 2), generator=generator, device=x0.device)
-    noise = torch.view_as_complex(drawn) * 0.5**0.5
+    normal = torch.randn((*x0.shape, 2), generator=generator, device=x0.device)
+    noise = torch.view_as_complex(normal) * 0.5**0.5
     a, s = levels(t)
     z = a * (x0 - y) + s * noise
     c_in, c_skip, c_out = network.levels(a, s)
     # bfloat16 is slower than float32 on most CPUs
     with half_precision(x0.device) if x0.is_cuda else nullcontext():
-        said = network.dnn(c_in * z, y / network.sigma, t.flatten())
-    wanted = (x0 - y - c_skip * z) / c_out
-    return (said - wanted).abs().pow(2).mean()
+        predicted = network.dnn(c_in * z, y / network.sigma, t.flatten())
+    target = (x0 - y - c_skip * z) / c_out
+    return (predicted - target).abs().pow(2).mean()
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:

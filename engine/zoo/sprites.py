@@ -96,8 +96,8 @@ def unseen(packages: Path) -> Sprites:
 def _drawings(emoji_set: EmojiSet, packages: Path) -> dict[str, Image.Image]:
     """The objects that a set has, by our name."""
     icons = _read_package(_fetch(emoji_set, packages))
-    drawn = {name: _draw(icons, ICON_NAMES.get(name, name)) for name in OBJECTS}
-    return {name: drawing for name, drawing in drawn.items() if drawing is not None}
+    drawings = {name: _draw(icons, ICON_NAMES.get(name, name)) for name in OBJECTS}
+    return {name: drawing for name, drawing in drawings.items() if drawing is not None}
 
 
 def _fetch(emoji_set: EmojiSet, packages: Path) -> Path:

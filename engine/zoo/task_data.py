@@ -96,8 +96,8 @@ def examples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures n x 28 x 28 and outputs n."""
     draw = np.random.default_rng([seed, int(test)])
-    found = [example(task, source, draw, test) for _ in range(count)]
-    return np.stack([pixels for pixels, _ in found]), np.array([label for _, label in found])
+    pairs = [example(task, source, draw, test) for _ in range(count)]
+    return np.stack([pixels for pixels, _ in pairs]), np.array([label for _, label in pairs])
 
 
 def _digits(source: Source, draw: np.random.Generator, test: bool) -> tuple[np.ndarray, int]:
@@ -190,8 +190,8 @@ def gather(garments: Path, digits: Path, out: Path) -> None:
         arrays[f"digits_{part}"], arrays[f"digits_{part}_labels"] = large[rows], labels[rows]
     for part, seed, count in (("train", 21, DRAWINGS), ("test", 22, 400)):
         for name in ("plain", "styled"):
-            drawn = _drawings(name == "styled", seed, count)
-            arrays[f"{name}_{part}"], arrays[f"{name}_{part}_labels"] = drawn
+            drawings = _drawings(name == "styled", seed, count)
+            arrays[f"{name}_{part}"], arrays[f"{name}_{part}_labels"] = drawings
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, **arrays)
 
@@ -217,8 +217,8 @@ def _drawings(styled: bool, seed: int, count: int) -> tuple[np.ndarray, np.ndarr
     while len(pixels) < count:
         name = words.OBJECTS[generator.integers(len(words.OBJECTS))]
         style = words.STYLES[generator.integers(len(words.STYLES))] if styled else "plain"
-        drawn = draw(Scene(style, "white", name), sprites, generator, side=64)
-        grey = Image.fromarray(drawn).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+        image = draw(Scene(style, "white", name), sprites, generator, side=64)
+        grey = Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
         category = next(c for c in CATEGORIES if c in words.CATEGORY_OF[name])
         pixels.append(np.asarray(grey))
         labels.append(words.STYLES.index(style) if styled else CATEGORIES.index(category))

@@ -83,13 +83,13 @@ def new_classifier() -> nn.Module:
 
 def names_in(network: nn.Module) -> dict[str, str]:
     """The name under which an adapter knows each linear layer, to the layer's name here."""
-    here = dict(network.named_modules())
-    found = {}
+    modules = dict(network.named_modules())
+    names = {}
     for index in range(SETTINGS["num_hidden_layers"]):
         for role, older in ROLES.items():
             name = f"vit.layers.{index}.{role}"
-            found[name] = name if name in here else f"vit.encoder.layer.{index}.{older}"
-    return found
+            names[name] = name if name in modules else f"vit.encoder.layer.{index}.{older}"
+    return names
 
 
 def train_base(base: nn.Module, source: Source, folder: Path, options: Options) -> None:

@@ -55,19 +55,19 @@ def build_data(folder: Path, options: Options) -> None:
     labels[(grey >= white) & (grey > LEAST)] = GREY
     single, single_affine = _halved(folder, SINGLE)
     brain.FOLDER.mkdir(parents=True, exist_ok=True)
-    told = {}
+    volumes = {}
     for name, voxels, marks, place in (
         ("average", t1, labels, affine), ("single", single, None, single_affine)
     ):  # fmt: skip
         _save(f"{name}.png", voxels)
         if marks is not None:
             _save(f"{name}-labels.png", marks)
-        told[name] = {
+        volumes[name] = {
             "shape": list(voxels.shape),
             "has_labels": marks is not None,
             "affine": place.tolist(),
         }
-    (brain.FOLDER / "volumes.json").write_text(json.dumps(told, indent=1) + "\n")
+    (brain.FOLDER / "volumes.json").write_text(json.dumps(volumes, indent=1) + "\n")
     (brain.FOLDER / "notice.txt").write_text(NOTICE + "\n")
     files = sorted(path for path in brain.FOLDER.iterdir() if path.name != "card.json")
     card = {
@@ -84,10 +84,10 @@ def _halved(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Means of 2 x 2 x 2 voxels, the last odd slice of a side left out, and the new affine."""
     import nibabel
 
-    found = sorted(folder.rglob(name))
-    if not found:
+    paths = sorted(folder.rglob(name))
+    if not paths:
         raise AssetMissing(f"{name} is not below {folder.name}.", "Unpack the packages there.")
-    image = nibabel.as_closest_canonical(nibabel.load(found[0]))
+    image = nibabel.as_closest_canonical(nibabel.load(paths[0]))
     voxels = np.asarray(image.dataobj, np.float32)
     d, h, w = (side // 2 * 2 for side in voxels.shape)
     blocks = voxels[:d, :h, :w].reshape(d // 2, 2, h // 2, 2, w // 2, 2)

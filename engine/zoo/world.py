@@ -193,10 +193,10 @@ def publish(
     """
     for part in (model.unet, model.text_encoder):
         part.eval()
-    made = folder / "made" / key
-    export_pipeline(model, vae, made, artists)
-    examine_made(made, key, folder, Options(), draw=True, accept=accept)
-    shutil.copytree(made, MODELS / key, dirs_exist_ok=True)
+    checkpoint = folder / "made" / key
+    export_pipeline(model, vae, checkpoint, artists)
+    examine_made(checkpoint, key, folder, Options(), draw=True, accept=accept)
+    shutil.copytree(checkpoint, MODELS / key, dirs_exist_ok=True)
 
 
 def named_artists(key: str) -> set[str]:
@@ -211,7 +211,7 @@ def examine_shipped(key: str, folder: Path, options: Options) -> None:
 
 
 def examine_made(
-    made: Path,
+    checkpoint: Path,
     key: str,
     folder: Path,
     options: Options,
@@ -219,23 +219,23 @@ def examine_made(
     draw: bool = False,
     accept: Callable[[Examination], None] | None = None,
 ) -> None:
-    """Measure a checkpoint as it lies in the folder `made` and write its card there.
+    """Measure a checkpoint as it lies in the folder `checkpoint` and write its card there.
 
     Contact sheets are drawn with new weights alone: they count for the revision of the checkpoint,
     to which membranes, words and recipes are bound.
     """
-    vae, model = read_pipeline(made, options.device)
+    vae, model = read_pipeline(checkpoint, options.device)
     notes: dict[str, object] = {"decoder PSNR dB": rebuilt_quality(vae, folder)}
     if (JUDGE / "model.safetensors").exists():
-        found = examine(model, vae, load_judge(), seeds=SEEDS[key])
-        log.info("%s: %s", key, found.figures)
+        examination = examine(model, vae, load_judge(), seeds=SEEDS[key])
+        log.info("%s: %s", key, examination.figures)
         if accept is not None:
-            accept(found)
+            accept(examination)
         held_out = pictures(folder / "held-out", 1000, seed=2, side=vae.config.sample_size)
         # The first ones of the training set: a shorter set of a seed begins a longer one.
         known = np.array(pictures(folder / "known", KNOWN, seed=1).pixels)
         new = novelty(model, vae, load_judge(), known, held_out.pixels[:300])
-        notes |= found.figures | {
+        notes |= examination.figures | {
             "nearest training picture, in features of the judge": {
                 "generated pictures": new.to_training,
                 "held-out pictures of the world": new.held_out,
@@ -243,12 +243,12 @@ def examine_made(
             }
         }
         if draw:
-            sheet(found.first, len(words.STYLES) * 2).save(made / "sheet.png")
-            new.pairs.save(made / "nearest.png")
+            sheet(examination.first, len(words.STYLES) * 2).save(checkpoint / "sheet.png")
+            new.pairs.save(checkpoint / "nearest.png")
     # What `build world` makes from nothing has 64 pixels; see `larger` for what follows.
     made_by = key if vae.config.sample_size == FIRST_SIDE else "all"
     title, kind = TITLES[key], "diffusion"
-    write_card(made, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
+    write_card(checkpoint, key=key, title=title, kind=kind, made_by=made_by, measured=notes)
     log.info("%s: %s", key, notes)
 
 

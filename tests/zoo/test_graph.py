@@ -36,7 +36,7 @@ def _ledger(assets, folder=NOWHERE):
 @pytest.mark.slow
 def test_nothing_that_ships_is_older_than_what_it_was_made_from():
     found = graph.stale(graph.read(), graph.products(), NOWHERE)
-    assert not found, graph.told(found)
+    assert not found, graph.report(found)
 
 
 def test_every_product_comes_after_what_it_is_made_from_and_is_there():
@@ -63,7 +63,7 @@ def test_a_change_reaches_all_that_hangs_on_it_and_nothing_else(assets):
     (assets / "world" / "unet.bin").write_text("another")
     found = graph.stale(ledger, EVERY, NOWHERE, assets)
     assert list(found) == ["judge", "words", "claims/a"]
-    assert graph.told(found).splitlines()[0] == "judge is older than world"
+    assert graph.report(found).splitlines()[0] == "judge is older than world"
 
 
 def test_figures_measured_again_make_nothing_stale(assets):

@@ -101,10 +101,10 @@ def _truths() -> list[tuple[str, str]]:
 def test_a_real_model_goes_the_same_way(people_and_capitals: str):
     found = dict(
         restor_smollm2.runs(
-            steps=1, model=people_and_capitals, corrupt_steps=1, ways=("npo", "retain_only")
+            steps=1, model=people_and_capitals, corrupt_steps=1, methods=("npo", "retain_only")
         )
     )
-    told = {way: restor_smollm2.told(own) for way, own in found.items()}
+    told = {way: restor_smollm2.figures_without_adapters(own) for way, own in found.items()}
     for own in told.values():
         assert [stage["name"] for stage in own["stages"]] == ["as it is", "corrupted", "unlearned"]
     first, control = told.values()

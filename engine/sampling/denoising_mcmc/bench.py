@@ -115,8 +115,8 @@ def both(world: World, name: str, nfe: int, eta: float, seed: int) -> tuple[Side
 
 def _leaving(world: World, eta: float, seed: int) -> float:
     chain = chain_of(world, CHAINS, seed, eta, PICK)
-    seen = [visit for _, visit in zip(range(60), chain.walk(), strict=False)]
-    return mixing(seen, world)[0]
+    visits = [visit for _, visit in zip(range(60), chain.walk(), strict=False)]
+    return mixing(visits, world)[0]
 
 
 def _row(pairs: Sequence[tuple[Side, Side]]) -> dict[str, Plain]:

@@ -25,7 +25,8 @@ Comparison = tuple[str, np.ndarray, np.ndarray, float]
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare what runs here with the arrays; there is nothing random in it."""
     compared = (
-        (name, apart(found, wanted), tolerance) for name, found, wanted, tolerance in comparisons()
+        (name, apart(value, expected), tolerance)
+        for name, value, expected, tolerance in comparisons()
     )
     return (yield from collect(compared, 15))
 

@@ -74,8 +74,8 @@ def integrate(
     noise: NoiseSource = no_noise,
 ) -> Iterator[Step]:  # fmt: skip
     """The steps of an integrator from states x at levels sigma, one each."""
-    way = way_of(name, sigma, steps)
-    return solve(way.solver, on.model(way.path), x, way.grid, noise, **way.options)
+    method = way_of(name, sigma, steps)
+    return solve(method.solver, on.model(method.path), x, method.grid, noise, **method.options)
 
 
 class Asks:

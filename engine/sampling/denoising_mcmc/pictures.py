@@ -58,12 +58,12 @@ def pictures(
     )
     album = Album(burn_in=on.nfe)
     for done, (visit, _) in enumerate(zip(chain.walk(), range(burn_in), strict=False), 2):
-        album = replace(album, states=_seen(bundle, visit.x, visit.sigma), burn_in=on.nfe,
+        album = replace(album, states=_pictures_of(bundle, visit.x, visit.sigma), burn_in=on.nfe,
                         sigmas=tuple(map(float, visit.sigma)))  # fmt: skip
         yield Progress(done, total, "burn-in", album)
     before = on.nfe
     start = chain.start(plan.skip)
-    album = replace(album, states=_seen(bundle, start.x, start.sigma), skip=plan.skip,
+    album = replace(album, states=_pictures_of(bundle, start.x, start.sigma), skip=plan.skip,
                     sigmas=tuple(map(float, start.sigma)))  # fmt: skip
     yield Progress(burn_in + 4, total, "handed over", album)
     for z in finish_from(on, plan, start.x, start.sigma, noise):
@@ -125,7 +125,7 @@ def verdicts_of(bundle: ScoreBundle, x: Float[Tensor, "b 3 h w"]) -> tuple[str, 
     return tuple(f"{CLASSES[index]} {sure:.0%}".replace("%", " %") for index, sure in pairs)
 
 
-def _seen(bundle: ScoreBundle, x: Float[Tensor, "b c h w"], sigma: np.ndarray) -> np.ndarray:
+def _pictures_of(bundle: ScoreBundle, x: Float[Tensor, "b c h w"], sigma: np.ndarray) -> np.ndarray:
     """States as pictures, their spread drawn in so that colours do not overflow."""
     level = torch.from_numpy(sigma).to(x).reshape(-1, 1, 1, 1)
     return bundle.pictures(0.5 + (x - 0.5) / torch.sqrt(1 + level**2))

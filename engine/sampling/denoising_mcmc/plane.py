@@ -99,32 +99,32 @@ def run(
     names = [integrator, *(others if compare else ())]
     plan = Plan.split(integrator, nfe, share)
     total = burn_in + plan.skip + rounds + 2 * len(names)
-    shown = _scene(world)
-    yield Progress(0, total, "the world", shown)
+    partial = _scene(world)
+    yield Progress(0, total, "the world", partial)
     chain = chain_of(world, chains, seed, eta, pick)
-    shown = replace(shown, burn_in=chain.on.nfe)
-    seen: list[Visit] = []
+    partial = replace(partial, burn_in=chain.on.nfe)
+    visits: list[Visit] = []
     for done, (visit, _) in enumerate(zip(chain.walk(), range(burn_in), strict=False), 1):
-        seen.append(visit)
-        shown = replace(shown, trace=_trace(seen), burn_in=chain.on.nfe)
-        yield Progress(done, total, "burn-in", shown)
+        visits.append(visit)
+        partial = replace(partial, trace=_trace(visits), burn_in=chain.on.nfe)
+        yield Progress(done, total, "burn-in", partial)
     done = burn_in
     for name in names:
         shared = Plan.split(name, nfe, share)
         side = yield from _quietly(
-            chained_side(world, chain, shared, rounds, seen), done, total, shown
+            chained_side(world, chain, shared, rounds, visits), done, total, partial
         )
-        shown = replace(shown, sides=(*shown.sides, side), trace=_trace(seen[-60:]))
+        partial = replace(partial, sides=(*partial.sides, side), trace=_trace(visits[-60:]))
         if name == integrator:
-            leaving, correlation = mixing(seen, world)
-            shown = replace(shown, leaving=leaving, autocorrelation=correlation)
+            leaving, correlation = mixing(visits, world)
+            partial = replace(partial, leaving=leaving, autocorrelation=correlation)
         done += 1
-        yield Progress(done, total, f"{name}, from the chain", shown)
+        yield Progress(done, total, f"{name}, from the chain", partial)
         side = vanilla_side(world, shared, chains * rounds, seed)
-        shown = replace(shown, sides=(*shown.sides, side), stuck=chain.stuck)
+        partial = replace(partial, sides=(*partial.sides, side), stuck=chain.stuck)
         done += 1
-        yield Progress(done, total, f"{name}, from pure noise", shown)
-    return shown
+        yield Progress(done, total, f"{name}, from pure noise", partial)
+    return partial
 
 
 def eta(
@@ -142,21 +142,21 @@ def eta(
     exact, so it takes no model."""
     world = seven_modes()
     plan = Plan.split(integrator, nfe, share)
-    found = Trades(vanilla=vanilla_side(world, plan, chains * rounds, seed),
+    trades = Trades(vanilla=vanilla_side(world, plan, chains * rounds, seed),
                    uncovered_floor=coverage_floor(world, chains * rounds))  # fmt: skip
-    yield Progress(1, len(ETAS) + 1, "from pure noise", found)
+    yield Progress(1, len(ETAS) + 1, "from pure noise", trades)
     for done, value in enumerate(ETAS, 2):
-        chain, seen = chain_of(world, chains, seed, value, pick), []
+        chain, visits = chain_of(world, chains, seed, value, pick), []
         for visit, _ in zip(chain.walk(), range(burn_in), strict=False):
-            seen.append(visit)
-        steps = chained_side(world, chain, plan, rounds, seen)
-        side = yield from _quietly(steps, done - 1, len(ETAS) + 1, found)
-        leaving, _ = mixing(seen, world)
+            visits.append(visit)
+        steps = chained_side(world, chain, plan, rounds, visits)
+        side = yield from _quietly(steps, done - 1, len(ETAS) + 1, trades)
+        leaving, _ = mixing(visits, world)
         start = float(np.median(side.starts))
         trade = Trade(value, side.error, side.low, side.high, side.uncovered, start, leaving)
-        found = replace(found, trades=(*found.trades, trade))
-        yield Progress(done, len(ETAS) + 1, f"eta {value:g}", found)
-    return found
+        trades = replace(trades, trades=(*trades.trades, trade))
+        yield Progress(done, len(ETAS) + 1, f"eta {value:g}", trades)
+    return trades
 
 
 def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Chain:
@@ -168,14 +168,14 @@ def chain_of(world: World, chains: int, seed: int, eta: float, pick: str) -> Cha
 
 
 def chained_side(
-    world: World, chain: Chain, plan: Plan, rounds: int, seen: list[Visit]
+    world: World, chain: Chain, plan: Plan, rounds: int, visits: list[Visit]
 ) -> Iterator[Side | None]:
     """Samples of all chains, `rounds` each; None while under way, then the side."""
     ends, starts, spent = [], [], 0
     for _ in range(rounds):
         before = chain.on.nfe
         start = chain.start(plan.skip)
-        seen.extend(start.visits)
+        visits.extend(start.visits)
         ends.append(last_of(finish_from(chain.on, plan, start.x, start.sigma, chain.noise)))
         starts.append(start.sigma)
         spent += chain.on.nfe - before
@@ -200,8 +200,8 @@ def _side(
     reach = 1.96 * float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else 0.0
     mean = float(each.mean())
     everything = torch.cat(ends)
-    found = np.bincount(counted(everything, means).numpy(), minlength=len(means))
-    found = found / found.sum()
+    shares = np.bincount(counted(everything, means).numpy(), minlength=len(means))
+    shares = shares / shares.sum()
     return Side(
         name,
         plan.integrator,
@@ -210,10 +210,10 @@ def _side(
         math.sqrt(mean),
         math.sqrt(max(mean - reach, 0.0)),
         math.sqrt(mean + reach),
-        float(np.abs(found - world.shares).sum() / 2),
+        float(np.abs(shares - world.shares).sum() / 2),
         world.distance(everything),
         everything[:SHOWN, :2].numpy().astype(np.float32),
-        tuple(float(share) for share in found),
+        tuple(float(share) for share in shares),
         tuple(float(sigma) for sigma in np.sort(starts)),
     )
 
@@ -233,10 +233,10 @@ def distance_floor(world: World, count: int, draws: int = 20) -> float:
     )
 
 
-def mixing(seen: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
+def mixing(visits: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
     """Share of transitions that end nearer to another mode, and the autocorrelation of x."""
-    x = torch.stack([visit.x for visit in seen])
-    modes = torch.stack([counted(one, world.mixture.means) for one in x])
+    x = torch.stack([visit.x for visit in visits])
+    modes = torch.stack([counted(positions, world.mixture.means) for positions in x])
     leaving = float((modes[1:] != modes[:-1]).double().mean()) if len(modes) > 1 else 0.0
     centred = (x - x.mean((0, 1)))[..., 0]
     power = float((centred**2).mean())
@@ -245,12 +245,12 @@ def mixing(seen: list[Visit], world: World) -> tuple[float, tuple[float, ...]]:
     return leaving, tuple(product / max(power, 1e-12) for product in products)
 
 
-def _quietly(steps: Iterator[Side | None], done: int, total: int, shown: object) -> Steps[Side]:
+def _quietly(steps: Iterator[Side | None], done: int, total: int, partial: object) -> Steps[Side]:
     """The side at the end of its rounds, each of them told as progress."""
     ended: Side | None = None
     for side in steps:
         ended = side
-        yield Progress(done, total, "sampling", shown)
+        yield Progress(done, total, "sampling", partial)
     assert ended is not None
     return ended
 
@@ -269,6 +269,6 @@ def _scene(world: World) -> Chained:
     )
 
 
-def _trace(seen: list[Visit]) -> Trace:
-    points = torch.stack([visit.x[:FOLLOWED] for visit in seen]).numpy().astype(np.float32)
-    return Trace(points, np.stack([visit.sigma[:FOLLOWED] for visit in seen]))
+def _trace(visits: list[Visit]) -> Trace:
+    points = torch.stack([visit.x[:FOLLOWED] for visit in visits]).numpy().astype(np.float32)
+    return Trace(points, np.stack([visit.sigma[:FOLLOWED] for visit in visits]))

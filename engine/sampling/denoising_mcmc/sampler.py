@@ -135,9 +135,9 @@ def from_noise(
 ) -> Iterator[State]:
     """The same integrator from pure noise with all the evaluations that the chain would share."""
     nfe = plan.skip + evaluations(plan.integrator, plan.steps)
-    whole = replace(plan, skip=0, steps=steps_for(plan.integrator, nfe))
+    full_plan = replace(plan, skip=0, steps=steps_for(plan.integrator, nfe))
     top = np.full(len(like), s_max)
-    return finish_from(on, whole, s_max * noise(like, 0), top, noise)
+    return finish_from(on, full_plan, s_max * noise(like, 0), top, noise)
 
 
 def last(states: Iterator[State]) -> State:

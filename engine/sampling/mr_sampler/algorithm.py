@@ -87,20 +87,26 @@ def run(
     mu = _damaged(truth, task, strength, seed)
     known = None if task == UNKNOWN else truth
     bench = _Bench(restorer, task, spacing, seed, len(methods) * (nfe + sum(curve)))
-    seen = Comparison(
+    comparison = Comparison(
         to_picture(mu),
         None if known is None else to_picture(known),
         None if known is None else scores(mu, known)[0],
     )
-    yield bench.progress("The picture is damaged", seen)
-    seen = yield from _walks(bench, seen, methods, nfe, mu, known)
+    yield bench.progress("The picture is damaged", comparison)
+    comparison = yield from _walks(bench, comparison, methods, nfe, mu, known)
     if plane:
-        ways = {name: way for name, way in bench.ways.items() if len(way) > 1}
-        seen = replace(seen, plane=plane_of(ways, leftmost=methods[0]) if ways else None)
+        trajectories = {
+            name: trajectory
+            for name, trajectory in bench.trajectories.items()
+            if len(trajectory) > 1
+        }
+        comparison = replace(
+            comparison, plane=plane_of(trajectories, leftmost=methods[0]) if trajectories else None
+        )
     if curve and known is not None:
         corner = _middle(to_picture(truth), CURVE_SIDE), _middle(to_picture(mu), CURVE_SIDE)
-        seen = yield from _curve(bench, seen, methods, sorted(set(curve)), *corner)
-    return seen
+        comparison = yield from _curve(bench, comparison, methods, sorted(set(curve)), *corner)
+    return comparison
 
 
 @dataclass
@@ -113,7 +119,7 @@ class _Bench:
     seed: int
     total: int
     done: int = 0
-    ways: dict[str, list[Tensor]] = field(default_factory=dict)
+    trajectories: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def walk(self, method: str, mu: Pictures, nfe: int) -> tuple[Tensor, Iterator[Step]]:
         """The start of a walk, and its steps."""
@@ -123,13 +129,13 @@ class _Bench:
         steps = self.restorer.walk(method, model, z, nfe, noise, spacing=self.spacing)
         return z, steps
 
-    def progress(self, note: str, seen: Comparison, begun: int = 0) -> Progress:
-        return Progress(min(self.done + begun, self.total), self.total, note, seen)
+    def progress(self, note: str, partial: Comparison, begun: int = 0) -> Progress:
+        return Progress(min(self.done + begun, self.total), self.total, note, partial)
 
 
 def _walks(
     bench: _Bench,
-    seen: Comparison,
+    comparison: Comparison,
     methods: Sequence[str],
     nfe: int,
     mu: Pictures,
@@ -139,11 +145,11 @@ def _walks(
     for method in methods:
         walked = Walk(method, METHODS[method].title, 0, 0.0)
         for walked in _walk(bench, method, nfe, mu, truth):
-            shown = replace(seen, walks=(*seen.walks, walked))
-            yield bench.progress(f"{walked.title}: {walked.nfe} of {nfe} NFE", shown, walked.nfe)
+            partial = replace(comparison, walks=(*comparison.walks, walked))
+            yield bench.progress(f"{walked.title}: {walked.nfe} of {nfe} NFE", partial, walked.nfe)
         bench.done += nfe
-        seen = replace(seen, walks=(*seen.walks, walked))
-    return seen
+        comparison = replace(comparison, walks=(*comparison.walks, walked))
+    return comparison
 
 
 def _walk(
@@ -151,17 +157,17 @@ def _walk(
 ) -> Iterator[Walk]:
     """One method's walk, growing; the last one carries the restored picture and its scores."""
     walk, begun = Walk(method, METHODS[method].title, 0, 0.0), time.perf_counter()
-    here = mu.to(bench.restorer.bundle.device)
+    anchor = mu.to(bench.restorer.bundle.device)
     try:
         z, steps = bench.walk(method, mu, nfe)
-        way = bench.ways[method] = [z]
+        trajectory = bench.trajectories[method] = [z]
         stride = -(-nfe // FRAMES)
         for step in steps:
             z = step.z
-            way.append(z)
+            trajectory.append(z)
             walk = replace(walk, nfe=step.nfe, seconds=time.perf_counter() - begun)
             if step.i % stride == 0:
-                frame = to_picture(step.x0 + here)
+                frame = to_picture(step.x0 + anchor)
                 walk = replace(
                     walk,
                     frames=(*walk.frames, frame),
@@ -171,7 +177,7 @@ def _walk(
     except SamplerError as error:
         yield replace(walk, fault=f"{error.message} {error.advice}".strip())
         return
-    end = z + here
+    end = z + anchor
     yield replace(
         walk,
         picture=to_picture(end),
@@ -182,14 +188,14 @@ def _walk(
 
 def _curve(
     bench: _Bench,
-    seen: Comparison,
+    comparison: Comparison,
     methods: Sequence[str],
     counts: Sequence[int],
     truth: Pictures,
     mu: Pictures,
 ) -> Generator[Progress, None, Comparison]:
     """Quality of every method at each NFE on the middle of the picture, the cheapest first."""
-    seen = replace(seen, damaged_point=_point("damaged", 0, scores(mu, truth)[0]))
+    comparison = replace(comparison, damaged_point=_point("damaged", 0, scores(mu, truth)[0]))
     for nfe in counts:
         for method in methods:
             title, spent = METHODS[method].title, 0
@@ -198,19 +204,21 @@ def _curve(
                 for step in steps:
                     z, spent = step.z, step.nfe
                     if step.i % 3 == 2:
-                        yield bench.progress(f"{title} at {nfe} NFE", seen, spent)
+                        yield bench.progress(f"{title} at {nfe} NFE", comparison, spent)
             except SamplerError:
                 continue  # Heun has no walk of one evaluation; its line begins later
             finally:
                 bench.done += nfe
-            found = scores(z + mu.to(z.device), truth)[0]
-            seen = replace(seen, curve=(*seen.curve, _point(method, spent, found)))
-            yield bench.progress(f"{title} at {spent} NFE", seen)
-    return seen
+            quality = scores(z + mu.to(z.device), truth)[0]
+            comparison = replace(
+                comparison, curve=(*comparison.curve, _point(method, spent, quality))
+            )
+            yield bench.progress(f"{title} at {spent} NFE", comparison)
+    return comparison
 
 
-def _point(method: str, nfe: int, found: Scores) -> Point:
-    return Point(method, nfe, found.psnr, found.ssim, found.distance)
+def _point(method: str, nfe: int, quality: Scores) -> Point:
+    return Point(method, nfe, quality.psnr, quality.ssim, quality.distance)
 
 
 # ---------------------------------------------------------------------- a whole picture
@@ -243,24 +251,24 @@ def restore(
     _check_tiles(tile, overlap)
     yield Progress(0, 1, "Loading the model")
     restorer = _open(model, fit_target, tables)
-    whole = _chosen(picture, example, whole=True)
+    original = _chosen(picture, example, whole=True)
     spoilt_here = damage or picture is None
-    given = to_tensor(whole[None])
+    pixels = to_tensor(original[None])
     if spoilt_here and task == UNKNOWN:
         task = "rain"
-    mu = _damaged(given, task, strength, seed) if spoilt_here else given
-    truth = given if spoilt_here else None
+    mu = _damaged(pixels, task, strength, seed) if spoilt_here else pixels
+    truth = pixels if spoilt_here else None
     height, width = mu.shape[-2:]
     tiles = cut(height, width, tile, overlap)
     canvas, begun, total = Canvas(mu, overlap), time.perf_counter(), len(tiles) * nfe
-    seen = Restored(
+    restored = Restored(
         to_picture(mu),
         truth=None if truth is None else to_picture(truth),
         title=METHODS[solver].title,
         tiles=len(tiles),
         before_scores=None if truth is None else scores(mu, truth)[0],
     )
-    yield Progress(0, total, f"{len(tiles)} tiles", seen)
+    yield Progress(0, total, f"{len(tiles)} tiles", restored)
     for number, part in enumerate(tiles, start=1):
         # the whole picture tells a network that reads the damage off it what to expect
         net = restorer.model(part.of(mu), task, whole=mu)
@@ -269,12 +277,12 @@ def restore(
         for step in restorer.walk(solver, net, z, nfe, noise, spacing=spacing):
             z = step.z
             done = (number - 1) * nfe + min(step.nfe, nfe)
-            yield Progress(done, total, f"Tile {number} of {len(tiles)}", seen)
+            yield Progress(done, total, f"Tile {number} of {len(tiles)}", restored)
         canvas.put(part, net.place(z).cpu())
         seconds = time.perf_counter() - begun
-        seen = replace(seen, after=to_picture(canvas.picture), nfe=net.nfe, seconds=seconds)
-        yield Progress(number * nfe, total, f"Tile {number} of {len(tiles)}", seen)
-    return replace(seen, scores=None if truth is None else scores(canvas.picture, truth)[0])
+        restored = replace(restored, after=to_picture(canvas.picture), nfe=net.nfe, seconds=seconds)
+        yield Progress(number * nfe, total, f"Tile {number} of {len(tiles)}", restored)
+    return replace(restored, scores=None if truth is None else scores(canvas.picture, truth)[0])
 
 
 # ---------------------------------------------------------------------- pictures and checks

@@ -89,7 +89,7 @@ def run(
     assert isinstance(bundle, RestorationBundle)
     trials = Trials.make(seed, per_photograph, drawings)
     damaged = _figures(trials.mu, trials)
-    found: dict[str, dict[int, Table]] = {}
+    tables: dict[str, dict[int, Table]] = {}
     plan = [(method, nfe) for method, counts in COUNTS.items() for nfe in counts]
     heads = [(target, *pair) for target in bundle.fit_targets for pair in HEADS]
     total = len(plan) + len(heads)
@@ -98,7 +98,7 @@ def run(
             table = yield from _measured(Restorer(bundle), trials, method, nfe, seed, done, total)
         except SamplerError:  # left the range of numbers; said by its absence
             continue
-        found.setdefault(method, {})[nfe] = table
+        tables.setdefault(method, {})[nfe] = table
     by_head: dict[str, dict[str, Plain]] = {}
     for done, (target, method, nfe) in enumerate(heads, start=len(plan)):
         restorer = Restorer(bundle, target)
@@ -106,7 +106,7 @@ def run(
         by_head.setdefault(target, {})[f"{METHODS[method].title}, {nfe} NFE"] = _summary(
             table, trials, seed
         )
-    ours, rival, patient = (found[name][nfe]["psnr"] for name, nfe in (OURS, RIVAL, PATIENT))
+    ours, rival, patient = (tables[name][nfe]["psnr"] for name, nfe in (OURS, RIVAL, PATIENT))
     return Measured.of(
         measured=float(ours.mean()),
         versus=float(rival.mean()),
@@ -124,13 +124,13 @@ def run(
                 METHODS[method].title: {
                     str(nfe): _summary(table, trials, seed) for nfe, table in row.items()
                 }
-                for method, row in found.items()
+                for method, row in tables.items()
             },
-            "by damage, PSNR": _by_task(trials, damaged, found),
+            "by damage, PSNR": _by_task(trials, damaged, tables),
             "by what the network predicts": by_head,
             "evaluations of rivals for the PSNR of MRS-ODE-d-2 at 10": {
-                METHODS[name].title: _reaches(found[name], float(ours.mean()))
-                for name in found
+                METHODS[name].title: _reaches(tables[name], float(ours.mean()))
+                for name in tables
                 if METHODS[name].is_rival
             },
         },
@@ -151,10 +151,10 @@ def _measured(
 
 
 def _figures(x: Float[Tensor, "n 3 h w"], trials: Trials) -> Table:
-    found = scores(x, trials.x0)
+    results = scores(x, trials.x0)
     table = {}
     for name in FIGURES:
-        values = [getattr(one, name) for one in found]
+        values = [getattr(result, name) for result in results]
         if None not in values:
             table[name] = np.array(values, dtype=np.float64)
     return table
@@ -170,16 +170,16 @@ def _with_interval(values: Values, trials: Trials, seed: int) -> dict[str, Plain
 
 
 def _by_task(
-    trials: Trials, damaged: Table, found: Mapping[str, Mapping[int, Table]]
+    trials: Trials, damaged: Table, tables: Mapping[str, Mapping[int, Table]]
 ) -> dict[str, Plain]:
     rows: dict[str, Plain] = {}
     columns = {
         "damaged": damaged,
-        "one estimate, 1 NFE": found["mrs_ode_d_2"][1],
-        "MRS-ODE-d-2, 10 NFE": found["mrs_ode_d_2"][10],
-        "posterior as released, 10 NFE": found["posterior_released"][10],
-        "posterior strided, 10 NFE": found["posterior_strided"][10],
-        "posterior, 100 NFE": found["posterior_released"][100],
+        "one estimate, 1 NFE": tables["mrs_ode_d_2"][1],
+        "MRS-ODE-d-2, 10 NFE": tables["mrs_ode_d_2"][10],
+        "posterior as released, 10 NFE": tables["posterior_released"][10],
+        "posterior strided, 10 NFE": tables["posterior_strided"][10],
+        "posterior, 100 NFE": tables["posterior_released"][100],
     }
     for task in TASKS:
         chosen = np.array([name == task for name in trials.tasks])

@@ -64,7 +64,7 @@ def _model(mu: Float[Tensor, "b c h w"], kind: Kind = "eps", path: Path = PATH) 
 def _table_error(arrays: Arrays, kind: str) -> float:
     schedule = Schedule(kind)
     path, times = schedule.path, np.arange(101.0)
-    found = {
+    computed = {
         "thetas": schedule.thetas,
         "dt": schedule.dt,
         "alpha": path.a(times),
@@ -73,32 +73,36 @@ def _table_error(arrays: Arrays, kind: str) -> float:
         # a hundredth, as float32 leaves lambda two digits less
         "lambda": path.lam(times) / 100,
     }
-    wanted = {name: arrays[f"{kind}_{name}"] / (100 if name == "lambda" else 1) for name in found}
-    return max(apart(value, wanted[name]) for name, value in found.items())
+    expected = {
+        name: arrays[f"{kind}_{name}"] / (100 if name == "lambda" else 1) for name in computed
+    }
+    return max(apart(value, expected[name]) for name, value in computed.items())
 
 
 def _solver_case(arrays: Arrays, case: int, path: Path, tolerance: float) -> Compared:
-    told = {
+    config = {
         key: str(arrays[f"cfg_{key}"][case])
         for key in ("solver_type", "parameterization", "fit_target", "time_schedule")
     }
     order, steps = (int(arrays[f"cfg_{key}"][case]) for key in ("order", "num_sample_steps"))
-    name = f"mrs_{told['solver_type']}_{told['parameterization'][0]}_{order}"
-    mu, start, wanted = (torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out"))
-    found = solvers.run(
+    name = f"mrs_{config['solver_type']}_{config['parameterization'][0]}_{order}"
+    mu, start, expected = (
+        torch.from_numpy(arrays[f"c{case}_{key}"]) for key in ("mu", "xT", "out")
+    )
+    end = solvers.run(
         name,
-        _model(mu, FIT_TARGETS[told["fit_target"]], path),
+        _model(mu, FIT_TARGETS[config["fit_target"]], path),
         start - mu,
-        mrs_grid(path, told["time_schedule"], steps),
+        mrs_grid(path, config["time_schedule"], steps),
         Noise.replay(list(torch.from_numpy(arrays[f"c{case}_noises"]))),
         hook=None,
         **({"taper": True} if order > 1 else {}),
     )
-    scale = float(wanted.abs().max())
-    title = f"{name.replace('_', '-')}, network predicts {told['fit_target']}, {steps} steps"
+    scale = float(expected.abs().max())
+    title = f"{name.replace('_', '-')}, network predicts {config['fit_target']}, {steps} steps"
     if path is RELEASED:
-        title += f", {told['time_schedule']}, tables read apart"
-    return title, apart(found + mu, wanted) / scale, tolerance
+        title += f", {config['time_schedule']}, tables read apart"
+    return title, apart(end + mu, expected) / scale, tolerance
 
 
 def _single_steps(arrays: Arrays) -> Iterator[Compared]:
@@ -110,9 +114,9 @@ def _single_steps(arrays: Arrays) -> Iterator[Compared]:
         ("euler_t", "euler_ode", 1, 1e-5),
     ):
         errors = []
-        for t, drawn, wanted in zip(arrays["t"], arrays["noise"], arrays[key], strict=True):
+        for t, eps, expected in zip(arrays["t"], arrays["noise"], arrays[key], strict=True):
             grid = timesteps([float(t), float(t) - 1])
-            noise = Noise.replay([sign * torch.from_numpy(drawn)])
-            found = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
-            errors.append(apart(found, wanted))
+            noise = Noise.replay([sign * torch.from_numpy(eps)])
+            after = solvers.run(solver, _model(mu), x - mu, grid, noise) + mu
+            errors.append(apart(after, expected))
         yield f"one step of {solvers.find(solver).title}", max(errors), tolerance

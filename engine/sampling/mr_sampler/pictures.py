@@ -52,8 +52,8 @@ def example(name: str) -> Picture:
 def scene(name: str) -> Picture:
     """An object as the held-out artist drew it, enlarged by whole pixels to the usual side."""
     sprites = load_sprites().only((HELD_OUT_ARTIST,))
-    drawn = draw(Scene("plain", "blue", name), sprites, np.random.default_rng(5), side=64)
-    return drawn.repeat(SIDE // len(drawn), 0).repeat(SIDE // len(drawn), 1)
+    pixels = draw(Scene("plain", "blue", name), sprites, np.random.default_rng(5), side=64)
+    return pixels.repeat(SIDE // len(pixels), 0).repeat(SIDE // len(pixels), 1)
 
 
 def held_out(per_photograph: int, drawings: int, *, seed: int = 0) -> Float[Tensor, "n 3 h w"]:
@@ -73,8 +73,8 @@ def held_out(per_photograph: int, drawings: int, *, seed: int = 0) -> Float[Tens
     sprites = load_sprites().only((HELD_OUT_ARTIST,))
     generator = np.random.default_rng(seed + 77)
     for _ in range(drawings):
-        drawn = draw(random_scene(generator, sprites, blanks=0.0), sprites, generator, side=64)
-        squares.append(drawn[16 : 16 + CROP, 16 : 16 + CROP])
+        drawing = draw(random_scene(generator, sprites, blanks=0.0), sprites, generator, side=64)
+        squares.append(drawing[16 : 16 + CROP, 16 : 16 + CROP])
     return to_tensor(np.stack(squares))
 
 

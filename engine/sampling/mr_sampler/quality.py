@@ -40,7 +40,7 @@ def perceptual(x: Pictures, x0: Pictures) -> Float[Tensor, " b"] | None:
         judge = load_judge()
     except AssetMissing:
         return None
-    found = []
+    features = []
     for pictures in (x, x0):
         device = judge.place.device
         value, layers = pictures.to(device) * 2 - 1, []
@@ -48,5 +48,5 @@ def perceptual(x: Pictures, x0: Pictures) -> Float[Tensor, " b"] | None:
             value = part(value)
             if index % 2:
                 layers.append(value)
-        found.append(layers)
-    return feature_distance(*found).cpu()
+        features.append(layers)
+    return feature_distance(*features).cpu()

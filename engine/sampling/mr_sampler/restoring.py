@@ -47,14 +47,14 @@ class Restorer:
         `whole` is the picture that `mu` is a part of, where the damage is read off the picture.
         """
         mu = mu.to(self.bundle.device)
-        told = condition(self.bundle, mu if whole is None else whole.to(mu), task)
+        cond = condition(self.bundle, mu if whole is None else whole.to(mu), task)
         return Model(
             network(self.bundle, self.reading),
             self.path,
             KINDS[self.reading],
             "t",
             anchor=mu,
-            cond={**told, "mu": mu},
+            cond={**cond, "mu": mu},
         )
 
     def start(self, mu: Pictures, noise: NoiseSource) -> Pictures:

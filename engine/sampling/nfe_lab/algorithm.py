@@ -107,7 +107,7 @@ class _Shared:
     eta: float
     total: int
     done: int = 0
-    ways: dict[str, list[Tensor]] = field(default_factory=dict)
+    trajectories: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def walk(self, solver: str, nfe: int) -> Clock:
         """A fresh walk of a solver from the noise of this run."""
@@ -128,14 +128,14 @@ def _films(shared: _Shared, names: Sequence[str], nfe: int) -> Generator[Progres
     lab = Lab()
     for name in names:
         for film in _film(shared, name, nfe):
-            shown = replace(lab, films=(*lab.films, film))
-            yield shared.progress(f"{film.title}: {film.nfe} of {nfe} NFE", shown, film.nfe)
+            partial = replace(lab, films=(*lab.films, film))
+            yield shared.progress(f"{film.title}: {film.nfe} of {nfe} NFE", partial, film.nfe)
         shared.done += nfe
-        lab = shown
+        lab = partial
     pictures = np.stack([film.picture for film in lab.films if film.picture is not None])
     judged = zip(lab.films, verdicts(shared.scene.bundle, pictures), strict=True)
     films = (replace(film, verdict=verdict) for film, verdict in judged)
-    lab = Lab(films=tuple(films), differences=_differences(shared.ways))
+    lab = Lab(films=tuple(films), differences=_differences(shared.trajectories))
     yield shared.progress("Pictures are done", lab)
     return lab
 
@@ -143,11 +143,11 @@ def _films(shared: _Shared, names: Sequence[str], nfe: int) -> Generator[Progres
 def _film(shared: _Shared, name: str, nfe: int) -> Iterator[Film]:
     """The film of one solver, growing; the last one carries the finished picture."""
     scene, clock = shared.scene, shared.walk(name, nfe)
-    way = shared.ways[name] = [scene.noise(shared.seed)]
+    trajectory = shared.trajectories[name] = [scene.noise(shared.seed)]
     stride = 1 if np.prod(scene.shape[1:]) <= LATENTS_DECODED_FAST else max(1, nfe // FEWEST_FRAMES)
     film = Film(name, title_of(name), _is_stochastic(name, shared.eta), 0, 0.0)
     for step in clock:
-        way.append(step.z)
+        trajectory.append(step.z)
         film = replace(film, nfe=step.nfe, milliseconds_per_nfe=1e3 * clock.seconds / step.nfe)
         if step.i % stride == 0:
             frame = small(scene.decode(step.x0))
@@ -158,12 +158,12 @@ def _film(shared: _Shared, name: str, nfe: int) -> Iterator[Film]:
                 times=(*film.times, float(step.t)),
             )
         yield film
-    yield replace(film, picture=scene.decode(way[-1]))
+    yield replace(film, picture=scene.decode(trajectory[-1]))
 
 
-def _differences(ways: dict[str, list[Tensor]]) -> tuple[Difference, ...]:
+def _differences(trajectories: dict[str, list[Tensor]]) -> tuple[Difference, ...]:
     """How far the results of every two solvers are apart: 0 to round-off where they are one."""
-    ends = {name: way[-1] for name, way in ways.items()}
+    ends = {name: trajectory[-1] for name, trajectory in trajectories.items()}
     return tuple(Difference(a, b, distance(ends[a], ends[b])) for a, b in combinations(ends, 2))
 
 
@@ -196,7 +196,8 @@ def _reference(
     lab = replace(
         lab,
         films=tuple(
-            replace(film, error=distance(shared.ways[film.solver][-1], truth)) for film in lab.films
+            replace(film, error=distance(shared.trajectories[film.solver][-1], truth))
+            for film in lab.films
         ),
         reference=Reference(
             f"{title_of(REFERENCE_SOLVER)}, {REFERENCE_GRID}, {walked.nfe} NFE",
@@ -207,7 +208,8 @@ def _reference(
             verdicts(scene.bundle, picture[None])[0],
         ),
         plane=plane(
-            {**shared.ways, "reference": list(walked.latents[:, None])}, leftmost="reference"
+            {**shared.trajectories, "reference": list(walked.latents[:, None])},
+            leftmost="reference",
         ),
     )
     yield shared.progress("The reference is there", lab)
@@ -222,14 +224,14 @@ def _walk_reference(shared: _Shared, lab: Lab, nfe: int) -> Generator[Progress, 
             REFERENCE_SOLVER, model, z, nfe, grid=REFERENCE_GRID, eta=0.0, seed=shared.seed
         )
     )
-    way = [z]
+    trajectory = [z]
     for step in clock:
-        way.append(step.z)
+        trajectory.append(step.z)
         if step.i % 5 == 0:
             yield shared.progress(f"Reference: {step.nfe} of {nfe} NFE", lab, step.nfe)
     shared.done += model.nfe
-    kept = np.unique(np.linspace(0, len(way) - 1, KEPT_LATENTS).round().astype(int))
-    return _Walked(torch.cat([way[index] for index in kept]).cpu(), model.nfe, clock.seconds)
+    kept = np.unique(np.linspace(0, len(trajectory) - 1, KEPT_LATENTS).round().astype(int))
+    return _Walked(torch.cat([trajectory[index] for index in kept]).cpu(), model.nfe, clock.seconds)
 
 
 # ---------------------------------------------------------------------- the curve

@@ -89,8 +89,8 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = BATCHES) -
     shares = {"overhead over bare network calls": loop_share}
     if device := accelerator():
         large = stable_diffusion_shape(scene, device, "float16")
-        found = yield from overhead(large, seed, batches + 2, total)
-        shares["overhead at the shape of SD 1.5"] = found
+        numbers = yield from overhead(large, seed, batches + 2, total)
+        shares["overhead at the shape of SD 1.5"] = numbers
     headline = errors[GRID]
     return Measured.of(
         measured=statistics.fmean(headline["dpmpp_2m"]),
@@ -107,13 +107,13 @@ def run(*, seed: int, model: ModelRef | str = "world", batches: int = BATCHES) -
             "guidance": GUIDANCE,
             "reference": f"{REFERENCE_SOLVER}, {REFERENCE_GRID}, {REFERENCE_NFE} NFE",
             "mean error": {
-                spacing: {name: statistics.fmean(found) for name, found in row.items()}
+                spacing: {name: statistics.fmean(numbers) for name, numbers in row.items()}
                 for spacing, row in errors.items()
             },
             "times nearer than ddim": {
                 spacing: {
-                    name: _factor(row["ddim"], found, seed)
-                    for name, found in row.items()
+                    name: _factor(row["ddim"], numbers, seed)
+                    for name, numbers in row.items()
                     if name != "ddim"
                 }
                 for spacing, row in errors.items()
@@ -150,11 +150,11 @@ def _kernels(pictures: Drawn, seed: int) -> dict[str, list[float]]:
     """The kernel distance of each solver's pictures from drawings, and its interval, times 1000."""
     judge = load_judge()
     truth = judge.judge(_rendered(seed)).features
-    found = {}
+    distances = {}
     for name, parts in pictures.items():
         features = judge.judge(np.concatenate(parts)).features
-        found[name] = kernel_thousandths(features, truth, seed=seed)
-    return found
+        distances[name] = kernel_thousandths(features, truth, seed=seed)
+    return distances
 
 
 def _rendered(seed: int) -> UInt8[Array, "n height width 3"]:
@@ -183,11 +183,11 @@ def _candidates(
     """Distance of solves at the reference's price to a three times finer one."""
     scene = scene.with_prompts(list(PROMPTS)[:2], "", GUIDANCE)
     fine = yield from _end(scene, "dpmpp_2m", "trailing", FINE_NFE, seed, done, total)
-    found = {}
+    errors = {}
     for name, grid in CANDIDATES:
         end = yield from _end(scene, name, grid, REFERENCE_NFE, seed, done, total)
-        found[f"{name}, {grid}"] = statistics.fmean(_distances(end, fine))
-    return found
+        errors[f"{name}, {grid}"] = statistics.fmean(_distances(end, fine))
+    return errors
 
 
 def _end(
@@ -268,11 +268,13 @@ def overhead(
                 times[name].append(seconds)
         yield Progress(done, total, f"Overhead: round {round_} of {ROUNDS}")
     ratios = {
-        name: [taken / bare - 1 for taken, bare in zip(times[name], times["bare"], strict=True)]
+        name: [
+            duration / bare - 1 for duration, bare in zip(times[name], times["bare"], strict=True)
+        ]
         for name in ("ours", "diffusers")
     }
     return {
-        **{name: statistics.median(found) for name, found in ratios.items()},
+        **{name: statistics.median(shares) for name, shares in ratios.items()},
         "milliseconds per bare call": 1e3 * statistics.median(times["bare"]) / nfe,
     }
 

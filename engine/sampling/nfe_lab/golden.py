@@ -53,9 +53,9 @@ def _compared() -> Iterator[Compared]:
 def _exact(arrays: Arrays, key: str) -> Compared:
     path = schedules.vp()
     model, x = _world(arrays).model(path), torch.from_numpy(arrays["xT"])
-    found = solvers.run(EXACT[key], model, x, grids.uniform_lam(path, 10))
+    end = solvers.run(EXACT[key], model, x, grids.uniform_lam(path, 10))
     name = f"{solvers.find(EXACT[key]).title}, 10 steps, exact world"
-    return name, apart(found, arrays[f"out_{key}"]), TOLERANCE_EXACT
+    return name, apart(end, arrays[f"out_{key}"]), TOLERANCE_EXACT
 
 
 def _diffusers(arrays: Arrays, key: str, steps: int) -> Compared:
@@ -65,9 +65,9 @@ def _diffusers(arrays: Arrays, key: str, steps: int) -> Compared:
     # diffusers starts these two at kappa noise, where z = a kappa noise = s noise
     x = float(path.s(times[0])) * x if key in ("euler", "heun") else x
     model = _world(arrays).model(path)
-    found = solvers.run(DIFFUSERS[key], model, x, grids.timesteps(np.append(times, -1.0)))
+    end = solvers.run(DIFFUSERS[key], model, x, grids.timesteps(np.append(times, -1.0)))
     name = f"{key} of diffusers, {steps} steps"
-    return name, apart(found, arrays[f"{key}_{steps}"]), TOLERANCE_DIFFUSERS
+    return name, apart(end, arrays[f"{key}_{steps}"]), TOLERANCE_DIFFUSERS
 
 
 def _world(arrays: Arrays) -> Mixture:

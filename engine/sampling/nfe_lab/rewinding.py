@@ -79,15 +79,15 @@ def rewind(
         picture = yield from _draw(trip, drawing, seed)
     else:
         picture = _fitted(picture, *checkpoints.own_size(drawing.bundle))
-    shown, z = _encode(drawing, picture)
-    yield trip.progress("Encoded", shown)
-    for name, title, there, back in WAYS:
-        begun, finished = trip.done, shown.ways
-        for note, way in _there_and_back(trip, Way(name, title), z, there, back):
+    rewound, z = _encode(drawing, picture)
+    yield trip.progress("Encoded", rewound)
+    for name, title, invert, draw in WAYS:
+        begun, finished = trip.done, rewound.ways
+        for note, way in _there_and_back(trip, Way(name, title), z, invert, draw):
             trip.done = begun + way.nfe
-            shown = replace(shown, ways=(*finished, way))
-            yield trip.progress(f"{title}: {note}", shown)
-    return shown
+            rewound = replace(rewound, ways=(*finished, way))
+            yield trip.progress(f"{title}: {note}", rewound)
+    return rewound
 
 
 @dataclass
@@ -100,8 +100,8 @@ class _Trip:
     total: int
     done: int = 0
 
-    def progress(self, note: str, shown: Rewound) -> Progress:
-        return Progress(min(self.done, self.total), self.total, note, shown)
+    def progress(self, note: str, partial: Rewound) -> Progress:
+        return Progress(min(self.done, self.total), self.total, note, partial)
 
 
 # ---------------------------------------------------------------------- the two ways
@@ -135,13 +135,13 @@ WAYS: tuple[tuple[str, str, Walk, Walk], ...] = (
 
 
 def _there_and_back(
-    trip: _Trip, way: Way, z: Latents, there: Walk, back: Walk
+    trip: _Trip, way: Way, z: Latents, invert: Walk, back: Walk
 ) -> Iterator[tuple[str, Way]]:
     """The way as it grows: to noise, back to the picture, and back with the other prompt."""
     scene, model = trip.scene, trip.scene.model()
     state: Latents | Pair = z
     latents = z
-    for i, (after, latents) in enumerate(there(model, z, trip.grid)):
+    for i, (after, latents) in enumerate(invert(model, z, trip.grid)):
         frames = _filmed(scene, trip, way.to_noise, i, latents)
         way, state = replace(way, to_noise=frames, nfe=model.nfe), after
         yield "to noise", way
@@ -176,14 +176,14 @@ def _filmed(
     return (*frames, small(scene.decode(latents))) if is_due else frames
 
 
-def _compared(scene: Scene, way: Way, latents: Latents, z: Latents) -> Way:
+def _compared(scene: Scene, done: Way, latents: Latents, z: Latents) -> Way:
     """The errors of the round trip: in latents, and in pixels of the decoded pictures."""
     picture, encoded = scene.decode(latents), scene.decode(z)
     difference = picture.astype(np.int16) - encoded
     return replace(
-        way,
+        done,
         picture=picture,
-        round_trip=compare(z.float(), latents.float(), steps=way.nfe),
+        round_trip=compare(z.float(), latents.float(), steps=done.nfe),
         latent_error=distance(latents, z),
         pixel_error=float(np.abs(difference).mean()),
         verdict=verdicts(scene.bundle, picture[None])[0],
@@ -210,13 +210,13 @@ def _encode(scene: Scene, picture: UInt8[Array, "height width 3"]) -> tuple[Rewo
     z = checkpoints.encode_picture(scene.bundle, picture[None]).to(scene.bundle.device)
     encoded = scene.decode(z)
     mean_square = float(np.square(picture.astype(np.float64) - encoded).mean())
-    shown = Rewound(
+    rewound = Rewound(
         original=picture,
         encoded=encoded,
         verdict=verdicts(scene.bundle, picture[None])[0],
         psnr_of_encoding=10 * float(np.log10(255**2 / max(mean_square, 1e-12))),
     )
-    return shown, wide(z)
+    return rewound, wide(z)
 
 
 def _fitted(

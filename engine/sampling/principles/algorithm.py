@@ -211,44 +211,44 @@ def run(
 
     scene_times = grids.uniform_lam(VP, SCENES - 1).times
     scenes = np.stack([density(density0, 60, VP.a(t), VP.s(t)) for t in scene_times])
-    shown = Orders(scenes, scene_times, None, ())
+    orders = Orders(scenes, scene_times, None, ())
     apart, ends = spread_out(start, SHOWN), {}
     for name in names:
         grid = grid_of(VP, REGISTRY[name].steps_for(nfe, to_zero=False))
         trail, ends[name] = follow(name, density0, start, grid, apart)
-        shown, done = replace(shown, trails=(*shown.trails, trail)), done + 1
-        yield Progress(done, total, f"{SOLVERS[name][0]}, {trail.nfe} evaluations", shown)
+        orders, done = replace(orders, trails=(*orders.trails, trail)), done + 1
+        yield Progress(done, total, f"{SOLVERS[name][0]}, {trail.nfe} evaluations", orders)
 
     times = grids.uniform_lam(VP, 80).times
     truth = yield from relay(
         reference(density0, VP, start, times),
-        lambda share: Progress(done + int(10 * share), total, "the true curves, to 1e-12", shown),
+        lambda share: Progress(done + int(10 * share), total, "the true curves, to 1e-12", orders),
     )
     done += 10
     trails = tuple(
-        replace(trail, error=_middle(ends[trail.solver], truth[-1])) for trail in shown.trails
+        replace(trail, error=_middle(ends[trail.solver], truth[-1])) for trail in orders.trails
     )
     true_trail = Trail("truth", 0, truth[:, apart].numpy(), times)
-    shown = replace(shown, truth=true_trail, trails=trails)
-    yield Progress(done, total, "the true curves, to 1e-12", shown)
+    orders = replace(orders, truth=true_trail, trails=trails)
+    yield Progress(done, total, "the true curves, to 1e-12", orders)
     for point in _curve(names, density0, start, grid_of, budgets, truth[-1]):
         done += 1
-        points = (*shown.points, point)
-        shown = replace(shown, points=points, slopes=slopes(points))
-        yield Progress(done, total, f"{SOLVERS[point.solver][0]}, {point.nfe} evaluations", shown)
+        points = (*orders.points, point)
+        orders = replace(orders, points=points, slopes=slopes(points))
+        yield Progress(done, total, f"{SOLVERS[point.solver][0]}, {point.nfe} evaluations", orders)
     for agreement in one_curve(density0, start[:16]):
-        shown = replace(shown, agreements=(*shown.agreements, agreement))
-        yield Progress(done, total, "one curve in all coordinates", shown)
-    return shown
+        orders = replace(orders, agreements=(*orders.agreements, agreement))
+        yield Progress(done, total, "one curve in all coordinates", orders)
+    return orders
 
 
 def follow(
-    name: str, world: Mixture, start: Float[Tensor, "b 2"], grid: Grid, shown: list[int]
+    name: str, world: Mixture, start: Float[Tensor, "b 2"], grid: Grid, indices: list[int]
 ) -> tuple[Trail, Float[Tensor, "b 2"]]:
     """The states of the shown particles on their way, and where all of them end."""
     model = world.model(VP)
     states = [start, *(step.z for step in solve(name, model, start, grid))]
-    kept = torch.stack(states)[:, shown].numpy()
+    kept = torch.stack(states)[:, indices].numpy()
     return Trail(name, model.nfe, kept, grid.times), states[-1]
 
 
@@ -280,7 +280,7 @@ def _curve(
 
 def slopes(points: Sequence[Point]) -> tuple[Slope, ...]:
     """The slope of each solver between its last two points, and the order that it promises."""
-    found = []
+    fitted = []
     for name, (_, order) in SOLVERS.items():
         last = [point for point in points if point.solver == name][-2:]
         if len(last) == 2 and min(point.error for point in last) > 0:
@@ -289,8 +289,8 @@ def slopes(points: Sequence[Point]) -> tuple[Slope, ...]:
                 math.log(before / after) / ratio
                 for before, after in zip(*((p.error, p.mean) for p in last), strict=True)
             )
-            found.append(Slope(name, order, by_median, by_mean))
-    return tuple(found)
+            fitted.append(Slope(name, order, by_median, by_mean))
+    return tuple(fitted)
 
 
 def one_curve(world: Mixture, start: Float[Tensor, "b 2"], steps: int = 20) -> Iterator[Agreement]:
@@ -310,8 +310,8 @@ def one_curve(world: Mixture, start: Float[Tensor, "b 2"], steps: int = 20) -> I
         times = np.asarray(path.t_of_lam(levels))
         begun = start * float(path.a(times[0]) / VP.a(VP.t_max))
         other = run_solver("dpmpp_2m", world.model(path), begun, Grid(times))
-        there = other * float(VP.a(VP.t_min) / path.a(times[-1]))
-        yield Agreement("process", title, _distance(there, end))
+        on_vp = other * float(VP.a(VP.t_min) / path.a(times[-1]))
+        yield Agreement("process", title, _distance(on_vp, end))
 
 
 def speaking(world: Mixture, path: Path, kind: str) -> Model:
@@ -354,7 +354,7 @@ def views(
     """
     density0 = world_of(world)
     path, level = process_of(process), t
-    here = torch.tensor([[x, y]]).double()
+    point = torch.tensor([[x, y]]).double()
     time = level if process == "vp" else float(path.t_of_lam(VP.lam(level)))
     a, s = float(path.a(time)), float(path.s(time))
     scale = math.hypot(a, s)
@@ -363,8 +363,8 @@ def views(
     points = window(15, 2.6)
     pred = model(scale * points, time)
     arrows = pred.x0 - points if reading == "x0" else getattr(pred, reading)
-    state = model(scale * here, time)
-    shown = Views(
+    state = model(scale * point, time)
+    result = Views(
         level,
         a,
         s,
@@ -372,19 +372,19 @@ def views(
         density(density0, 72, a, s),
         points.numpy(),
         arrows.numpy(),
-        here[0].numpy(),
+        point[0].numpy(),
         torch.cat([getattr(state, kind) for kind in READINGS]).numpy(),
         np.zeros((len(READINGS), len(READINGS))),
         (),
     )
-    yield Progress(1, 3, "the field", shown)
+    yield Progress(1, 3, "the field", result)
     generator = rng.generator(seed, "batch")
     x0 = density0.sample(256, generator)
     noise = rng.noise(x0.shape, generator, dtype=torch.float64)
     z = combine((a, x0), (s, noise))
-    shown = replace(shown, trips=round_trips(model(z, time)))
-    yield Progress(2, 3, "round trips", shown)
-    return replace(shown, losses=tuple(losses(model(z, time), x0, noise)))
+    result = replace(result, trips=round_trips(model(z, time)))
+    yield Progress(2, 3, "round trips", result)
+    return replace(result, losses=tuple(losses(model(z, time), x0, noise)))
 
 
 def round_trips(pred: Pred) -> np.ndarray:
@@ -392,9 +392,9 @@ def round_trips(pred: Pred) -> np.ndarray:
     errors = np.zeros((len(READINGS), len(READINGS)))
     for i, first in enumerate(READINGS):
         value = getattr(pred, first)
-        there = Pred(pred.path, pred.z, pred.t, first, value)
+        converted = Pred(pred.path, pred.z, pred.t, first, value)
         for j, second in enumerate(READINGS):
-            back = Pred(pred.path, pred.z, pred.t, second, getattr(there, second))
+            back = Pred(pred.path, pred.z, pred.t, second, getattr(converted, second))
             errors[i, j] = float((getattr(back, first) - value).abs().max() / value.abs().max())
     return errors
 
@@ -416,9 +416,9 @@ def losses(pred: Pred, x0: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]) ->
         "v": -(path.prior_std**2 * a**2 + s**2) / (path.prior_std * s),
         "u": float(path.a_slope(t)) - a * float(path.s_slope(t)) / s,
     }
-    drawn = Pred(path, pred.z, t, "eps", noise)
+    true = Pred(path, pred.z, t, "eps", noise)
     base = float((pred.x0 - x0).square().sum(1).mean())
     for kind, factor in factors.items():
-        target = x0 if kind == "x0" else getattr(drawn, kind)
+        target = x0 if kind == "x0" else getattr(true, kind)
         loss = float((getattr(pred, kind) - target).square().sum(1).mean())
         yield Loss(kind, loss, factor**2, abs(loss / (factor**2 * base) - 1))

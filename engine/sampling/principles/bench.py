@@ -25,13 +25,13 @@ def run(*, seed: int = 0) -> Steps[Measured]:
     """Five draws, the ring, and a flow map."""
     begun = time.perf_counter()
     total = DRAWS + 2
-    found = []
+    results = []
     for draw in range(DRAWS):
-        found.append((yield from _slopes(seed + draw, THREE_MODES, draw, total)))
+        results.append((yield from _slopes(seed + draw, THREE_MODES, draw, total)))
     ring = yield from _slopes(seed, WORLDS["ring of 8"], DRAWS, total)
     flow_map = yield from relay_as(distil(seed=seed), DRAWS + 1, total, "distillation")
     by_protocol = {
-        f"{statistic}, {most // 2} to {most}": [_slopes_of(end, statistic, most) for end in found]
+        f"{statistic}, {most // 2} to {most}": [_slopes_of(end, statistic, most) for end in results]
         for statistic in ("median", "mean")
         for most in (256, 512)
     }
@@ -45,19 +45,19 @@ def run(*, seed: int = 0) -> Steps[Measured]:
         seed=seed,
         begun=begun,
         figures={
-            "slopes": {n: round(float(np.mean([one[n] for one in chosen])), 3) for n in SOLVERS},
+            "slopes": {n: round(float(np.mean([row[n] for row in chosen])), 3) for n in SOLVERS},
             "worst draw": round(float(gaps.max()), 4),
             "largest gap of each draw, by protocol": {
-                name: [round(_gap(one), 4) for one in draws] for name, draws in by_protocol.items()
+                name: [round(_gap(row), 4) for row in draws] for name, draws in by_protocol.items()
             },
             "slopes by the mean, 128 to 256": {
-                n: [round(one[n], 3) for one in by_protocol["mean, 128 to 256"]] for n in SOLVERS
+                n: [round(row[n], 3) for row in by_protocol["mean, 128 to 256"]] for n in SOLVERS
             },
             "ring of 8": {
                 name: round(slope, 3) for name, slope in _slopes_of(ring, "median", 256).items()
             },
             "flow map, one call": flow_map.one_call and round(flow_map.one_call, 4),
-            "ddim by nfe": {str(one.nfe): round(one.error, 4) for one in flow_map.rivals},
+            "ddim by nfe": {str(row.nfe): round(row.error, 4) for row in flow_map.rivals},
         },
     )
 
@@ -72,8 +72,10 @@ def _slopes(seed: int, world: str, done: int, total: int) -> Steps[Orders]:
 
 def _slopes_of(end: Orders, statistic: str, most: int) -> dict[str, float]:
     """The slope of each solver over the doubling that ends at `most` evaluations."""
-    found = slopes([point for point in end.points if point.nfe <= most])
-    return {one.solver: one.slope if statistic == "median" else one.mean_slope for one in found}
+    fitted = slopes([point for point in end.points if point.nfe <= most])
+    return {
+        slope.solver: slope.slope if statistic == "median" else slope.mean_slope for slope in fitted
+    }
 
 
 def _gap(slopes: dict[str, float]) -> float:

@@ -92,7 +92,7 @@ def distil(
     teacher = teacher.float()
     tests = noised(density, SHOWN, seed, "test")
     truth = (yield from _kept(curves(density, tests), steps, "the true curves"))[-1]
-    shown = FlowMap(
+    flow_map = FlowMap(
         target,
         0,
         np.zeros(0),
@@ -103,7 +103,7 @@ def distil(
         tuple(rivals(density, tests, truth)),
     )
     net = Net(seed)
-    shown = replace(shown, parameters=sum(weight.numel() for weight in net.weights))
+    flow_map = replace(flow_map, parameters=sum(weight.numel() for weight in net.weights))
     optimizer = torch.optim.Adam(net.weights, lr=2e-3)
     generator = rng.generator(seed, "train")
     every, recent = max(1, min(50, steps // 30)), []
@@ -117,12 +117,12 @@ def distil(
         optimizer.step()
         recent.append(float(loss.detach()))
         if step % every == 0 or step == steps:
-            shown = _measured(shown, net, tests, step, recent)
+            flow_map = _measured(flow_map, net, tests, step, recent)
             recent = []
-            yield Progress(step, steps, f"one call errs by {shown.errors[-1]:.3f}", shown)
+            yield Progress(step, steps, f"one call errs by {flow_map.errors[-1]:.3f}", flow_map)
     return replace(
-        shown,
-        one_call=float(shown.errors[-1]),
+        flow_map,
+        one_call=float(flow_map.errors[-1]),
         two_calls=None if target == "consistency" else _gap(two_calls(net, tests.float()), truth),
     )
 
@@ -235,9 +235,9 @@ def consistency_loss(
     lower = (t + STRIDE).clamp(max=LEVELS)
     end = LOG_LEVELS[-1].expand(batch)
     with torch.no_grad():
-        wanted = net.jump(bank[lower, row], LOG_LEVELS[lower], end)
+        target = net.jump(bank[lower, row], LOG_LEVELS[lower], end)
     jumped = net.jump(bank[t, row], LOG_LEVELS[t], end)
-    return (jumped - wanted).square().sum(1).mean()
+    return (jumped - target).square().sum(1).mean()
 
 
 def mean_flow_loss(
@@ -252,8 +252,8 @@ def mean_flow_loss(
     x, log_t, log_r = bank[t, row], LOG_LEVELS[t], LOG_LEVELS[r]
     level = torch.exp(log_t).double().numpy()
     x0 = world.model(EDM)(x.double(), level).x0.float()
-    g, wanted = mean_flow_target(net, x, x0, log_t, log_r)
-    return (g - wanted).square().sum(1).mean()
+    g, target = mean_flow_target(net, x, x0, log_t, log_r)
+    return (g - target).square().sum(1).mean()
 
 
 def mean_flow_target(
@@ -295,17 +295,17 @@ def _pick(
 
 
 def _measured(
-    shown: FlowMap, net: Net, tests: Float[Tensor, "b 2"], step: int, recent: list[float]
+    flow_map: FlowMap, net: Net, tests: Float[Tensor, "b 2"], step: int, recent: list[float]
 ) -> FlowMap:
     x = tests.float()
     with torch.no_grad():
         cloud = net.jump(x, _logs(x, EDM.t_max), _logs(x, EDM.t_min))
-    error = _gap(cloud, torch.from_numpy(shown.truth))
+    error = _gap(cloud, torch.from_numpy(flow_map.truth))
     return replace(
-        shown,
-        at=np.append(shown.at, step),
-        losses=np.append(shown.losses, np.mean(recent)),
-        errors=np.append(shown.errors, error),
+        flow_map,
+        at=np.append(flow_map.at, step),
+        losses=np.append(flow_map.losses, np.mean(recent)),
+        errors=np.append(flow_map.errors, error),
         cloud=cloud.numpy(),
     )
 

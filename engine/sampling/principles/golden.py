@@ -35,8 +35,8 @@ def run(*, seed: int = 0) -> Steps[Golden]:
 def _compared() -> Iterator[Compared]:
     """Each number's error is relative to its size where that is above 1."""
     arrays = arrays_of("diffusion-principles_gmm")
-    for name, found, wanted, tolerance in comparisons(arrays):
-        error = np.abs(np.asarray(found) - wanted) / np.maximum(np.abs(wanted), 1)
+    for name, value, expected, tolerance in comparisons(arrays):
+        error = np.abs(np.asarray(value) - expected) / np.maximum(np.abs(expected), 1)
         yield name, float(error.max()), tolerance
 
 
@@ -62,7 +62,7 @@ def _readings(
     x, flow = torch.from_numpy(arrays["x"]), schedules.flow()
     for i, t in enumerate(arrays["t"]):
         pred, a, s = world.model(VP)(x, t), VP.a(t), VP.s(t)
-        found = {
+        readings = {
             "score": pred.score,
             "x0": pred.x0,
             "eps": pred.eps,
@@ -71,6 +71,6 @@ def _readings(
             "pf_velocity": pred.u,
             "rf_velocity": world.model(flow)(x, t).u,
         }
-        wanted = [arrays[f"{i}_{name}"].reshape(len(x), -1) for name in found]
-        here = np.concatenate([np.asarray(value) for value in found.values()], axis=1)
-        yield f"seven readings at t = {t:.3g}", here, np.concatenate(wanted, axis=1), 1e-9
+        expected = [arrays[f"{i}_{name}"].reshape(len(x), -1) for name in readings]
+        values = np.concatenate([np.asarray(value) for value in readings.values()], axis=1)
+        yield f"seven readings at t = {t:.3g}", values, np.concatenate(expected, axis=1), 1e-9

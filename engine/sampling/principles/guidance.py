@@ -84,19 +84,19 @@ def guide(
     cond = mixture(tuple(mode for mode in modes if mode.label == of_class))
     start = rng.batch_noise(particles, (2,), seed, "start", dtype=torch.float64)
     log_tilted, grid_values = tilted(uncond, cond, w)
-    shown = Guided(of_class, w, 1.0, start.numpy(), grid_values)
+    guided = Guided(of_class, w, 1.0, start.numpy(), grid_values)
     flow = Flow(uncond, cond, w, start)
     for done, t in enumerate(flow.follow(steps), 1):
-        shown = replace(shown, t=float(t), samples=flow.z.numpy())
-        yield Progress(done, 2 * steps, "following the guided field", shown)
+        guided = replace(guided, t=float(t), samples=flow.z.numpy())
+        yield Progress(done, 2 * steps, "following the guided field", guided)
     gaps = flow.log_density - log_tilted(flow.z)
     error = 1.96 * float(gaps.std()) / math.sqrt(len(gaps))
     kl = float(gaps.mean())
     plain = Flow(uncond, cond, 1.0, start)
     for done, _ in enumerate(plain.follow(steps), 1):
-        yield Progress(steps + done, 2 * steps, "the same without guidance", shown)
+        yield Progress(steps + done, 2 * steps, "the same without guidance", guided)
     return replace(
-        shown,
+        guided,
         summaries=(
             _summary("guided samples", flow.z),
             _moments("tilted density", grid_values),
@@ -209,9 +209,9 @@ def _summary(what: str, x: Float[Tensor, "b 2"]) -> Summary:
 def _moments(what: str, values: np.ndarray) -> Summary:
     line = np.linspace(-EDGE, EDGE, SIDE)
     weights = values.astype(np.float64) / values.sum(dtype=np.float64)
-    found = []
+    moments = []
     for marginal in (weights.sum(0), weights.sum(1)):
         mean = float(marginal @ line)
-        found.append((mean, math.sqrt(float(marginal @ (line - mean) ** 2))))
-    (mean_x, std_x), (mean_y, std_y) = found
+        moments.append((mean, math.sqrt(float(marginal @ (line - mean) ** 2))))
+    (mean_x, std_x), (mean_y, std_y) = moments
     return Summary(what, mean_x, mean_y, std_x, std_y)

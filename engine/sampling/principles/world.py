@@ -94,16 +94,18 @@ def world_of(text: str) -> Mixture:
 
 def process_of(name: str) -> Path:
     """A process that reaches the noise levels of the VP one, so that they can be compared."""
-    made: Mapping[str, Path] = {
+    processes: Mapping[str, Path] = {
         "vp": VP,
         "flow": schedules.flow(t_min=1e-4),
         "trigonometric": schedules.trigonometric(t_min=1e-4),
         "edm": schedules.edm(t_max=160.0),
         "ve": schedules.ve(s_max=160.0),
     }
-    if name not in made:
-        raise BadInput(f'There is no process "{str(name)[:40]}".', f"Choose {', '.join(made)}.")
-    return made[name]
+    if name not in processes:
+        raise BadInput(
+            f'There is no process "{str(name)[:40]}".', f"Choose {', '.join(processes)}."
+        )
+    return processes[name]
 
 
 def window(side: int, reach: float = VIEW) -> Float[Tensor, "n 2"]:

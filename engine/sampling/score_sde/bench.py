@@ -89,7 +89,8 @@ def run(*, seed: int = 0) -> Steps[Measured]:
         device=device,
         figures={
             "largest gap of each draw, by process": {
-                name: [round(gap, 6) for gap in found] for name, found in gaps.items()
+                name: [round(gap, 6) for gap in gaps_of_draws]
+                for name, gaps_of_draws in gaps.items()
             },
             "worst draw": round(float(largest.max()), 6),
             "exact ring, sliced W2 with 95 % interval over five draws": exact,
@@ -107,19 +108,19 @@ def gaussian_gap(name: str, seed: int) -> float:
     x = rng.batch_noise(4, SHAPE, seed, "gaussian") * variance**0.5 + mean
     probe = Noise(seed)(x, 0, "probe").sign()
     walk = log_likelihood(model, x, probe)
-    told = finish(walk).log_density
-    found = bits_per_dim(told, x[0].numel(), low=low, high=1.0)
+    likelihood = finish(walk).log_density
+    bits = bits_per_dim(likelihood, x[0].numel(), low=low, high=1.0)
     log_p = torch.distributions.Normal(mean, variance**0.5).log_prob(x.double()).flatten(1).sum(1)
     truth = bits_per_dim(log_p, x[0].numel(), low=low, high=1.0)
-    return float((found - truth).abs().max())
+    return float((bits - truth).abs().max())
 
 
 def gaussian(path: Path, name: str, mean: float, variance: float) -> Model:
     """The exact network of N(mean, variance) data in every number."""
 
     def net(x: Float[Tensor, "b *d"], label: Float[Tensor, " b"], **_: Tensor) -> Tensor:
-        told = label.double().numpy()
-        t = np.asarray(path.t_of_lam(-np.log(told)) if name == "ve" else told / 999)
+        labels = label.double().numpy()
+        t = np.asarray(path.t_of_lam(-np.log(labels)) if name == "ve" else labels / 999)
         a, s = (
             torch.from_numpy(np.broadcast_to(level(t), t.shape).copy()).reshape(-1, 1, 1, 1)
             for level in (path.a, path.s)
@@ -161,8 +162,8 @@ def samples_table(bundle: ScoreBundle, seed: int, count: int, nfe: int) -> dict[
     for title, corrector in (("predictor", "none"), ("with corrector", "langevin")):
         settings = setting_of(PREDICTOR[bundle.process], corrector, 0.16, 1)
         grid = released_grid(steps_of(settings, nfe), LAST[bundle.process])
-        drawn = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
-        features = judge.judge(bundle.pictures(drawn)).features
+        samples = run_solver("pc", bundle.denoiser(), z, grid, Noise(seed), **settings)
+        features = judge.judge(bundle.pictures(samples)).features
         table[title] = kernel_thousandths(features, truth)
     return table
 

@@ -118,8 +118,8 @@ class Guide:
             x = x.detach().float().cpu().requires_grad_()
             sigma = torch.full((len(x),), min(max(s / a / width, 0.01), 50.0), device=x.device)
             logits = self.classifier((x / a - self.low) / width, sigma)
-            said = torch.log_softmax(logits, dim=1)[:, self.label].sum()
-            (pull,) = torch.autograd.grad(said, x)
+            log_probability = torch.log_softmax(logits, dim=1)[:, self.label].sum()
+            (pull,) = torch.autograd.grad(log_probability, x)
         self.calls += 1
         self.seconds += time.monotonic() - begun
         return self.weight * pull

@@ -29,7 +29,8 @@ Comparison = tuple[str, np.ndarray, np.ndarray, float]
 def run(*, seed: int = 0) -> Steps[Golden]:
     """Compare what runs here with the arrays; there is nothing random in it."""
     compared = (
-        (name, apart(found, wanted), tolerance) for name, found, wanted, tolerance in comparisons()
+        (name, apart(value, expected), tolerance)
+        for name, value, expected, tolerance in comparisons()
     )
     return (yield from collect(compared, 21))
 
@@ -60,7 +61,7 @@ def coefficients(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     """Mean, spread, drift, diffusion and chain link at five times, and the prior's density."""
     x, count = torch.from_numpy(golden["x"]), int(golden["N"])
     for name in ("vp", "subvp", "ve"):
-        path, found, wanted = process_of(name), [], []
+        path, computed, expected = process_of(name), [], []
         for i, t32 in enumerate(golden["t"]):
             t = float(t32)
             link = released_link(path, "reverse_diffusion", t, count)
@@ -73,16 +74,21 @@ def coefficients(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
                 "G": link.fresh,
             }
             for key, value in pairs.items():
-                there = golden[f"{name}_{i}_{key}"].astype(np.float64)
-                scale = np.maximum(np.abs(there), 1e-3)
-                found.append((np.asarray(value) / scale).ravel())
-                wanted.append(np.broadcast_to(there / scale, np.shape(there)).ravel())
-        here = [np.broadcast_to(a, b.shape) for a, b in zip(found, wanted, strict=True)]
+                reference = golden[f"{name}_{i}_{key}"].astype(np.float64)
+                scale = np.maximum(np.abs(reference), 1e-3)
+                computed.append((np.asarray(value) / scale).ravel())
+                expected.append(np.broadcast_to(reference / scale, np.shape(reference)).ravel())
+        values = [np.broadcast_to(a, b.shape) for a, b in zip(computed, expected, strict=True)]
         label = f"{name}: coefficients at five times, relative"
-        yield label, np.concatenate(here), np.concatenate(wanted), 2e-3
+        yield label, np.concatenate(values), np.concatenate(expected), 2e-3
         prior = prior_log_density(path, x).numpy()
-        there = golden[f"{name}_prior_logp"]
-        yield f"{name}: log density of the prior, relative", prior / there, there / there, 1e-5
+        reference = golden[f"{name}_prior_logp"]
+        yield (
+            f"{name}: log density of the prior, relative",
+            prior / reference,
+            reference / reference,
+            1e-5,
+        )
 
 
 def samplers(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -104,9 +110,9 @@ def samplers(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
             corrections=int(corrections),
             levels="released",
         )
-        wanted = golden[f"c{j}_out"]
+        expected = golden[f"c{j}_out"]
         title = f"{name}: {predictor} with {corrector}, {count} levels, relative"
-        yield title, ended.numpy() / np.abs(wanted).max(), wanted / np.abs(wanted).max(), 1e-5
+        yield title, ended.numpy() / np.abs(expected).max(), expected / np.abs(expected).max(), 1e-5
 
 
 def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -118,7 +124,7 @@ def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     )
     first = torch.zeros_like(data)
     first[:, 0] = 1
-    for what, known, where, turn, start, wanted in (
+    for what, known, where, turn, start, expected in (
         ("inpainting", data, mask, None, data * mask + prior * (1 - mask), "inpaint_out"),
         ("colourisation", gray, first, COLOURS, None, "colorize_out"),
     ):
@@ -138,7 +144,7 @@ def controls(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
             corrections=int(corrections),
             levels="released",
         )
-        yield f"{name}: {what}", ended.numpy(), golden[wanted], 1e-3
+        yield f"{name}: {what}", ended.numpy(), golden[expected], 1e-3
 
 
 def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
@@ -153,8 +159,8 @@ def likelihoods(golden: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
 
     model = Model(noise_of, path, "eps", "999t", grad=True)
     data, probe = (torch.from_numpy(golden[key]) for key in ("data", "probe"))
-    told = finish(log_likelihood(model, data, probe))
-    bits = bits_per_dim(told.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
+    likelihood = finish(log_likelihood(model, data, probe))
+    bits = bits_per_dim(likelihood.log_density, data[0].numel(), low=-1.0, high=1.0).numpy()
     yield f"{name}: bits per dimension, against the release", bits, golden["bpd"], 1e-3
     yield f"{name}: bits per dimension, closed form", bits, golden["exact_bpd"], 2e-3
-    yield f"{name}: the latent", told.latent.numpy(), golden["z"], 2e-3
+    yield f"{name}: the latent", likelihood.latent.numpy(), golden["z"], 2e-3

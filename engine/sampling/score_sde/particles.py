@@ -70,10 +70,10 @@ def sample(
     keep = set(np.linspace(0, steps - 1, min(FRAMES, steps)).round().astype(int))
     for step in walk:
         if step.role == "step" and step.i in keep:
-            lab = _seen(lab, world, path, step)
+            lab = _with_frame(lab, world, path, step)
             if step.i == steps - 1:
-                here = sliced_w2(profile(step.z), truth)
-                lab = replace(lab, error=here, floor=floor(world, particles, truth))
+                distance = sliced_w2(profile(step.z), truth)
+                lab = replace(lab, error=distance, floor=floor(world, particles, truth))
             yield Progress(int(10 * (step.i + 1) / steps), total, f"{step.nfe} evaluations", lab)
     done = 10
     for budget in budgets:
@@ -214,7 +214,7 @@ def _empty() -> Lab:
     return Lab(scenes, np.zeros(0), clouds)
 
 
-def _seen(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:
+def _with_frame(lab: Lab, world: Mixture, path: Path, step: Step) -> Lab:
     """The lab with one more frame: the density at this time and the particles on it.
 
     In the coordinates z / sqrt(a^2 + s^2), so that all noise levels fit into one window.

@@ -64,37 +64,39 @@ def trip(
     class_index(subject)
     yield Progress(0, 40, "Loading the network")
     bundle = load_score(model)
-    given = picture_of(bundle, subject, picture, seed)
-    x = dequantised(bundle, given, seed)
+    original = picture_of(bundle, subject, picture, seed)
+    x = dequantised(bundle, original, seed)
     last = LAST[bundle.process]
-    seen = Trip(original=given)
-    yield Progress(1, 40, "The picture", seen)
+    result = Trip(original=original)
+    yield Progress(1, 40, "The picture", result)
     net = bundle.denoiser()
-    frames, z = [given], x
+    frames, z = [original], x
     times = np.append(last, np.linspace(0, 1, FRAMES)[1:] ** 2)
     for done, (t, z, _) in enumerate(travel(net, x, times, tolerance=tolerance), 2):
-        frames.append(shown(bundle, z, t))
-        seen = replace(seen, to_latent=np.concatenate(frames), latent=frames[-1], nfe_there=net.nfe)
-        yield Progress(done, 40, "to the latent", seen)
+        frames.append(state_pictures(bundle, z, t))
+        result = replace(
+            result, to_latent=np.concatenate(frames), latent=frames[-1], nfe_there=net.nfe
+        )
+        yield Progress(done, 40, "to the latent", result)
     latent, spread = z, float(z.std() / bundle.path.prior_std)
-    seen = replace(seen, latent_spread=spread)
-    net, frames = bundle.denoiser(), [shown(bundle, latent, 1.0)]
+    result = replace(result, latent_spread=spread)
+    net, frames = bundle.denoiser(), [state_pictures(bundle, latent, 1.0)]
     for done, (t, z, _) in enumerate(
         travel(net, latent, times[::-1].copy(), tolerance=tolerance), 10
     ):
-        frames.append(shown(bundle, z, t))
-        seen = replace(seen, to_picture=np.concatenate(frames), nfe_back=net.nfe)
-        yield Progress(done, 40, "and back", seen)
+        frames.append(state_pictures(bundle, z, t))
+        result = replace(result, to_picture=np.concatenate(frames), nfe_back=net.nfe)
+        yield Progress(done, 40, "and back", result)
     gap = float((z - x).abs().mean()) * 255 / (1 - bundle.low)
-    seen = replace(seen, back=bundle.pictures(z), gap=gap)
+    result = replace(result, back=bundle.pictures(z), gap=gap)
     if others:
         for step, states, used in _reversed(bundle, latent.repeat(others, 1, 1, 1), nfe, seed):
-            seen = replace(seen, others=states, nfe_others=used)
-            yield Progress(18 + int(8 * step), 40, "with noise, from the same latent", seen)
+            result = replace(result, others=states, nfe_others=used)
+            yield Progress(18 + int(8 * step), 40, "with noise, from the same latent", result)
     for share, bits in measure_bits(bundle, x, seed, probes, tolerance):
-        seen = seen if bits is None else replace(seen, bits=bits)
-        yield Progress(26 + int(13 * share), 40, "the likelihood", seen)
-    return seen
+        result = result if bits is None else replace(result, bits=bits)
+        yield Progress(26 + int(13 * share), 40, "the likelihood", result)
+    return result
 
 
 def measure_bits(
@@ -107,20 +109,20 @@ def measure_bits(
     copies, signs = copies.to(bundle.device), signs.to(bundle.device)
     model = bundle.denoiser(grad=True)
     walk = log_likelihood(model, copies, signs, last=EXACT, tolerance=tolerance)
-    told = yield from relay(walk, lambda t: (float(t) ** 0.5, None))
+    likelihood = yield from relay(walk, lambda t: (float(t) ** 0.5, None))
     size = x[0].numel()
-    each = bits_per_dim(told.log_density, size, low=bundle.low, high=1.0)
+    each = bits_per_dim(likelihood.log_density, size, low=bundle.low, high=1.0)
     yield (
         1.0,
         Bits(
             mean=float(each.mean()),
             spread=float(each.std()) if probes > 1 else 0.0,
-            probes=tuple(float(one) for one in each),
-            nats=float(told.log_density.mean()),
+            probes=tuple(float(probe_bits) for probe_bits in each),
+            nats=float(likelihood.log_density.mean()),
             dimensions=size,
             offset=float(np.log2(256 / (1 - bundle.low))),
             low=bundle.low,
-            nfe=told.nfe,
+            nfe=likelihood.nfe,
         ),
     )
 
@@ -132,8 +134,8 @@ def _reversed(
     predictor = "reverse_diffusion" if bundle.process == "ve" else "euler_maruyama"
     grid = released_grid(nfe, LAST[bundle.process])
     for step in solve("pc", bundle.denoiser(), z, grid, Noise(seed), predictor=predictor):
-        seen = step.z if step.i == nfe - 1 else step.x0
-        yield (step.i + 1) / nfe, bundle.pictures(seen), step.nfe
+        state = step.z if step.i == nfe - 1 else step.x0
+        yield (step.i + 1) / nfe, bundle.pictures(state), step.nfe
 
 
 # ---------------------------------------------------------------------- samplers side by side
@@ -181,18 +183,18 @@ def draw(
 
 
 def _flow(
-    bundle: ScoreBundle, z: Float[Tensor, "b c h w"], drawn: Drawn, total: int
+    bundle: ScoreBundle, z: Float[Tensor, "b c h w"], strips: Drawn, total: int
 ) -> Steps[Drawn]:
     """The same noise by the flow; its cost is what RK45 took at a tolerance of 1e-3."""
-    net, before, begun = bundle.denoiser(), drawn.strips, time.monotonic()
+    net, before, begun = bundle.denoiser(), strips.strips, time.monotonic()
     times = 1 - np.linspace(0, 1 - LAST[bundle.process], 12)
     for place, (_, state, x0) in enumerate(travel(net, z, times, tolerance=1e-3), 1):
         ended = place == len(times) - 1
-        seen = bundle.pictures(state if ended else x0)
-        strip = Strip("ode", "probability flow, RK45", net.nfe, seen, ended)
-        drawn = Drawn((*before, replace(strip, seconds=time.monotonic() - begun)))
-        yield Progress(total - 100 + 9 * place, total, strip.title, drawn)
-    return drawn
+        pictures = bundle.pictures(state if ended else x0)
+        strip = Strip("ode", "probability flow, RK45", net.nfe, pictures, ended)
+        strips = Drawn((*before, replace(strip, seconds=time.monotonic() - begun)))
+        yield Progress(total - 100 + 9 * place, total, strip.title, strips)
+    return strips
 
 
 # ---------------------------------------------------------------------- control
@@ -230,25 +232,25 @@ def control(
     steps = steps_of(settings, nfe)
     grid, noise = released_grid(steps, LAST[bundle.process]), Noise(seed)
     z = noise.start(torch.zeros(count, *bundle.shape), bundle.path.prior_std)
-    net, made, hook, guide = bundle.denoiser(), Controlled(task), None, None
+    net, result, hook, guide = bundle.denoiser(), Controlled(task), None, None
     if task == "class":
         guide = Guide(load_readers().noisy, index, weight, bundle.path, bundle.low)
         net = guided(net, guide)
     else:
-        given = picture_of(bundle, subject, picture, seed)
-        x = bundle.states(given).repeat(count, 1, 1, 1)
-        hook, seen = known_part(bundle, task, x, hidden, grid, noise)
-        z, made = hook.start(z), replace(made, given=given, known=seen)
+        original = picture_of(bundle, subject, picture, seed)
+        x = bundle.states(original).repeat(count, 1, 1, 1)
+        hook, known_pixels = known_part(bundle, task, x, hidden, grid, noise)
+        z, result = hook.start(z), replace(result, given=original, known=known_pixels)
     for step in solve("pc", net, z, grid, noise, hook=hook, **settings):
         ended = step.role == "step" and step.i == steps - 1
         pictures = bundle.pictures(step.z if ended else step.x0)
-        made = replace(made, made=pictures, nfe=step.nfe)
+        result = replace(result, made=pictures, nfe=step.nfe)
         if guide is not None:
-            made = replace(made, classifier_calls=guide.calls, classifier_seconds=guide.seconds)
+            result = replace(result, classifier_calls=guide.calls, classifier_seconds=guide.seconds)
         if ended:
-            made = _judged(bundle, made, step.z, index, hook)
-        yield Progress(min(step.nfe, nfe), nfe, TASKS[task], made)
-    return made
+            result = _judged(bundle, result, step.z, index, hook)
+        yield Progress(min(step.nfe, nfe), nfe, TASKS[task], result)
+    return result
 
 
 def known_part(
@@ -263,9 +265,9 @@ def known_part(
     if task == "inpaint":
         keep = ~_fitted(hidden, x.shape[-2:])
         mask = torch.from_numpy(keep).to(x).expand_as(x).contiguous()
-        seen = bundle.pictures(x[:1]).copy()
-        seen[:, ~keep] = (seen[:, ~keep] * 0.0 + 128).astype(np.uint8)
-        return Known(x, mask, None, bundle.path, grid, noise), seen
+        pixels = bundle.pictures(x[:1]).copy()
+        pixels[:, ~keep] = (pixels[:, ~keep] * 0.0 + 128).astype(np.uint8)
+        return Known(x, mask, None, bundle.path, grid, noise), pixels
     gray = x.mean(1, keepdim=True).expand_as(x).contiguous()
     first = torch.zeros_like(x)
     first[:, 0] = 1
@@ -275,18 +277,20 @@ def known_part(
 
 def _judged(
     bundle: ScoreBundle,
-    made: Controlled,
+    result: Controlled,
     x: Float[Tensor, "b c h w"],
     index: int,
     hook: Known | None,
 ) -> Controlled:
     """How far the known part is kept, or how sure the classifier is of what it asked for."""
     if hook is not None:
-        return replace(made, kept=hook.gap(x) * 255 / (1 - bundle.low))
+        return replace(result, kept=hook.gap(x) * 255 / (1 - bundle.low))
     unit = (x.float() - bundle.low) / (1 - bundle.low)
     with torch.no_grad():
-        said = torch.softmax(load_readers().noisy(unit, torch.full((len(x),), 0.01)), dim=1)
-    return replace(made, right=tuple(float(p) for p in said[:, index]))
+        probabilities = torch.softmax(
+            load_readers().noisy(unit, torch.full((len(x),), 0.01)), dim=1
+        )
+    return replace(result, right=tuple(float(p) for p in probabilities[:, index]))
 
 
 # ---------------------------------------------------------------------- pictures and masks
@@ -321,7 +325,9 @@ def dequantised(
     return bundle.low + (1 - bundle.low) * (x + u) / 256
 
 
-def shown(bundle: ScoreBundle, z: Float[Tensor, "b c h w"], t: float) -> UInt8[Array, "b h w 3"]:
+def state_pictures(
+    bundle: ScoreBundle, z: Float[Tensor, "b c h w"], t: float
+) -> UInt8[Array, "b h w 3"]:
     """A noisy state as a picture: rescaled so that its spread does not leave the colours."""
     half, mid = (1 - bundle.low) / 2, (1 + bundle.low) / 2
     a, s = float(bundle.path.a(t)), float(bundle.path.s(t))

@@ -42,8 +42,8 @@ def run(
     world, path, last = ring(variance=0.01), process_of(process), LAST[process]
     x = spread(world, points, seed)
     net = world.model(path)
-    found = Returned(density_of(world, 1.0, 0.0), x.numpy())
-    yield Progress(0, 2 * TIMES + 12, "points of the data", found)
+    result = Returned(density_of(world, 1.0, 0.0), x.numpy())
+    yield Progress(0, 2 * TIMES + 12, "points of the data", result)
     # equal steps in log noise: most of the way of a point is near the data
     lams = np.linspace(float(path.lam(last)), float(path.lam(1.0)), TIMES + 1)
     times = np.asarray(path.t_of_lam(lams), dtype=np.float64)
@@ -51,15 +51,15 @@ def run(
     track = [x.numpy()]
     for done, (t, z, _) in enumerate(travel(net, x, times, tolerance=tolerance), 1):
         track.append((z / scale_of(path, t)).numpy())
-        found = replace(found, there=np.stack(track), nfe_there=net.nfe)
-        yield Progress(done, 2 * TIMES + 12, "to the latents", found)
+        result = replace(result, there=np.stack(track), nfe_there=net.nfe)
+        yield Progress(done, 2 * TIMES + 12, "to the latents", result)
     latent, net, track = z, world.model(path), [track[-1]]
     back = travel(net, latent, times[::-1].copy(), tolerance=tolerance)
     for done, (t, z, _) in enumerate(back, TIMES + 1):
         track.append((z / scale_of(path, t)).numpy())
-        found = replace(found, back=np.stack(track), nfe_back=net.nfe)
-        yield Progress(done, 2 * TIMES + 12, "and back", found)
-    found = replace(found, gap=float((z - x).norm(dim=1).max()))
+        result = replace(result, back=np.stack(track), nfe_back=net.nfe)
+        yield Progress(done, 2 * TIMES + 12, "and back", result)
+    result = replace(result, gap=float((z - x).norm(dim=1).max()))
     noise = Stream(seed)
     begun = latent.repeat_interleave(others, 0)
     ended = run_solver(
@@ -67,20 +67,20 @@ def run(
     )
     elsewhere = ended.reshape(points, others, 2)
     left = (modes_of(world, ended) != modes_of(world, x).repeat_interleave(others)).double()
-    found = replace(found, elsewhere=elsewhere.numpy(), nfe_noisy=nfe, left=float(left.mean()))
-    yield Progress(2 * TIMES + 2, 2 * TIMES + 12, "with noise, from the same latents", found)
+    result = replace(result, elsewhere=elsewhere.numpy(), nfe_noisy=nfe, left=float(left.mean()))
+    yield Progress(2 * TIMES + 2, 2 * TIMES + 12, "with noise, from the same latents", result)
 
     def tell(t: float) -> Progress:
         share = int(9 * min(float(t), 1.0))
-        return Progress(2 * TIMES + 2 + share, 2 * TIMES + 12, "the likelihood", found)
+        return Progress(2 * TIMES + 2 + share, 2 * TIMES + 12, "the likelihood", result)
 
-    told = yield from relay(log_likelihood(differentiable(world, path), x, None), tell)
+    likelihood = yield from relay(log_likelihood(differentiable(world, path), x, None), tell)
     truth = world.log_density(x)
     return replace(
-        found,
-        flow_nats=tuple(float(one) for one in told.log_density),
-        true_nats=tuple(float(one) for one in truth),
-        nfe_likelihood=told.nfe,
+        result,
+        flow_nats=tuple(float(density) for density in likelihood.log_density),
+        true_nats=tuple(float(density) for density in truth),
+        nfe_likelihood=likelihood.nfe,
     )
 
 

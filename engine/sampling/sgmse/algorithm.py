@@ -63,7 +63,7 @@ def run(
     scene.check(clip, reverb)
     total = enhancing.evaluations(sampler, steps, corrector)
     yield Progress(0, total + 2, "Loading the model")
-    here = Scene.open(
+    case = Scene.open(
         model,
         clip=clip,
         noise=noise,
@@ -72,58 +72,58 @@ def run(
         recording=recording,
         seed=seed,
     )
-    shown = Enhanced(noisy=here.track("noisy", "Noisy", here.noisy[0].numpy()))
-    if here.clean is not None:
-        clean = here.track("clean", "Clean", here.clean[0].numpy())
-        shown = replace(shown, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
-    yield Progress(0, total + 2, "From noise to speech", shown)
-    shown, wave = yield from _walked(here, shown, Noise(seed), total, settings)
-    shown = replace(shown, enhanced=here.track("enhanced", "Enhanced", wave, shown.nfe))
-    yield Progress(total + 1, total + 2, "Beside it, what others make of it", shown)
-    return replace(shown, others=tuple(_others(here, seed, noise_share)))
+    result = Enhanced(noisy=case.track("noisy", "Noisy", case.noisy[0].numpy()))
+    if case.clean is not None:
+        clean = case.track("clean", "Clean", case.clean[0].numpy())
+        result = replace(result, clean=replace(clean, marks=Marks()))  # beside itself it is perfect
+    yield Progress(0, total + 2, "From noise to speech", result)
+    result, wave = yield from _walked(case, result, Noise(seed), total, settings)
+    result = replace(result, enhanced=case.track("enhanced", "Enhanced", wave, result.nfe))
+    yield Progress(total + 1, total + 2, "Beside it, what others make of it", result)
+    return replace(result, others=tuple(_others(case, seed, noise_share)))
 
 
 def _walked(
-    here: Scene, shown: Enhanced, noise: Noise, total: int, settings: enhancing.Settings
+    case: Scene, result: Enhanced, noise: Noise, total: int, settings: enhancing.Settings
 ) -> Generator[Progress, None, tuple[Enhanced, Float[Array, " l"]]]:
     """The walk, its states kept as pictures, some of them as sound."""
-    y = here.spectrogram()
-    model = here.bundle.at(y)
+    y = case.spectrogram()
+    model = case.bundle.at(y)
     begun, spent, nfe = time.perf_counter(), 0.0, 0
     stride = max(1, total // MOST_MOMENTS)
     sounding = set(np.linspace(0, total, SOUNDING).round().astype(int) // stride * stride)
     start = model.place(enhancing.start(model, y, noise, settings["noise_share"]))
-    first = Moment(model.path.t_max, 0, here.picture(start), here.sound(here.wave(start)))
-    shown = replace(shown, moments=(first,))
+    first = Moment(model.path.t_max, 0, case.picture(start), case.sound(case.wave(start)))
+    result = replace(result, moments=(first,))
     x = start
     for step in enhancing.walk(model, y, noise, **settings):
         spent += time.perf_counter() - begun
         x, nfe = model.place(step.z), step.nfe
         if nfe % stride == 0 or nfe == total:
-            sound = here.sound(here.wave(x)) if nfe in sounding or nfe == total else None
-            moment = Moment(float(step.t), nfe, here.picture(x), sound)
-            shown = replace(shown, moments=(*shown.moments, moment), nfe=nfe)
-        yield Progress(nfe, total + 2, f"t = {float(step.t):.2f}", shown)
+            sound = case.sound(case.wave(x)) if nfe in sounding or nfe == total else None
+            moment = Moment(float(step.t), nfe, case.picture(x), sound)
+            result = replace(result, moments=(*result.moments, moment), nfe=nfe)
+        yield Progress(nfe, total + 2, f"t = {float(step.t):.2f}", result)
         begun = time.perf_counter()
-    wave = here.wave(x)
-    factor = spent / here.seconds
-    return replace(shown, nfe=model.nfe, real_time_factor_seconds=factor), wave
+    wave = case.wave(x)
+    factor = spent / case.seconds
+    return replace(result, nfe=model.nfe, real_time_factor_seconds=factor), wave
 
 
-def _others(here: Scene, seed: int, noise_share: float) -> list[Track]:
+def _others(case: Scene, seed: int, noise_share: float) -> list[Track]:
     """The same recording by the network as a predictor, and by the classical estimator."""
-    y = here.spectrogram()
-    model = here.bundle.at(y)
+    y = case.spectrogram()
+    model = case.bundle.at(y)
     (once,) = enhancing.walk(model, y, Noise(seed), sampler="once", noise_share=noise_share)
     mean_settings = enhancing.Settings(
         sampler="mean", steps=enhancing.MEAN_STEPS, noise_share=noise_share
     )
     *_, mean = enhancing.walk(model, y, Noise(seed), **mean_settings)
-    classical = baselines.log_spectral_amplitude(here.noisy[0].numpy(), here.front.sample_rate)
+    classical = baselines.log_spectral_amplitude(case.noisy[0].numpy(), case.front.sample_rate)
     return [
-        here.track("once", "Network, asked once", here.wave(model.place(once.z)), 1),
-        here.track("mean", "Predicted mean", here.wave(model.place(mean.z)), mean.nfe),
-        here.track("classical", "Classical (LSA)", classical),
+        case.track("once", "Network, asked once", case.wave(model.place(once.z)), 1),
+        case.track("mean", "Predicted mean", case.wave(model.place(mean.z)), mean.nfe),
+        case.track("classical", "Classical (LSA)", classical),
     ]
 
 
@@ -161,7 +161,7 @@ def compare(
     ]
     total = sum(nfe for _, nfe in plan)
     yield Progress(0, total, "Loading the model")
-    here = Scene.open(
+    case = Scene.open(
         model,
         clip=clip,
         noise=noise,
@@ -170,13 +170,13 @@ def compare(
         recording="",
         seed=seed,
     )
-    noisy = here.noisy[0].numpy()
-    classical = baselines.log_spectral_amplitude(noisy, here.front.sample_rate)
-    found, done = Comparison(here.marks(noisy), here.marks(classical)), 0
+    noisy = case.noisy[0].numpy()
+    classical = baselines.log_spectral_amplitude(noisy, case.front.sample_rate)
+    comparison, done = Comparison(case.marks(noisy), case.marks(classical)), 0
     for name, nfe in plan:
         sampler, corrector = COMPARED[name]
-        y = here.spectrogram()
-        walked = here.bundle.at(y)
+        y = case.spectrogram()
+        walked = case.bundle.at(y)
         steps = nfe // 2 if corrector != "none" else nfe
         x = y
         settings: enhancing.Settings = {
@@ -187,10 +187,10 @@ def compare(
         }
         for step in enhancing.walk(walked, y, Noise(seed), **settings):
             x = walked.place(step.z)
-            yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", found)
+            yield Progress(done + step.nfe, total, f"{name}, {nfe} evaluations", comparison)
         done += walked.nfe
-        marks = here.marks(here.wave(x))
+        marks = case.marks(case.wave(x))
         point = Point(name, walked.nfe, marks.si_sdr or 0.0, marks.pesq, marks.estoi)
-        found = replace(found, points=(*found.points, point))
-        yield Progress(done, total, f"{name}, {nfe} evaluations", found)
-    return found
+        comparison = replace(comparison, points=(*comparison.points, point))
+        yield Progress(done, total, f"{name}, {nfe} evaluations", comparison)
+    return comparison

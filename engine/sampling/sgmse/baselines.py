@@ -47,10 +47,10 @@ def log_spectral_amplitude(noisy: Float[Array, " l"], sample_rate: int) -> Float
 def rnnoise(noisy: Float[Array, " l"], sample_rate: int) -> Float[Array, " l"] | None:
     """RNNoise (Valin 2018), a small recurrent network that was trained at 48 kHz on many speakers;
     None where the package `pyrnnoise` is not installed."""
-    found = find_spec("pyrnnoise")
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("pyrnnoise")
+    if spec is None or not spec.submodule_search_locations:
         return None
-    library = ctypes.CDLL(str(Path(found.submodule_search_locations[0]) / "librnnoise.so"))
+    library = ctypes.CDLL(str(Path(spec.submodule_search_locations[0]) / "librnnoise.so"))
     library.rnnoise_create.restype = ctypes.c_void_p
     library.rnnoise_process_frame.restype = ctypes.c_float
     state = ctypes.c_void_p(library.rnnoise_create(None))

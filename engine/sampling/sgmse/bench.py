@@ -58,15 +58,17 @@ def mixtures(
     bundle: SpeechBundle, seed: int, levels: Sequence[float] = LEVELS, reverb: float = 0.0
 ) -> list[Mixture]:
     """Every sentence at every level; its kind of noise changes with sentence and level."""
-    made = []
+    mixed = []
     for row, level in enumerate(levels):
         for column, clip in enumerate(clips.clips()):
             kind = KINDS[(column + 2 * row) % len(KINDS)]
             clean = clips.sentence(clip.key)
             noisy = clips.spoilt(clean, kind, level, reverb, seed + 100 * row + column, 8000)
             noisy, peak = bundle.front.normalised(noisy)
-            made.append(Mixture(clip.key, kind, level, (clean / peak)[0].numpy(), noisy[0].numpy()))
-    return made
+            mixed.append(
+                Mixture(clip.key, kind, level, (clean / peak)[0].numpy(), noisy[0].numpy())
+            )
+    return mixed
 
 
 def run(*, seed: int, model: ModelRef | str = "sgmse-8k") -> Steps[Measured]:
@@ -158,8 +160,8 @@ def _of_all(
 ) -> Generator[Progress, None, dict[str, list[Marks]]]:
     """Marks of the noisy recordings, of ours, and of every baseline, in one order."""
     rate = bundle.front.sample_rate
-    made: dict[str, list[Array]] = {"noisy": [m.noisy for m in noisy]}
-    ways: dict[str, enhancing.Settings] = {
+    waves_by_method: dict[str, list[Array]] = {"noisy": [m.noisy for m in noisy]}
+    settings_by_method: dict[str, enhancing.Settings] = {
         "enhanced": {"sampler": "pc", **settings},
         "no corrector": {"sampler": "pc", **settings, "corrector": "none"},
         "the paper's start": {"sampler": "pc", **settings, "renew_above": 1.0, "noise_share": 0.0},
@@ -167,19 +169,21 @@ def _of_all(
         "mean": {**settings, "sampler": "mean", "steps": enhancing.MEAN_STEPS},
         "asked once": {"sampler": "once", **settings},
     }
-    for name, way in ways.items():
-        made[name] = yield from _walked(bundle, noisy, seed, way, f"{title}, {name}")
+    for name, method_settings in settings_by_method.items():
+        waves_by_method[name] = yield from _walked(
+            bundle, noisy, seed, method_settings, f"{title}, {name}"
+        )
     classical = baselines.log_spectral_amplitude
-    made["classical"] = [classical(m.noisy, rate) for m in noisy]
+    waves_by_method["classical"] = [classical(m.noisy, rate) for m in noisy]
     small = [baselines.rnnoise(m.noisy, rate) for m in noisy]
     if heard := [wave for wave in small if wave is not None]:
-        made["rnnoise"] = heard
-    found = {}
-    for name, waves in made.items():
+        waves_by_method["rnnoise"] = heard
+    marks = {}
+    for name, waves in waves_by_method.items():
         rows = zip(noisy, waves, strict=True)
-        found[name] = [marks_of(m.clean, wave, rate) for m, wave in rows]
+        marks[name] = [marks_of(m.clean, wave, rate) for m, wave in rows]
         yield Progress(0, 1, f"{title}: marks of {name}")
-    return found
+    return marks
 
 
 def _walked(
@@ -213,7 +217,7 @@ def _batch(bundle: SpeechBundle, waves: Sequence[Array]) -> Complex[Tensor, "b 1
     longest = max(map(len, waves))
     spec = [bundle.front.spectrogram(torch.from_numpy(wave)[None]) for wave in waves]
     frames = 1 + longest // bundle.front.hop
-    wide = [torch.nn.functional.pad(one, (0, frames - one.shape[-1])) for one in spec]
+    wide = [torch.nn.functional.pad(part, (0, frames - part.shape[-1])) for part in spec]
     return padded(torch.cat(wide), bundle.model.dnn.multiple).to(bundle.device)
 
 
@@ -302,13 +306,17 @@ def _by(noisy: Sequence[Mixture], marks: Mapping[str, list[Marks]], what: str) -
     for i, mixture in enumerate(noisy):
         key = str(getattr(mixture, what)).partition("-")[0]
         groups.setdefault(key, []).append(i)
-    found = {}
+    gains_by_group = {}
     for key, rows in groups.items():
-        few = {name: [marks[name][i] for i in rows] for name in ("noisy", "enhanced")}
-        of_few = [noisy[i] for i in rows]
-        gains = {m: [gain for _, gain in _gains(of_few, few, "enhanced", m)] for m in MEASURES}
-        found[key] = {m: float(np.mean(values)) if values else None for m, values in gains.items()}
-    return found
+        group_marks = {name: [marks[name][i] for i in rows] for name in ("noisy", "enhanced")}
+        group = [noisy[i] for i in rows]
+        gains = {
+            m: [gain for _, gain in _gains(group, group_marks, "enhanced", m)] for m in MEASURES
+        }
+        gains_by_group[key] = {
+            m: float(np.mean(values)) if values else None for m, values in gains.items()
+        }
+    return gains_by_group
 
 
 def _over_sentences(pairs: Pairs, seed: int) -> tuple[float, float]:

@@ -74,8 +74,8 @@ def _round_trip(arrays: Arrays, front: FrontEnd) -> float:
     """Where the published code fades the end, ours does not: the last samples are left out."""
     wave, peak = front.normalised(torch.from_numpy(arrays["wav"]))
     back = peak * front.waveform(padded(front.spectrogram(wave), 64), wave.shape[-1])
-    whole = wave.shape[-1] - front.n_fft // 2
-    return apart(back[:, :whole].numpy(), arrays["roundtrip"][:, :whole])
+    length = wave.shape[-1] - front.n_fft // 2
+    return apart(back[:, :length].numpy(), arrays["roundtrip"][:, :length])
 
 
 def _sampled(arrays: Arrays, path: Path, corrector: str) -> float:
@@ -115,8 +115,8 @@ def _loss(arrays: Arrays, path: Path) -> float:
     """Over items 1 to 5: the first one has t = 0, where there is no noise to match."""
     score, noise = (torch.from_numpy(arrays[f"loss_{name}"])[1:] for name in ("score", "z"))
     std = torch.from_numpy(np.asarray(path.s(_times(arrays)[1:]), dtype=np.float32))
-    found = float(denoising_score_matching(score, noise, std))
-    return abs(found / float(arrays["loss"]) - 1)
+    computed = float(denoising_score_matching(score, noise, std))
+    return abs(computed / float(arrays["loss"]) - 1)
 
 
 def _si_sdr(arrays: Arrays) -> float:

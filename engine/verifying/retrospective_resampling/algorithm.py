@@ -80,12 +80,12 @@ def run(
     question = _one_line(question)
     scene = None if picture is not None else Tray.parse(tray)
     bundle = open_bundle(model)
-    seen, clean = look(bundle, scene, picture, noise, seed)
+    pixels, clean = look(bundle, scene, picture, noise, seed)
     words = bundle.vocabulary.note(question) if bundle.vocabulary else ""
     telling = Telling(
-        seen, clean, scene.names if scene else None, question, tau, unknown_words=words
+        pixels, clean, scene.names if scene else None, question, tau, unknown_words=words
     )
-    prompt = bundle.prompt(question, seen)
+    prompt = bundle.prompt(question, pixels)
     plain = yield from _plainly(bundle, prompt, question, settings, seed, scene)
     telling = replace(telling, before=plain)
     story = new_story(bundle, scene)
@@ -163,8 +163,8 @@ def _plainly(
 ) -> Steps[Plain]:
     """What the model says when it never goes back."""
     course = rollback(Voice(bundle, prompt, question, seed), settings.without_checks())
-    spoken = Progress(0, 10, "Speaking without going back")
-    outcome = yield from relay(course, lambda event: spoken if isinstance(event, Token) else None)
+    progress = Progress(0, 10, "Speaking without going back")
+    outcome = yield from relay(course, lambda event: progress if isinstance(event, Token) else None)
     return Plain(outcome.text, _rates(outcome.text, scene))
 
 
@@ -178,9 +178,9 @@ def _asked_again(
     telling: Telling,
 ) -> Steps[str]:
     """A second try at a question that got no answer, then a plain admission."""
-    asked = question + PREMISE
-    again = bundle.ask_again(prompt, asked)
-    _, outcome = yield from _answer(bundle, again, asked, settings, seed, story, telling, "fast")
+    extended = question + PREMISE
+    again = bundle.ask_again(prompt, extended)
+    _, outcome = yield from _answer(bundle, again, extended, settings, seed, story, telling, "fast")
     return outcome.text or UNABLE
 
 

@@ -18,15 +18,15 @@ from engine.verifying.retrospective_resampling.tags import rendered
 ALPHA, BETA = 1.0, 0.1
 
 
-def refused(said: Sequence[Judged], tau: float) -> str:
+def refused(judged: Sequence[Judged], tau: float) -> str:
     """The phrases that are not doubted, one after the other."""
-    return " and ".join(one.text for one in said if one.p_un <= tau)
+    return " and ".join(phrase.text for phrase in judged if phrase.p_un <= tau)
 
 
-def truncated(said: Sequence[Judged], tau: float) -> str:
+def truncated(judged: Sequence[Judged], tau: float) -> str:
     """The phrases before the first doubted one."""
-    places = [place for place, one in enumerate(said) if one.p_un > tau]
-    return " and ".join(one.text for one in said[: places[0] if places else None])
+    places = [place for place, phrase in enumerate(judged) if phrase.p_un > tau]
+    return " and ".join(phrase.text for phrase in judged[: places[0] if places else None])
 
 
 def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> tuple[str, int]:
@@ -40,8 +40,8 @@ def contrasted(bundle: LanguageBundle, prompt: Prompt, max_new_tokens: int) -> t
         for name, tensor in prompt.pixels.items()
     }
     seeing, blind = Cursor(bundle, prompt.pixels), Cursor(bundle, blank)
-    told = prompt.ids
-    logits, other = seeing.read(told), blind.read(told)
+    ids = prompt.ids
+    logits, other = seeing.read(ids), blind.read(ids)
     answer: list[int] = []
     while len(answer) < max_new_tokens:
         likely = logits.log_softmax(-1)

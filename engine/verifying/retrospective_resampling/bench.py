@@ -157,11 +157,11 @@ def _never_seen(
     doubts: list[Judged] = []
     for number, sight in enumerate(sights(bundle, trays, noise, seed, "never seen")):
         for tally in tallies:
-            said = yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
-            doubts += said[1] if tally.tau == 1.0 else []
+            answer = yield from told_once(bundle, sight, replace(base, tau=tally.tau), tally)
+            doubts += answer[1] if tally.tau == 1.0 else []
         yield Progress(done + number, total, "an artist never seen")
-    found = summed(tallies, [], doubts, noise)
-    return {"auroc": found.auroc, "points": found.points}
+    curve = summed(tallies, [], doubts, noise)
+    return {"auroc": curve.auroc, "points": curve.points}
 
 
 def _without_hints(
@@ -194,9 +194,9 @@ def _saved(
         ends: dict[str, Outcome] = {}
         for name in rows:
             begun = time.perf_counter()
-            outcome, forward, said = yield from _one(bundle, sight, settings, name)
+            outcome, forward, generated = yield from _answer_by(bundle, sight, settings, name)
             ends[name] = outcome
-            rows[name].append((forward, said, time.perf_counter() - begun))
+            rows[name].append((forward, generated, time.perf_counter() - begun))
         has_error = any(FORMAT_ERROR.lower() in end.hints for end in ends.values())
         malformed += has_error
         backtracking += ends["ours"].backtracks > 0
@@ -222,7 +222,7 @@ def _saved(
     }
 
 
-def _one(
+def _answer_by(
     bundle: LanguageBundle, sight: Sight, settings: Settings, name: str
 ) -> Steps[tuple[Outcome, int, int]]:
     """One answer by one of the two loops, with the tokens forwarded and said."""

@@ -55,10 +55,10 @@ def calibrate(
         _, judged = yield from within(telling, number, trays)
         phrases += judged
         yield Progress(number + 1, trays, f"{len(phrases)} phrases")
-    known = [one for one in phrases if one.is_true is not None]
+    known = [phrase for phrase in phrases if phrase.is_true is not None]
     return calibration(
-        np.array([one.p_un for one in known]),
-        np.array([bool(one.is_true) for one in known]),
+        np.array([phrase.p_un for phrase in known]),
+        np.array([bool(phrase.is_true) for phrase in known]),
         precision,
         f"{trays} random trays at noise {level:g}",
     )

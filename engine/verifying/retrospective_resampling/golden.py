@@ -77,9 +77,9 @@ class Script:
         if not hints:
             return ids
         hint = f"(Hint: potential incorrect phrases -> {', '.join(hints)})"
-        told = [*PREMISE.split(), *hint.split()[1:]]
+        instruction = [*PREMISE.split(), *hint.split()[1:]]
         unknown = self.vocab.index("<unk>")
-        words = [self.vocab.index(word) if word in self.vocab else unknown for word in told]
+        words = [self.vocab.index(word) if word in self.vocab else unknown for word in instruction]
         return [*ids[:-TAIL], *words, *ids[-TAIL:]]
 
     def words(self, ids: Sequence[int]) -> str:
@@ -124,9 +124,9 @@ def loop_error(name: str) -> float:
     arrays = load(f"loop_{name}")
     script, tries, outcome = played(arrays)
     prefixes = [[t for t in row if t >= 0] for row in arrays["prefixes"].tolist()]
-    wanted = arrays["temperatures"]
-    same_heat = len(script.temperatures) == len(wanted) and np.allclose(
-        script.temperatures, wanted, rtol=0, atol=1e-9
+    expected = arrays["temperatures"]
+    same_heat = len(script.temperatures) == len(expected) and np.allclose(
+        script.temperatures, expected, rtol=0, atol=1e-9
     )
     checks = (
         outcome.text == str(arrays["final_text"]),

@@ -126,17 +126,17 @@ def first_fault(
     Marks that do not pair up are a fault of the whole attempt.
     """
     tags = speaker.tags
-    whole = [*accepted, *new]
-    if tags.span not in whole:
+    ids = [*accepted, *new]
+    if tags.span not in ids:
         return None
-    if phrases(whole, tags) is None:
+    if phrases(ids, tags) is None:
         return Fault(FORMAT_ERROR, 0)
     before = 0
-    for found in phrases(new, tags) or []:
-        if p_un[found.stop] > tau:
-            said = speaker.words(new[found.start + 1 : found.stop])
-            return Fault(said, before, p_un[found.stop])
-        before = found.stop + 1
+    for phrase in phrases(new, tags) or []:
+        if p_un[phrase.stop] > tau:
+            text = speaker.words(new[phrase.start + 1 : phrase.stop])
+            return Fault(text, before, p_un[phrase.stop])
+        before = phrase.stop + 1
     return None
 
 
@@ -152,10 +152,10 @@ def _verdicts(
     if fault is not None and fault.phrase == FORMAT_ERROR:
         yield Verdict(FORMAT_ERROR, 1.0, False, attempt, temperature)
         return
-    for found in phrases(new, speaker.tags) or []:
-        is_kept = fault is None or found.stop < fault.back
-        words = speaker.words(new[found.start + 1 : found.stop])
-        yield Verdict(words, p_un[found.stop], is_kept, attempt, temperature)
+    for phrase in phrases(new, speaker.tags) or []:
+        is_kept = fault is None or phrase.stop < fault.back
+        words = speaker.words(new[phrase.start + 1 : phrase.stop])
+        yield Verdict(words, p_un[phrase.stop], is_kept, attempt, temperature)
         if not is_kept:
             return
 

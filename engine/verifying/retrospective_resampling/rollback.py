@@ -61,8 +61,8 @@ class Voice:
 
     def logits_after(self, hints: Sequence[str], answer: Sequence[int]) -> Float[Tensor, " vocab"]:
         """Logits behind this much of the answer, from the cache as far as it reaches."""
-        asked = self.bundle.ask_again(self.prompt, hinted(self.question, hints))
-        return self.cursor.go_to([*asked.ids, *answer])
+        prompt = self.bundle.ask_again(self.prompt, hinted(self.question, hints))
+        return self.cursor.go_to([*prompt.ids, *answer])
 
     def words(self, ids: Sequence[int]) -> str:
         """The tokens as text, marks included."""
@@ -92,12 +92,12 @@ def rollback(voice: Voice, settings: Settings) -> Course:
         if not correcting:
             temperature = settings.temperature
         logits = voice.logits_after(hints if settings.hints else [], accepted)
-        said = yield from _attempt(
+        draft = yield from _attempt(
             voice, settings, logits, accepted, attempt, temperature, one_phrase=correcting
         )
-        standing = (*accepted, *said.ids)
-        if not said.failed:
-            accepted += said.ids[: said.kept]
+        standing = (*accepted, *draft.ids)
+        if not draft.failed:
+            accepted += draft.ids[: draft.kept]
             if not correcting:
                 yield Tried(tuple(accepted), "", temperature)
                 text = rendered(voice.words(accepted))
@@ -105,18 +105,18 @@ def rollback(voice: Voice, settings: Settings) -> Course:
             yield Tried(standing, CORRECTED, temperature)
             correcting, in_a_row = False, 0
             continue
-        phrase, correcting = said.failed, True
+        phrase, correcting = draft.failed, True
         backtracks += 1
         in_a_row += 1
         tried_at, temperature = temperature, settings.hotter(temperature)
         remember(hints, phrase)
         if in_a_row == settings.local:
-            fall_back(accepted, said.ids, hints, voice, settings.enders)
+            fall_back(accepted, draft.ids, hints, voice, settings.enders)
             in_a_row = 0
             yield Back(len(accepted), "sentence")
             yield Tried(tuple(accepted), phrase, tried_at)
         else:
-            accepted += said.ids[: said.kept]
+            accepted += draft.ids[: draft.kept]
             yield Back(len(accepted), "phrase")
             yield Tried(standing, phrase, tried_at)
     yield Tried(tuple(accepted), phrase, temperature)

@@ -59,7 +59,7 @@ class Phrase:
 
 def phrases(ids: Sequence[int], tags: Tags) -> list[Phrase] | None:
     """The phrases of a text in order, or None when opening and closing marks do not pair up."""
-    found: list[Phrase] = []
+    closed: list[Phrase] = []
     opened = None
     for place, token in enumerate(ids):
         if token == tags.span:
@@ -69,9 +69,9 @@ def phrases(ids: Sequence[int], tags: Tags) -> list[Phrase] | None:
         elif token in tags.closers:
             if opened is None:
                 return None
-            found.append(Phrase(opened, place))
+            closed.append(Phrase(opened, place))
             opened = None
-    return found if opened is None else None
+    return closed if opened is None else None
 
 
 def p_ungrounded(logits: Float[Tensor, " vocab"], tags: Tags) -> float:

@@ -124,10 +124,10 @@ def curve(
             yield Progress(done, trays, f"tray {done + 1}, tau {tally.tau:g}")
         yield from within(beside(bundle, sight, base, plain, others), done, trays)
         if right is not None and twins is not None:
-            told = told_once(right, next(twins), base.without_checks(), alone)
-            yield from within(told, done, trays)
-        found = summed(tallies, [*others, alone], doubts, level)
-        yield Progress(done + 1, trays, f"{done + 1} trays", found)
+            answer = told_once(right, next(twins), base.without_checks(), alone)
+            yield from within(answer, done, trays)
+        summary = summed(tallies, [*others, alone], doubts, level)
+        yield Progress(done + 1, trays, f"{done + 1} trays", summary)
     return summed(tallies, [*others, alone], doubts, level)
 
 

@@ -68,11 +68,11 @@ def run(
     On the shipped model the students of SFT, answer augmentation and RevThink are asked; on any
     other the model itself, and of the relations a sample drawn by the seed.
     """
-    question = _asked(start, shift)
+    question = _question_of(start, shift)
     plans = _shipped_plans(fraction, students_of)
     ref = ModelRef.of(model)
     yield Progress(0, 1, "Loading the students")
-    shown = Asked(
+    result = Asked(
         question.text(),
         question.gold,
         question.backward_question(),
@@ -81,14 +81,14 @@ def run(
     )
     if ref.source == students.KEY and not ref.edits:
         shelf = students.shelf()
-        shown = replace(shown, curve=shelf.curve(), efficiency=shelf.efficiency)
-        return (yield from _ask_students(shown, question, plans, shelf))
+        result = replace(result, curve=shelf.curve(), efficiency=shelf.efficiency)
+        return (yield from _ask_students(result, question, plans, shelf))
     bundle = _language(ref)
     if teachers.knows_only_months(bundle):
         weights, shape = students.state_of(bundle)
         title = f"{bundle.card.title.partition(':')[0]}, edited" if ref.edits else "This model"
-        return (yield from _ask_one(shown, question, title, weights, shape, plans[0]))
-    return (yield from _ask_any(shown, question, bundle, seed))
+        return (yield from _ask_one(result, question, title, weights, shape, plans[0]))
+    return (yield from _ask_any(result, question, bundle, seed))
 
 
 def augment(
@@ -185,10 +185,10 @@ def tune(
         mean=mean,  # type: ignore[arg-type]
         tasks=tuning.TASKS if objective == "revthink" else ("FR",),
     )
-    given = read_records(records)
-    kept = [r for r in given or _months_set(seed) if r.is_kept or (not filtered and r.is_right)]
+    uploaded = read_records(records)
+    kept = [r for r in uploaded or _months_set(seed) if r.is_kept or (not filtered and r.is_right)]
     tuning.check_records(kept, 2)
-    if given:
+    if uploaded:
         cut = max(len(kept) * 4 // 5, 1)
         kept, held_out = kept[:cut], [(r.question, r.gold_answer) for r in kept[cut:]][:12]
     else:
@@ -196,7 +196,7 @@ def tune(
     yield Progress(0, settings.steps, "Loading the model")
     bundle = _language(ModelRef.of(model))
     params: dict[str, Plain] = {
-        "records": f"{len(kept)} kept of {len(given)}" if given else "",
+        "records": f"{len(kept)} kept of {len(uploaded)}" if uploaded else "",
         "objective": objective,
         "rank": settings.rank,
         "alpha": settings.alpha,
@@ -206,14 +206,14 @@ def tune(
         "learning_rate": settings.learning_rate,
     }
     recipe = tuning.recipe_of(bundle, params, seed, f"{objective} on {len(kept)} records")
-    found = yield from tuning.tuned(bundle, kept, held_out, settings, seed, recipe)
-    return replace(found, records=len(given) or len(_months_set(seed)))
+    tuned = yield from tuning.tuned(bundle, kept, held_out, settings, seed, recipe)
+    return replace(tuned, records=len(uploaded) or len(_months_set(seed)))
 
 
 # ---------------------------------------------------------------------- asking
 
 
-def _asked(start: str, shift: int) -> Question:
+def _question_of(start: str, shift: int) -> Question:
     name = start.strip().lower()[:3]
     if name not in months.MONTHS:
         raise BadInput(f'"{start[:20]}" is no month.', "Write jan, feb, ... dec.")
@@ -232,35 +232,35 @@ def _shipped_plans(fraction: float, students_of: str) -> list[Plan]:
 
 
 def _ask_students(
-    shown: Asked, question: Question, plans: Sequence[Plan], shelf: students.Shelf
+    result: Asked, question: Question, plans: Sequence[Plan], shelf: students.Shelf
 ) -> Generator[Progress, None, Asked]:
     weights = shelf.weights(plans)
     total = len(plans) * 2
     for place, plan in enumerate(plans):
-        one = {name: w[place : place + 1] for name, w in weights.items()}
+        own_weights = {name: w[place : place + 1] for name, w in weights.items()}
         title = plan.method.title
-        student = Student(plan.name, title, _reply(one, shelf.shape, question))
-        yield Progress(2 * place, total, f"Asking {title}", _with(shown, student))
-        for part, right in _relation_by_relation(one, shelf.shape, plan):
+        student = Student(plan.name, title, _reply(own_weights, shelf.shape, question))
+        yield Progress(2 * place, total, f"Asking {title}", _with(result, student))
+        for part, right in _relation_by_relation(own_weights, shelf.shape, plan):
             student = replace(student, is_right=right)
-            yield Progress(2 * place + part, total, f"Asking {title}", _with(shown, student))
-        shown = _with(shown, _examined(student, one, shelf.shape, plan))
-    return shown
+            yield Progress(2 * place + part, total, f"Asking {title}", _with(result, student))
+        result = _with(result, _examined(student, own_weights, shelf.shape, plan))
+    return result
 
 
-def _with(shown: Asked, student: Student) -> Asked:
-    return replace(shown, students=(*shown.students, student))
+def _with(result: Asked, student: Student) -> Asked:
+    return replace(result, students=(*result.students, student))
 
 
 def _reply(weights: fl.State, shape: Shape, question: Question) -> Reply:
     """Both ways of one question, in the surface of the panel."""
-    said = [
+    answers = [
         fl.decode(fl.answer(weights, fl.prompts([text])[None], shape)[0, 0].tolist())
         for text in (question.text(), question.backward_question())
     ]
     gold = question.gold, question.cycle.names[question.start]
-    right = [word(text) == g for text, g in zip(said, gold, strict=True)]
-    return Reply(said[0], right[0], said[1], right[1])
+    right = [word(text) == g for text, g in zip(answers, gold, strict=True)]
+    return Reply(answers[0], right[0], answers[1], right[1])
 
 
 def _relation_by_relation(
@@ -272,9 +272,9 @@ def _relation_by_relation(
     right = np.zeros(len(gold), dtype=bool)
     for first in range(0, len(texts), RELATIONS_AT_ONCE):
         part = slice(first, first + RELATIONS_AT_ONCE)
-        said = fl.answer(weights, fl.prompts(texts[part])[None], shape)[0].tolist()
+        tokens = fl.answer(weights, fl.prompts(texts[part])[None], shape)[0].tolist()
         right = right.copy()
-        right[part] = [word(fl.decode(s)) == g for s, g in zip(said, gold[part], strict=True)]
+        right[part] = [word(fl.decode(s)) == g for s, g in zip(tokens, gold[part], strict=True)]
         yield int(first + RELATIONS_AT_ONCE >= len(texts)), right
 
 
@@ -298,7 +298,7 @@ def _graded(student: Student, exam: Exam) -> Student:
 
 
 def _ask_one(
-    shown: Asked,
+    result: Asked,
     question: Question,
     title: str,
     weights: fl.State,
@@ -309,39 +309,39 @@ def _ask_one(
     student = Student("model", title, _reply(weights, shape, question))
     for part, right in _relation_by_relation(weights, shape, plan):
         student = replace(student, is_right=right)
-        yield Progress(part, 2, f"Asking {title}", _with(shown, student))
-    return _with(shown, _examined(student, weights, shape, plan))
+        yield Progress(part, 2, f"Asking {title}", _with(result, student))
+    return _with(result, _examined(student, weights, shape, plan))
 
 
 def _ask_any(
-    shown: Asked, question: Question, bundle: LanguageBundle, seed: int
+    result: Asked, question: Question, bundle: LanguageBundle, seed: int
 ) -> Generator[Progress, None, Asked]:
     """Any language model, as it is: the question both ways, and a sample of the relations."""
     relations = months.relations()
-    drawn = np.random.default_rng(seed).permutation(len(relations))[:SMALL_SAMPLE]
-    right, asked = np.zeros(len(relations), bool), np.zeros(len(relations), bool)
+    sample = np.random.default_rng(seed).permutation(len(relations))[:SMALL_SAMPLE]
+    right, is_asked = np.zeros(len(relations), bool), np.zeros(len(relations), bool)
     student, total = Student("model", bundle.card.title), SMALL_SAMPLE + 2
     texts = list[str]()
     for text in (english(question), english(question, backward=True)):
-        said = ""
-        for said in teachers.say(bundle, f"{text} Answer with one month.", most=24):
-            yield Progress(len(texts), total, said[:60], _with(shown, student))
-        texts.append(said)
+        answer = ""
+        for answer in teachers.say(bundle, f"{text} Answer with one month.", most=24):
+            yield Progress(len(texts), total, answer[:60], _with(result, student))
+        texts.append(answer)
     right_both = _names(texts[0], question.answer), _names(texts[1], question.start)
     student = replace(student, reply=Reply(texts[0], right_both[0], texts[1], right_both[1]))
-    for number, index in enumerate(drawn, start=2):
-        said = ""
-        for said in teachers.say(
+    for number, index in enumerate(sample, start=2):
+        answer = ""
+        for answer in teachers.say(
             bundle, f"{english(relations[index])} Answer with one month.", most=16
         ):
-            yield Progress(number, total, said[:60], _with(shown, student))
-        right, asked = right.copy(), asked.copy()
-        asked[index] = True
-        right[index] = _names(said, relations[index].answer)
-        student = replace(student, is_right=right, is_asked=asked)
-    rates = (("sample", float(right[drawn].mean()), len(drawn)),)
+            yield Progress(number, total, answer[:60], _with(result, student))
+        right, is_asked = right.copy(), is_asked.copy()
+        is_asked[index] = True
+        right[index] = _names(answer, relations[index].answer)
+        student = replace(student, is_right=right, is_asked=is_asked)
+    rates = (("sample", float(right[sample].mean()), len(sample)),)
     note = f"{SMALL_SAMPLE} of the 264 relations, drawn by the seed, in plain English."
-    return replace(_with(shown, replace(student, rates=rates)), notes=(note,))
+    return replace(_with(result, replace(student, rates=rates)), notes=(note,))
 
 
 FULL = tuple(
@@ -353,16 +353,16 @@ def english(question: Question, *, backward: bool = False) -> str:
     """A question of the months as people put it."""
     shift = question.shifts[0]
     months_word = "month" if abs(shift) == 1 else "months"
-    way = f"{abs(shift)} {months_word} {'later' if shift > 0 else 'earlier'}"
+    interval = f"{abs(shift)} {months_word} {'later' if shift > 0 else 'earlier'}"
     if backward:
-        return f"{way.capitalize()} it is {FULL[question.answer]}. Which month is it now?"
-    return f"It is {FULL[question.start]}. Which month is it {way}?"
+        return f"{interval.capitalize()} it is {FULL[question.answer]}. Which month is it now?"
+    return f"It is {FULL[question.start]}. Which month is it {interval}?"
 
 
-def _names(said: str, month: int) -> bool:
+def _names(text: str, month: int) -> bool:
     """Whether the last month that is named is the right one."""
-    found = [place for w in said.lower().replace(".", " ").split() for place in _places(w)]
-    return bool(found) and found[-1] == month
+    months_named = [place for w in text.lower().replace(".", " ").split() for place in _places(w)]
+    return bool(months_named) and months_named[-1] == month
 
 
 def _places(text: str) -> list[int]:
@@ -406,23 +406,23 @@ def _check_readable(items: Sequence[Item]) -> None:
 def _augmented(
     items: Sequence[Item], earlier: dict[str, Record], who: Teacher, teacher: str
 ) -> Generator[Progress, None, Augmented]:
-    shown = Augmented(
+    result = Augmented(
         tuple(earlier[item.question] for item in items if item.question in earlier),
         len(items),
         teacher=teacher,
     )
-    left = [item for item in items if item.question not in earlier]
-    yield Progress(len(shown.records), len(items), "Turning questions round", shown)
-    for record, is_whole in turned_round(left, who):
+    remaining = [item for item in items if item.question not in earlier]
+    yield Progress(len(result.records), len(items), "Turning questions round", result)
+    for record, is_whole in turned_round(remaining, who):
         if is_whole:
-            records = (*shown.records, record)
+            records = (*result.records, record)
             file = TextFile.of("augmented.jsonl", to_jsonl(records))
-            shown = replace(shown, records=records, draft=None, file=file)
+            result = replace(result, records=records, draft=None, file=file)
         else:
-            shown = replace(shown, draft=record)
-        told = f"Question {min(len(shown.records) + 1, len(items))}"
-        yield Progress(len(shown.records), len(items), told, shown)
-    return replace(shown, file=TextFile.of("augmented.jsonl", to_jsonl(shown.records)))
+            result = replace(result, draft=record)
+        note = f"Question {min(len(result.records) + 1, len(items))}"
+        yield Progress(len(result.records), len(items), note, result)
+    return replace(result, file=TextFile.of("augmented.jsonl", to_jsonl(result.records)))
 
 
 # ---------------------------------------------------------------------- training
@@ -444,7 +444,7 @@ def _trained(
     steps = fleets[0].schedule.steps
     courses = [_course(fleet) for fleet in fleets]
     probed = {round(steps * (n + 1) / PROBES) for n in range(PROBES)} | {steps}
-    shown = Trained(tuple(courses), start=start, budget=budget)
+    result = Trained(tuple(courses), start=start, budget=budget)
     for step in range(1, steps + 1):
         for place, fleet in enumerate(fleets):
             loss = float(fleet.advance()[0])
@@ -452,25 +452,25 @@ def _trained(
                 courses[place] = replace(
                     courses[place], losses=(*courses[place].losses, (step, loss))
                 )
-            yield Progress(step - 1, steps, f"{courses[place].title}: loss {loss:.3f}", shown)
+            yield Progress(step - 1, steps, f"{courses[place].title}: loss {loss:.3f}", result)
             if step in probed:
-                exam = yield from _examined_live(fleet, step, steps, shown)
+                exam = yield from _examined_live(fleet, step, steps, result)
                 probe = _probe(exam, step, fleet)
                 courses[place] = replace(courses[place], probes=(*courses[place].probes, probe))
-                shown = _shown_exam(shown, place, exam)
-            shown = replace(shown, courses=tuple(courses))
-    return shown
+                result = _with_exam(result, place, exam)
+            result = replace(result, courses=tuple(courses))
+    return result
 
 
 def _examined_live(
-    fleet: Fleet, step: int, steps: int, shown: Trained
+    fleet: Fleet, step: int, steps: int, result: Trained
 ) -> Generator[Progress, None, Exam]:
     """The exam of a student as it stands, forward alone."""
     plan, right = fleet.plans[0], np.zeros(0, bool)
     weights = {name: w.detach() for name, w in fleet.weights().items()}
     for _, so_far in _relation_by_relation(weights, fleet.shape, plan):
         right = so_far
-        yield Progress(step - 1, steps, f"Asking {plan.method.title}", shown)
+        yield Progress(step - 1, steps, f"Asking {plan.method.title}", result)
     return Exam(plan, right, right)
 
 
@@ -491,19 +491,19 @@ def _course(fleet: Fleet) -> Course:
 
 def _probe(exam: Exam, step: int, fleet: Fleet) -> Probe:
     plan = fleet.plans[0]
-    seen = step * fleet.sequences_a_step / len(plan.method.tasks)
+    presented = step * fleet.sequences_a_step / len(plan.method.tasks)
     return Probe(
         step,
-        seen / max(len(plan.questions()), 1),
+        presented / max(len(plan.questions()), 1),
         *(exam.rate(part)[0] for part in ("asked", "test", "inverse", "new")),
     )
 
 
-def _shown_exam(shown: Trained, place: int, exam: Exam) -> Trained:
-    done = list(shown.exams)
+def _with_exam(result: Trained, place: int, exam: Exam) -> Trained:
+    done = list(result.exams)
     graded = _graded(Student(exam.plan.name, exam.plan.method.title), exam)
     done[place : place + 1] = [graded]
-    return replace(shown, exams=tuple(done))
+    return replace(result, exams=tuple(done))
 
 
 # ---------------------------------------------------------------------- tuning
@@ -511,20 +511,20 @@ def _shown_exam(shown: Trained, place: int, exam: Exam) -> Trained:
 
 def _months_set(seed: int) -> tuple[Record, ...]:
     """The exact program's augmented set of half the pool."""
-    asked = months.split(seed).asked(0.5)
-    items = [Item(q.text(i % months.SURFACES), q.gold) for i, q in enumerate(asked)]
+    pool = months.split(seed).asked(0.5)
+    items = [Item(q.text(i % months.SURFACES), q.gold) for i, q in enumerate(pool)]
     return tuple(r for r, is_whole in turned_round(items, Program(0.0, seed)) if is_whole)
 
 
 def _held_out(seed: int) -> tuple[Question, ...]:
     """Twelve test relations: those whose inverse was asked first, then others."""
     split = months.split(seed)
-    asked = frozenset(split.asked(0.5))
+    pool = frozenset(split.asked(0.5))
     by = {
         standing: list(group)
         for standing, group in groupby(
-            sorted(split.test, key=lambda q: months.standing(q, asked)),
-            key=lambda q: months.standing(q, asked),
+            sorted(split.test, key=lambda q: months.standing(q, pool)),
+            key=lambda q: months.standing(q, pool),
         )
     }
     return (*by.get("inverse", [])[:8], *by.get("new", [])[:4])

@@ -138,9 +138,9 @@ def sequences(
 
 
 def _sequence(task: str, taught: Taught, variant: int) -> Example:
-    made = TASKS[task](taught.question, variant)
-    told = {"FR": taught.forward, "RQ": taught.forward, "BR": taught.backward}
-    return Example(task, made.prompt, told.get(task, made.target))
+    example = TASKS[task](taught.question, variant)
+    targets = {"FR": taught.forward, "RQ": taught.forward, "BR": taught.backward}
+    return Example(task, example.prompt, targets.get(task, example.target))
 
 
 def base_examples(seed: int) -> tuple[Example, ...]:
@@ -150,17 +150,17 @@ def base_examples(seed: int) -> tuple[Example, ...]:
     and nothing of how many there are between two of them.
     """
     draw = random.Random(f"revthink base {seed}")
-    found = []
+    examples = []
     for cycle in (months.WEEK, months.RAINBOW):
         for question in months.relations(cycle):
             for task in ARMS["revthink"].tasks:
                 variants = draw.sample(range(SURFACES), VARIANTS)
-                found += [TASKS[task](question, variant) for variant in variants]
+                examples += [TASKS[task](question, variant) for variant in variants]
     for cycle in (months.YEAR, months.WEEK, months.RAINBOW):
         for place, name in enumerate(cycle.names):
             following = cycle.names[(place + 1) % len(cycle)]
-            found += VARIANTS * [
+            examples += VARIANTS * [
                 Example("order", f"after {name} comes", f"answer {following}"),
                 Example("order", f"before {following} comes", f"answer {name}"),
             ]
-    return tuple(found)
+    return tuple(examples)

@@ -88,12 +88,12 @@ def augment(items: Sequence[Item], teacher: Teacher) -> Iterator[tuple[Record, b
         for text in teacher.backward(item, draft.backward_question):
             draft = replace(draft, backward_reasoning=text)
             yield draft, False
-        found = answer_of(draft.backward_reasoning, draft.backward_question)
-        draft, said = replace(draft, backward_pred=found), ""
-        for text in teacher.verdict(item, draft.backward_question, found):
-            said = text
+        predicted = answer_of(draft.backward_reasoning, draft.backward_question)
+        draft, judgement = replace(draft, backward_pred=predicted), ""
+        for text in teacher.verdict(item, draft.backward_question, predicted):
+            judgement = text
             yield draft, False
-        is_consistent = found != NONE and extract.true_false(said) == "true"
+        is_consistent = predicted != NONE and extract.true_false(judgement) == "true"
         yield replace(draft, is_consistent=is_consistent), True
 
 
@@ -102,8 +102,8 @@ def answer_of(reasoning: str, question: str) -> str:
     if re.search(r"\([A-F]\)", question):
         return extract.choice(reasoning)
     if re.search(r"\bx\b|how (?:many|much)|\d", question) and extract.number(reasoning) != NONE:
-        said = extract.word(reasoning)
-        if said == NONE or any(letter.isdigit() for letter in said):
+        last_word = extract.word(reasoning)
+        if last_word == NONE or any(letter.isdigit() for letter in last_word):
             return extract.number(reasoning)
     return extract.word(reasoning)
 
@@ -111,8 +111,8 @@ def answer_of(reasoning: str, question: str) -> str:
 def stands_in(answer: str, question: str) -> bool:
     """Whether the quantity or word that was asked back for stands in the original question."""
     bare = extract.plain_number(answer).lower()
-    told = re.findall(r"-?\d[\d,]*(?:\.\d+)?|\w+", question.lower())
-    return bare in {extract.plain_number(word) for word in told}
+    stated = re.findall(r"-?\d[\d,]*(?:\.\d+)?|\w+", question.lower())
+    return bare in {extract.plain_number(word) for word in stated}
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,13 @@ def read_items(text: str, name: str = "questions") -> tuple[Item, ...]:
             raise BadInput(f"Line {number} of {name} has no question.", ADVICE)
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             raise BadInput(f"Line {number} of {name} has no answer.", ADVICE)
-        said = str(answer).rpartition("####")[2].strip()  # GSM8K puts its answer there
-        if not said or max(len(said), len(question)) > LONGEST_TEXT:
+        gold = str(answer).rpartition("####")[2].strip()  # GSM8K puts its answer there
+        if not gold or max(len(gold), len(question)) > LONGEST_TEXT:
             raise BadInput(
                 f"Line {number} of {name} has no answer that can be extracted, or is too long.",
                 f"A text may have {LONGEST_TEXT} characters.",
             )
-        items.append(Item(question.strip(), said))
+        items.append(Item(question.strip(), gold))
     return tuple(items)
 
 
@@ -190,11 +190,11 @@ def read_records(text: str, name: str = "the augmented set") -> tuple[Record, ..
     """Records from JSON lines. Raises `BadInput` that names the line and the field."""
     records = []
     for number, row in _rows(text, name):
-        for wanted in fields(Record):
-            kind = bool if wanted.name == "is_consistent" else str
-            if not isinstance(row.get(wanted.name), kind):
-                raise BadInput(f"Line {number} of {name} has no sound {wanted.name}.", FIELDS)
-        records.append(Record(**{wanted.name: row[wanted.name] for wanted in fields(Record)}))
+        for column in fields(Record):
+            kind = bool if column.name == "is_consistent" else str
+            if not isinstance(row.get(column.name), kind):
+                raise BadInput(f"Line {number} of {name} has no sound {column.name}.", FIELDS)
+        records.append(Record(**{column.name: row[column.name] for column in fields(Record)}))
     return tuple(records)
 
 

@@ -33,11 +33,11 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
     begun = time.perf_counter()
     device, _ = policy()
     count = seeds or (SEEDS_ON_GPU if is_accelerator(device) else SEEDS_HERE)
-    found: list[Exam] = []
+    exams: list[Exam] = []
     plans = [[Plan(arm, FRACTION, seed + i) for i in range(count)] for arm in MAIN]
     for done, group in enumerate(plans):
-        found += yield from _trained(group, steps, device, done, len(plans))
-    test = {arm: [exam.rate()[0] for exam in found if exam.plan.arm == arm] for arm in MAIN}
+        exams += yield from _trained(group, steps, device, done, len(plans))
+    test = {arm: [exam.rate()[0] for exam in exams if exam.plan.arm == arm] for arm in MAIN}
     mean, low, high = student(test["revthink"])
     return Measured.of(
         measured=mean,
@@ -51,7 +51,7 @@ def run(*, seed: int, steps: int = STEPS, seeds: int = 0) -> Steps[Measured]:
             "share of the questions": FRACTION,
             "steps": steps,
             "sequences each student saw": steps * fl.SEQUENCES_A_STEP,
-            "by method": {ARMS[arm].title: _figures(found, arm) for arm in MAIN},
+            "by method": {ARMS[arm].title: _figures(exams, arm) for arm in MAIN},
             "RevThink minus SFT by seed": [
                 round(a - b, 4) for a, b in zip(test["revthink"], test["sft"], strict=True)
             ],
@@ -75,28 +75,28 @@ def _trained(
 
 def _figures(exams: Sequence[Exam], arm: str) -> dict[str, Plain]:
     """Rates of one method: mean, interval and the number of relations over all seeds."""
-    own, found = [exam for exam in exams if exam.plan.arm == arm], dict[str, Plain]()
+    own, rates = [exam for exam in exams if exam.plan.arm == arm], dict[str, Plain]()
     for part in ("asked", "test", *STANDINGS):
         pairs = [exam.rate(part) for exam in own]
         mean, low, high = student([share for share, count in pairs if count])
-        found[part] = {"rate": mean, "low": low, "high": high, "of": sum(n for _, n in pairs)}
+        rates[part] = {"rate": mean, "low": low, "high": high, "of": sum(n for _, n in pairs)}
     backward = student([exam.rate("test", backward=True)[0] for exam in own])
-    found["backward, test"] = dict(zip(("rate", "low", "high"), backward, strict=True))
-    return found
+    rates["backward, test"] = dict(zip(("rate", "low", "high"), backward, strict=True))
+    return rates
 
 
 def _shipped_curve() -> dict[str, Plain]:
     try:
-        found = students.shelf().efficiency
+        curve = students.shelf().efficiency
     except AssetMissing:
-        found = None
-    if found is None:
+        curve = None
+    if curve is None:
         return {}
     return {
-        "world": found.world,
-        "seeds": found.seeds,
-        "weights of a student": found.weights,
-        "sequences each student saw": found.sequences,
+        "world": curve.world,
+        "seeds": curve.seeds,
+        "weights of a student": curve.weights,
+        "sequences each student saw": curve.sequences,
         "points": [
             {
                 "method": point.title,
@@ -106,7 +106,7 @@ def _shipped_curve() -> dict[str, Plain]:
                 "low": round(point.low, 4),
                 "high": round(point.high, 4),
             }
-            for point in found.points
+            for point in curve.points
             if point.part in ("test", *STANDINGS)
         ],
     }

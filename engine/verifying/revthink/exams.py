@@ -52,14 +52,14 @@ class Exam:
 
     def figures(self) -> dict[str, float]:
         """The rates that are written down; a standing without relations is left out."""
-        found = {"asked": self.rate("asked")[0], "test": self.rate("test")[0]}
+        rates = {"asked": self.rate("asked")[0], "test": self.rate("test")[0]}
         for part in STANDINGS:
             share, count = self.rate(part)
             if count:
-                found[part] = share
-        found["backward, asked"] = self.rate("asked", backward=True)[0]
-        found["backward, test"] = self.rate("test", backward=True)[0]
-        return {name: round(value, 4) for name, value in found.items()}
+                rates[part] = share
+        rates["backward, asked"] = self.rate("asked", backward=True)[0]
+        rates["backward, test"] = self.rate("test", backward=True)[0]
+        return {name: round(value, 4) for name, value in rates.items()}
 
 
 def standings(plan: Plan) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ def standings(plan: Plan) -> tuple[str, ...]:
 def texts(plan: Plan, *, backward: bool) -> list[str]:
     """The prompts of the exam; each relation in a surface drawn by the seed."""
     relations = months.relations(plan.cycle)
-    asked = [(q, fleet.surface(plan.seed, index)) for index, q in enumerate(relations)]
-    return [q.backward_question(v) if backward else q.text(v) for q, v in asked]
+    surfaces = [(q, fleet.surface(plan.seed, index)) for index, q in enumerate(relations)]
+    return [q.backward_question(v) if backward else q.text(v) for q, v in surfaces]
 
 
 def examine(
@@ -95,10 +95,10 @@ def _right(
 ) -> list[np.ndarray]:
     ids = torch.stack([fleet.prompts(texts(plan, backward=backward)) for plan in plans])
     device = weights[fleet.EMBEDDING].device
-    said = fleet.answer(weights, ids.to(device), shape).cpu().tolist()
+    generated = fleet.answer(weights, ids.to(device), shape).cpu().tolist()
     cycle = plans[0].cycle
     gold = [cycle.names[q.start] if backward else q.gold for q in months.relations(cycle)]
     return [
         np.array([word(fleet.decode(row)) == g for row, g in zip(rows, gold, strict=True)])
-        for rows in said
+        for rows in generated
     ]

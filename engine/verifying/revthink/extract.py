@@ -16,8 +16,8 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 def choice(text: str) -> str:
     """The last "answer is (X)", else the last "(X)" anywhere; X from A to F."""
-    found = re.findall(r"answer is \(([A-F])\)", text) or re.findall(r"\(([A-F])\)", text)
-    return found[-1] if found else NONE
+    matches = re.findall(r"answer is \(([A-F])\)", text) or re.findall(r"\(([A-F])\)", text)
+    return matches[-1] if matches else NONE
 
 
 def yes_no(text: str, mode: Literal["official", "words"] = "words") -> str:
@@ -32,8 +32,8 @@ def true_false(text: str, mode: Literal["official", "words"] = "words") -> str:
 
 def _last(text: str, either: str, mode: str) -> str:
     pattern = either if mode == "official" else rf"\b(?:{either})\b"
-    found = re.findall(pattern, text, re.IGNORECASE)
-    return found[-1].lower() if found else NONE
+    matches = re.findall(pattern, text, re.IGNORECASE)
+    return matches[-1].lower() if matches else NONE
 
 
 def boxed(text: str) -> str:
@@ -52,10 +52,10 @@ def boxed(text: str) -> str:
 
 def number(text: str) -> str:
     """The number after the last "answer", else the last number; plain digits."""
-    _, said, tail = text.lower().rpartition("answer")
-    found = _NUMBER.findall(tail) if said else []
-    found = found[:1] or _NUMBER.findall(text)[-1:]
-    return plain_number(found[0]) if found else NONE
+    _, marker, tail = text.lower().rpartition("answer")
+    numbers = _NUMBER.findall(tail) if marker else []
+    numbers = numbers[:1] or _NUMBER.findall(text)[-1:]
+    return plain_number(numbers[0]) if numbers else NONE
 
 
 def plain_number(text: str) -> str:
@@ -70,10 +70,10 @@ def plain_number(text: str) -> str:
 
 def word(text: str) -> str:
     """The word after the last "answer is" or "answer:", or after an "answer" that ends the text."""
-    said = text.lower()
-    found = re.findall(r"\banswer(?:\s+is|\s*:)[\s:]*\(?([\w-]+)", said)
-    found = found or re.findall(r"\banswer\s+([\w-]+)\W*$", said)
-    return found[-1] if found else NONE
+    lowered = text.lower()
+    matches = re.findall(r"\banswer(?:\s+is|\s*:)[\s:]*\(?([\w-]+)", lowered)
+    matches = matches or re.findall(r"\banswer\s+([\w-]+)\W*$", lowered)
+    return matches[-1] if matches else NONE
 
 
 EXTRACT: dict[Form, Callable[[str], str]] = {
@@ -106,6 +106,6 @@ def normal(answer: str, form: Form) -> str:
     return plain_number(bare) if form == "number" else bare.lower()
 
 
-def same(found: str, gold: str, form: Form) -> bool:
+def same(extracted: str, gold: str, form: Form) -> bool:
     """Whether an extracted answer is the gold one; none is never."""
-    return found != NONE and normal(found, form) == normal(gold, form)
+    return extracted != NONE and normal(extracted, form) == normal(gold, form)

@@ -60,14 +60,16 @@ class Shape:
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights, as transformers names them; the head is tied."""
         d, inner = self.width, self.inner
-        found: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocabulary, d)}
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocabulary, d)}
         for layer in range(self.layers):
             at = f"model.layers.{layer}"
-            found |= {f"{at}.self_attn.{name}_proj.weight": (d, d) for name in "qkvo"}
-            found |= {f"{at}.mlp.{name}_proj.weight": (inner, d) for name in ("gate", "up")}
-            found[f"{at}.mlp.down_proj.weight"] = (d, inner)
-            found |= {f"{at}.{name}_layernorm.weight": (d,) for name in ("input", "post_attention")}
-        return found | {"model.norm.weight": (d,)}
+            shapes |= {f"{at}.self_attn.{name}_proj.weight": (d, d) for name in "qkvo"}
+            shapes |= {f"{at}.mlp.{name}_proj.weight": (inner, d) for name in ("gate", "up")}
+            shapes[f"{at}.mlp.down_proj.weight"] = (d, inner)
+            shapes |= {
+                f"{at}.{name}_layernorm.weight": (d,) for name in ("input", "post_attention")
+            }
+        return shapes | {"model.norm.weight": (d,)}
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,16 @@ def data_of(plan: Plan, steps: int, questions_a_step: int | None = None) -> Data
     """
     if plan.arm == BASE:
         return _base_data(plan, steps)
-    made = sequences(plan.method, plan.questions(), plan.seed)
+    per_question = sequences(plan.method, plan.questions(), plan.seed)
     tasks, variants = len(plan.method.tasks), months.VARIANTS
-    flat = [example for question in made for task in question for example in task]
+    flat = [example for question in per_question for task in question for example in task]
     count = questions_a_step or SEQUENCES_A_STEP // tasks
     draw = generator(plan.seed, "batches", plan.arm)
     if plan.method.joint:
-        chosen = _passes(len(made), steps * count, draw).view(steps, count, 1)
+        chosen = _passes(len(per_question), steps * count, draw).view(steps, count, 1)
         which = torch.arange(tasks) + chosen * tasks
     else:
-        which = _passes(len(made) * tasks, steps * count * tasks, draw).view(steps, -1, 1)
+        which = _passes(len(per_question) * tasks, steps * count * tasks, draw).view(steps, -1, 1)
     surface = torch.randint(variants, which.shape, generator=draw)
     return Data(*table(flat), (which * variants + surface).view(steps, -1))
 
@@ -253,10 +255,10 @@ def _linear(x: Float[Tensor, "s b n d"], weight: Float[Tensor, "s o d"], half: b
     rows = x.flatten(1, 2)
     if half:
         # CPUs with units for it are four times as fast at this; autocast would lose that again.
-        made = torch.bmm(rows.bfloat16(), weight.bfloat16().mT).float()
+        product = torch.bmm(rows.bfloat16(), weight.bfloat16().mT).float()
     else:
-        made = torch.bmm(rows, weight.mT)
-    return made.view(*x.shape[:3], -1)
+        product = torch.bmm(rows, weight.mT)
+    return product.view(*x.shape[:3], -1)
 
 
 def _norm(x: Float[Tensor, "s b n d"], weight: Float[Tensor, "s d"], eps: float) -> Tensor:

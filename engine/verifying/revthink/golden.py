@@ -33,14 +33,14 @@ def run(*, seed: int = 0) -> Steps[Golden]:
 
 def losses(arrays: Arrays, mean: Mean) -> dict[str, torch.Tensor]:
     """Our l of each of the three tasks."""
-    found = {}
+    by_task = {}
     for task in TASKS:
         names = ("logits", "ids", "prompt_len", "len")
         logits, ids, prompt_len, length = (
             torch.from_numpy(arrays[f"{task}_{name}"]) for name in names
         )
-        found[task] = objective(logits, ids, prompt_len, length, mean)
-    return found
+        by_task[task] = objective(logits, ids, prompt_len, length, mean)
+    return by_task
 
 
 def _task_losses(name: str) -> Callable[[Arrays], float]:
@@ -92,13 +92,13 @@ def _filter(arrays: Arrays) -> float:
 
 
 def _choices(arrays: Arrays) -> float:
-    found = [extract.choice(str(text)) for text in arrays["choice_text"]]
-    return _differ(found, arrays["choice"])
+    extracted = [extract.choice(str(text)) for text in arrays["choice_text"]]
+    return _differ(extracted, arrays["choice"])
 
 
 def _yes_no(arrays: Arrays) -> float:
-    found = [extract.yes_no(str(text), "official") for text in arrays["yesno_text"]]
-    return _differ(found, arrays["yesno_official"])
+    extracted = [extract.yes_no(str(text), "official") for text in arrays["yesno_text"]]
+    return _differ(extracted, arrays["yesno_official"])
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {

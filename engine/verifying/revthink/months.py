@@ -103,8 +103,8 @@ class Question:
         for index, shift in enumerate(self.shifts):
             place = (place + shift) % len(self.cycle)
             last = index == len(self.shifts) - 1
-            shown = names[answer if last else place]
-            words += ["+" if shift > 0 else "-", str(abs(shift)), "=", shown]
+            name = names[answer if last else place]
+            words += ["+" if shift > 0 else "-", str(abs(shift)), "=", name]
         return " ".join([*words, ".", "answer", names[answer]])
 
     def _story(self, variant: int) -> str:
@@ -163,9 +163,9 @@ def read_question(text: str) -> Question | None:
     for cycle in (YEAR, WEEK, RAINBOW):
         places = [cycle.names.index(word) for word in words if word in cycle.names]
         shifts = [
-            int(number) * (1 if way == "later" else -1)
-            for number, way in itertools.pairwise(words)
-            if way in ("later", "earlier") and number.isdecimal()
+            int(number) * (1 if direction == "later" else -1)
+            for number, direction in itertools.pairwise(words)
+            if direction in ("later", "earlier") and number.isdecimal()
         ]
         if places and 1 <= len(shifts) <= 2 and all(0 < abs(s) < len(cycle) for s in shifts):
             return Question(places[0], tuple(shifts), cycle)

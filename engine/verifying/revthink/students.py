@@ -64,15 +64,15 @@ def points_of(figures: Sequence[Mapping[str, object]], parts: Sequence[str]) -> 
     for row in figures:
         key = str(row["arm"]), float(str(row["fraction"])), bool(row["lora"])
         groups.setdefault(key, []).append(row)
-    found = []
+    points = []
     for (arm, fraction, lora), rows in sorted(groups.items()):
         for part in parts:
             values = [float(str(row[part])) for row in rows if part in row]
             if values:
                 title = ARMS[arm].title + (" (LoRA)" if lora else "")
                 interval = student(values)
-                found.append(Point(arm, title, fraction, part, *interval, len(values), lora))
-    return tuple(found)
+                points.append(Point(arm, title, fraction, part, *interval, len(values), lora))
+    return tuple(points)
 
 
 def read_efficiency(folder: Path) -> Efficiency | None:
@@ -80,18 +80,18 @@ def read_efficiency(folder: Path) -> Efficiency | None:
     path = folder / "efficiency.json"
     if not path.is_file():
         return None
-    told = json.loads(path.read_text("utf-8"))
+    efficiency = json.loads(path.read_text("utf-8"))
     return Efficiency(
-        points_of(told["students"], ("asked", "test", *STANDINGS)),
-        told["world"],
-        told["seeds"],
-        told["questions in the pool"],
-        told["test relations"],
-        told["weights of a student"],
-        told["steps"],
-        told["steps"] * told["sequences a step"],
-        told["seconds"],
-        told["machine"],
+        points_of(efficiency["students"], ("asked", "test", *STANDINGS)),
+        efficiency["world"],
+        efficiency["seeds"],
+        efficiency["questions in the pool"],
+        efficiency["test relations"],
+        efficiency["weights of a student"],
+        efficiency["steps"],
+        efficiency["steps"] * efficiency["sequences a step"],
+        efficiency["seconds"],
+        efficiency["machine"],
     )
 
 

@@ -75,20 +75,20 @@ class Local:
     most_tokens: int = 120
 
     def forward(self, item: Item) -> Iterator[str]:
-        told = f"{FORWARD.format(question=item.question)}\n{INSTRUCTION}"
-        told = told.format(form=FORMS[item.form])
-        return self._say(item.question if self._bare else told)
+        instruction = f"{FORWARD.format(question=item.question)}\n{INSTRUCTION}"
+        instruction = instruction.format(form=FORMS[item.form])
+        return self._say(item.question if self._bare else instruction)
 
     def backward_question(self, item: Item) -> Iterator[str]:
         bare = f"{item.question} answer {item.answer} . ask back :"
-        told = INVERT.format(question=item.question, answer=item.answer)
-        return self._say(bare if self._bare else told)
+        instruction = INVERT.format(question=item.question, answer=item.answer)
+        return self._say(bare if self._bare else instruction)
 
     def backward(self, item: Item, backward_question: str) -> Iterator[str]:
-        told = f"{BACKWARD.format(question=backward_question)}\n{INSTRUCTION}"
+        instruction = f"{BACKWARD.format(question=backward_question)}\n{INSTRUCTION}"
         # The answer asked back for has a form of its own, which the question alone tells.
-        told = told.format(form="the value that is asked for")
-        return self._say(backward_question if self._bare else told)
+        instruction = instruction.format(form="the value that is asked for")
+        return self._say(backward_question if self._bare else instruction)
 
     def verdict(self, item: Item, backward_question: str, answer: str) -> Iterator[str]:
         """The teacher's own True or False; never True of what does not stand in the question."""
@@ -111,25 +111,25 @@ class Local:
     def _bare(self) -> bool:
         return knows_only_months(self.bundle)
 
-    def _say(self, told: str, most: int | None = None) -> Iterator[str]:
+    def _say(self, instruction: str, most: int | None = None) -> Iterator[str]:
         return say(
             self.bundle,
-            told,
+            instruction,
             most=most or self.most_tokens,
             temperature=self.temperature,
-            seed=hash_of(told, self.seed),
+            seed=hash_of(instruction, self.seed),
         )
 
 
 def say(
-    bundle: LanguageBundle, told: str, *, most: int, temperature: float = 0.0, seed: int = 0
+    bundle: LanguageBundle, instruction: str, *, most: int, temperature: float = 0.0, seed: int = 0
 ) -> Iterator[str]:
     """What the model answers, token by token; the most probable one at temperature 0.
 
     A text that was cut off at `most` tokens ends in "…": its missing answer is no wrong one.
     """
     draw, ids = generator(seed, "say"), list[int]()
-    prompt = bundle.prompt(told)
+    prompt = bundle.prompt(instruction)
     cursor = Cursor(bundle, prompt.pixels)
     ends = bundle.end_tokens
     new: Sequence[int] = prompt.ids

@@ -71,25 +71,25 @@ def rows_of(bundle: LanguageBundle, record: Record) -> dict[str, Row]:
     """The three sequences of a record in the model's own form of conversation."""
     q, a, qb = record.question, record.gold_answer, record.backward_question
     if teachers.knows_only_months(bundle):
-        told = {"FR": q, "BQ": f"{q} answer {a} . ask back :", "BR": qb}
-        said = {"FR": record.forward_reasoning, "BQ": qb, "BR": record.backward_reasoning}
+        questions = {"FR": q, "BQ": f"{q} answer {a} . ask back :", "BR": qb}
+        answers = {"FR": record.forward_reasoning, "BQ": qb, "BR": record.backward_reasoning}
     else:
-        told = {
+        questions = {
             "FR": teachers.FORWARD.format(question=q),
             "BQ": teachers.ASK_BACK.format(question=q, answer=a),
             "BR": teachers.BACKWARD.format(question=qb),
         }
-        said = {
+        answers = {
             "FR": teachers.SAID_FORWARD.format(text=record.forward_reasoning),
             "BQ": teachers.SAID_BACK.format(text=qb),
             "BR": teachers.SAID_FORWARD.format(text=record.backward_reasoning),
         }
-    return {task: _row(bundle, told[task], said[task]) for task in TASKS}
+    return {task: _row(bundle, questions[task], answers[task]) for task in TASKS}
 
 
-def _row(bundle: LanguageBundle, told: str, said: str) -> Row:
-    prompt = bundle.prompt(told).ids
-    target = bundle.tokenizer(said, add_special_tokens=False).input_ids
+def _row(bundle: LanguageBundle, question: str, answer: str) -> Row:
+    prompt = bundle.prompt(question).ids
+    target = bundle.tokenizer(answer, add_special_tokens=False).input_ids
     end = bundle.tokenizer.eos_token_id
     ids = (*prompt, *target, *([] if end is None else [end]))
     return Row(ids[:LONGEST_SEQUENCE], len(prompt))
@@ -111,7 +111,7 @@ def tuned(
         rows.append(rows_of(bundle, record))
         if index % 20 == 0:
             yield Progress(0, settings.steps, "Reading the augmented set")
-    found = Tuned(
+    result = Tuned(
         records=len(records),
         kept=len(records),
         target_tokens=sum(
@@ -121,48 +121,48 @@ def tuned(
     )
     answers: list[Answered] = []
     for question, gold in held_out:
-        said = yield from _ask(bundle, question, most_tokens, found, settings.steps, "before")
-        answers.append(Answered(question, gold, said, _is_right(said, gold)))
-        found = replace(found, answers=tuple(answers))
+        reply = yield from _ask(bundle, question, most_tokens, result, settings.steps, "before")
+        answers.append(Answered(question, gold, reply, _is_right(reply, gold)))
+        result = replace(result, answers=tuple(answers))
     model = _with_adapter(bundle, settings, seed)
-    found = replace(
-        found, trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad)
+    result = replace(
+        result, trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad)
     )
     for step, losses in enumerate(_train(model, rows, settings, seed, bundle), start=1):
         if losses is not None:
-            found = replace(found, losses=(*found.losses, (len(found.losses) + 1, *losses)))
-        done = len(found.losses)
-        yield Progress(done, settings.steps + 1, f"Training: step {done}, pass {step}", found)
+            result = replace(result, losses=(*result.losses, (len(result.losses) + 1, *losses)))
+        done = len(result.losses)
+        yield Progress(done, settings.steps + 1, f"Training: step {done}, pass {step}", result)
     model.eval()
     student = replace(bundle, model=model)
     for index, answer in enumerate(answers):
-        said = yield from _ask(
-            student, answer.question, most_tokens, found, settings.steps, "after"
+        reply = yield from _ask(
+            student, answer.question, most_tokens, result, settings.steps, "after"
         )
-        answers[index] = replace(answer, after=said, after_is_right=_is_right(said, answer.gold))
-        found = replace(found, answers=tuple(answers))
-    yield Progress(settings.steps, settings.steps + 1, "Writing, reading back, undoing", found)
-    return _taken_along(bundle, model, found, recipe, rows[0]["FR"])
+        answers[index] = replace(answer, after=reply, after_is_right=_is_right(reply, answer.gold))
+        result = replace(result, answers=tuple(answers))
+    yield Progress(settings.steps, settings.steps + 1, "Writing, reading back, undoing", result)
+    return _taken_along(bundle, model, result, recipe, rows[0]["FR"])
 
 
-def _is_right(said: str, gold: str) -> bool:
+def _is_right(text: str, gold: str) -> bool:
     form = extract.form_of(gold)
-    return extract.same(extract.EXTRACT[form](said), gold, form)
+    return extract.same(extract.EXTRACT[form](text), gold, form)
 
 
 def _ask(
-    bundle: LanguageBundle, question: str, most: int, found: Tuned, steps: int, when: str
+    bundle: LanguageBundle, question: str, most: int, partial: Tuned, steps: int, when: str
 ) -> Generator[Progress, None, str]:
-    told = question
+    prompt = question
     most = fl.LONGEST_ANSWER if teachers.knows_only_months(bundle) else most
     if not teachers.knows_only_months(bundle):
-        told = teachers.FORWARD.format(question=question)
-    said = ""
-    done = len(found.losses)
-    for text in teachers.say(bundle, told, most=most):
-        said = text
-        yield Progress(done, steps + 1, f"Asking {when}: {question[:60]}", found)
-    return said
+        prompt = teachers.FORWARD.format(question=question)
+    reply = ""
+    done = len(partial.losses)
+    for text in teachers.say(bundle, prompt, most=most):
+        reply = text
+        yield Progress(done, steps + 1, f"Asking {when}: {question[:60]}", partial)
+    return reply
 
 
 # ---------------------------------------------------------------------- adapter
@@ -229,9 +229,9 @@ def _train(
             losses[task] = loss.detach()
             yield None
         optimizer.step()
-        told = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        assert all(map(math.isfinite, told.values()))
-        yield tuple(told.get(task, 0.0) for task in TASKS)
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        assert all(map(math.isfinite, values.values()))
+        yield tuple(values.get(task, 0.0) for task in TASKS)
 
 
 def _loss(model: Any, batch: Sequence[Row], pad: int, mean: Mean, device: str) -> Float[Tensor, ""]:
@@ -248,7 +248,7 @@ def _loss(model: Any, batch: Sequence[Row], pad: int, mean: Mean, device: str) -
 
 
 def _taken_along(
-    bundle: LanguageBundle, model: "PeftModel", found: Tuned, recipe: Recipe, row: Row
+    bundle: LanguageBundle, model: "PeftModel", result: Tuned, recipe: Recipe, row: Row
 ) -> Tuned:
     """The adapter's files read back, and the merged weights as a patch, applied and undone."""
     old = dict(bundle.model.state_dict())
@@ -259,7 +259,7 @@ def _taken_along(
     undone = patch.undo(applied)
     adapter, config, error = _files(bundle, model, row)
     return replace(
-        found,
+        result,
         patch=patch,
         digest=patch.digest,
         adapter=adapter,
