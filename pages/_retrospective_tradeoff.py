@@ -26,6 +26,7 @@ from pages._retrospective_tray import SLUG
 
 if TYPE_CHECKING:
     from engine.verifying.retrospective_resampling.results import (
+        Beside,
         Calibration,
         Curve,
         Point,
@@ -68,7 +69,7 @@ def build_tradeoff(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
         plot = plots.place("Trade", tradeoff_plot(known, 10 ** PRESETS["balanced"]))
     with action.below:
         ranks = plots.place("Doubts", visible=False)
-        table = gr.HTML(curve_table(known, "as measured for the claim") if known else "")
+        table = gr.HTML(known_tables(frame, known))
     action.wire(
         {"trays": trays, "artists": artists, "noise": noise, "hints": hints},
         draw_curve,
@@ -81,13 +82,23 @@ def build_tradeoff(frame: Frame, tau: gr.Slider, noise: gr.Slider) -> None:
 
 def measured_curve(frame: Frame) -> list["Point"]:
     """The points that stand behind the claim; empty when there are none."""
+    return [cast("Point", one) for one in _measured(frame, "curve")]
+
+
+def _measured(frame: Frame, name: str) -> list[SimpleNamespace]:
+    """Rows of a figure of the claim; none where it is not measured."""
     try:
-        figures = frame.entry.measured().figures
+        figure = frame.entry.measured().figures.get(name)
     except AssetMissing:
         return []
-    curve = figures.get("curve")
-    listed = curve if isinstance(curve, list) else []
-    return [cast("Point", SimpleNamespace(**one)) for one in listed if isinstance(one, Mapping)]
+    listed = figure if isinstance(figure, list) else []
+    return [SimpleNamespace(**one) for one in listed if isinstance(one, Mapping)]
+
+
+def known_tables(frame: Frame, known: "Sequence[Point]") -> str:
+    """What was measured for the claim, in tables; empty when nothing was."""
+    beside = [cast("Beside", one) for one in _measured(frame, "at equal cover")]
+    return cover_table(beside) + curve_table(known, "as measured for the claim")
 
 
 def curve_params(values: Settings) -> Settings:
@@ -112,7 +123,7 @@ def draw_curve(result: "Curve", recipe: Recipe, ended: bool) -> tuple[object, ..
     """The trade-off so far, how the doubts are spread, and the table."""
     points = [*result.points, *result.baselines]
     where = f"{result.points[0].trays} trays, darkness {result.noise:g}, seed {recipe.seed}"
-    said = curve_table(points, where)
+    said = cover_table(result.at_equal_cover()) + curve_table(points, where)
     plot = tradeoff_plot(points, 10 ** PRESETS["balanced"])
     doubts = plots.shown(doubt_plot(result))
     return plot, doubts, said, points if ended else gr.skip()
@@ -172,6 +183,16 @@ def doubt_plot(result: "Curve") -> PlotData:
         shares = 100 * (chosen + 1) / len(ordered)
         lines.append(Line(name, ordered[chosen], shares.tolist(), number, marks=False))
     return plots.curves(lines, "P(UN)", "phrases up to here, %", log_x=True, height=260)
+
+
+def cover_table(rows: "Sequence[Beside]") -> str:
+    """Each baseline beside REVERSE where both mention as much of what is there."""
+    if not rows:
+        return ""
+    cells = [[one.name, f"{one.cover:.1%}", f"{one.theirs:.1%}", f"{one.ours:.1%}"] for one in rows]
+    head = ["method", "cover", "its CHAIR_i", "CHAIR_i of REVERSE"]
+    told = "Whoever says less errs less: so the methods are compared where they cover as much."
+    return markup.table(head, cells, "At equal cover") + markup.notes(told)
 
 
 def curve_table(points: "Sequence[Point]", where: str) -> str:

@@ -124,7 +124,14 @@ def _more_settings() -> Controls:
         )
         engine = gr.Radio(list(ENGINES), value=next(iter(ENGINES)), label="Engine")
         hints = gr.Checkbox(True, label="Name doubted phrases in the question (hints)")
-        temperature = gr.Slider(0, 1.5, 1, step=0.05, label="Temperature at the start")
+        temperature = gr.Slider(
+            0,
+            1.5,
+            0,
+            step=0.05,
+            label="Temperature at the start",
+            info="0 as in the paper. The released code starts LLaVA at 1: it errs more often then",
+        )
         step = gr.Slider(0, 0.5, 0.05, step=0.05, label="Temperature rises after each doubt by")
         local = gr.Slider(1, 30, 10, step=1, label="Tries in a row before the sentence goes (K)")
         total = gr.Slider(1, 100, 50, step=1, label="Tries in all (N)")

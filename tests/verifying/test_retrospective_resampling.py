@@ -29,7 +29,7 @@ from engine.verifying.retrospective_resampling.loop import (
     pick,
 )
 from engine.verifying.retrospective_resampling.official import FreshSpeaker, official
-from engine.verifying.retrospective_resampling.results import Judged
+from engine.verifying.retrospective_resampling.results import Curve, Judged, Point
 from engine.verifying.retrospective_resampling.rollback import Voice, rollback
 from engine.verifying.retrospective_resampling.seeing import default_noise, sights
 from engine.verifying.retrospective_resampling.story import Story
@@ -149,11 +149,12 @@ def test_both_engines_say_the_same_on_equal_random_numbers(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_both_engines_say_the_same_of_every_tray_of_the_claim(dtype):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_both_engines_say_the_same_of_every_tray_of_the_claim(dtype, temperature):
     """The trays on which the claim's bench compares them. Where a float32 answer ever hung on a
     rounding, its float64 twin would still have to be equal."""
     bundle = load(ModelRef("emoji-llava"), "cpu", dtype)
-    chosen = Settings(tau=bench.CLAIM_TAU, temperature=1.0, max_new_tokens=bench.LONGEST)
+    chosen = Settings(tau=bench.CLAIM_TAU, temperature=temperature, max_new_tokens=bench.LONGEST)
     trays = sights(bundle, bench.FEW, default_noise(bundle), 1)
     unequal = []
     for number, sight in enumerate(trays):
@@ -612,3 +613,19 @@ def test_the_shipped_card_is_json(tmp_path):
     build_tokenizer(tmp_path)
     listed = json.loads((tmp_path / "vocabulary.json").read_text())
     assert {"cat", "background", "blue"} <= set(listed["words"])
+
+
+def test_a_baseline_stands_beside_reverse_where_both_cover_as_much():
+    def point(name: str, cover: float, chair: float) -> Point:
+        rates = (chair, chair, chair, 0.0, cover, cover, cover)
+        return Point(name, 0.1, *rates, 0.0, 0.0, 5.0, 1.0, 1.0, 10)
+
+    ours = (point("REVERSE", 0.9, 0.08), point("REVERSE", 0.7, 0.02))
+    cutting = (point("refuse", 0.8, 0.06), point("refuse", 0.6, 0.04))
+    greedy = (point("greedy", 0.8, 0.09),)
+    curve = Curve(ours, (*cutting, *greedy), np.zeros(0), np.zeros(0), 0.5, 0.4)
+    assert [(one.name, one.cover, round(one.ours, 6), round(one.theirs, 6))
+            for one in curve.at_equal_cover()] == [
+        ("refuse", 0.7, 0.02, 0.05),  # at 0.9 it was not measured
+        ("greedy", 0.8, 0.05, 0.09),
+    ]  # fmt: skip

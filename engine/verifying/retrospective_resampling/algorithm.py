@@ -51,7 +51,7 @@ def run(
     picture: PictureSetting | None = None,
     question: Annotated[str, Text(LONGEST_QUESTION)] = DESCRIBE,
     tau: Annotated[float, Range(0, 1, "0.01 is a good start.")] = 0.1,
-    temperature: Annotated[float, Range(0, 2)] = 1.0,
+    temperature: Annotated[float, Range(0, 2)] = 0.0,
     step: Annotated[float, Range(0, 1)] = 0.05,
     local: Annotated[int, Range(1, 100)] = 10,
     total: Annotated[int, Range(1, 500)] = 50,

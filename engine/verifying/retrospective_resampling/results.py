@@ -1,6 +1,9 @@
 """What the actions of REVERSE give: the story of one answer, rates of many, and a calibration."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from engine.core.catalog import RoundTrip
 from engine.core.shapes import Array, Float, UInt8
@@ -113,6 +116,41 @@ class Curve:
     p_un_wrong: Float[Array, " w"]
     auroc: float
     noise: float
+
+    def at_equal_cover(self) -> "tuple[Beside, ...]":
+        """Each baseline beside REVERSE where both cover as much.
+
+        Whoever says less errs less, so that rates at equal tau compare nothing. A baseline that
+        runs over tau is met at the cover of each point of REVERSE, one with a single point at its
+        own cover; between two measured points the rate is a straight line, and beyond the last it
+        is not told.
+        """
+        ours = [point for point in self.points if point.name == "REVERSE"]
+        rows = []
+        for name in dict.fromkeys(point.name for point in self.baselines):
+            theirs = [point for point in self.baselines if point.name == name]
+            for place in ours if len(theirs) > 1 else theirs:
+                rates = _at_cover(ours, place.cover), _at_cover(theirs, place.cover)
+                if not np.isnan(rates).any():
+                    rows.append(Beside(name, place.cover, *rates))
+        return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """CHAIR_i of REVERSE (`ours`) and of the baseline `name` (`theirs`) at one cover."""
+
+    name: str
+    cover: float
+    ours: float
+    theirs: float
+
+
+def _at_cover(points: Sequence[Point], cover: float) -> float:
+    """CHAIR_i at a cover between those that were measured, else NaN."""
+    ordered = sorted(points, key=lambda point: point.cover)
+    covers, rates = ([getattr(p, name) for p in ordered] for name in ("cover", "chair_i"))
+    return float(np.interp(cover, covers, rates, left=np.nan, right=np.nan))
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def curve(
     trays: Annotated[int, Range(1, MOST_TRAYS, "Try 24.")] = 24,
     noise: Annotated[float | None, Range(0, 1, "Try 0.4.")] = None,
     taus: Annotated[Sequence[Annotated[float, Range(0, 1)]], Items(20, fewest=1)] = TAUS,
-    temperature: Annotated[float, Range(0, 2)] = 1.0,
+    temperature: Annotated[float, Range(0, 2)] = 0.0,
     step: Annotated[float, Range(0, 1)] = 0.05,
     local: Annotated[int, Range(1, 100)] = 10,
     total: Annotated[int, Range(1, 500)] = 50,
