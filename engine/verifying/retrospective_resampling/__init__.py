@@ -38,13 +38,15 @@ says nothing is never wrong. So the two are always shown together, and empty ans
 and the code; we take 0.05. P(UN) is looked at when a phrase closes, as in the code, not at every
 word. Their test is >, in the code, not >=. The published LLaVA code adds a sentence about false
 premises to every hint; we add the hint alone. The code starts at temperature 1 for LLaVA, the
-paper reports 0; we start at 1, where the small model says what it expects and not only what it
-sees, and show the answer without chance ("greedy") beside it.
+paper reports 0, and so do we. At 1, a setting, the small model says what it expects and not only
+what it sees: it errs more often and goes back more often.
 
 **What it has to beat.** *Refuse* says nothing of a doubted phrase, *truncate* ends before it: both
 have less CHAIR than REVERSE at the same tau and less cover, as nothing comes in place of what goes.
-*Greedy*, without chance and taking nothing back, is about as good as tau = 0.1; below it CHAIR
-falls further, and cover with it. *Contrast* counts against a word what the model would say of a
+So they are compared where they cover as much, and there too this small model errs less when it
+simply refuses, at all but the smallest tau: what it says in place of a doubted phrase is often
+wrong as well. The paper does not measure refusing. *Greedy*, without chance and taking nothing
+back, is what temperature 0 begins with. *Contrast* counts against a word what the model would say of a
 blank picture. *Right answers alone* is the same network, trained for ten minutes too, that never
 saw a wrong phrase. Its P(UN) is mostly below one in a million, so there is nothing to go back on,
 and it hallucinates more than its twin does with going back switched off: wrong phrases may teach it
@@ -53,9 +55,8 @@ to look as well. That one of the two took more steps in its ten minutes is not r
 **Where it breaks.** The doubt is the model's own: it comes from the same eyes. In the dark it sees
 a dog and is sure of it, and no tau helps. P(UN) of one model says nothing about another's: tau
 must be found anew, which is what the calibration is for. The panel starts at tau = 0.1, found on
-other trays than those of the claim. At 0.001 this model mostly gives up, and CHAIR rises again:
-some of what is left was said outside of any phrase, where neither loop looks. The paper finds no
-gain on yes/no questions.
+other trays than those of the claim. At 0.001 this model mostly gives up, and its answers hardly
+name what is there. The paper finds no gain on yes/no questions.
 """
 
 from engine.core.catalog import (
@@ -90,8 +91,7 @@ CARD = MethodCard(
         verdict="in part",
         here=(
             "Fewer things that are not there, on trays never seen. Part of that is saying less: "
-            "at equal cover greedy decoding and plain refusing come close or do as well, as the "
-            "curve in the panel shows."
+            "at equal cover plain refusing errs less, as the table in the panel shows."
         ),
     ),
     claim=Claim(
