@@ -96,8 +96,8 @@ def visitors() -> Iterator[Bar]:
         errors,
         waiting=waiting,
         requests=len(times),
-        median_seconds=statistics.median(times),
-        slowest_seconds=max(times),
+        median_seconds=statistics.median(times) if times else None,
+        slowest_seconds=max(times, default=None),
     )
 
 

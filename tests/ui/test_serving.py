@@ -1,6 +1,7 @@
 """What the server does for each visitor: little when a page opens, and little for a session."""
 
 import asyncio
+import copy
 import json
 import time
 import tracemalloc
@@ -20,6 +21,7 @@ from engine.core import budgets
 from engine.core.catalog import announced
 from engine.core.recipe import ModelRef, Recipe
 from engine.runners import local
+from pages._serving import Described, described
 from tests.ui.browser import PATIENT
 
 
@@ -129,6 +131,27 @@ def test_a_fresh_session_takes_little_memory_and_time(demo: gr.Blocks):
 
 
 @pytest.mark.slow
+def test_what_a_page_is_described_with_is_copied_whole_and_apart():
+    part = described({"id": 3, "props": {"choices": [("A", "a")], "value": None}})
+    assert isinstance(part, Described)
+    first, second = copy.deepcopy([part]), copy.deepcopy([part])
+    assert first == second == [{"id": 3, "props": {"choices": [["A", "a"]], "value": None}}]
+    first[0]["props"]["value"] = "changed"
+    assert second[0]["props"]["value"] is None
+    assert part["props"]["value"] is None
+
+
+def test_what_is_no_json_is_copied_as_it_was():
+    part = {"id": 3, "props": {"value": object}}
+    assert described(part) is part
+
+
+def test_nearly_all_of_a_page_is_copied_quickly(demo: gr.Blocks):
+    config = demo.config
+    parts = [*config["components"], *config["dependencies"], *config["page"].values()]
+    assert sum(isinstance(part, Described) for part in parts) > 0.9 * len(parts)
+
+
 def test_names_of_all_tabs_are_seen_on_a_narrow_page(demo: gr.Blocks):
     tabs = [block for block in demo.blocks.values() if isinstance(block, gr.Tabs)]
     assert len(tabs) >= 6
