@@ -15,9 +15,11 @@ from urllib.parse import parse_qsl
 import gradio as gr
 from gradio.components.base import Component
 from gradio.events import Dependency
+from gradio.route_utils import get_root_url
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.core.runs import Runs
@@ -33,6 +35,7 @@ QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 # Route and parameters of the address that is being answered.
 ROUTE: ContextVar[str] = ContextVar("route", default="")
 ASKED: ContextVar[Query] = ContextVar("asked")
+REQUEST: ContextVar[Request] = ContextVar("request")
 
 
 class Named(NamedTuple):
@@ -117,6 +120,11 @@ class Suite(gr.Blocks):
         chosen = {key: tab for key, choose in self._choices.items() if (tab := choose(query))}
         idle = {event for event, is_asked in self._restored.items() if not is_asked(query)}
         config = self._config
+        if (request := REQUEST.get(None)) is not None:
+            # Told where it stands, Gradio does not look for files without an address in all of it.
+            # There are none: what is drawn comes with its own.
+            at = request.scope.get("root_path") or self.custom_mount_path
+            config = {**config, "root": get_root_url(request, f"/{ROUTE.get()}", at)}
         if (name := self._names.get(ROUTE.get())) is not None:
             title, sentence = name(query)
             config = {**config, "title": title, "simple_description": sentence}
@@ -150,6 +158,8 @@ class LinkedPages:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            REQUEST.set(Request(scope))
         ROUTE.set(scope.get("path", "").removeprefix(scope.get("root_path", "")).strip("/"))
         ASKED.set(dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"))))
         await self.app(scope, receive, send)

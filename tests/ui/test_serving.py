@@ -14,9 +14,10 @@ import gradio as gr
 import pytest
 from gradio.state_holder import StateHolder
 from gradio_client import Client
+from gradio_client.utils import is_file_obj_with_url
 
 import app
-from benchmarks.harness import opened
+from benchmarks.harness import Server, opened
 from engine.core import budgets
 from engine.core.catalog import announced
 from engine.core.recipe import ModelRef, Recipe
@@ -139,6 +140,22 @@ def test_what_a_page_is_described_with_is_copied_whole_and_apart():
     first[0]["props"]["value"] = "changed"
     assert second[0]["props"]["value"] is None
     assert part["props"]["value"] is None
+
+
+def test_no_file_of_a_page_waits_for_an_address(server: Server):
+    """So Gradio is told that all addresses are those of the page, and does not look for them."""
+
+    def without_address(part: object) -> list[dict]:
+        if isinstance(part, dict):
+            found = [part] if is_file_obj_with_url(part) and "://" not in part["url"] else []
+            return found + [one for value in part.values() for one in without_address(value)]
+        return (
+            [one for value in part for one in without_address(value)]
+            if isinstance(part, list | tuple)
+            else []
+        )
+
+    assert without_address(json.loads(server.get("/config"))) == []
 
 
 def test_what_is_no_json_is_copied_as_it_was():
