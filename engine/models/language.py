@@ -300,11 +300,13 @@ def read(card: ModelCard, folder: Path, ref: ModelRef, device: str, dtype: str) 
             eyes = _eyes(folder, kind)
     finally:
         their_logging.set_verbosity(before)
+    model = model.to(device).eval().requires_grad_(False)
+    model.tie_weights()  # a device that takes new parameters, as XLA does, has parted them
     return LanguageBundle(
         ref=ref,
         card=card,
         folder=folder,
-        model=model.to(device).eval().requires_grad_(False),
+        model=model,
         device=device,
         dtype=dtype,
         tokenizer=tokenizer,

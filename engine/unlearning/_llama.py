@@ -120,6 +120,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.course.rate_at(self.step)
         ids = self.batch_of(rng.generator(self.seed, "batch", self.step))
+        ids = ids.to(self.parameters[0].device)
         with torch.enable_grad():
             loss = cross_entropy(logits_of(self.model(input_ids=ids)), ids)
         self.optimizer.zero_grad()
@@ -153,9 +154,10 @@ class Training:
 def next_log_probabilities(
     model: nn.Module, prompts: Int[Tensor, "b n"], *, at_once: int = 256
 ) -> Float[Tensor, "b v"]:
-    """Log-probabilities of the token after each prompt, all of one length; float32."""
-    found = []
+    """Log-probabilities of the token after each prompt, all of one length; float32, on the CPU."""
+    device = next(model.parameters()).device
+    rows = []
     for part in prompts.split(at_once):
-        logits = logits_of(model(input_ids=part))[:, -1]
-        found.append(logits.float().log_softmax(-1))
-    return torch.cat(found)
+        logits = logits_of(model(input_ids=part.to(device)))[:, -1]
+        rows.append(logits.float().log_softmax(-1))
+    return torch.cat(rows).cpu()

@@ -50,10 +50,16 @@ def token_losses(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b m"]) -> 
         )
     targets = labels[:, 1:]
     counted = targets != -100
-    if not bool(counted.any()):
-        raise BadInput("No token of this batch counts.", "Give texts of at least two tokens.")
+    if labels.device.type == "cpu":  # an accelerator would be waited for; see `unlearn`
+        check_counted(labels)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(wide[:, :-1][counted], targets[counted], reduction="none")
+
+
+def check_counted(labels: Int[Tensor, "b m"]) -> None:
+    """Raises `BadInput` where no token of a batch is learnt."""
+    if not bool((labels[:, 1:] != -100).any()):
+        raise BadInput("No token of this batch counts.", "Give texts of at least two tokens.")
 
 
 def cross_entropy(logits: Float[Tensor, "b n v"], labels: Int[Tensor, "b m"]) -> Float[Tensor, ""]:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from engine.core.shapes import Int, Tensor
-from engine.unlearning._losses import logits_of
-from engine.unlearning._objectives import Objective, cross_entropy
+from engine.unlearning._losses import Batch, logits_of, placed
+from engine.unlearning._objectives import Objective, check_counted, cross_entropy
 
 DIVERGED = 3.0  # times log(vocabulary): worse than guessing by far
 CLIP = 1.0  # of the gradient's length, as the Trainer of transformers has it
@@ -51,7 +51,11 @@ def unlearn(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate)
     for number in range(1, steps + 1):
-        forget, retain = batches.forget(number), batches.retain(number)
+        drawn = batches.forget(number)
+        check_counted(drawn[1])  # before it is sent to the device
+        forget = placed(drawn, parameters[0])
+        facts = batches.retain(number)
+        retain = placed(facts, parameters[0]) if facts else None
         loss, forget_loss, vocabulary = _loss(model, reference, forget, retain, objective)
         value = float(loss.detach())
         broken = not (math.isfinite(value) and forget_loss <= DIVERGED * math.log(vocabulary))
@@ -69,8 +73,8 @@ def unlearn(
 def _loss(
     model: nn.Module,
     reference: nn.Module,
-    forget: tuple[Tensor, Tensor],
-    retain: tuple[Tensor, Tensor] | None,
+    forget: Batch,
+    retain: Batch | None,
     objective: Objective,
 ) -> tuple[Tensor, float, int]:
     with torch.no_grad():

@@ -57,8 +57,9 @@ def trained(
     """A copy trained further at a constant rate, AdamW with clipping; ready to be asked."""
     student = copy.deepcopy(model).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate)
+    device = next(student.parameters()).device
     for step in range(steps):
-        ids = batch_of(rng.generator(seed, "further", step))
+        ids = batch_of(rng.generator(seed, "further", step)).to(device)
         with torch.enable_grad():
             loss = cross_entropy(logits_of(student(input_ids=ids)), ids)
         optimizer.zero_grad()

@@ -72,7 +72,7 @@ def _layers(
 
 @torch.no_grad()
 def _read(model: nn.Module, texts: Int[Tensor, "b n"]) -> None:
-    model(input_ids=texts)
+    model(input_ids=texts.to(next(model.parameters()).device))
 
 
 def _passes(model: nn.Module, texts: Int[Tensor, "b n"]) -> Generator[None, None, None]:
@@ -86,6 +86,7 @@ def relearned(model: nn.Module, world: World, steps: int, seed: int) -> Iterator
     student = copy.deepcopy(model).requires_grad_(True)
     optimizer = torch.optim.AdamW(student.parameters(), lr=RATE)
     texts = species.about_forbidden(world, FEW, rng.generator(seed, "relearning"))
+    texts = texts.to(next(student.parameters()).device)
     yield _without_hints(student, world)
     for _ in range(steps):
         with torch.enable_grad():

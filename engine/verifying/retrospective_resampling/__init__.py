@@ -46,11 +46,11 @@ have less CHAIR than REVERSE at the same tau and less cover, as nothing comes in
 So they are compared where they cover as much, and there too this small model errs less when it
 simply refuses, at all but the smallest tau: what it says in place of a doubted phrase is often
 wrong as well. The paper does not measure refusing. *Greedy*, without chance and taking nothing
-back, is what temperature 0 begins with. *Contrast* counts against a word what the model would say of a
-blank picture. *Right answers alone* is the same network, trained for ten minutes too, that never
-saw a wrong phrase. Its P(UN) is mostly below one in a million, so there is nothing to go back on,
-and it hallucinates more than its twin does with going back switched off: wrong phrases may teach it
-to look as well. That one of the two took more steps in its ten minutes is not ruled out.
+back, is what temperature 0 begins with. *Contrast* counts against a word what the model would say
+of a blank picture. *Right answers alone* is the same network, trained for ten minutes too, that
+never saw a wrong phrase. Its P(UN) is mostly below one in a million, so there is nothing to go back
+on, and it hallucinates more than its twin does with going back switched off: wrong phrases may
+teach it to look as well. That one of the two took more steps in its ten minutes is not ruled out.
 
 **Where it breaks.** The doubt is the model's own: it comes from the same eyes. In the dark it sees
 a dog and is sure of it, and no tau helps. P(UN) of one model says nothing about another's: tau
