@@ -7,8 +7,8 @@ A gap is relative: 0 is equal in every bit, 1 is as large as the largest number 
 means that the two are not of one kind or shape, or that their words differ. Pictures are compared
 by their mean, of 255, as one level of rounding says nothing. What is no result is left out:
 seconds and what is timed, whether something was cached, digests and shares of equal bits (one
-rounding tips them; whether all are equal is compared), and in sentences the digits and encoded
-bytes.
+rounding tips them; whether all are equal is compared), the bits that an undo file turns over, and
+in sentences the digits and encoded bytes.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from engine.models.tensor_file import TensorFile
 NUMBER = re.compile(
     r"[A-Za-z0-9+/=_-]{100,}|\b[0-9a-f]{12,}\b|-?\d+([.,:]\d+)*(e-?\d+)?|\b(nan|inf)\b"
 )
-UNTOLD = re.compile(r"^was_|seconds|per_nfe|timing|digest|sha256|versions|equal_bits")
+UNTOLD = re.compile(r"^was_|^undo\.|seconds|per_nfe|timing|digest|sha256|versions|equal_bits")
 # A number below this is the round-off that some results tell of; it is held against this instead.
 SMALL = 1e-3
 FACTORS = ((".lora_A.weight", ".lora_B.weight"), (".lora_down.weight", ".lora_up.weight"))
@@ -54,6 +54,8 @@ def gaps(ours: object, theirs: object, place: str = "result") -> Iterator[Gap]:
     elif isinstance(ours, TensorFile):
         pair = (_products(file.read()) for file in (ours, theirs))
         yield from gaps(*pair, f"{place}:{ours.name}")
+    elif isinstance(ours, bytes):
+        yield from gaps(TensorFile("file", ours), TensorFile("file", theirs), place)
     elif isinstance(ours, TextFile):
         yield from gaps(ours.text, theirs.text, f"{place}:{ours.name}")
     elif dataclasses.is_dataclass(ours) and not isinstance(ours, NamedFile):
