@@ -78,6 +78,7 @@ def run(
     read, labels = _inputs(encoder, said)
     shown = _first(encoder, config, read, labels)
     total = len(measure.LAMBDAS) + 1 + len(named)
+    yield Progress(0, total, "The network as it was pre-trained")
     for start in measure.starts(encoder, config, read, labels, seed):
         shown = replace(shown, starts=(*shown.starts, start))
         yield Progress(len(shown.starts), total, f"The start at lambda {start.lam:g}", shown)
